@@ -1,0 +1,190 @@
+"""What one search is asked to do: the content of a run's `spec.json`."""
+
+import math
+import re
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Self
+
+from nas_core.errors import InvalidValue
+from nas_core.space import SearchSpace
+
+_SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
+_COUNT = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e\+?([0-9]{1,2}))?\s*([kmg]?)\s*", re.IGNORECASE)
+
+
+def parse_count(value: Any, field: str = "budgets") -> int:
+    """A number of multiply-adds: 600000000, 6e8, "6e8" and "600M" are the same; k, M and G are powers of 1000.
+
+    Raises `InvalidValue` for anything that is not a positive number.
+    """
+    accepted = 'a positive number of multiply-adds such as 600000000, 6e8 or "600M"'
+    number: float | None = None
+    if isinstance(value, str) and (match := _COUNT.fullmatch(value)):
+        number = float(f"{match[1]}e{match[2] or 0}") * _SUFFIXES[match[3].lower()]
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        number = value
+    if number is None or not math.isfinite(number):
+        raise InvalidValue(field, value, "not a number of multiply-adds", accepted)
+    if round(number) <= 0:
+        raise InvalidValue(field, value, "not above zero", accepted)
+    return round(number)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long and how fast each phase trains; everything that is not the space.
+
+    Epochs of pretraining and of retraining pass over their part of the training data once; an epoch of the search
+    passes once over the weights' part. `batch_size` counts the images of one step over all workers.
+    `ratio` is how many weight steps go with one λ step. `gamma` is the L1 weight that always presses; the
+    budget's schedule adds to it what it needs. Raises `InvalidValue` where a field cannot be used.
+    """
+
+    pretrain_epochs: int = 120
+    search_epochs: int = 120
+    retrain_epochs: int = 630
+    batch_size: int = 128
+    lr: float = 0.1
+    scaling_lr: float = 0.1
+    retrain_lr: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    retrain_weight_decay: float = 3e-4
+    gamma: float = 1e-3
+    clip: float = 2.0
+    ratio: int = 1
+    label_smoothing: float = 0.0
+    cutout: int = 16
+    crop_padding: int = 4
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        whole = {"pretrain_epochs": 0, "search_epochs": 1, "retrain_epochs": 1, "batch_size": 2, "ratio": 1}
+        whole |= {"cutout": 0, "crop_padding": 0}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "flip":
+                if type(value) is not bool:
+                    raise InvalidValue("settings.flip", value, "not a truth value", "true or false")
+            elif field.name in whole:
+                if type(value) is not int or not whole[field.name] <= value <= 1_000_000:
+                    accepted = f"an integer from {whole[field.name]} to 1000000"
+                    raise InvalidValue(f"settings.{field.name}", value, "not a usable number", accepted)
+            elif type(value) not in (int, float) or not math.isfinite(value) or value < 0:
+                raise InvalidValue(f"settings.{field.name}", value, "not a usable number", "a number, 0 or more")
+        for name in ("momentum", "label_smoothing"):
+            if getattr(self, name) >= 1:
+                raise InvalidValue(f"settings.{name}", getattr(self, name), "too large", "a number from 0 to below 1")
+
+    @classmethod
+    def preset(cls, name: str, **overrides: Any) -> Self:
+        """The schedule that goes with the space called `name`, with some of its fields replaced.
+
+        Raises `InvalidValue` for an unknown name or field.
+        """
+        if name not in SETTINGS:
+            raise InvalidValue("space.preset", name, "no such preset", "one of " + ", ".join(SETTINGS))
+        known = [field.name for field in fields(cls)]
+        for field, value in overrides.items():
+            if field not in known:
+                raise InvalidValue(f"settings.{field}", value, "no such field", "one of " + ", ".join(known))
+        return replace(cls(**SETTINGS[name]), **overrides)
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "digits": dict(
+        pretrain_epochs=12,
+        search_epochs=30,
+        retrain_epochs=60,
+        batch_size=64,
+        retrain_lr=0.1,
+        cutout=0,
+        crop_padding=1,
+        flip=False,
+    ),
+    "cifar10": {},
+    "imagenet": dict(
+        pretrain_epochs=30,
+        search_epochs=30,
+        retrain_epochs=240,
+        batch_size=256,
+        retrain_lr=0.5,
+        weight_decay=4e-5,
+        retrain_weight_decay=4e-5,
+        gamma=1e-2,
+        ratio=4,
+        label_smoothing=0.1,
+        cutout=0,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class SearchSpec:
+    """One search: the data set, ascending budgets in multiply-adds, the space, and what it may use.
+
+    `workers` data-parallel processes, each with `cpus_per_worker` CPU threads and `gpus_per_worker` GPUs (0 or 1).
+    Raises `InvalidValue` where a field cannot be used or a budget is not feasible in the space.
+    """
+
+    dataset: str
+    budgets: tuple[int, ...]
+    space: SearchSpace
+    settings: Settings
+    seed: int = 0
+    workers: int = 1
+    cpus_per_worker: int = 1
+    gpus_per_worker: int = 0
+
+    def __post_init__(self) -> None:
+        for field, smallest, largest in (
+            ("seed", 0, 2**31 - 1),
+            ("workers", 1, 4096),
+            ("cpus_per_worker", 1, 1024),
+            ("gpus_per_worker", 0, 1),
+        ):
+            value = getattr(self, field)
+            if type(value) is not int or not smallest <= value <= largest:
+                raise InvalidValue(field, value, "not a usable number", f"an integer from {smallest} to {largest}")
+        if not self.budgets or any(type(budget) is not int for budget in self.budgets):
+            raise InvalidValue("budgets", self.budgets, "not a list of budgets", "one or more numbers")
+        if list(self.budgets) != sorted(set(self.budgets)):
+            raise InvalidValue("budgets", self.budgets, "not ascending", "ascending budgets, once each")
+        smallest, largest = self.space.feasible_budgets()
+        for budget in self.budgets:
+            if not smallest <= budget <= largest:
+                raise InvalidValue(
+                    "budgets",
+                    budget,
+                    f"not feasible: too {'small' if budget < smallest else 'large'} for this search space",
+                    f"{smallest} to {largest} multiply-adds",
+                )
+        if self.settings.batch_size % self.workers or self.settings.batch_size // self.workers < 2:
+            raise InvalidValue(
+                "settings.batch_size",
+                self.settings.batch_size,
+                f"cannot be shared out to {self.workers} workers",
+                f"a multiple of {self.workers}, at least 2 images a worker",
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The specification as JSON values."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return values | {
+            "budgets": list(self.budgets),
+            "space": self.space.to_dict(),
+            "settings": asdict(self.settings),
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The specification that `to_dict` described; other keys are passed over."""
+        own = {field.name: values[field.name] for field in fields(cls)}
+        return cls(
+            **own
+            | {
+                "budgets": tuple(values["budgets"]),
+                "space": SearchSpace.from_dict(values["space"]),
+                "settings": Settings(**values["settings"]),
+            }
+        )
