@@ -1,0 +1,113 @@
+"""One job from beginning to end: the search, then the retraining of each budget's architecture."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nas_core.architecture import Architecture
+from nas_core.data import Data
+from nas_core.retrain import Retraining
+from nas_core.search import Search
+from nas_core.spec import SearchSpec
+
+
+class SearchJob:
+    """A search and the retraining of what it finds, as one resumable sequence of steps.
+
+    `architectures` fills by budget while the search runs; `weights` (state dicts on the CPU) and `results` fill as
+    networks are retrained, the smallest budget first. With torch.distributed initialised, all workers go through it
+    in step.
+    """
+
+    def __init__(self, spec: SearchSpec, data: Data, device: torch.device | str) -> None:
+        self.spec, self.data, self.device = spec, data, torch.device(device)
+        self.search = Search(spec, data, device)
+        self.retraining: Retraining | None = None
+        self.weights: dict[int, dict[str, Tensor]] = {}
+        self.results: list[dict[str, Any]] = []
+        complete = spec.space.complete()
+        self.supernet_cost = {"multiply_adds": complete.multiply_adds, "parameters": complete.parameters}
+
+    @property
+    def architectures(self) -> dict[int, Architecture]:
+        """The architectures found so far, by budget."""
+        return self.search.architectures
+
+    @property
+    def done(self) -> bool:
+        """Whether the last network is retrained."""
+        return len(self.results) == len(self.spec.budgets)
+
+    @property
+    def progress(self) -> float:
+        """The share of the job that is done, by estimated work: 0 … 1.
+
+        A step of the supernet counts as eight of a derived network, as measured on the digits.
+        """
+        epochs = self.spec.settings.retrain_epochs * len(self.spec.budgets)
+        steps = len(self.data.training) // min(self.spec.settings.batch_size, len(self.data.training))
+        whole = 8 * self.search.steps + steps * epochs
+        retrained = len(self.results) * steps * self.spec.settings.retrain_epochs
+        current = self.retraining.step if self.retraining and not self.done else 0
+        return min(1.0, (8 * self.search.step + retrained + current) / whole)
+
+    def advance(self) -> list[dict[str, Any]]:
+        """Take one step; returns the journal lines it gives rise to, the same on every worker."""
+        lines = self._search_step() if not self.search.done else self._retraining_step()
+        for line in lines:
+            if line["kind"] == "epoch":
+                line["progress"] = self.progress
+        return lines
+
+    def _search_step(self) -> list[dict[str, Any]]:
+        lines = self.search.advance()
+        for line in lines:
+            if line["kind"] == "architecture":
+                architecture = self.architectures[line["budget"]]
+                line |= _cost(architecture) | {"path": path(line["budget"])}
+        return lines
+
+    def _retraining_step(self) -> list[dict[str, Any]]:
+        budget = self.spec.budgets[len(self.results)]
+        lines: list[dict[str, Any]] = []
+        if self.retraining is None:
+            self.retraining = Retraining(self.spec, self.architectures[budget], self.data, self.device)
+            lines.append({"kind": "phase", "phase": "retrain", "budget": budget})
+        lines += [line | {"budget": budget} for line in self.retraining.advance()]
+        if self.retraining.done:
+            result = {"budget": budget} | _cost(self.architectures[budget]) | self.retraining.test()
+            state = self.retraining.network.state_dict()
+            self.weights[budget] = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+            self.results.append(result)
+            self.retraining = None
+            lines.append({"kind": "retrained", "path": path(budget)} | result)
+        return lines
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on, and what is already found."""
+        return {
+            "search": self.search.state_dict(),
+            "retraining": self.retraining.state_dict() if self.retraining else None,
+            "weights": self.weights,
+            "results": self.results,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Become the job that `state_dict` described; it must be one of the same specification."""
+        self.search.load_state_dict(state["search"])
+        self.weights, self.results = dict(state["weights"]), list(state["results"])
+        self.retraining = None
+        if state["retraining"] is not None:
+            budget = self.spec.budgets[len(self.results)]
+            self.retraining = Retraining(self.spec, self.architectures[budget], self.data, self.device)
+            self.retraining.load_state_dict(state["retraining"])
+
+
+def path(budget: int) -> str:
+    """Where a budget's files are, below the run's folder."""
+    return f"architectures/{budget}"
+
+
+def _cost(architecture: Architecture) -> dict[str, int]:
+    return {"multiply_adds": architecture.multiply_adds, "parameters": architecture.parameters}

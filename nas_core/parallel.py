@@ -1,0 +1,52 @@
+"""Data-parallel training with torch.distributed, where it is initialised; otherwise every function is the identity.
+
+Yoso averages gradients itself rather than through DistributedDataParallel: the supernet loses parameters while it
+trains, and DDP would have to be built anew each time. All workers see the same λ gradients, so they take the same
+λ steps and remove the same parts.
+"""
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def world() -> tuple[int, int]:
+    """This worker's rank and the number of workers."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def average_(tensors: Iterable[Tensor]) -> None:
+    """Replace each tensor by its mean over the workers, all in one message."""
+    _, workers = world()
+    together = list(tensors)
+    if workers == 1 or not together:
+        return
+    flat = torch.cat([tensor.reshape(-1) for tensor in together])
+    dist.all_reduce(flat)
+    flat /= workers
+    start = 0
+    for tensor in together:
+        tensor.copy_(flat[start : start + tensor.numel()].view_as(tensor))
+        start += tensor.numel()
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Average the gradients of `parameters` over the workers."""
+    average_(parameter.grad for parameter in parameters if parameter.grad is not None)
+
+
+def average_buffers(module: nn.Module) -> None:
+    """Average the floating-point buffers of `module` (BN's running statistics) over the workers."""
+    average_(buffer for buffer in module.buffers() if buffer.is_floating_point())
+
+
+def total(values: Tensor) -> Tensor:
+    """The sum of `values` over the workers."""
+    if world()[1] > 1:
+        values = values.clone()
+        dist.all_reduce(values)
+    return values

@@ -1,0 +1,230 @@
+"""The search: pretrain W, then learn W and λ in turn while the cost is pressed down to the budgets.
+
+One object, advanced one optimiser step at a time, whose whole state can be saved between any two steps and loaded
+again: what it then returns is bit for bit what it would have returned.
+"""
+
+import time
+from typing import Any
+
+import torch
+
+from nas_core import parallel
+from nas_core.architecture import Architecture
+from nas_core.budget import FLOOR, Press, branches, widen
+from nas_core.data import Augment, Data, generator, steps_per_epoch
+from nas_core.proximal import ApgNag, soft_threshold
+from nas_core.spec import SearchSpec
+from nas_core.supernet import Replacement, Supernet, follow
+from nas_core.training import backward, calibrate, evaluate, weight_optimizer
+
+SNAPSHOT_SHARE = 0.97
+"""A picture of the supernet is due when its cost has fallen to this share of the last one's."""
+
+
+class Search:
+    """Finds an architecture for each budget of `spec` on `data`.
+
+    `advance` takes one step and returns the journal lines it gives rise to; `architectures` fills by budget, from
+    the largest to the smallest, as the cost passes them.
+    """
+
+    def __init__(self, spec: SearchSpec, data: Data, device: torch.device | str) -> None:
+        self.spec, self.data, self.settings = spec, data, spec.settings
+        self.device = torch.device(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(generator(spec.seed, "supernet").initial_seed())
+            self.supernet = Supernet(spec.space)
+        self.supernet.to(self.device)
+        self.augment = Augment.of(self.settings, retraining=False)
+        self.press = Press(spec.space)
+        self._optimizers()
+        self.architectures: dict[int, Architecture] = {}
+        self.live = spec.space.complete()
+        self.step = 0
+        self.gamma = 0.0
+        self.snapshot_cost = self.live.multiply_adds
+        self.losses: list[float] = []
+        self.started = time.monotonic()
+
+    def _optimizers(self) -> None:
+        settings = self.settings
+        self.weight_step = weight_optimizer(
+            self.supernet.weights(), settings.lr, settings.momentum, settings.weight_decay
+        )
+        self.scaling_step = ApgNag(
+            self.supernet.scaling_factors(), settings.scaling_lr, settings.momentum, settings.gamma, settings.clip
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Weight steps in an epoch, of pretraining and of the search alike."""
+        return steps_per_epoch(len(self.data.parts["weights"]), self.settings.batch_size)
+
+    @property
+    def steps(self) -> int:
+        """Weight steps in the whole search."""
+        return self.steps_per_epoch * (self.settings.pretrain_epochs + self.settings.search_epochs)
+
+    @property
+    def done(self) -> bool:
+        """Whether every budget has its architecture and no step is left."""
+        return self.step >= self.steps
+
+    @property
+    def searching(self) -> bool:
+        """Whether pretraining is over."""
+        return self.step >= self.steps_per_epoch * self.settings.pretrain_epochs
+
+    def advance(self) -> list[dict[str, Any]]:
+        """Take one weight step and, while searching, the λ step that is due after it; returns the journal lines."""
+        lines: list[dict[str, Any]] = []
+        phase, epochs = ("search", self.settings.search_epochs) if self.searching else ("pretrain", self.settings.pretrain_epochs)
+        begin = self.steps_per_epoch * self.settings.pretrain_epochs if self.searching else 0
+        if self.step == begin:
+            lines.append({"kind": "phase", "phase": phase})
+        searching = self.searching
+        self._weight_step()
+        self.step += 1
+        done_here = self.step - begin
+        if searching and (done_here % self.settings.ratio == 0 or self.done):
+            self._scaling_step(done_here // self.settings.ratio)
+            lines += self._press(done_here / (self.steps_per_epoch * epochs))
+        if done_here % self.steps_per_epoch == 0:
+            lines.append(self._epoch_line(phase, done_here // self.steps_per_epoch, epochs))
+        return lines
+
+    def _weight_step(self) -> None:
+        """One step of W on its own part of the data."""
+        settings, parts = self.settings, self.data.parts
+        images, labels = self.data.batch(
+            parts["weights"], self.step, settings.batch_size, self.spec.seed, "weights", self.augment
+        )
+        weights = self.supernet.weights()
+        loss = backward(self.supernet, images, labels, weights, settings.label_smoothing)
+        torch.nn.utils.clip_grad_value_(weights, settings.clip)
+        self.weight_step.step()
+        self.losses.append(loss.item())
+
+    def _scaling_step(self, number: int) -> None:
+        """One step of λ on its own part of the data: APG-NAG under the standing γ, weighted by adaptive FLOPs."""
+        settings, parts = self.settings, self.data.parts
+        images, labels = self.data.batch(
+            parts["scaling"], number, settings.batch_size, self.spec.seed, "scaling", self.augment
+        )
+        factors = self.supernet.scaling_factors()
+        backward(self.supernet, images, labels, factors, settings.label_smoothing)
+        for parameter, weight in zip(self.supernet.block_scaling, self._block_weights(), strict=True):
+            parameter.gamma_scale = weight  # type: ignore[attr-defined]
+        self.scaling_step.step()
+
+    def _block_weights(self) -> list[float]:
+        blocks = self.live.blocks[:1] if self.spec.space.share else self.live.blocks
+        return self.press.weights([[(e.source, e.target) for e in block.edges] for block in blocks])
+
+    @torch.no_grad()
+    def _press(self, progress: float) -> list[dict[str, Any]]:
+        """Bring the cost down to where the schedule wants it at `progress` (0 … 1), and note the budgets passed."""
+        complete = self.spec.space.complete().multiply_adds
+        target = complete + (self.spec.budgets[0] - complete) * min(1.0, progress)
+        if progress >= 1:
+            target = self.spec.budgets[0]
+        # Budgets between here and the target are stops on the way, so that each gets an architecture of its own.
+        lines: list[dict[str, Any]] = []
+        stops = [budget for budget in reversed(self.spec.budgets) if budget not in self.architectures]
+        for stop in [*(budget for budget in stops if budget >= target), target]:
+            self._press_to(stop)
+            for budget in stops:
+                if budget not in self.architectures and self.live.multiply_adds <= budget:
+                    self.architectures[budget] = widen(self.live, budget)
+                    lines.append({"kind": "architecture", "budget": budget})
+        if progress >= 1:
+            # Where even a single path of what lives is over the budget, the space still holds a cheaper network.
+            for budget in stops:
+                if budget not in self.architectures:
+                    self.architectures[budget] = widen(self.spec.space.cheapest(), budget)
+                    lines.append({"kind": "architecture", "budget": budget})
+        if self.live.multiply_adds <= SNAPSHOT_SHARE * self.snapshot_cost:
+            self.snapshot_cost = self.live.multiply_adds
+            lines.append(
+                {
+                    "kind": "snapshot",
+                    "multiply_adds": self.live.multiply_adds,
+                    "live_edges": self.live.live_edges,
+                    "architecture": self.live.to_dict(),
+                }
+            )
+        return lines
+
+    def _press_to(self, target: float) -> None:
+        """The smallest proximal step that brings the cost to `target`; what it zeroes is removed for good."""
+        vectors = [parameter.tolist() for parameter in self.supernet.block_scaling]
+        pairs = [parameter.tolist() for parameter in self.supernet.reduction_scaling]
+        weights = self._block_weights()
+        level, alive, spared = self.press.solve(vectors, pairs, weights, target)
+        self.gamma = self.settings.gamma + level / self.settings.scaling_lr
+        for parameter, weight, kept, edges in zip(
+            self.supernet.block_scaling, weights, spared, alive, strict=True
+        ):
+            shrunk = soft_threshold(parameter, level * weight)
+            keep = torch.tensor([edge in kept for edge in self.press.edges], device=self.device)
+            shrunk = torch.where(keep, shrunk.clamp(min=FLOOR), shrunk)
+            stays = set(edges)
+            parameter.copy_(shrunk * torch.tensor([edge in stays for edge in self.press.edges], device=self.device))
+        for parameter, pair in zip(self.supernet.reduction_scaling, pairs, strict=True):
+            stays_here = torch.tensor(branches(pair, level), device=self.device)
+            parameter.copy_(soft_threshold(parameter, level).clamp(min=FLOOR) * stays_here)
+        self.live = self.supernet.architecture()
+        self._remove(self.live)
+
+    def _remove(self, architecture: Architecture) -> None:
+        replaced: list[Replacement] = self.supernet.prune(architecture)
+        follow(self.weight_step, replaced)
+
+    def _epoch_line(self, phase: str, epoch: int, epochs: int) -> dict[str, Any]:
+        parts = self.data.parts
+        calibrate(self.supernet, self.data, parts["weights"], self.settings.batch_size)
+        right, _ = evaluate(self.supernet, self.data, parts["validation"])
+        loss = torch.tensor(self.losses, device=self.device).mean().reshape(1)
+        parallel.average_([loss])
+        self.losses = []
+        now, self.started = time.monotonic(), time.monotonic() - self.started
+        seconds, self.started = self.started, now
+        return {
+            "kind": "epoch",
+            "phase": phase,
+            "epoch": epoch,
+            "epochs": epochs,
+            "loss": loss.item(),
+            "accuracy": right / len(parts["validation"]),
+            "multiply_adds": self.live.multiply_adds,
+            "live_edges": self.live.live_edges,
+            "l1_weight": self.gamma if phase == "search" else 0.0,
+            "seconds": seconds,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on."""
+        return {
+            "step": self.step,
+            "live": self.live.to_dict(),
+            "supernet": self.supernet.state_dict(),
+            "weight_step": self.weight_step.state_dict(),
+            "scaling_step": self.scaling_step.state_dict(),
+            "architectures": {budget: a.to_dict() for budget, a in self.architectures.items()},
+            "gamma": self.gamma,
+            "snapshot_cost": self.snapshot_cost,
+            "losses": self.losses,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Become the search that `state_dict` described; it must be one of the same specification."""
+        self.live = Architecture.from_dict(state["live"])
+        self.supernet.prune(self.live)
+        self.supernet.load_state_dict(state["supernet"])
+        self._optimizers()
+        self.weight_step.load_state_dict(state["weight_step"])
+        self.scaling_step.load_state_dict(state["scaling_step"])
+        self.architectures = {b: Architecture.from_dict(a) for b, a in state["architectures"].items()}
+        self.step, self.gamma = state["step"], state["gamma"]
+        self.snapshot_cost, self.losses = state["snapshot_cost"], list(state["losses"])

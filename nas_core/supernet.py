@@ -1,0 +1,344 @@
+"""The completely connected network with a scaling factor λ on every edge.
+
+Shapes: B images, n live operations of a level, C channels, H×W pixels. The outputs of a level are kept side by side
+as (B, n·C, H, W), so that one matrix product applies all λ between two levels, one grouped convolution serves all
+closing 1×1 convolutions, and one BN normalises the level.
+
+The λ of a block lie in one vector, in the order of `SearchSpace.edges()`. Removing dead operations takes their
+weights away (`Supernet.prune`); λ keeps its length, with zeros for the dead.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas_core.architecture import Architecture, Block, Edge, Reduction, live
+from nas_core.layers import (
+    BatchNorm,
+    Head,
+    closes_pointwise,
+    conv_bn_relu,
+    he_normal_,
+    operation,
+    stem,
+)
+from nas_core.space import SearchSpace
+
+
+class Replacement(NamedTuple):
+    """A parameter that pruning replaced by `new` (None: removed); `keep` maps a state of the old one's shape."""
+
+    old: nn.Parameter
+    new: nn.Parameter | None
+    keep: Callable[[Tensor], Tensor]
+
+
+class Level(nn.Module):
+    """The live operations of one level of a block, computed together; each closes with BN (scale 1) and ReLU."""
+
+    def __init__(self, space: SearchSpace, level: int, width: int) -> None:
+        super().__init__()
+        kinds = len(space.operations)
+        first = (level - 1) * kinds + 1
+        # Those that close with a 1×1 convolution come first: theirs are one grouped convolution.
+        self.nodes = sorted(
+            range(first, first + kinds), key=lambda node: (not closes_pointwise(space.operation(node)), node)
+        )
+        self.mixed = [node for node in self.nodes if closes_pointwise(space.operation(node))]
+        self.width = width
+        self.bodies = nn.ModuleDict(
+            {str(node): operation(space.operation(node), width, closing_pointwise=False) for node in self.nodes}
+        )
+        self.pointwise = nn.Parameter(torch.empty(len(self.mixed), width, width, 1, 1))
+        for weight in self.pointwise.data:
+            he_normal_(weight)
+        self.bn = BatchNorm(kinds * width, scale=False)
+
+    def forward(self, entering: Tensor) -> Tensor:
+        """(B, n, C, H, W), one sum of inputs for each live operation → (B, n·C, H, W)."""
+        width, mixed = self.width, len(self.mixed)
+        computed = [self.bodies[str(node)](x) for node, x in zip(self.nodes, entering.unbind(1), strict=True)]
+        if mixed:
+            joined = torch.cat(computed[:mixed], 1) if mixed > 1 else computed[0]
+            weight = self.pointwise.view(mixed * width, width, 1, 1)
+            computed[:mixed] = [F.conv2d(joined, weight, groups=mixed)]
+        return F.relu(self.bn(torch.cat(computed, 1) if len(computed) > 1 else computed[0]))
+
+    def prune(self, alive: set[int]) -> list[Replacement]:
+        """Keep only the operations in `alive`."""
+        kept = [i for i, node in enumerate(self.nodes) if node in alive]
+        if len(kept) == len(self.nodes):
+            return []
+        replaced = [
+            Replacement(parameter, None, lambda state: state)
+            for node in self.nodes
+            if node not in alive
+            for parameter in self.bodies.pop(str(node)).parameters()
+        ]
+        mixed = [i for i, node in enumerate(self.mixed) if node in alive]
+        if len(mixed) < len(self.mixed):
+            replaced.append(_replace(self, "pointwise", lambda tensor: tensor[mixed]))
+        self.nodes = [self.nodes[i] for i in kept]
+        self.mixed = [self.mixed[i] for i in mixed]
+        replaced += _prune_bn(self.bn, kept, self.width)
+        return replaced
+
+
+class SupernetBlock(nn.Module):
+    """One block: levels of operations, each reading the λ-weighted sum of all below; see the module's docstring."""
+
+    def __init__(self, space: SearchSpace, width: int, first: bool) -> None:
+        super().__init__()
+        self.space, self.width = space, width
+        self.shortcut = conv_bn_relu(1, width, width, scale=False) if first else nn.Identity()
+        self.levels = nn.ModuleList(Level(space, m, width) for m in range(1, space.levels + 1))
+        self.outputs = list(range(1, space.nodes + 1))
+        self.output = nn.Parameter(torch.empty(len(self.outputs), width, width, 1, 1))
+        for weight in self.output.data:
+            he_normal_(weight)
+        self.output_bn = BatchNorm(width)
+        self._position = {edge: index for index, edge in enumerate(space.edges())}
+        self._index: dict[str, Tensor] = {}
+        self.edges = space.edges()
+        self._plan()
+
+    def _plan(self) -> None:
+        """Find out which λ stand between which live levels."""
+        alive, dead = set(self.edges), len(self._position)
+        nodes = [[0], *(level.nodes for level in self.levels)]  # type: ignore[union-attr]
+        self._plan_in: list[list[tuple[int, str]]] = []
+        self._index = {}
+        for m in range(1, len(nodes)):
+            sources = []
+            for below in range(m):
+                pairs = [[(s, t) for s in nodes[below]] for t in nodes[m]]
+                if any(pair in alive for row in pairs for pair in row):
+                    key = f"{below}→{m}"
+                    self._index[key] = torch.tensor(
+                        [[self._position[pair] if pair in alive else dead for pair in row] for row in pairs]
+                    )
+                    sources.append((below, key))
+            self._plan_in.append(sources)
+        # The output reads, of every level, the operations with a live edge to it.
+        self._plan_out: list[tuple[int, list[int], slice]] = []
+        start = 0
+        for m in range(1, len(nodes)):
+            read = [i for i, node in enumerate(nodes[m]) if node in self.outputs]
+            if read:
+                self._plan_out.append((m, read, slice(start, start + len(read))))
+                start += len(read)
+        order = [nodes[m][i] for m, read, _ in self._plan_out for i in read]
+        self._index["output"] = torch.tensor(
+            [self._position[node, self.space.nodes + 1] for node in order], dtype=torch.long
+        )
+        self._order = torch.tensor([self.outputs.index(node) for node in order], dtype=torch.long)
+
+    def forward(self, x: Tensor, scaling: Tensor) -> Tensor:
+        """(B, C, H, W) and the block's λ (E,) → (B, C, H, W)."""
+        shortcut = self.shortcut(x)
+        if not self.outputs:
+            return shortcut  # type: ignore[no-any-return]
+        batch, width, height, breadth = x.shape
+        index = {key: tensor.to(x.device) for key, tensor in self._index.items()}
+        # One zero more stands for every dead edge.
+        scaling = F.pad(scaling, (0, 1)).to(x.dtype)
+        per_level = [x]
+        for level, sources in zip(self.levels, self._plan_in, strict=True):
+            n = len(level.nodes)  # type: ignore[arg-type]
+            if n == 0:
+                per_level.append(x.new_empty(0))
+                continue
+            entering: Tensor | None = None
+            for below, key in sources:
+                # (n, n_below) · (B, n_below, C·H·W) → (B, n, C·H·W)
+                factors = scaling[index[key]].expand(batch, -1, -1)
+                values = per_level[below].reshape(batch, factors.shape[2], -1)
+                entering = (
+                    torch.bmm(factors, values) if entering is None else torch.baddbmm(entering, factors, values)
+                )
+            assert entering is not None  # a live operation reads something
+            per_level.append(level(entering.view(batch, n, width, height, breadth)))
+        weights = self.output[self._order.to(x.device)] * scaling[index["output"]].view(-1, 1, 1, 1, 1)
+        # (n, C_out, C_in, 1, 1) → (C_out, n·C_in, 1, 1): a convolution over the concatenation.
+        joined = 0
+        for m, read, part in self._plan_out:
+            values = per_level[m]
+            if len(read) * width != values.shape[1]:
+                values = values.view(batch, -1, width, height, breadth)[:, read].flatten(1, 2)
+            kernel = weights[part].transpose(0, 1).reshape(width, -1, 1, 1)
+            joined = joined + F.conv2d(values, kernel)
+        return shortcut + F.relu(self.output_bn(joined))  # type: ignore[no-any-return]
+
+    def prune(self, edges: Sequence[tuple[int, int]]) -> list[Replacement]:
+        """Keep only `edges` (each on a path) and the operations between them."""
+        if list(edges) == self.edges:
+            return []
+        alive = {source for source, _ in edges} - {0}
+        outputs = [source for source, target in edges if target == self.space.nodes + 1]
+        replaced: list[Replacement] = []
+        for level in self.levels:
+            replaced += level.prune(alive)  # type: ignore[operator]
+        kept = [i for i, node in enumerate(self.outputs) if node in outputs]
+        if len(kept) < len(self.outputs):
+            replaced.append(_replace(self, "output", lambda tensor: tensor[kept]))
+        self.outputs = [self.outputs[i] for i in kept]
+        self.edges = list(edges)
+        self._plan()
+        return replaced
+
+
+class SupernetReduction(nn.Module):
+    """The λ-weighted sum of a 1×1 and a 3×3 Conv-BN-ReLU with stride 2."""
+
+    def __init__(self, width: int, wide: int) -> None:
+        super().__init__()
+        self.branches = nn.ModuleDict(
+            {str(kernel): conv_bn_relu(kernel, width, wide, 2, scale=False) for kernel in (1, 3)}
+        )
+
+    def forward(self, x: Tensor, scaling: Tensor) -> Tensor:
+        """(B, C, H, W) and λ (2,) → (B, wide, ⌈H/2⌉, ⌈W/2⌉)."""
+        parts = [scaling[0 if kernel == "1" else 1] * branch(x) for kernel, branch in self.branches.items()]
+        return sum(parts[1:], parts[0])
+
+    def prune(self, alive: Sequence[bool]) -> list[Replacement]:
+        """Keep only the branches that live (1×1, 3×3)."""
+        return [
+            Replacement(parameter, None, lambda state: state)
+            for kernel, stays in zip(("1", "3"), alive, strict=True)
+            if not stays and kernel in self.branches
+            for parameter in self.branches.pop(kernel).parameters()
+        ]
+
+
+class Supernet(nn.Module):
+    """The complete network of `space`: images (B, channels, height, width) → logits (B, classes).
+
+    `prune` shrinks it to what `architecture()` says is alive.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        super().__init__()
+        self.space = space
+        widths, stages = space.widths, space.stage_of_block
+        self.stem = stem(space.channels_in, widths[0], space.stem)
+        self.blocks = nn.ModuleList(
+            SupernetBlock(space, widths[stage], first=index == 0 or stages[index - 1] != stage)
+            for index, stage in enumerate(stages)
+        )
+        self.reductions = nn.ModuleList(SupernetReduction(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.head = Head(widths[-1], space.classes)
+        edges = len(space.edges())
+        count = 1 if space.share else len(stages)
+        self.block_scaling = nn.ParameterList(nn.Parameter(torch.ones(edges)) for _ in range(count))
+        self.reduction_scaling = nn.ParameterList(nn.Parameter(torch.ones(2)) for _ in self.reductions)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class logits of a batch of images."""
+        x = self.stem(images)
+        stages = self.space.stage_of_block
+        for index, block in enumerate(self.blocks):
+            if index and stages[index] != stages[index - 1]:
+                stage = stages[index - 1]
+                x = self.reductions[stage](x, self.reduction_scaling[stage])
+            x = block(x, self.scaling_of_block(index))
+        return self.head(x)  # type: ignore[no-any-return]
+
+    def scaling_of_block(self, index: int) -> Tensor:
+        """The λ of block `index`, which are those of all blocks where the space shares them."""
+        return self.block_scaling[0 if self.space.share else index]
+
+    def scaling_factors(self) -> list[nn.Parameter]:
+        """The parameters λ: of the blocks, then of the reductions."""
+        return [*self.block_scaling, *self.reduction_scaling]
+
+    def weights(self) -> list[nn.Parameter]:
+        """The parameters W: all others that have anything left in them."""
+        scaling = {id(parameter) for parameter in self.scaling_factors()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in scaling and parameter.numel()]
+
+    @torch.no_grad()
+    def architecture(self) -> Architecture:
+        """What is alive now: edges with λ > 0 on a path from their block's input to its output.
+
+        Of a reduction the branch with the larger λ always lives.
+        """
+        edges, output = self.space.edges(), self.space.nodes + 1
+        per_vector = []
+        for parameter in self.block_scaling:
+            strength = dict(zip(edges, parameter.tolist(), strict=True))
+            alive = live([edge for edge in edges if strength[edge] > 0], output)
+            per_vector.append(Block(tuple(Edge(*edge, strength[edge]) for edge in alive)))
+        reductions = []
+        for parameter in self.reduction_scaling:
+            small, large = parameter.tolist()
+            if max(small, large) <= 0:
+                small, large = (0.0, 1.0) if large >= small else (1.0, 0.0)
+            reductions.append(Reduction(max(small, 0.0), max(large, 0.0)))
+        blocks = per_vector * len(self.blocks) if self.space.share else per_vector
+        return Architecture(self.space, self.space.widths, tuple(blocks), tuple(reductions))
+
+    @torch.no_grad()
+    def prune(self, architecture: Architecture) -> list[Replacement]:
+        """Remove everything that is not in `architecture`, for good, and zero the λ of what went.
+
+        `architecture` must be a part of what is alive. Returns which weights were replaced, for the optimiser's
+        state to follow (`follow`).
+        """
+        replaced: list[Replacement] = []
+        edges = self.space.edges()
+        for index, (module, block) in enumerate(zip(self.blocks, architecture.blocks, strict=True)):
+            alive = {(edge.source, edge.target) for edge in block.edges}
+            replaced += module.prune([edge for edge in edges if edge in alive])  # type: ignore[operator]
+            scaling = self.scaling_of_block(index)
+            scaling.mul_(torch.tensor([edge in alive for edge in edges], device=scaling.device))
+        for module, scaling, reduction in zip(
+            self.reductions, self.reduction_scaling, architecture.reductions, strict=True
+        ):
+            alive_branches = [strength > 0 for strength in reduction.strengths]
+            replaced += module.prune(alive_branches)  # type: ignore[operator]
+            scaling.mul_(torch.tensor(alive_branches, device=scaling.device))
+        return replaced
+
+
+@torch.no_grad()
+def follow(optimizer: torch.optim.Optimizer, replaced: Sequence[Replacement]) -> None:
+    """Make `optimizer` forget removed parameters and carry its state over to those that were cut smaller."""
+    by_old = {id(replacement.old): replacement for replacement in replaced}
+    for group in optimizer.param_groups:
+        kept = []
+        for parameter in group["params"]:
+            replacement = by_old.get(id(parameter))
+            if replacement is None:
+                kept.append(parameter)
+                continue
+            state = optimizer.state.pop(parameter, None)
+            if replacement.new is not None:
+                kept.append(replacement.new)
+                if state:
+                    optimizer.state[replacement.new] = {
+                        key: replacement.keep(value) if isinstance(value, Tensor) and value.dim() else value
+                        for key, value in state.items()
+                    }
+        group["params"] = kept
+
+
+def _replace(module: nn.Module, name: str, keep: Callable[[Tensor], Tensor]) -> Replacement:
+    """Cut the parameter `name` of `module` down to what `keep` selects."""
+    old = getattr(module, name)
+    new = nn.Parameter(keep(old.data).clone())
+    setattr(module, name, new)
+    return Replacement(old, new if new.numel() else None, keep)
+
+
+def _prune_bn(bn: BatchNorm, kept: list[int], width: int) -> list[Replacement]:
+    """Keep of a level's BN the channels of the operations at the positions `kept`."""
+
+    def keep(tensor: Tensor) -> Tensor:
+        return tensor.view(-1, width)[kept].reshape(-1)
+
+    bn.running_mean, bn.running_var = keep(bn.running_mean), keep(bn.running_var)
+    return [_replace(bn, "bias", keep)]

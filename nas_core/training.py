@@ -1,0 +1,78 @@
+"""What pretraining, search and retraining have in common."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas_core import parallel
+from nas_core.data import Data
+from nas_core.layers import BN_MOMENTUM, BatchNorm
+
+CALIBRATION_BATCHES = 8
+
+
+def weight_optimizer(
+    weights: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float
+) -> torch.optim.SGD:
+    """Nesterov's SGD with coupled weight decay, as the published code trains W; BN scales (vectors of a BN) decay too
+    little to matter and are not told apart.
+    """
+    return torch.optim.SGD(weights, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=momentum > 0)
+
+
+def backward(module: nn.Module, images: Tensor, labels: Tensor, wanted: list[nn.Parameter], smoothing: float) -> Tensor:
+    """Put the gradients of the mean cross-entropy, averaged over the workers, into `wanted`; returns the loss ()."""
+    loss = F.cross_entropy(module(images), labels, label_smoothing=smoothing)
+    for parameter, gradient in zip(wanted, torch.autograd.grad(loss, wanted, allow_unused=True), strict=True):
+        parameter.grad = gradient
+    parallel.average_gradients(wanted)
+    return loss.detach()
+
+
+@torch.no_grad()
+def calibrate(module: nn.Module, data: Data, indices: Tensor, batch_size: int) -> None:
+    """Estimate BN's running statistics anew from a few batches of `indices`.
+
+    While λ shrinks, and after parts are removed, running statistics lag behind the network; judged by them a good
+    network looks broken. The result is the plain mean over the batches and the workers.
+    """
+    norms = [part for part in module.modules() if isinstance(part, BatchNorm)]
+    training = module.training
+    module.train()
+    chosen = indices[:: max(1, len(indices) // (CALIBRATION_BATCHES * batch_size))]
+    for number, share in enumerate(data.shares(chosen, batch_size)[:CALIBRATION_BATCHES]):
+        for norm in norms:
+            norm.momentum = 1 / (number + 1)
+        module(data.load(share)[0])
+    for norm in norms:
+        norm.momentum = BN_MOMENTUM
+    parallel.average_buffers(module)
+    module.train(training)
+
+
+@torch.no_grad()
+def evaluate(module: nn.Module, data: Data, indices: Tensor) -> tuple[int, float]:
+    """How many of `indices` are classified right, and their mean cross-entropy, over all workers."""
+    training = module.training
+    module.eval()
+    sums = torch.zeros(2, dtype=torch.float64)
+    for share in data.shares(indices):
+        images, labels = data.load(share)
+        logits = module(images).float()
+        sums[0] += (logits.argmax(1) == labels).sum().item()
+        sums[1] += F.cross_entropy(logits, labels, reduction="sum").item()
+    right, loss = parallel.total(sums.to(data.device)).tolist()
+    module.train(training)
+    return round(right), loss / len(indices)
+
+
+def wilson(right: int, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """The 95 % confidence interval of an accuracy (Wilson's score interval, JASA 22, 1927)."""
+    share = right / count
+    centre = share + z * z / (2 * count)
+    reach = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    scale = 1 + z * z / count
+    return max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale)
