@@ -37,9 +37,12 @@ class Replacement(NamedTuple):
 
 
 class Level(nn.Module):
-    """The live operations of one level of a block, computed together; each closes with BN (scale 1) and ReLU."""
+    """The live operations of one level of a block, computed together; each closes with BN and ReLU.
 
-    def __init__(self, space: SearchSpace, level: int, width: int) -> None:
+    The BN's scale stays 1 unless `scale` is set.
+    """
+
+    def __init__(self, space: SearchSpace, level: int, width: int, scale: bool = False) -> None:
         super().__init__()
         kinds = len(space.operations)
         first = (level - 1) * kinds + 1
@@ -55,7 +58,7 @@ class Level(nn.Module):
         self.pointwise = nn.Parameter(torch.empty(len(self.mixed), width, width, 1, 1))
         for weight in self.pointwise.data:
             he_normal_(weight)
-        self.bn = BatchNorm(kinds * width, scale=False)
+        self.bn = BatchNorm(kinds * width, scale)
 
     def forward(self, entering: Tensor) -> Tensor:
         """(B, n, C, H, W), one sum of inputs for each live operation → (B, n·C, H, W)."""
@@ -88,13 +91,17 @@ class Level(nn.Module):
 
 
 class SupernetBlock(nn.Module):
-    """One block: levels of operations, each reading the λ-weighted sum of all below; see the module's docstring."""
+    """One block: levels of operations, each reading the λ-weighted sum of all below.
 
-    def __init__(self, space: SearchSpace, width: int, first: bool) -> None:
+    The output is a 1×1 convolution over the λ-weighted concatenation of all operations, BN, ReLU, plus the shortcut
+    (paper, eq. 3 and 4).
+    """
+
+    def __init__(self, space: SearchSpace, width: int, first: bool, scale: bool = False) -> None:
         super().__init__()
         self.space, self.width = space, width
-        self.shortcut = conv_bn_relu(1, width, width, scale=False) if first else nn.Identity()
-        self.levels = nn.ModuleList(Level(space, m, width) for m in range(1, space.levels + 1))
+        self.shortcut = conv_bn_relu(1, width, width, scale=scale) if first else nn.Identity()
+        self.levels = nn.ModuleList(Level(space, m, width, scale) for m in range(1, space.levels + 1))
         self.outputs = list(range(1, space.nodes + 1))
         self.output = nn.Parameter(torch.empty(len(self.outputs), width, width, 1, 1))
         for weight in self.output.data:
@@ -193,10 +200,10 @@ class SupernetBlock(nn.Module):
 class SupernetReduction(nn.Module):
     """The λ-weighted sum of a 1×1 and a 3×3 Conv-BN-ReLU with stride 2."""
 
-    def __init__(self, width: int, wide: int) -> None:
+    def __init__(self, width: int, wide: int, scale: bool = False) -> None:
         super().__init__()
         self.branches = nn.ModuleDict(
-            {str(kernel): conv_bn_relu(kernel, width, wide, 2, scale=False) for kernel in (1, 3)}
+            {str(kernel): conv_bn_relu(kernel, width, wide, 2, scale=scale) for kernel in (1, 3)}
         )
 
     def forward(self, x: Tensor, scaling: Tensor) -> Tensor:
@@ -341,4 +348,4 @@ def _prune_bn(bn: BatchNorm, kept: list[int], width: int) -> list[Replacement]:
         return tensor.view(-1, width)[kept].reshape(-1)
 
     bn.running_mean, bn.running_var = keep(bn.running_mean), keep(bn.running_var)
-    return [_replace(bn, "bias", keep)]
+    return [_replace(bn, name, keep) for name, parameter in bn.named_parameters()]

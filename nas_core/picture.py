@@ -1,0 +1,161 @@
+"""An architecture as a picture: each block's operations and edges, as one SVG that needs nothing else.
+
+Edges are as thick as they were strong when the search ended, dead operations are faint, and every part says what it
+is and costs when pointed at. Colours follow the reader's light or dark setting unless a theme is asked for.
+"""
+
+from html import escape
+from typing import Literal
+
+from nas_core import cost
+from nas_core.architecture import Architecture, Block, Edge
+
+_LABELS = {"separable3": "sep 3×3", "separable5": "sep 5×5", "max_pool3": "max 3×3", "average_pool3": "avg 3×3"}
+
+# Distances in pixels.
+_COLUMN, _ROW, _BOX, _TALL = 104, 62, 78, 26
+_MARGIN, _TITLE = 18, 34
+
+_LIGHT = "--ink:#1d2530;--soft:#6b7684;--paper:#ffffff;--panel:#f6f8fa;--line:#d5dbe2;--conv:#2463c4;--pool:#b25f00"
+_DARK = "--ink:#e6ebf1;--soft:#97a3b1;--paper:#14181d;--panel:#1b2128;--line:#39424d;--conv:#7db0ff;--pool:#f0ab55"
+
+Theme = Literal["auto", "light", "dark"]
+
+
+def draw(architecture: Architecture, theme: Theme = "auto") -> str:
+    """The architecture as SVG text, one panel a block; equal neighbouring blocks share a panel.
+
+    `theme` is "light", "dark" or "auto", which follows the reader's setting.
+    """
+    space = architecture.space
+    runs = _runs(architecture)
+    columns = min(len(runs), 2 if space.levels > 3 else 3)
+    panel_width = _COLUMN * len(space.operations) + 2 * _MARGIN
+    panel_height = _TITLE + _ROW * (space.levels + 2) + _MARGIN
+    width = columns * (panel_width + _MARGIN) + _MARGIN
+    height = _TITLE + 30 + -(-len(runs) // columns) * (panel_height + _MARGIN)
+    costs = dict(cost.parts(architecture))
+    summary = (
+        f"{space.name}: {architecture.multiply_adds:,} multiply-adds, {architecture.parameters:,} parameters, "
+        f"{'/'.join(map(str, architecture.widths))} channels"
+    )
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'role="img" aria-label="{escape(summary)}" font-family="system-ui, sans-serif" class="architecture">',
+        f"<title>{escape(summary)}</title>",
+        f"<style>{_style(theme)}</style>",
+        f'<rect class="paper" width="{width}" height="{height}"/>',
+        f'<text class="ink" x="{_MARGIN}" y="30" font-size="16" font-weight="600">{escape(summary)}</text>',
+    ]
+    stages = space.stage_of_block
+    for place, (first, last) in enumerate(runs):
+        x = _MARGIN + place % columns * (panel_width + _MARGIN)
+        y = _TITLE + 16 + place // columns * (panel_height + _MARGIN)
+        stage = stages[first]
+        title = f"Block {first + 1}" if first == last else f"Blocks {first + 1}–{last + 1}"
+        each = costs[f"block{first + 1}"].multiply_adds
+        size = space.resolution(stage)
+        detail = f"{architecture.widths[stage]} channels, {size}×{size}, {_short(each)} multiply-adds"
+        parts.append(f'<g transform="translate({x} {y})">')
+        parts.append(f'<rect class="panel" width="{panel_width}" height="{panel_height}" rx="8"/>')
+        parts.append(f'<text class="ink" x="14" y="22" font-size="13" font-weight="600">{title}</text>')
+        parts.append(
+            f'<text class="soft" x="{panel_width - 14}" y="22" font-size="11" text-anchor="end">{escape(detail)}</text>'
+        )
+        parts += _block(architecture, architecture.blocks[first], stage, panel_width)
+        parts.append("</g>")
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _runs(architecture: Architecture) -> list[tuple[int, int]]:
+    """First and last index of neighbouring blocks that are alike and stand in the same stage."""
+    stages, blocks = architecture.space.stage_of_block, architecture.blocks
+    runs: list[tuple[int, int]] = []
+    for index, block in enumerate(blocks):
+        if runs and blocks[index - 1] == block and stages[index - 1] == stages[index]:
+            runs[-1] = runs[-1][0], index
+        else:
+            runs.append((index, index))
+    return runs
+
+
+def _block(architecture: Architecture, block: Block, stage: int, panel_width: int) -> list[str]:
+    space = architecture.space
+    output = space.nodes + 1
+    middle = panel_width / 2
+
+    def place(node: int) -> tuple[float, float]:
+        """The centre of a node; the input stands at the top and the output at the bottom."""
+        if node == 0:
+            return middle, _TITLE + _ROW * 0.5
+        if node == output:
+            return middle, _TITLE + _ROW * (space.levels + 1.5)
+        column = (node - 1) % len(space.operations)
+        return _MARGIN + _COLUMN * (column + 0.5), _TITLE + _ROW * (space.level(node) + 0.5)
+
+    strongest = max((edge.strength for edge in block.edges), default=1.0)
+    parts = [_edge(architecture, edge, place(edge.source), place(edge.target), strongest) for edge in block.edges]
+    alive = {0, output, *block.operations}
+    width, size = architecture.widths[stage], space.resolution(stage)
+    for node in range(output + 1):
+        x, y = place(node)
+        if node in (0, output):
+            label, kind, told = ("input" if node == 0 else "output"), "end", architecture.node_name(node)
+            if not block.edges and node == output:
+                label, told = "shortcut only", "this block is its shortcut"
+        else:
+            name = space.operation(node)
+            counted = int(cost.operation(name, width, size).multiply_adds)
+            kind = "pool" if "pool" in name else "conv"
+            label = _LABELS.get(name, name)
+            told = f"{architecture.node_name(node)}: {_short(counted)} multiply-adds"
+        state = "alive" if node in alive else "dead"
+        parts.append(
+            f'<g class="node {kind} {state}"><title>{escape(told)}{"" if state == "alive" else ", removed"}</title>'
+            f'<rect x="{x - _BOX / 2:g}" y="{y - _TALL / 2:g}" width="{_BOX}" height="{_TALL}" rx="6"/>'
+            f'<text x="{x:g}" y="{y + 4:g}" font-size="12" text-anchor="middle">{escape(label)}</text></g>'
+        )
+    return parts
+
+
+def _edge(
+    architecture: Architecture, edge: Edge, start: tuple[float, float], end: tuple[float, float], strongest: float
+) -> str:
+    """A curve from the lower side of one node to the upper side of another, bent round what stands between."""
+    share = edge.strength / strongest
+    (x1, y1), (x2, y2) = (start[0], start[1] + _TALL / 2), (end[0], end[1] - _TALL / 2)
+    bend = (y2 - y1) * 0.5
+    # Edges over several rows in one column swing out, so that they pass beside the boxes.
+    aside = _COLUMN * 0.5 if abs(x1 - x2) < 1 and y2 - y1 > _ROW else 0
+    told = f"{architecture.node_name(edge.source)} → {architecture.node_name(edge.target)}, λ = {edge.strength:.3f}"
+    return (
+        f'<path class="edge" d="M{x1:g} {y1:g} C{x1 + aside:g} {y1 + bend:g} {x2 + aside:g} {y2 - bend:g} {x2:g} {y2:g}" '
+        f'stroke-width="{0.6 + 2.9 * share:.2f}" opacity="{0.3 + 0.65 * share:.2f}"><title>{escape(told)}</title></path>'
+    )
+
+
+def _style(theme: Theme) -> str:
+    colours = {
+        "light": f".architecture{{{_LIGHT}}}",
+        "dark": f".architecture{{{_DARK}}}",
+        "auto": f".architecture{{{_LIGHT}}}@media(prefers-color-scheme:dark){{.architecture{{{_DARK}}}}}",
+    }[theme]
+    return (
+        colours
+        + ".architecture .paper{fill:var(--paper)}.architecture .panel{fill:var(--panel);stroke:var(--line)}"
+        + ".architecture .ink{fill:var(--ink)}.architecture .soft{fill:var(--soft)}"
+        + ".architecture .edge{fill:none;stroke:var(--ink)}"
+        + ".architecture .node rect{fill:var(--paper);stroke:var(--soft);stroke-width:1.2}"
+        + ".architecture .node text{fill:var(--ink)}"
+        + ".architecture .conv.alive rect{stroke:var(--conv);stroke-width:1.8}"
+        + ".architecture .pool.alive rect{stroke:var(--pool);stroke-width:1.8}"
+        + ".architecture .dead{opacity:.28}"
+    )
+
+
+def _short(number: int) -> str:
+    """A count for people: 1.48G, 600M, 16.4k."""
+    for limit, suffix in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= limit:
+            return f"{number / limit:.3g}{suffix}"
+    return str(number)
