@@ -1,0 +1,136 @@
+"""The entry point of one Ray job: `python -m worker.job RUN_FOLDER`.
+
+Reads `spec.json` in the folder, runs the search on as many workers as it asks for, and ends with `result.json` there
+(exit code 0) or `error.json` (1). Interrupted, it stops its workers in order and leaves with 130; started again with
+the same folder it goes on from the last checkpoint. The attempt's number comes from YOSO_ATTEMPT, or follows the
+newest in the journal.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import traceback
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from worker.run_folder import RunFolder
+
+# Ray Train's controller looks at its workers every 2 s unless told otherwise, and a report waits for it; the rest is
+# start-up time that a search of minutes should not pay. A caller's own settings win.
+RAY_DEFAULTS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+}
+INTERRUPTED = 130
+WORKER_RESTARTS = 3
+"""How often Ray Train starts the workers anew from the last checkpoint within one attempt."""
+
+
+def main() -> int:
+    """Run the search in the folder named on the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m worker.job", description=__doc__.splitlines()[0])
+    parser.add_argument("folder", metavar="RUN_FOLDER", help="the run's folder: a path or a URL that fsspec knows")
+    folder_url = parser.parse_args().folder
+
+    from worker.run_folder import RunFolder
+
+    folder = RunFolder(folder_url if "://" in folder_url else os.path.abspath(folder_url))
+    if folder.exists("result.json"):
+        return 0
+    attempt = int(os.environ.get("YOSO_ATTEMPT") or folder.newest_attempt() + 1)
+    folder.remove("error.json")
+    for name, value in RAY_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    interrupts = Interrupts()
+    failure: BaseException | None = None
+    try:
+        run(folder, attempt)
+    except BaseException as error:
+        failure = error
+    if folder.exists("result.json"):
+        return 0
+    if interrupts.came():
+        return INTERRUPTED
+    if failure is not None:
+        traceback.print_exception(failure)
+        folder.write_json("error.json", describe(attempt, failure))
+    return 1
+
+
+def run(folder: "RunFolder", attempt: int) -> None:
+    """Run the search of `folder` under Ray Train, on the cluster that RAY_ADDRESS names or on a local Ray.
+
+    Raises what Ray Train raises when its workers failed too often.
+    """
+    import ray
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from nas_core.spec import SearchSpec
+    from worker.training import train_loop
+
+    spec = SearchSpec.from_dict(folder.read_json("spec.json"))
+    if "RAY_ADDRESS" in os.environ:
+        ray.init()
+    else:
+        ray.init(include_dashboard=False, num_cpus=max(os.cpu_count() or 1, spec.workers * spec.cpus_per_worker))
+    trainer = TorchTrainer(
+        train_loop,
+        train_loop_config={"folder": folder.url, "attempt": attempt},
+        scaling_config=ScalingConfig(
+            num_workers=spec.workers,
+            use_gpu=spec.gpus_per_worker > 0,
+            resources_per_worker={"CPU": spec.cpus_per_worker} | ({"GPU": 1} if spec.gpus_per_worker else {}),
+        ),
+        run_config=RunConfig(
+            name="train",
+            storage_path=folder.url,
+            failure_config=FailureConfig(max_failures=WORKER_RESTARTS),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    trainer.fit()
+
+
+class Interrupts:
+    """Knows whether SIGINT has come, whoever handles it.
+
+    Ray Train replaces the handler with its own, which stops the workers in order and ends in one of several ways,
+    none of which says why.
+    """
+
+    def __init__(self) -> None:
+        self.noted, writing = os.pipe()
+        os.set_blocking(self.noted, False)
+        os.set_blocking(writing, False)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+
+    def came(self) -> bool:
+        """Whether SIGINT has come since the start."""
+        try:
+            return signal.SIGINT in os.read(self.noted, 4096)
+        except BlockingIOError:
+            return False
+
+
+def describe(attempt: int, error: BaseException) -> dict[str, object]:
+    """The content of `error.json` for what ended an attempt.
+
+    Running out of memory would happen again and is not retried; losing a worker or a node is.
+    """
+    from worker.training import problem
+
+    causes = list(getattr(error, "worker_failures", {}).values()) or [error]
+    text = "\n".join(str(cause) for cause in causes)
+    out_of_memory = "OutOfMemory" in text or "out of memory" in text
+    kind = "out_of_memory" if out_of_memory else "worker_failed" if causes != [error] else "failed"
+    message = (text.strip().splitlines() or [type(error).__name__])[-1]
+    trace = "".join(traceback.format_exception(error))
+    return problem(attempt, kind, message, retryable=not out_of_memory, traceback=trace)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""A run's folder: what the service asks, what the worker found, and everything in between.
+
+    spec.json                               the request, written by the service before the launch
+    journal/{attempt:04d}-{number:06d}.jsonl  what happened, in chunks of JSON lines
+    train/                                  Ray Train's checkpoints
+    architectures/{budget}/                 architecture.json, picture.svg, weights.safetensors
+    result.json                             written last: where it is, the search has succeeded
+    error.json                              why an attempt failed
+
+The folder may lie in any file system that fsspec knows. Every file appears whole or not at all and, but for
+`error.json`, never changes once it is there: a journal is therefore a sequence of files, since object stores cannot
+append. Chunks sort by attempt and number into the order in which they were written.
+
+Lines carry `time` (seconds since 1970), `attempt` and `kind`. A run that resumes says so with a `started` line
+(`resumed: true`) and repeats what came after its last checkpoint, so (phase, budget, epoch) is a key for epoch
+lines, of which the later line counts.
+"""
+
+import json
+import os
+import posixpath
+import re
+import time
+from typing import Any
+
+from fsspec.core import url_to_fs
+
+VERSION = 1
+_CHUNK = re.compile(r"(\d{4})-(\d{6})\.jsonl")
+
+
+class RunFolder:
+    """The files of one run below `url`, a local path or any URL that fsspec understands."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.fs, root = url_to_fs(url)
+        self.root: str = str(root).rstrip("/")
+        self.local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
+
+    def path(self, name: str) -> str:
+        """Where the file `name` is, in terms of the file system."""
+        return f"{self.root}/{name}"
+
+    def exists(self, name: str) -> bool:
+        """Whether the file `name` is there."""
+        self.fs.invalidate_cache()
+        return bool(self.fs.exists(self.path(name)))
+
+    def read(self, name: str) -> bytes:
+        """The content of `name`. Raises `FileNotFoundError` where there is none."""
+        return bytes(self.fs.cat_file(self.path(name)))
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """The JSON object in `name`. Raises `FileNotFoundError` or `ValueError`."""
+        values = json.loads(self.read(name))
+        if not isinstance(values, dict):
+            raise ValueError(f"{name} does not hold a JSON object")
+        return values
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write `name` whole: nobody sees a part of it, and a crash leaves either all or nothing."""
+        path = self.path(name)
+        if not self.local:
+            self.fs.pipe_file(path, content)
+            return
+        os.makedirs(posixpath.dirname(path), exist_ok=True)
+        temporary = f"{path}.{os.getpid()}.tmp"
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+
+    def write_json(self, name: str, values: dict[str, Any]) -> None:
+        """Write `values` as the JSON file `name`, whole."""
+        self.write(name, json.dumps(values, indent=1).encode())
+
+    def remove(self, name: str) -> None:
+        """Remove `name`, if it is there."""
+        if self.exists(name):
+            self.fs.rm_file(self.path(name))
+
+    def chunks(self) -> list[str]:
+        """The names of the journal's chunks, in order of writing."""
+        self.fs.invalidate_cache()
+        if not self.fs.isdir(self.path("journal")):
+            return []
+        names = (posixpath.basename(str(path)) for path in self.fs.ls(self.path("journal"), detail=False))
+        return sorted(name for name in names if _CHUNK.fullmatch(name))
+
+    def newest_attempt(self) -> int:
+        """The highest attempt that has written to the journal; 0 where none has."""
+        chunks = self.chunks()
+        return int(chunks[-1][:4]) if chunks else 0
+
+
+class Journal:
+    """Writes journal lines into a run's folder, a chunk at a time and at most about one a second."""
+
+    def __init__(self, folder: RunFolder, attempt: int, seconds: float = 1.0) -> None:
+        self.folder, self.attempt, self.seconds = folder, attempt, seconds
+        own = [name for name in folder.chunks() if name.startswith(f"{attempt:04d}-")]
+        self.number = int(own[-1][5:11]) + 1 if own else 1
+        self.lines: list[str] = []
+        self.flushed = 0.0
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Note `line`, to be written with the next chunk."""
+        self.lines.append(json.dumps({"time": time.time(), "attempt": self.attempt} | line))
+
+    def flush(self, force: bool = False) -> None:
+        """Write what was noted as one chunk, if the last chunk is long enough ago or `force` is set."""
+        if not self.lines or (not force and time.monotonic() - self.flushed < self.seconds):
+            return
+        name = f"journal/{self.attempt:04d}-{self.number:06d}.jsonl"
+        self.folder.write(name, ("\n".join(self.lines) + "\n").encode())
+        self.lines, self.number, self.flushed = [], self.number + 1, time.monotonic()
