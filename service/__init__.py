@@ -1,0 +1,1 @@
+"""What accepts, stores, schedules and shows searches."""

@@ -1,0 +1,1 @@
+"""From a queued search to its result: claim, launch, follow, finish."""

@@ -1,0 +1,189 @@
+"""A Ray of the service's own on this machine.
+
+It runs in a session of its own, so that it survives the service's sudden death; the next service finds it by
+`ray.json` in the storage and goes on with it. An orderly stop of the service stops it too.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+
+from service.dispatch.executors.ray_jobs import Endpoint
+
+log = logging.getLogger(__name__)
+START_SECONDS = 60.0
+STOP_SECONDS = 20.0
+
+
+class LocalRay:
+    """Starts, finds again and stops a Ray head whose whereabouts are kept in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.record = folder / "ray.json"
+        self.child: subprocess.Popen[bytes] | None = None
+
+    def ensure(self) -> Endpoint:
+        """Where Ray listens, after starting it if it is not there.
+
+        Raises `RuntimeError` with what Ray printed where it does not start.
+        """
+        known = self._known()
+        if known is not None and (answers(known) or self._wait(known, self._pid())):
+            return known
+        self.stop()
+        return self._start()
+
+    def endpoint(self) -> Endpoint:
+        """Where Ray listens, as far as is known; an address that nobody answers at where it is not."""
+        return self._known() or Endpoint("http://127.0.0.1:1")
+
+    def alive(self) -> bool:
+        """Whether Ray's own process is there."""
+        if self.child is not None and self.child.poll() is not None:
+            self.child = None
+        pid = self._pid()
+        return pid is not None and is_ours(pid, self.folder)
+
+    def stop(self) -> None:
+        """Stop Ray and everything it runs; nothing happens where there is none."""
+        pid = self._pid()
+        if pid is not None and is_ours(pid, self.folder):
+            log.info("stopping the local Ray")
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+            give_up = time.monotonic() + STOP_SECONDS
+            while session_members(pid) and time.monotonic() < give_up:
+                if self.child is not None:
+                    self.child.poll()
+                time.sleep(0.1)
+            for member in session_members(pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(member, signal.SIGKILL)
+            if self.child is not None:
+                self.child.wait()
+                self.child = None
+        if self.record.exists():
+            shutil.rmtree(json.loads(self.record.read_text()).get("temp_dir", ""), ignore_errors=True)
+            self.record.unlink()
+
+    def _start(self) -> Endpoint:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        gcs, dashboard, client, agent = free_ports(4)
+        token = secrets.token_hex(32)
+        token_file = self.folder / "ray-token"
+        token_file.touch(mode=0o600)
+        token_file.write_text(token)
+        # Ray's sockets lie in its temporary folder, and a socket's path may have no more than about 100 characters.
+        temp_dir = tempfile.mkdtemp(prefix="yoso-ray-")
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={gcs}"]
+        command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--include-dashboard=true"]
+        command += [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
+        command += ["--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats", f"--temp-dir={temp_dir}"]
+        environment = ray_environment(token_file) | {"YOSO_RAY_FOLDER": str(self.folder)}
+        with (self.folder / "ray.log").open("wb") as output:
+            self.child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+        temporary = self.record.with_suffix(".tmp")
+        temporary.write_text(
+            json.dumps({"pid": self.child.pid, "url": f"http://127.0.0.1:{dashboard}", "temp_dir": temp_dir})
+        )
+        temporary.replace(self.record)
+        endpoint = Endpoint(f"http://127.0.0.1:{dashboard}", token)
+        if not self._wait(endpoint, self.child.pid):
+            printed = (self.folder / "ray.log").read_text(errors="replace").strip().splitlines()
+            self.stop()
+            raise RuntimeError("the local Ray did not start: " + " | ".join(printed[-3:]))
+        log.info("started a local Ray at %s", endpoint.url)
+        return endpoint
+
+    def _wait(self, endpoint: Endpoint, pid: int | None) -> bool:
+        """Whether Ray answers before its process ends or patience does."""
+        give_up = time.monotonic() + START_SECONDS
+        while pid is not None and self.alive() and time.monotonic() < give_up:
+            if answers(endpoint):
+                return True
+            time.sleep(0.2)
+        return False
+
+    def _known(self) -> Endpoint | None:
+        try:
+            return Endpoint(json.loads(self.record.read_text())["url"], (self.folder / "ray-token").read_text())
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def _pid(self) -> int | None:
+        try:
+            return int(json.loads(self.record.read_text())["pid"])
+        except (OSError, ValueError, KeyError):
+            return None
+
+
+def ray_environment(token_file: Path) -> dict[str, str]:
+    """This process's environment, with what makes Ray's processes ask for, and send, the token in `token_file`."""
+    own = {name: value for name, value in os.environ.items() if name not in ("RAY_AUTH_TOKEN", "RAY_ADDRESS")}
+    # The packages are found by the job's driver even where the service runs from a checkout.
+    paths = [str(Path(__file__).parents[2]), *filter(None, own.get("PYTHONPATH", "").split(os.pathsep))]
+    return own | {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token_file),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
+    }
+
+
+def answers(endpoint: Endpoint) -> bool:
+    """Whether Ray's Jobs interface answers there."""
+    try:
+        headers = {"Authorization": f"Bearer {endpoint.token}"}
+        return httpx.get(f"{endpoint.url}/api/jobs/", headers=headers, timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def is_ours(pid: int, folder: Path) -> bool:
+    """Whether `pid` is a process that `LocalRay` started for `folder`, and not a later one of the same number."""
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return f"YOSO_RAY_FOLDER={folder}".encode() in environment
+
+
+def session_members(session: int) -> list[int]:
+    """The processes of a session that are alive."""
+    members = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                if int(fields[3]) == session and fields[0] != "Z":
+                    members.append(int(entry.name))
+    return members
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of this machine that nobody listens at just now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]

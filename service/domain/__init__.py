@@ -1,0 +1,1 @@
+"""States, rules and requests: no I/O."""

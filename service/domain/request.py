@@ -1,0 +1,163 @@
+"""What a user asks for, and every rule it is held to before anything is queued.
+
+The API, the command line and the dashboard's form all come through `check`, so that they refuse the same things in
+the same words.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from nas_core.datasets import DatasetInfo, describe
+from nas_core.errors import InvalidValue
+from nas_core.space import PRESETS, SearchSpace
+from nas_core.spec import SearchSpec, Settings, parse_count
+
+
+Value = TypeVar("Value")
+
+
+class SpaceRequest(BaseModel):
+    """A preset and the fields of it that are to differ."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    preset: str | None = Field(None, description="One of " + ", ".join(PRESETS) + "; by default what suits the data.")
+    share: bool | None = Field(None, description="One set of edges for all blocks.")
+    channels: int | None = Field(None, description="Width of the first stage in the search.")
+    blocks: list[int] | None = Field(None, description="Blocks per stage.")
+    levels: int | None = Field(None, description="Levels of operations in a block.")
+    operations: list[str] | None = Field(None, description="Names of the candidate operations.")
+    image_size: int | None = Field(None, description="Height and width that images are scaled to, in pixels.")
+
+
+class SearchRequest(BaseModel):
+    """One search: a data set, budgets, and what it may use."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "dataset": "digits",
+                    "budgets": ["300k", 600000],
+                    "space": {"preset": "digits", "share": False},
+                    "seed": 0,
+                    "workers": 1,
+                    "project": "default",
+                    "name": "first steps",
+                }
+            ]
+        },
+    )
+
+    dataset: str = Field(description="digits, cifar10, cifar100, imagenet, or the path of an image folder.")
+    budgets: Annotated[list[Any], Field(min_length=1, max_length=100)] = Field(
+        description='Multiply-adds that a network may cost: numbers, or texts such as "300k" and "600M".'
+    )
+    space: SpaceRequest = Field(default_factory=SpaceRequest)
+    settings: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Fields of the training schedule that differ from the preset's: "
+        + ", ".join(field.name for field in fields(Settings)),
+    )
+    seed: int = 0
+    workers: int = Field(1, description="Data-parallel workers.")
+    cpus_per_worker: int = 1
+    gpus_per_worker: int = Field(0, description="0 or 1.")
+    project: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    name: str = Field("", max_length=200)
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a cluster has in all; what is not known yet is no limit."""
+
+    cpus: float = math.inf
+    gpus: float = math.inf
+
+
+class InvalidRequest(ValueError):
+    """Everything that is wrong with a request, one `InvalidValue` each."""
+
+    def __init__(self, problems: Sequence[InvalidValue]) -> None:
+        super().__init__("; ".join(str(problem) for problem in problems))
+        self.problems = list(problems)
+
+
+def check(
+    request: SearchRequest, roots: Sequence[str], any_folder: bool, capacity: Capacity | None = None
+) -> SearchSpec:
+    """The specification that `request` asks for; a missing preset is chosen to suit the data.
+
+    Raises `InvalidRequest` with every problem that can be told at once.
+    """
+    problems: list[InvalidValue] = []
+
+    def collect(make: Callable[[], Value]) -> Value | None:
+        try:
+            return make()
+        except InvalidValue as problem:
+            problems.append(problem)
+            return None
+
+    info = collect(lambda: describe(request.dataset, roots, any_folder))
+    budgets = [collect(lambda value=value: parse_count(value)) for value in request.budgets]
+    space = collect(lambda: _space(request, info)) if info else None
+    settings = collect(lambda: Settings.preset(_preset(request, info), **request.settings))
+    if capacity is not None:
+        problems += _too_much(request, capacity)
+    if info is None or space is None or settings is None or problems:
+        raise InvalidRequest(problems)
+    try:
+        return SearchSpec(
+            dataset=request.dataset,
+            budgets=tuple(sorted({budget for budget in budgets if budget is not None})),
+            space=space,
+            settings=settings,
+            seed=request.seed,
+            workers=request.workers,
+            cpus_per_worker=request.cpus_per_worker,
+            gpus_per_worker=request.gpus_per_worker,
+        )
+    except InvalidValue as problem:
+        raise InvalidRequest([problem]) from problem
+
+
+def _preset(request: SearchRequest, info: DatasetInfo | None) -> str:
+    if request.space.preset is not None:
+        return request.space.preset
+    return info.preset if info else next(iter(PRESETS))
+
+
+def _space(request: SearchRequest, info: DatasetInfo) -> SearchSpace:
+    """The preset with what the data dictates and what the request changes."""
+    asked = {k: v for k, v in request.space.model_dump(exclude={"preset"}).items() if v is not None}
+    preset = _preset(request, info)
+    dictated = {"classes": info.classes, "channels_in": info.channels}
+    if info.kind == "digits" or (info.kind == "folder" and info.name != "imagenet"):
+        dictated["image_size"] = info.image_size
+    return SearchSpace.preset(preset, **(dictated | asked))
+
+
+def _too_much(request: SearchRequest, capacity: Capacity) -> list[InvalidValue]:
+    problems = []
+    for field, each, there in (
+        ("cpus_per_worker", request.cpus_per_worker, capacity.cpus),
+        ("gpus_per_worker", request.gpus_per_worker, capacity.gpus),
+    ):
+        if each > 0 and request.workers * each > there:
+            what = "CPUs" if field.startswith("cpus") else "GPUs"
+            problems.append(
+                InvalidValue(
+                    "workers" if each <= there else field,
+                    request.workers if each <= there else each,
+                    f"{request.workers} workers with {each} {what} each are more than the cluster can ever have",
+                    f"at most {there:g} {what} in all",
+                )
+            )
+    return problems

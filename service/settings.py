@@ -1,0 +1,116 @@
+"""The service's settings, from YOSO_* environment variables."""
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from nas_core.errors import InvalidValue
+
+DEFAULT_PORT = 8765
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where the service keeps things and whom it listens to.
+
+    `storage` is a folder or an fsspec URL; `ray_address` the URL of a Ray cluster's dashboard, or None for a Ray of
+    the service's own on this machine; `data_roots` the folders that image folders may lie in, empty for any;
+    `tokens` maps a bearer token to its project. Raises `InvalidValue` where a setting cannot be used.
+    """
+
+    storage: str
+    database_url: str
+    ray_address: str | None = None
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    data_roots: tuple[str, ...] = ()
+    tokens: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.port < 65536:
+            raise InvalidValue("YOSO_PORT", self.port, "not a port", "a number from 1 to 65535")
+        if not is_loopback(self.host):
+            if not self.tokens:
+                raise InvalidValue(
+                    "YOSO_HOST",
+                    self.host,
+                    "listening beyond this machine needs tokens",
+                    "127.0.0.1, or YOSO_TOKENS set to project=token pairs",
+                )
+            if not self.data_roots:
+                raise InvalidValue(
+                    "YOSO_HOST",
+                    self.host,
+                    "listening beyond this machine needs to know where data may lie",
+                    "127.0.0.1, or YOSO_DATA_ROOTS set to folders",
+                )
+
+    @property
+    def any_folder(self) -> bool:
+        """Whether image folders may lie anywhere on this machine: only where nobody else is listened to."""
+        return not self.data_roots and not self.tokens
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
+        """The settings that the environment (default: the process's own) asks for."""
+        given = {k: v for k, v in (os.environ if environment is None else environment).items() if v != ""}
+        storage = given.get("YOSO_STORAGE", str(Path.home() / ".local" / "share" / "yoso"))
+        if "://" not in storage:
+            storage = str(Path(storage).expanduser().absolute())
+        database_url = given.get("YOSO_DATABASE_URL")
+        if database_url is None:
+            if "://" in storage:
+                raise InvalidValue(
+                    "YOSO_DATABASE_URL",
+                    None,
+                    "needed where YOSO_STORAGE is not a local folder",
+                    "sqlite:///PATH or postgresql://…",
+                )
+            database_url = f"sqlite:///{storage}/yoso.db"
+        try:
+            port = int(given.get("YOSO_PORT", DEFAULT_PORT))
+        except ValueError as error:
+            raise InvalidValue("YOSO_PORT", given["YOSO_PORT"], "not a number", "1 to 65535") from error
+        address = given.get("YOSO_RAY_ADDRESS")
+        if address is not None and not address.startswith(("http://", "https://")):
+            raise InvalidValue(
+                "YOSO_RAY_ADDRESS", address, "not the URL of a Ray dashboard", "http://HOST:8265, or unset"
+            )
+        return cls(
+            storage=storage,
+            database_url=database_url,
+            ray_address=address.rstrip("/") if address else None,
+            host=given.get("YOSO_HOST", "127.0.0.1"),
+            port=port,
+            data_roots=tuple(filter(None, given.get("YOSO_DATA_ROOTS", "").split(os.pathsep))),
+            tokens=parse_tokens(given.get("YOSO_TOKENS", "")),
+        )
+
+
+def parse_tokens(text: str) -> dict[str, str]:
+    """Tokens by project from "project=token,project=token", turned round: project by token.
+
+    Raises `InvalidValue`, without the text, where a pair is not one or a token is shorter than 16 characters.
+    """
+    tokens: dict[str, str] = {}
+    for pair in filter(None, (part.strip() for part in text.split(","))):
+        project, equals, token = pair.partition("=")
+        if not equals or not project or len(token) < 16:
+            raise InvalidValue(
+                "YOSO_TOKENS", "…", "a pair is malformed", "project=token,… with tokens of at least 16 characters"
+            )
+        tokens[token] = project
+    return tokens
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` can be reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
