@@ -30,6 +30,15 @@ def parse_count(value: Any, field: str = "budgets") -> int:
     return round(number)
 
 
+def infeasible(budget: int, space: SearchSpace) -> InvalidValue | None:
+    """What is wrong with a budget for which `space` holds no network, or None where it holds one."""
+    smallest, largest = space.feasible_budgets()
+    if smallest <= budget <= largest:
+        return None
+    reason = f"not feasible: too {'small' if budget < smallest else 'large'} for this search space"
+    return InvalidValue("budgets", budget, reason, f"{smallest} to {largest} multiply-adds")
+
+
 @dataclass(frozen=True)
 class Settings:
     """How long and how fast each phase trains; everything that is not the space.
@@ -150,15 +159,9 @@ class SearchSpec:
             raise InvalidValue("budgets", self.budgets, "not a list of budgets", "one or more numbers")
         if list(self.budgets) != sorted(set(self.budgets)):
             raise InvalidValue("budgets", self.budgets, "not ascending", "ascending budgets, once each")
-        smallest, largest = self.space.feasible_budgets()
         for budget in self.budgets:
-            if not smallest <= budget <= largest:
-                raise InvalidValue(
-                    "budgets",
-                    budget,
-                    f"not feasible: too {'small' if budget < smallest else 'large'} for this search space",
-                    f"{smallest} to {largest} multiply-adds",
-                )
+            if problem := infeasible(budget, self.space):
+                raise problem
         if self.settings.batch_size % self.workers or self.settings.batch_size // self.workers < 2:
             raise InvalidValue(
                 "settings.batch_size",

@@ -21,13 +21,15 @@ from service.dispatch.executors.ray_jobs import RayJobs, RayUnavailable
 from service.dispatch.runs import Runs
 from service.domain.lifecycle import MAX_ATTEMPTS, IllegalTransition, Status, backoff
 from service.domain.request import Capacity
-from service.store.models import Search
+from service.store.models import Search, now
 from service.store.searches import LEASE_SECONDS, LostLease, Searches
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
 CAPACITY_SECONDS = 10.0
+STOP_AGAIN_SECONDS = 60.0
+"""Longer than a job takes to stop: a driver that is told twice gives up its orderly end."""
 
 JOB_ENVIRONMENT = {
     "RAY_JOB_STOP_SIGNAL": "SIGINT",
@@ -63,6 +65,7 @@ class Dispatcher:
         self.wake = threading.Event()
         self.stopping = threading.Event()
         self._renewed = self._measured = float("-inf")
+        self._stopped: dict[str, float] = {}
 
     def run(self) -> None:
         """Take turns until `stop` is called; then give the leases back."""
@@ -117,9 +120,11 @@ class Dispatcher:
         try:
             if self.ensure_ray is not None:
                 self.ensure_ray()
-            self.capacity = self.jobs.capacity()
+            capacity = self.jobs.capacity()
             self.ray_error = None
-            self._measured = time.monotonic()
+            if capacity.cpus > 0:  # a Ray that has just started does not know its own node yet
+                self.capacity = capacity
+                self._measured = time.monotonic()
         except (RayUnavailable, RuntimeError) as error:
             self.ray_error = str(error)
             log.warning("%s", error)
@@ -200,7 +205,7 @@ class Dispatcher:
                 token,
                 Status.QUEUED,
                 error=told,
-                not_before=time.time() + seconds,
+                not_before=now() + seconds,
                 reason=f"attempt {search.attempt} failed and is tried again in {seconds:g} s: {told['message']}",
             )
         else:
@@ -213,8 +218,11 @@ class Dispatcher:
         """Stop the job, and end the search when it is gone."""
         job = self.jobs.job(submission_id(search))
         if job is not None and not job.status.ended:
-            self.jobs.stop(submission_id(search))
+            if time.monotonic() - self._stopped.get(search.id, float("-inf")) > STOP_AGAIN_SECONDS:
+                self._stopped[search.id] = time.monotonic()
+                self.jobs.stop(submission_id(search))
             return
+        self._stopped.pop(search.id, None)
         self.searches.move(search.id, token, Status.CANCELLED, reason=None)
         del self.held[search.id]
         self._forget(search)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from nas_core.datasets import DatasetInfo, describe
 from nas_core.errors import InvalidValue
 from nas_core.space import PRESETS, SearchSpace
-from nas_core.spec import SearchSpec, Settings, parse_count
+from nas_core.spec import SearchSpec, Settings, infeasible, parse_count
 
 
 Value = TypeVar("Value")
@@ -108,6 +108,8 @@ def check(
     info = collect(lambda: describe(request.dataset, roots, any_folder))
     budgets = [collect(lambda value=value: parse_count(value)) for value in request.budgets]
     space = collect(lambda: _space(request, info)) if info else None
+    if space is not None:
+        problems += [problem for budget in budgets if budget and (problem := infeasible(budget, space))]
     settings = collect(lambda: Settings.preset(_preset(request, info), **request.settings))
     if capacity is not None:
         problems += _too_much(request, capacity)
@@ -156,8 +158,8 @@ def _too_much(request: SearchRequest, capacity: Capacity) -> list[InvalidValue]:
                 InvalidValue(
                     "workers" if each <= there else field,
                     request.workers if each <= there else each,
-                    f"{request.workers} workers with {each} {what} each are more than the cluster can ever have",
-                    f"at most {there:g} {what} in all",
+                    f"more than the cluster can ever have: {request.workers * each} {what} in all",
+                    f"at most {there:g} {what}, workers times those of each",
                 )
             )
     return problems

@@ -44,6 +44,7 @@ class Search(Base):
     """`SearchSpec.to_dict()` of what it means."""
     cpus: Mapped[int] = mapped_column(Integer)
     gpus: Mapped[int] = mapped_column(Integer)
+    supernet_multiply_adds: Mapped[int] = mapped_column(BigInteger)
 
     status: Mapped[str] = mapped_column(String(16))
     reason: Mapped[str | None] = mapped_column(Text)

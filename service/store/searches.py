@@ -50,6 +50,7 @@ class Searches:
                 spec=spec.to_dict(),
                 cpus=spec.workers * spec.cpus_per_worker,
                 gpus=spec.workers * spec.gpus_per_worker,
+                supernet_multiply_adds=spec.space.complete().multiply_adds,
                 status=Status.QUEUED,
                 progress=0.0,
                 attempt=0,
@@ -67,7 +68,7 @@ class Searches:
         with reading(self.engine) as session:
             return _get(session, search_id)
 
-    def list(
+    def page(
         self,
         limit: int,
         after: tuple[float, str] | None = None,

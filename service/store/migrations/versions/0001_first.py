@@ -21,6 +21,7 @@ def upgrade() -> None:
         sa.Column("spec", sa.JSON, nullable=False),
         sa.Column("cpus", sa.Integer, nullable=False),
         sa.Column("gpus", sa.Integer, nullable=False),
+        sa.Column("supernet_multiply_adds", sa.BigInteger, nullable=False),
         sa.Column("status", sa.String(16), nullable=False),
         sa.Column("reason", sa.Text),
         sa.Column("phase", sa.String(16)),

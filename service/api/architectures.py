@@ -1,0 +1,70 @@
+"""Architectures: the networks that searches returned, with their files."""
+
+import json
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from nas_core.architecture import Architecture
+from nas_core.picture import Theme, draw
+from service.api.context import Context, ContextDep, ProjectDep
+from service.api.problems import ProblemError
+from service.api.searches import PROBLEMS, UNKNOWN, seen
+from service.api.views import ArchitectureView, view_architecture
+from service.store.models import ArchitectureRow
+
+router = APIRouter(prefix="/api/v1/architectures", tags=["architectures"], responses=PROBLEMS | UNKNOWN)
+
+
+class ArchitectureDetail(ArchitectureView):
+    """A network with its genotype, as `Architecture.to_json` writes it."""
+
+    search_id: str
+    architecture: dict[str, Any]
+
+
+@router.get("/{architecture_id}.svg", response_class=Response, responses={200: {"content": {"image/svg+xml": {}}}})
+def picture(architecture_id: str, service: ContextDep, project: ProjectDep, theme: Theme = "auto") -> Response:
+    """The network's blocks as a picture."""
+    genotype = Architecture.from_dict(json.loads(file(service, project, architecture_id, "architecture")))
+    return Response(draw(genotype, theme), media_type="image/svg+xml")
+
+
+@router.get("/{architecture_id}")
+def look(architecture_id: str, service: ContextDep, project: ProjectDep) -> ArchitectureDetail:
+    """One network: costs, accuracy, and which of its edges live."""
+    row = found(service, project, architecture_id)
+    genotype = json.loads(file(service, project, architecture_id, "architecture"))
+    return ArchitectureDetail(
+        **view_architecture(row).model_dump(), search_id=row.search_id, architecture=genotype
+    )
+
+
+@router.get(
+    "/{architecture_id}/weights", response_class=Response, responses={200: {"content": {"application/octet-stream": {}}}}
+)
+def weights(architecture_id: str, service: ContextDep, project: ProjectDep) -> Response:
+    """The trained weights, in the safetensors format."""
+    return Response(
+        file(service, project, architecture_id, "weights"),
+        media_type="application/octet-stream",
+        headers={"Content-Disposition": f'attachment; filename="{architecture_id}.safetensors"'},
+    )
+
+
+def found(service: Context, project: str | None, architecture_id: str) -> ArchitectureRow:
+    """The network, if the caller's project may see it. Raises `ProblemError` 404."""
+    row = service.searches.architecture(architecture_id)
+    if row is None:
+        raise ProblemError(404, "No such architecture", f"There is no architecture {architecture_id!r}.")
+    seen(service, project, row.search_id)
+    return row
+
+
+def file(service: Context, project: str | None, architecture_id: str, kind: str) -> bytes:
+    """The content of one of a network's files. Raises `ProblemError` 404 where the storage has lost it."""
+    row = found(service, project, architecture_id)
+    try:
+        return service.runs.read(row.search_id, f"{row.result['path']}/{row.result['files'][kind]}")
+    except FileNotFoundError as error:
+        raise ProblemError(404, "File lost", f"The {kind} of {architecture_id} is gone from the storage.") from error

@@ -1,0 +1,69 @@
+"""What the resources need of the service, and who may ask."""
+
+import hmac
+import threading
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from service.api.problems import ProblemError
+from service.dispatch.dispatcher import Dispatcher
+from service.dispatch.runs import Runs
+from service.settings import Settings
+from service.store.searches import Searches
+
+COOKIE = "yoso_token"
+"""The cookie that carries the dashboard's token."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """The parts of a running service."""
+
+    settings: Settings
+    searches: Searches
+    runs: Runs
+    dispatcher: Dispatcher
+    stopping: threading.Event
+    """Set when the service is about to stop: open streams end then."""
+
+
+def context(request: Request) -> Context:
+    """The service that answers `request`."""
+    found = request.app.state.context
+    assert isinstance(found, Context)
+    return found
+
+
+def project_of(settings: Settings, token: str) -> str | None:
+    """The project that a token opens, or None; takes equally long for every wrong token."""
+    project = None
+    for known, name in settings.tokens.items():
+        if hmac.compare_digest(known.encode(), token.encode()):
+            project = name
+    return project
+
+
+def authorised(request: Request) -> str | None:
+    """The project that the request's token opens; None where the service asks for no token.
+
+    Raises `ProblemError` 401 where the token is missing or wrong.
+    """
+    settings = context(request).settings
+    if not settings.tokens:
+        return None
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        token = request.cookies.get(COOKIE, "")
+    project = project_of(settings, token)
+    if project is None:
+        raise ProblemError(
+            401, "Not authorised", "Send a valid token: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"}
+        )
+    return project
+
+
+ContextDep = Annotated[Context, Depends(context)]
+ProjectDep = Annotated[str | None, Depends(authorised)]
+"""The project that the caller is confined to; None for any."""

@@ -1,0 +1,131 @@
+"""Errors as RFC 9457 problem documents that say which field, what was wrong, and what would be right."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from nas_core.errors import InvalidValue
+from service.domain.request import InvalidRequest
+from service.store.searches import UnknownSearch
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class FieldError(BaseModel):
+    """What is wrong with one field."""
+
+    field: str
+    value: Any = None
+    reason: str
+    accepted: str
+
+
+class Problem(BaseModel):
+    """A problem document (RFC 9457)."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    errors: list[FieldError] = Field(default_factory=list)
+
+
+class ProblemError(Exception):
+    """A refusal, to be answered with a problem document."""
+
+    def __init__(self, status: int, title: str, detail: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status, self.title, self.detail, self.headers = status, title, detail, headers
+
+
+def answer(
+    status: int,
+    title: str,
+    detail: str,
+    errors: Sequence[FieldError] = (),
+    headers: dict[str, str] | None = None,
+) -> JSONResponse:
+    """The response that carries a problem document."""
+    problem = Problem(title=title, status=status, detail=detail, errors=list(errors))
+    return JSONResponse(problem.model_dump(mode="json"), status, headers, MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Make `app` answer every error with a problem document."""
+
+    @app.exception_handler(ProblemError)
+    def refused(request: Request, error: ProblemError) -> JSONResponse:
+        return answer(error.status, error.title, error.detail, headers=error.headers)
+
+    @app.exception_handler(InvalidRequest)
+    def invalid(request: Request, error: InvalidRequest) -> JSONResponse:
+        return invalid_fields(error.problems)
+
+    @app.exception_handler(InvalidValue)
+    def invalid_value(request: Request, error: InvalidValue) -> JSONResponse:
+        return invalid_fields([error])
+
+    @app.exception_handler(UnknownSearch)
+    def unknown(request: Request, error: UnknownSearch) -> JSONResponse:
+        return answer(404, "No such search", f"There is no search {error.args[0]!r}.")
+
+    @app.exception_handler(RequestValidationError)
+    def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
+        return malformed_fields(error.errors())
+
+    @app.exception_handler(HTTPException)
+    def http(request: Request, error: HTTPException) -> JSONResponse:
+        title = {404: "Not found", 405: "Method not allowed"}.get(error.status_code, "Refused")
+        detail = f"{request.method} {request.url.path}: {error.detail}"
+        return answer(error.status_code, title, detail, headers=dict(error.headers or {}))
+
+    @app.exception_handler(Exception)
+    def failed(request: Request, error: Exception) -> JSONResponse:
+        return answer(500, "Internal error", "The service failed on this request; its log says more.")
+
+
+def invalid_fields(problems: Sequence[InvalidValue]) -> JSONResponse:
+    """422 for values that cannot be used."""
+    errors = [FieldError(field=p.field, value=p.value, reason=p.reason, accepted=p.accepted) for p in problems]
+    detail = "; ".join(f"{e.field}: {e.reason}; accepted: {e.accepted}" for e in errors)
+    return answer(422, "Invalid request", detail, errors)
+
+
+def malformed_fields(found: Sequence[Any]) -> JSONResponse:
+    """400 for a body that is not JSON, 422 for one whose fields are missing, unknown or of the wrong kind."""
+    if any(error["type"] == "json_invalid" for error in found):
+        return answer(400, "Not JSON", "The body is not JSON: " + str(found[0].get("ctx", {}).get("error", "")))
+    errors = []
+    for error in found:
+        place = [str(part) for part in error["loc"] if part not in ("body", "query", "path")]
+        value = None if error["type"] == "missing" else error.get("input")
+        errors.append(
+            FieldError(
+                field=".".join(place) or "body",
+                value=value if isinstance(value, (str, int, float, bool, list, dict, type(None))) else str(value),
+                reason=error["msg"],
+                accepted=_ACCEPTED.get(error["type"], "see the API's description at /docs"),
+            )
+        )
+    return answer(422, "Invalid request", "; ".join(f"{e.field}: {e.reason}" for e in errors), errors)
+
+
+_ACCEPTED = {
+    "missing": "a value for this field",
+    "extra_forbidden": "only the fields that the API describes",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "string_type": "a text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+    "too_short": "at least one",
+}

@@ -1,0 +1,139 @@
+"""Searches: submit, look at, cancel, and follow as they happen."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from nas_core.errors import InvalidValue
+from service.api.context import Context, ContextDep, ProjectDep
+from service.api.problems import Problem
+from service.api.views import Page, SearchView, cursor, iso, place, view_search
+from service.domain.lifecycle import TERMINAL, Status
+from service.domain.request import SearchRequest, check
+from service.store.models import Event, Search
+from service.store.searches import UnknownSearch
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problem, "description": "The body is not JSON."},
+    401: {"model": Problem, "description": "The token is missing or wrong."},
+    422: {"model": Problem, "description": "A field cannot be used; `errors` says which, and what would be accepted."},
+}
+UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "There is no such resource."}}
+EVENT_SECONDS = 0.5
+KEEP_ALIVE_TURNS = 30
+
+router = APIRouter(prefix="/api/v1/searches", tags=["searches"], responses=PROBLEMS)
+
+
+@router.post("", status_code=201)
+def submit(request: SearchRequest, response: Response, service: ContextDep, project: ProjectDep) -> SearchView:
+    """Queue a search. Everything that can be known to be wrong is refused here, before anything is queued."""
+    settings = service.settings
+    if project is not None:
+        if "project" in request.model_fields_set and request.project != project:
+            raise InvalidValue("project", request.project, "not the project of the token", project)
+        request = request.model_copy(update={"project": project})
+    spec = check(request, settings.data_roots, settings.any_folder, service.dispatcher.capacity)
+    search = service.searches.create(request, spec)
+    service.dispatcher.wake.set()
+    response.headers["Location"] = f"/api/v1/searches/{search.id}"
+    return view_search(search, [])
+
+
+@router.get("")
+def browse(
+    service: ContextDep,
+    project: ProjectDep,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    after: str | None = None,
+    status: Status | None = None,
+    only: Annotated[str | None, Query(alias="project")] = None,
+) -> Page:
+    """Searches, newest first, a page at a time."""
+    behind = place(after) if after else None
+    found = service.searches.page(limit + 1, behind, status, project or only)
+    shown = found[:limit]
+    networks = service.searches.architectures(search.id for search in shown)
+    return Page(
+        items=[view_search(search, networks[search.id]) for search in shown],
+        next=cursor(shown[-1]) if len(found) > limit else None,
+    )
+
+
+@router.get("/{search_id}", responses=UNKNOWN)
+def look(search_id: str, service: ContextDep, project: ProjectDep) -> SearchView:
+    """One search."""
+    return view(service, seen(service, project, search_id))
+
+
+@router.post("/{search_id}/cancel", responses=UNKNOWN)
+def cancel(search_id: str, service: ContextDep, project: ProjectDep) -> SearchView:
+    """Cancel a search; one that has ended stays as it is."""
+    seen(service, project, search_id)
+    search = service.searches.cancel(search_id)
+    service.dispatcher.wake.set()
+    return view(service, search)
+
+
+@router.get("/{search_id}/journal", responses=UNKNOWN)
+def journal(
+    search_id: str,
+    service: ContextDep,
+    project: ProjectDep,
+    kind: str | None = None,
+    after: int = 0,
+    limit: Annotated[int, Query(ge=1, le=5000)] = 1000,
+) -> list[dict[str, Any]]:
+    """What has happened so far, in order; `kind` selects, such as `epoch`."""
+    seen(service, project, search_id)
+    return [line(event) for event in service.searches.events(search_id, after, kind, limit)]
+
+
+@router.get("/{search_id}/events", response_class=EventSourceResponse, responses=UNKNOWN)
+async def events(
+    search_id: str,
+    service: ContextDep,
+    project: ProjectDep,
+    request: Request,
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> AsyncIterator[ServerSentEvent]:
+    """What happens, as it happens: server-sent events whose ids continue after a reconnection.
+
+    The stream ends after the event that ends the search.
+    """
+    await asyncio.to_thread(seen, service, project, search_id)
+    after = int(last_event_id) if last_event_id and last_event_id.isdigit() else 0
+    turns = 0
+    while True:
+        # Asked before the events are read, so that nothing can come between the last of them and the end.
+        search = await asyncio.to_thread(service.searches.get, search_id)
+        for event in await asyncio.to_thread(service.searches.events, search_id, after):
+            after = event.seq
+            yield ServerSentEvent(data=line(event), event=event.kind, id=str(event.seq), retry=2000)
+        if Status(search.status) in TERMINAL or service.stopping.is_set():
+            return
+        turns += 1
+        if turns % KEEP_ALIVE_TURNS == 0:
+            yield ServerSentEvent(comment="still here")
+        await asyncio.sleep(EVENT_SECONDS)
+
+
+def line(event: Event) -> dict[str, Any]:
+    """An event as the API tells it."""
+    return {"seq": event.seq, "time": iso(event.time), "kind": event.kind} | event.data
+
+
+def seen(service: Context, project: str | None, search_id: str) -> Search:
+    """The search, if the caller's project may see it. Raises `UnknownSearch`."""
+    search = service.searches.get(search_id)
+    if project is not None and search.project != project:
+        raise UnknownSearch(search_id)
+    return search
+
+
+def view(service: Context, search: Search) -> SearchView:
+    """What the API says of one search."""
+    return view_search(search, service.searches.architectures([search.id])[search.id])

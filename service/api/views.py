@@ -1,0 +1,147 @@
+"""What the API says of a search and of an architecture."""
+
+import base64
+import binascii
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from nas_core.errors import InvalidValue
+from service.store.models import ArchitectureRow, Search
+
+
+class ArchitectureView(BaseModel):
+    """A network that a search returned for a budget; costs in multiply-adds and parameters."""
+
+    id: str
+    budget: int
+    multiply_adds: int
+    parameters: int
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    test_images: int
+    files: dict[str, str]
+    """URLs below the service, by kind of file."""
+
+
+class SearchView(BaseModel):
+    """One search."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "k3v9qa2m7xw4",
+                    "project": "default",
+                    "name": "first steps",
+                    "status": "running",
+                    "reason": None,
+                    "phase": "search",
+                    "progress": 0.42,
+                    "accuracy": 0.97,
+                    "dataset": "digits",
+                    "budgets": [300000, 600000],
+                    "seed": 0,
+                    "workers": 1,
+                    "attempt": 1,
+                    "supernet_multiply_adds": 2114880,
+                    "created_at": "2026-01-01T12:00:00Z",
+                    "started_at": "2026-01-01T12:00:05Z",
+                    "ended_at": None,
+                    "error": None,
+                    "architectures": [],
+                    "request": {"dataset": "digits", "budgets": ["300k", 600000]},
+                    "space": {},
+                    "settings": {},
+                }
+            ]
+        }
+    )
+
+    id: str
+    project: str
+    name: str
+    status: str
+    reason: str | None
+    phase: str | None
+    progress: float
+    accuracy: float | None
+    dataset: str
+    budgets: list[int]
+    seed: int
+    workers: int
+    attempt: int
+    supernet_multiply_adds: int
+    created_at: str
+    started_at: str | None
+    ended_at: str | None
+    error: dict[str, Any] | None
+    architectures: list[ArchitectureView]
+    request: dict[str, Any]
+    space: dict[str, Any]
+    settings: dict[str, Any]
+
+
+class Page(BaseModel):
+    """A page of searches, newest first; `next` asks for the following one, as `after`."""
+
+    items: list[SearchView]
+    next: str | None
+
+
+def view_search(search: Search, architectures: Sequence[ArchitectureRow]) -> SearchView:
+    """What the API says of a search."""
+    return SearchView(
+        id=search.id,
+        project=search.project,
+        name=search.name,
+        status=search.status,
+        reason=search.reason,
+        phase=search.phase,
+        progress=search.progress,
+        accuracy=search.accuracy,
+        dataset=search.dataset,
+        budgets=search.spec["budgets"],
+        seed=search.spec["seed"],
+        workers=search.spec["workers"],
+        attempt=search.attempt,
+        supernet_multiply_adds=search.supernet_multiply_adds,
+        created_at=iso(search.created_at),
+        started_at=iso(search.started_at) if search.started_at else None,
+        ended_at=iso(search.ended_at) if search.ended_at else None,
+        error=search.error,
+        architectures=[view_architecture(row) for row in architectures],
+        request=search.request,
+        space=search.spec["space"],
+        settings=search.spec["settings"],
+    )
+
+
+def view_architecture(row: ArchitectureRow) -> ArchitectureView:
+    """What the API says of a network."""
+    names = ("multiply_adds", "parameters", "accuracy", "accuracy_low", "accuracy_high", "test_images")
+    base = f"/api/v1/architectures/{row.id}"
+    files = {"architecture": base, "picture": f"{base}.svg", "weights": f"{base}/weights"}
+    return ArchitectureView(id=row.id, budget=row.budget, files=files, **{name: row.result[name] for name in names})
+
+
+def iso(seconds: float) -> str:
+    """A time as RFC 3339 text in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def cursor(search: Search) -> str:
+    """The place of a search in a list, as an opaque text."""
+    return base64.urlsafe_b64encode(f"{search.created_at!r} {search.id}".encode()).decode()
+
+
+def place(text: str) -> tuple[float, str]:
+    """The place that `cursor` described. Raises `InvalidValue`."""
+    try:
+        time, search_id = base64.urlsafe_b64decode(text.encode()).decode().split(" ")
+        return float(time), search_id
+    except (ValueError, binascii.Error) as error:
+        raise InvalidValue("after", text, "not a place in the list", "what an earlier page gave as `next`") from error
