@@ -1,7 +1,5 @@
-"""The pages."""
+"""The dashboard: pages for people, rendered on the server and kept live by server-sent events."""
 
-from fastapi import FastAPI
+from service.dashboard.pages import add_dashboard
 
-
-def add_dashboard(app: FastAPI) -> None:
-    """Add the pages to the service."""
+__all__ = ["add_dashboard"]

@@ -113,6 +113,20 @@ class Searches:
         with reading(self.engine) as session:
             return session.scalars(query).first()
 
+    def events_of(self, search_id: str, kinds: Iterable[str]) -> Sequence[Event]:
+        """All events of some kinds, in order; for kinds of which there are few."""
+        query = select(Event).where(Event.search_id == search_id, Event.kind.in_(tuple(kinds))).order_by(Event.seq)
+        with reading(self.engine) as session:
+            return session.scalars(query).all()
+
+    def newest_seq(self, search_id: str | None = None) -> int:
+        """The number of the last event, of one search or of all; 0 where there is none."""
+        query = select(func.coalesce(func.max(Event.seq), 0))
+        if search_id is not None:
+            query = query.where(Event.search_id == search_id)
+        with reading(self.engine) as session:
+            return session.execute(query).scalar_one()
+
     def architectures(self, search_ids: Iterable[str]) -> dict[str, Sequence[ArchitectureRow]]:
         """The networks of each search, the smallest budget first."""
         found: dict[str, list[ArchitectureRow]] = {search_id: [] for search_id in search_ids}

@@ -1,0 +1,32 @@
+"""How the pages write numbers and times."""
+
+
+def short(number: float) -> str:
+    """A count in at most three digits: 1.48G, 600M, 297k."""
+    for limit, suffix in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if number >= limit:
+            return f"{float(f'{number / limit:.3g}'):g}{suffix}"
+    return f"{number:g}"
+
+
+def exact(number: int) -> str:
+    """A count in full: 297,294."""
+    return f"{number:,}"
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """A share as 98.6 %, with a space that does not break."""
+    return f"{share * 100:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def duration(seconds: float) -> str:
+    """A span of time in its two largest units: 42 s, 3 min 20 s, 2 h 5 min, 3 d 4 h."""
+    whole = max(0, round(seconds))
+    parts: list[str] = []
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")):
+        number, whole = divmod(whole, size)
+        if number or parts:
+            parts.append(f"{number}\N{NO-BREAK SPACE}{unit}" if number else "")
+        if len(parts) == 2:
+            break
+    return " ".join(filter(None, parts)) or "0\N{NO-BREAK SPACE}s"

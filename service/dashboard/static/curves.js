@@ -1,0 +1,212 @@
+// Live curves of one search, drawn from the epochs in its journal, and the same numbers as a table.
+"use strict";
+
+(() => {
+  const section = document.getElementById("curves");
+  const { pretrain, search, retrain, supernet } = Object.fromEntries(
+    ["pretrain", "search", "retrain", "supernet"].map((name) => [name, Number(section.dataset[name])]));
+  const budgets = section.dataset.budgets.split(" ").map(Number);
+  const PHASES = { pretrain: "Pretrain", search: "Search", retrain: "Retrain" };
+  const HEIGHT = 210;
+  const epochs = new Map(); // by phase, budget and epoch: a run that resumes repeats some, and the later one counts
+  let charts = [];
+  let after = 0;
+  let reading = false;
+  let again = false;
+
+  function short(number) {
+    for (const [limit, suffix] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]]) {
+      if (number >= limit) return Number((number / limit).toPrecision(3)) + suffix;
+    }
+    return String(number);
+  }
+  const percent = (share) => (share * 100).toFixed(1) + "\u00a0%";
+  const small = (number) => (number === 0 ? "0" : number < 0.001 ? number.toExponential(1) : String(Number(number.toPrecision(3))));
+
+  // Where an epoch stands among all epochs of the job.
+  function place(line) {
+    if (line.phase === "pretrain") return line.epoch;
+    if (line.phase === "search") return pretrain + line.epoch;
+    return pretrain + search + budgets.indexOf(line.budget) * retrain + line.epoch;
+  }
+  const ordered = () => [...epochs.values()].sort((a, b) => place(a) - place(b));
+
+  function colours() {
+    const style = getComputedStyle(document.documentElement);
+    const get = (name) => style.getPropertyValue(name).trim();
+    return { ink: get("--ink"), soft: get("--soft"), line: get("--line"), series: [1, 2, 3, 4, 5, 6].map((n) => get(`--series-${n}`)) };
+  }
+
+  // One line for the supernet and, where networks have the quantity too, one for each budget's.
+  const KINDS = {
+    multiply_adds: { write: short, lines: budgets, low: 0, high: supernet },
+    accuracy: { write: percent, networks: true, high: 1 },
+    loss: { write: small, networks: true, log: true },
+    l1_weight: { write: small, low: 0 },
+  };
+
+  function data(name) {
+    const kind = KINDS[name];
+    const lines = ordered().filter((line) => kind.networks || line.phase !== "retrain");
+    const owners = [null, ...(kind.networks ? budgets : [])];
+    return [lines.map(place), ...owners.map((budget) => lines.map((line) => ((line.budget ?? null) === budget ? line[name] ?? null : null)))];
+  }
+
+  function options(name, width) {
+    const kind = KINDS[name];
+    const colour = colours();
+    const font = "11px system-ui, sans-serif";
+    const axis = { stroke: colour.soft, font, grid: { stroke: colour.line, width: 1 }, ticks: { show: false } };
+    const decades = (_, ticks) => ticks.map((tick) => (tick != null && Math.abs(Math.log10(tick) % 1) < 1e-9 ? tick : null));
+    const line = (label, index) => ({
+      label, stroke: colour.series[index % colour.series.length], width: 1.75, spanGaps: false,
+      value: (_, value) => (value == null ? "–" : kind.write(value)),
+    });
+    const end = kind.networks ? pretrain + search + budgets.length * retrain : pretrain + search;
+    return {
+      width, height: HEIGHT,
+      cursor: { y: false, points: { size: 6 }, sync: { key: "epochs" } },
+      legend: { live: true },
+      scales: {
+        x: { time: false, range: [1, Math.max(2, end)] },
+        y: kind.log ? { distr: 3 } : { range: (_, low, high) => range(kind, low, high) },
+      },
+      axes: [
+        { ...axis, grid: { show: false }, size: 28 },
+        { ...axis, size: 52, ...(kind.log ? { grid: { ...axis.grid, filter: decades } } : {}), values: (_, ticks) => ticks.map((tick) => (tick == null ? "" : name === "accuracy" ? Math.round(tick * 100) + "\u00a0%" : kind.write(tick))) },
+      ],
+      series: [
+        { label: "Epoch", value: (_, value) => value ?? "–" },
+        line("Supernet", 0),
+        ...(kind.networks ? budgets.map((budget, index) => line(short(budget), index + 1)) : []),
+      ],
+      hooks: { draw: [(plot) => marks(plot, kind, colour)] },
+    };
+  }
+
+  function range(kind, low, high) {
+    if (low == null) return [0, 1];
+    const bottom = kind.low ?? Math.max(0, Math.floor(low * 10 - 0.5) / 10);
+    const top = kind.high ?? high * 1.08;
+    return [bottom, top > bottom ? top : bottom + 1];
+  }
+
+  // Where the search began, and the budgets as dashed lines.
+  function marks(plot, kind, colour) {
+    const { ctx, bbox } = plot;
+    const ratio = devicePixelRatio;
+    ctx.save();
+    ctx.lineWidth = ratio;
+    ctx.font = `${11 * ratio}px system-ui, sans-serif`;
+    ctx.textAlign = "left";
+    ctx.textBaseline = "bottom";
+    const bounds = [pretrain, ...(kind.networks ? budgets.map((_, index) => pretrain + search + index * retrain) : [])];
+    ctx.strokeStyle = colour.line;
+    for (const bound of bounds) {
+      const x = Math.round(plot.valToPos(bound + 0.5, "x", true));
+      ctx.beginPath();
+      ctx.moveTo(x, bbox.top);
+      ctx.lineTo(x, bbox.top + bbox.height);
+      ctx.stroke();
+    }
+    ctx.setLineDash([5 * ratio, 4 * ratio]);
+    (kind.lines ?? []).forEach((budget, index) => {
+      const y = Math.round(plot.valToPos(budget, "y", true));
+      ctx.strokeStyle = ctx.fillStyle = colour.series[(index + 1) % colour.series.length];
+      ctx.beginPath();
+      ctx.moveTo(bbox.left, y);
+      ctx.lineTo(bbox.left + bbox.width, y);
+      ctx.stroke();
+      ctx.fillText(short(budget), bbox.left + 6 * ratio, y - 2 * ratio);
+    });
+    ctx.restore();
+  }
+
+  function build() {
+    for (const chart of charts) chart.plot.destroy();
+    charts = [...section.querySelectorAll("[data-chart]")].map((figure) => {
+      const name = figure.dataset.chart;
+      const box = figure.querySelector(".plot");
+      return { name, figure, box, plot: new uPlot(options(name, box.clientWidth), data(name), box) };
+    });
+    describe();
+  }
+
+  // What the canvas shows, in words.
+  function describe() {
+    const last = ordered().at(-1);
+    for (const { name, figure, plot } of charts) {
+      const latest = [...ordered()].reverse().find((line) => line[name] != null);
+      const words = latest ? `newest ${KINDS[name].write(latest[name])}, ${PHASES[latest.phase].toLowerCase()} epoch ${latest.epoch}` : "nothing yet";
+      plot.root.querySelector(".u-wrap").setAttribute("role", "img");
+      plot.root.querySelector(".u-wrap").setAttribute("aria-label", `${figure.querySelector("figcaption").firstChild.textContent.trim()} by epoch: ${words}; the table below has every number`);
+    }
+    return last;
+  }
+
+  function table() {
+    const body = section.querySelector("[data-epochs] tbody");
+    if (!section.querySelector("[data-epochs]").open) return;
+    body.replaceChildren(...ordered().map((line) => {
+      const row = document.createElement("tr");
+      const cells = [
+        PHASES[line.phase] + (line.budget ? " " + short(line.budget) : ""), `${line.epoch}/${line.epochs}`, small(line.loss), percent(line.accuracy),
+        line.multiply_adds?.toLocaleString("en") ?? "", line.live_edges ?? "", line.l1_weight == null ? "" : small(line.l1_weight), line.seconds.toFixed(1),
+      ];
+      cells.forEach((text, index) => {
+        const cell = document.createElement("td");
+        cell.textContent = text;
+        if (index) cell.className = "number";
+        row.append(cell);
+      });
+      return row;
+    }));
+  }
+
+  function show() {
+    if (!epochs.size) return;
+    const hidden = section.querySelector(".charts").hidden;
+    section.querySelector(".charts").hidden = section.querySelector("[data-epochs]").hidden = false;
+    section.querySelector("[data-no-curves]").hidden = true;
+    if (hidden) build();
+    else {
+      for (const chart of charts) chart.plot.setData(data(chart.name));
+      describe();
+    }
+    table();
+  }
+
+  async function read() {
+    if (reading) { again = true; return; }
+    reading = true;
+    try {
+      for (;;) {
+        again = false;
+        const answer = await fetch(`${section.dataset.journal}?kind=epoch&limit=5000&after=${after}`);
+        if (!answer.ok) break;
+        const lines = await answer.json();
+        for (const line of lines) {
+          after = line.seq;
+          epochs.set(`${line.phase} ${line.budget ?? ""} ${line.epoch}`, line);
+        }
+        if (lines.length) show();
+        if (lines.length < 5000 && !again) break;
+      }
+    } catch {
+      // The service is away; the hint that comes when it is back reads what was missed.
+    } finally {
+      reading = false;
+    }
+  }
+
+  new ResizeObserver(() => {
+    for (const { box, plot } of charts) {
+      if (box.clientWidth && plot.width !== box.clientWidth) plot.setSize({ width: box.clientWidth, height: HEIGHT });
+    }
+  }).observe(section);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { if (charts.length) build(); });
+  section.querySelector("[data-epochs]").addEventListener("toggle", table);
+  document.body.addEventListener("htmx:sseMessage", read);
+  document.body.addEventListener("htmx:sseClose", read);
+  read();
+})();

@@ -1,0 +1,55 @@
+// Times in the reader's own zone, clocks that run, and what a screen reader is told. The pages work without it.
+"use strict";
+
+function duration(seconds) {
+  const parts = [];
+  let rest = Math.max(0, Math.round(seconds));
+  for (const [size, unit] of [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]]) {
+    const number = Math.floor(rest / size);
+    rest -= number * size;
+    if (number || parts.length) parts.push(number ? `${number}\u00a0${unit}` : "");
+    if (parts.length === 2) break;
+  }
+  return parts.filter(Boolean).join(" ") || "0\u00a0s";
+}
+
+const day = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
+const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+
+function localise(root) {
+  for (const time of root.querySelectorAll("time:not([title])")) {
+    const moment = new Date(time.dateTime);
+    time.title = moment.toLocaleString();
+    time.textContent = ("clock" in time.dataset ? clock : day).format(moment);
+  }
+}
+
+function tick() {
+  for (const span of document.querySelectorAll("[data-since]")) {
+    span.textContent = duration(Date.now() / 1000 - Number(span.dataset.since));
+  }
+}
+
+let told = null;
+function announce() {
+  const summary = document.getElementById("summary");
+  const place = document.getElementById("announcement");
+  if (!summary || !place) return;
+  const words = [summary.dataset.status, summary.dataset.phase].filter(Boolean).join(", ");
+  if (told !== null && told !== words) place.textContent = words;
+  told = words;
+}
+
+function connected(yes) {
+  const sign = document.getElementById("connection");
+  if (sign) sign.hidden = yes;
+}
+
+localise(document);
+announce();
+setInterval(tick, 1000);
+document.body.addEventListener("htmx:afterSettle", () => { localise(document); announce(); });
+document.body.addEventListener("htmx:oobAfterSwap", () => { localise(document); announce(); });
+document.body.addEventListener("htmx:sseOpen", () => connected(true));
+document.body.addEventListener("htmx:sseError", () => connected(false));
+document.body.addEventListener("htmx:sseClose", () => connected(true));
