@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,11 +24,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from nas_core.architecture import Architecture
 from nas_core.picture import draw
+from service import formats
 from service.api.context import COOKIE, Context, ContextDep, authorised, project_of
 from service.api.problems import ProblemError
 from service.api.searches import seen
 from service.api.views import cursor, iso, place
-from service.dashboard import formats
 from service.dashboard.timeline import timeline
 from service.domain.lifecycle import TERMINAL, Status
 from service.store.models import Event, Search
@@ -235,7 +235,7 @@ def shown(service: Context, search: Search) -> dict[str, Any]:
     }
 
 
-def networks(service: Context, search: Search, events: list[Event]) -> list[dict[str, Any]]:
+def networks(service: Context, search: Search, events: Sequence[Event]) -> list[dict[str, Any]]:
     """A row for every budget: what is known of its network so far, from `found` to its test accuracy."""
     rows: dict[int, dict[str, Any]] = {budget: {"budget": budget} for budget in search.spec["budgets"]}
     for event in events:

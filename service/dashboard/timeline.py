@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.dashboard.formats import short
 from service.domain.lifecycle import TERMINAL, Status
+from service.formats import short
 from service.store.models import Event, Search
 
 

@@ -1,4 +1,4 @@
-"""How the pages write numbers and times."""
+"""How pages and terminal write numbers and times."""
 
 
 def short(number: float) -> str:

@@ -1,0 +1,425 @@
+"""The command line: `yoso`."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.markup import escape
+
+from nas_core.errors import InvalidValue
+from service import terminal
+from service.client import ENDED, Client, ClientError, Unreachable
+
+app = typer.Typer(
+    help="Find compact image networks under a FLOPs budget.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out, err = Console(), Console(stderr=True)
+
+FAILED, MISUSED, CANCELLED, INTERRUPTED = 1, 2, 3, 130
+EXIT = {"succeeded": 0, "failed": FAILED, "cancelled": CANCELLED}
+
+Url = Annotated[
+    str | None, typer.Option("--url", help="The service's URL (default: YOSO_URL, else YOSO_HOST and YOSO_PORT).")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a script.")]
+SearchId = Annotated[str, typer.Argument(metavar="ID", help="The search's id.")]
+Dataset = Annotated[
+    str, typer.Argument(metavar="DATASET", help="digits, cifar10, cifar100, imagenet, or the path of an image folder.")
+]
+Budgets = Annotated[
+    list[str],
+    typer.Option("--budget", "-b", help="Multiply-adds a network may cost, such as 300k or 600M; may be repeated."),
+]
+Preset = Annotated[
+    str | None, typer.Option(help="Search space and schedule: digits, cifar10 or imagenet (default: what suits).")
+]
+Share = Annotated[bool | None, typer.Option("--share/--full", help="One set of edges for all blocks, or one each.")]
+Seed = Annotated[int, typer.Option(help="What every random choice follows from.")]
+Workers = Annotated[int, typer.Option(help="Data-parallel workers.")]
+Cpus = Annotated[int, typer.Option("--cpus-per-worker", help="CPU threads of each worker.")]
+Gpus = Annotated[int, typer.Option("--gpus-per-worker", help="GPUs of each worker: 0 or 1.")]
+Project = Annotated[str, typer.Option(help="The project that it counts for.")]
+Name = Annotated[str, typer.Option(help="A name for people.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="FIELD=VALUE", help="A field of the schedule, such as retrain_epochs=30; may be repeated."
+    ),
+]
+
+
+@app.command()
+def serve() -> None:
+    """Start the service: API, dashboard, dispatcher and, unless YOSO_RAY_ADDRESS is set, a Ray on this machine.
+
+    Settings come from the environment: YOSO_STORAGE, YOSO_DATABASE_URL, YOSO_RAY_ADDRESS, YOSO_HOST, YOSO_PORT,
+    YOSO_DATA_ROOTS, YOSO_TOKENS.
+    """
+    import uvicorn
+
+    from service.app import create_app
+    from service.settings import Settings
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for noisy in ("httpx", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    with refusals():
+        settings = Settings.from_environment()
+        application = create_app(settings)
+    where = f"http://{settings.host}:{settings.port}"
+    out.print(f"Yoso listens at [bold]{where}[/]; results go to {settings.storage}", highlight=False)
+    uvicorn.run(application, host=settings.host, port=settings.port, timeout_graceful_shutdown=5, access_log=False)
+
+
+@app.command()
+def submit(
+    dataset: Dataset,
+    budget: Budgets,
+    preset: Preset = None,
+    share: Share = None,
+    seed: Seed = 0,
+    workers: Workers = 1,
+    cpus: Cpus = 1,
+    gpus: Gpus = 0,
+    project: Project = "default",
+    name: Name = "",
+    setting: Set = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Stay and watch it until it ends.")] = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Queue a search."""
+    with refusals(), Client(url) as client:
+        body = request_body(dataset, budget, preset, share, seed, workers, cpus, gpus, project, name, setting)
+        search = client.submit(**body)
+        if wait:
+            follow(client, search["id"], as_json)
+        elif as_json:
+            print(json.dumps(search))
+        else:
+            out.print(f"queued search [bold]{search['id']}[/]; `yoso watch {search['id']}` follows it", highlight=False)
+
+
+@app.command("list")
+def list_searches(
+    status: Annotated[str | None, typer.Option(help="Only searches in this state.")] = None,
+    project: Annotated[str | None, typer.Option(help="Only searches of this project.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="How many.")] = 50,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """List searches, newest first."""
+    with refusals(), Client(url) as client:
+        page = client.list(limit, status=status, project=project)
+        if as_json:
+            print(json.dumps(page))
+        elif not page["items"]:
+            out.print("no searches")
+        else:
+            out.print(terminal.searches(page["items"]))
+
+
+@app.command()
+def show(search_id: SearchId, url: Url = None, as_json: Json = False) -> None:
+    """Show one search: its state, its networks, and what went wrong."""
+    with refusals(), Client(url) as client:
+        search = client.get(search_id)
+        if as_json:
+            print(json.dumps(search))
+        else:
+            describe(search)
+
+
+@app.command()
+def watch(search_id: SearchId, url: Url = None, as_json: Json = False) -> None:
+    """Follow a search until it ends. Exit code: 0 succeeded, 1 failed, 3 cancelled."""
+    with refusals(), Client(url) as client:
+        follow(client, search_id, as_json)
+
+
+@app.command()
+def cancel(search_id: SearchId, url: Url = None, as_json: Json = False) -> None:
+    """Cancel a search; one that has ended stays as it is."""
+    with refusals(), Client(url) as client:
+        search = client.cancel(search_id)
+        if as_json:
+            print(json.dumps(search))
+        else:
+            out.print(f"search {search_id} is {search['status']}", highlight=False)
+
+
+@app.command()
+def fetch(
+    search_id: SearchId,
+    to: Annotated[Path | None, typer.Option(help="The folder to bring them to (default: yoso-ID).")] = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Bring a search's networks to a folder: genotype, picture and weights for each budget."""
+    with refusals(), Client(url) as client:
+        search = client.get(search_id)
+        if not search["architectures"]:
+            raise InvalidValue("ID", search_id, f"has no networks yet: it is {search['status']}", "a search that ended")
+        folders = bring(client, search, to or Path(f"yoso-{search_id}"))
+        if as_json:
+            print(json.dumps({str(budget): folder for budget, folder in folders.items()}))
+        else:
+            out.print(terminal.results(search["architectures"], folders))
+
+
+@app.command()
+def run(
+    dataset: Dataset,
+    budget: Budgets,
+    preset: Preset = None,
+    share: Share = None,
+    seed: Seed = 0,
+    workers: Workers = 1,
+    cpus: Cpus = 1,
+    gpus: Gpus = 0,
+    setting: Set = None,
+    to: Annotated[Path, typer.Option(help="The run's folder; an interrupted run in it is resumed.")] = Path("yoso-run"),
+    as_json: Json = False,
+) -> None:
+    """Search here and now, without a service, in the foreground."""
+    from service.domain.request import Capacity, InvalidRequest, SearchRequest, check
+
+    with refusals():
+        body = request_body(dataset, budget, preset, share, seed, workers, cpus, gpus, "default", "", setting)
+        try:
+            # Without a GPU driver's device there is none; with it Ray counts them.
+            here = Capacity(os.cpu_count() or 1, float("inf") if Path("/dev/nvidiactl").exists() else 0)
+            spec = check(SearchRequest(**body), data_roots(), any_folder=not data_roots(), capacity=here)
+        except (InvalidRequest, ValidationError) as error:
+            explain(error)
+            raise typer.Exit(MISUSED) from error
+        folder = to.absolute()
+        values = spec.to_dict() | {"version": 1, "search_id": folder.name, "data_roots": list(data_roots())}
+        known = folder / "spec.json"
+        if known.exists() and json.loads(known.read_text()) != values:
+            raise InvalidValue("--to", str(to), "holds another search's run", "a new folder, or the same request again")
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / "spec.json.tmp"
+        temporary.write_text(json.dumps(values, indent=1))
+        temporary.replace(known)
+        code = run_here(folder, spec.budgets, quiet=as_json)
+        if code == 0:
+            result = json.loads((folder / "result.json").read_text())
+            if as_json:
+                print(json.dumps(result))
+            else:
+                folders = {one["budget"]: str(folder / one["path"]) for one in result["architectures"]}
+                out.print(terminal.results(result["architectures"], folders))
+        raise typer.Exit(code)
+
+
+def run_here(folder: Path, budgets: Sequence[int], quiet: bool) -> int:
+    """Run the job of `folder` as a process of this one's, showing its journal; returns its exit code."""
+    show = terminal.Watch(err if quiet else out, budgets)
+    read: set[str] = set()
+
+    def tell() -> None:
+        for chunk in sorted((folder / "journal").glob("*.jsonl")):
+            if chunk.name not in read:
+                read.add(chunk.name)
+                for line in map(json.loads, chunk.read_text().splitlines()):
+                    show.show(line["kind"], line)
+
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-m", "worker.job", str(folder)]
+    with (folder / "job.log").open("ab") as log, show, interruptible():
+        # In a session of its own: Ctrl-C reaches it through us, once.
+        job = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+        try:
+            while (code := job.poll()) is None:
+                tell()
+                time.sleep(0.2)
+            tell()
+        except KeyboardInterrupt:
+            err.print("stopping; the same command goes on from the last checkpoint")
+            job.send_signal(signal.SIGINT)
+            job.wait()
+            return INTERRUPTED
+    if code != 0:
+        error = folder / "error.json"
+        told = json.loads(error.read_text())["message"] if error.exists() else f"the job ended with exit code {code}"
+        words = escape(f"{told}\nThe job's own words: {folder / 'job.log'}")
+        err.print(f"[red]failed[/]: {words}", highlight=False, soft_wrap=True)
+        return FAILED
+    return code
+
+
+def request_body(
+    dataset: str,
+    budgets: Sequence[str],
+    preset: str | None,
+    share: bool | None,
+    seed: int,
+    workers: int,
+    cpus: int,
+    gpus: int,
+    project: str,
+    name: str,
+    settings: Sequence[str] | None,
+) -> dict[str, Any]:
+    """The request that the options describe."""
+    if os.sep in dataset:
+        dataset = str(Path(dataset).expanduser().absolute())
+    space = {key: value for key, value in (("preset", preset), ("share", share)) if value is not None}
+    given: dict[str, Any] = {}
+    for pair in settings or ():
+        field, equals, text = pair.partition("=")
+        try:
+            given[field] = json.loads(text)
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise InvalidValue("--set", pair, "not FIELD=VALUE", "such as retrain_epochs=30 or flip=true")
+    return {
+        "dataset": dataset,
+        "budgets": list(budgets),
+        "space": space,
+        "settings": given,
+        "seed": seed,
+        "workers": workers,
+        "cpus_per_worker": cpus,
+        "gpus_per_worker": gpus,
+        "project": project,
+        "name": name,
+    }
+
+
+def data_roots() -> tuple[str, ...]:
+    """The folders of YOSO_DATA_ROOTS."""
+    return tuple(filter(None, os.environ.get("YOSO_DATA_ROOTS", "").split(os.pathsep)))
+
+
+def follow(client: Client, search_id: str, as_json: bool) -> None:
+    """Show what happens to a search until it ends, then leave with the exit code of its end."""
+    search = client.get(search_id)
+    if as_json:
+        for event in client.events(search_id):
+            print(json.dumps(event.data), flush=True)
+    else:
+        with terminal.Watch(out, search["budgets"]) as shown:
+            for event in client.events(search_id):
+                shown.show(event.kind, event.data)
+    search = client.get(search_id)
+    if not as_json:
+        describe(search)
+    raise typer.Exit(EXIT[search["status"]] if search["status"] in ENDED else FAILED)
+
+
+def describe(search: dict[str, Any]) -> None:
+    """Print a search's state, networks and error."""
+    colour = terminal.COLOURS.get(search["status"], "default")
+    name = escape(search["name"])
+    out.print(f"search [bold]{search['id']}[/] {name}: [{colour}]{search['status']}[/]", highlight=False)
+    if search["reason"]:
+        out.print(escape(search["reason"]), highlight=False)
+    if search["error"] and search["status"] != "succeeded":
+        error = search["error"]
+        told = escape(error["message"])
+        out.print(f"[red]{error['kind']}[/] (attempt {error['attempt']}): {told}", highlight=False, soft_wrap=True)
+    if search["architectures"]:
+        out.print(terminal.results(search["architectures"]))
+
+
+def bring(client: Client, search: dict[str, Any], to: Path) -> dict[int, str]:
+    """Download every network of `search` below `to`; each budget's folder appears whole. Returns the folders."""
+    names = {"architecture": "architecture.json", "picture": "picture.svg", "weights": "weights.safetensors"}
+    folders: dict[int, str] = {}
+    to.mkdir(parents=True, exist_ok=True)
+    for one in search["architectures"]:
+        target = to / str(one["budget"])
+        with tempfile.TemporaryDirectory(dir=to, prefix=".fetching-") as temporary:
+            new = Path(temporary, "new")
+            new.mkdir()
+            detail = client.architecture(one["id"])
+            content = {
+                "architecture": json.dumps(detail.pop("architecture"), indent=1).encode(),
+                "picture": client.download(one["files"]["picture"]),
+                "weights": client.download(one["files"]["weights"]),
+            }
+            for kind, name in names.items():
+                (new / name).write_bytes(content[kind])
+            (new / "result.json").write_text(json.dumps(detail, indent=1))
+            if target.exists():
+                target.rename(Path(temporary, "old"))
+            new.rename(target)
+        folders[one["budget"]] = str(target)
+    return folders
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Make SIGTERM end what is done here as Ctrl-C does, so that it stops what it started."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Tell what is wrong in a line or two on stderr, and leave: 2 for bad input, 1 for a failure."""
+    try:
+        yield
+    except InvalidValue as error:
+        explain(error)
+        raise typer.Exit(MISUSED) from error
+    except ClientError as error:
+        explain(error)
+        raise typer.Exit(MISUSED if error.status in (400, 404, 409, 422) else FAILED) from error
+    except (Unreachable, OSError) as error:
+        err.print(f"[red]{escape(str(error))}[/]", highlight=False, soft_wrap=True)
+        raise typer.Exit(FAILED) from error
+
+
+def explain(error: Exception) -> None:
+    """Print every problem that `error` carries: field, what was wrong, what would be accepted."""
+    from service.domain.request import InvalidRequest
+
+    if isinstance(error, ClientError) and error.problem.get("errors"):
+        problems = [(e["field"], e["value"], e["reason"], e["accepted"]) for e in error.problem["errors"]]
+    elif isinstance(error, InvalidValue):
+        problems = [(error.field, error.value, error.reason, error.accepted)]
+    elif isinstance(error, InvalidRequest):
+        problems = [(p.field, p.value, p.reason, p.accepted) for p in error.problems]
+    elif isinstance(error, ValidationError):
+        problems = [(".".join(map(str, e["loc"])), e["input"], e["msg"], "see --help") for e in error.errors()]
+    else:
+        err.print(f"[red]{escape(str(error))}[/]", highlight=False, soft_wrap=True)
+        return
+    for field, value, reason, accepted in problems:
+        told = escape(f"{reason} (got {value!r}); accepted: {accepted}")
+        err.print(f"[red]{field}[/]: {told}", highlight=False, soft_wrap=True)
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

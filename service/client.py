@@ -1,0 +1,173 @@
+"""The Python client of a Yoso service."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import httpx
+
+from nas_core.errors import InvalidValue
+from service.settings import DEFAULT_PORT
+
+ENDED = frozenset({"succeeded", "failed", "cancelled"})
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a search: its number, kind, and what the API tells of it."""
+
+    seq: int
+    kind: str
+    data: dict[str, Any]
+
+
+class ClientError(RuntimeError):
+    """The service refused; `problem` is its problem document, `status` the HTTP status."""
+
+    def __init__(self, status: int, problem: dict[str, Any]) -> None:
+        super().__init__(problem.get("detail") or problem.get("title") or f"the service answered {status}")
+        self.status, self.problem = status, problem
+
+
+class Unreachable(RuntimeError):
+    """No service answers at the URL."""
+
+
+def default_url() -> str:
+    """Where the service is expected: YOSO_URL, or YOSO_HOST and YOSO_PORT as `yoso serve` reads them."""
+    host, port = os.environ.get("YOSO_HOST") or "127.0.0.1", os.environ.get("YOSO_PORT") or str(DEFAULT_PORT)
+    return os.environ.get("YOSO_URL") or f"http://{host}:{port}"
+
+
+class Client:
+    """Talks to the service at `url`, with a bearer `token` where it asks for one (default: YOSO_TOKEN).
+
+    Methods raise `ClientError` for what the service refuses and `Unreachable` where it does not answer. Raises
+    `InvalidValue` for a URL that is none.
+    """
+
+    def __init__(self, url: str | None = None, token: str | None = None, seconds: float = 30.0) -> None:
+        self.url = (url or default_url()).rstrip("/")
+        if urlsplit(self.url).scheme not in ("http", "https"):
+            raise InvalidValue("url", self.url, "not the URL of a service", "such as http://127.0.0.1:8765")
+        token = token or os.environ.get("YOSO_TOKEN")
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self.http = httpx.Client(base_url=self.url, timeout=seconds, headers=headers)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.http.close()
+
+    def submit(self, dataset: str, budgets: list[int | float | str], **fields: Any) -> dict[str, Any]:
+        """Queue a search; `fields` are the request's others, such as `space`, `settings`, `seed` and `workers`."""
+        return self._json("POST", "/api/v1/searches", json={"dataset": dataset, "budgets": budgets} | fields)
+
+    def get(self, search_id: str) -> dict[str, Any]:
+        """One search."""
+        return self._json("GET", f"/api/v1/searches/{search_id}")
+
+    def list(self, limit: int = 50, after: str | None = None, **filters: str | None) -> dict[str, Any]:
+        """A page of searches, newest first: `items`, and `next` to be given as `after`."""
+        wanted = {"limit": limit, "after": after} | filters
+        return self._json("GET", "/api/v1/searches", params={k: v for k, v in wanted.items() if v is not None})
+
+    def cancel(self, search_id: str) -> dict[str, Any]:
+        """Cancel a search."""
+        return self._json("POST", f"/api/v1/searches/{search_id}/cancel")
+
+    def events(self, search_id: str, patience: float = 60.0) -> Iterator[Event]:
+        """Everything that has happened to a search and happens to it until it ends.
+
+        A connection that breaks is taken up again behind the last event; after `patience` seconds without a service
+        `Unreachable` is raised.
+        """
+        last, silent_since = 0, time.monotonic()
+        while True:
+            try:
+                headers = {"Last-Event-ID": str(last)}
+                with self.http.stream("GET", f"/api/v1/searches/{search_id}/events", headers=headers) as response:
+                    if response.status_code >= 400:
+                        response.read()
+                        raise _error(response)
+                    for event in _parse(response.iter_lines()):
+                        last, silent_since = event.seq, time.monotonic()
+                        yield event
+                if self.get(search_id)["status"] in ENDED:
+                    return
+            except (httpx.HTTPError, Unreachable) as error:
+                if time.monotonic() - silent_since > patience:
+                    raise Unreachable(f"no service answers at {self.url}") from error
+            time.sleep(0.5)
+
+    def wait(self, search_id: str) -> dict[str, Any]:
+        """Wait until a search has ended; returns it."""
+        for _ in self.events(search_id):
+            pass
+        return self.get(search_id)
+
+    def architecture(self, architecture_id: str) -> dict[str, Any]:
+        """One network: costs, accuracy and genotype."""
+        return self._json("GET", f"/api/v1/architectures/{architecture_id}")
+
+    def download(self, path: str) -> bytes:
+        """The content of a file that an architecture's `files` names."""
+        return self._ask("GET", path).content
+
+    def ready(self) -> bool:
+        """Whether the service answers and can do its work."""
+        try:
+            return self.http.get("/readyz").status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def _json(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        response = self._ask(method, path, **options)
+        try:
+            values = response.json()
+        except ValueError:
+            values = None
+        if not isinstance(values, dict):
+            raise ClientError(response.status_code, {"detail": f"what answers at {self.url} is not a Yoso service"})
+        return values
+
+    def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+        try:
+            response = self.http.request(method, path, **options)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise Unreachable(f"no service answers at {self.url}; `yoso serve` starts one") from error
+        if response.status_code >= 400:
+            raise _error(response)
+        return response
+
+
+def _error(response: httpx.Response) -> ClientError:
+    try:
+        problem = response.json()
+    except ValueError:
+        problem = {}
+    return ClientError(response.status_code, problem if isinstance(problem, dict) else {})
+
+
+def _parse(lines: Iterator[str]) -> Iterator[Event]:
+    """Events of a stream (https://html.spec.whatwg.org/multipage/server-sent-events.html), which here are one line."""
+    fields: dict[str, str] = {}
+    for line in lines:
+        if line:
+            name, _, value = line.partition(":")
+            fields[name] = value.removeprefix(" ")
+        elif "data" in fields:
+            yield Event(int(fields.get("id", 0)), fields.get("event", "message"), json.loads(fields["data"]))
+            fields = {}

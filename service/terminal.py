@@ -1,0 +1,115 @@
+"""What the command line shows: live progress, tables of results, and errors."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
+from rich.text import Text
+
+from service.formats import exact, short
+
+LINES_OF_A_PHASE = 6
+"""About how many lines a phase gets where there are no bars."""
+FILES = "{architecture.json, picture.svg, weights.safetensors}"
+COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "cancelling": "yellow", "running": "cyan"}
+
+
+class Watch:
+    """Shows a search's journal as it comes: bars for the whole job and for each phase, costs nearing the budgets.
+
+    Where the console is no terminal, it gets a line now and then instead of the bars.
+    """
+
+    def __init__(self, console: Console, budgets: Sequence[int]) -> None:
+        self.console, self.budgets = console, budgets
+        self.progress = Progress(
+            TextColumn("{task.description}", table_column=Column(no_wrap=True, min_width=12)),
+            BarColumn(bar_width=16),
+            TextColumn("{task.fields[text]}", table_column=Column(no_wrap=True)),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.bars: dict[str, TaskID] = {}
+
+    def __enter__(self) -> "Watch":
+        self.progress.start()
+        self.whole = self.progress.add_task("whole job", total=1.0, text="")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.progress.stop()
+
+    def show(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Take one journal line or event into the picture."""
+        say = self.progress.console.print
+        if kind == "status":
+            reason = f": {escape(data['reason'])}" if data.get("reason") else ""
+            colour = COLOURS.get(data["status"], "default")
+            say(f"[{colour}]{data['status']}[/]{reason}", highlight=False)
+        elif kind == "started" and data.get("resumed"):
+            say(f"resumed from a checkpoint (attempt {data['attempt']})", highlight=False)
+        elif kind == "epoch":
+            self._epoch(data)
+        elif kind == "architecture":
+            used = data["multiply_adds"] / data["budget"]
+            found = f"found a network of {exact(data['multiply_adds'])} multiply-adds"
+            say(f"{found}: {used:.1%} of the budget of {exact(data['budget'])}", highlight=False)
+        elif kind == "retrained":
+            right = f"[bold]{data['accuracy']:.1%}[/] of {data['test_images']} test images right"
+            say(f"retrained the network for {exact(data['budget'])}: {right}", highlight=False)
+        elif kind == "warning":
+            say(f"[yellow]{escape(data['message'])}[/]", highlight=False)
+
+    def _epoch(self, data: Mapping[str, Any]) -> None:
+        name = data["phase"] + (f" {short(data['budget'])}" if data.get("budget") else "")
+        new = name not in self.bars
+        if new:
+            self.bars[name] = self.progress.add_task(name, total=data["epochs"], text="")
+        text = f"{data['epoch']}/{data['epochs']}  loss {data['loss']:.3f}  accuracy {data['accuracy']:.1%}"
+        if data.get("multiply_adds"):
+            text += f"  {short(data['multiply_adds'])} → {'/'.join(map(short, self.budgets))}"
+        self.progress.update(self.bars[name], completed=data["epoch"], text=text)
+        self.progress.update(self.whole, completed=data["progress"], text=f"{data['progress']:.0%}")
+        step = max(1, data["epochs"] // LINES_OF_A_PHASE)
+        if not self.console.is_terminal and (new or data["epoch"] % step == 0 or data["epoch"] == data["epochs"]):
+            self.console.print(f"{name}: epoch {text}", highlight=False, soft_wrap=True)
+
+
+def results(architectures: Iterable[Mapping[str, Any]], folders: Mapping[int, str] | None = None) -> Group:
+    """The table of a search's networks; `folders` says where each budget's files are."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("budget", "multiply-adds", "used", "parameters", "accuracy", "95 % interval"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in architectures:
+        table.add_row(
+            exact(one["budget"]),
+            exact(one["multiply_adds"]),
+            f"{one['multiply_adds'] / one['budget']:.1%}",
+            exact(one["parameters"]),
+            f"{one['accuracy']:.2%}",
+            f"{one['accuracy_low']:.1%} to {one['accuracy_high']:.1%}",
+        )
+    files = [Text(f"{exact(budget):>9}  {folder}{os.sep}{FILES}") for budget, folder in (folders or {}).items()]
+    return Group(table, *files)
+
+
+def searches(items: Iterable[Mapping[str, Any]]) -> Table:
+    """The table of a page of searches."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("id", "state", "name", "data set", "budgets", "done", "accuracy", "submitted (UTC)"):
+        whole = heading in ("id", "state", "done", "accuracy")
+        table.add_column(heading, overflow="fold", no_wrap=whole)
+    for one in items:
+        state = f"[{COLOURS.get(one['status'], 'default')}]{one['status']}[/]"
+        budgets = " ".join(map(short, one["budgets"]))
+        accuracy = "" if one["accuracy"] is None else f"{one['accuracy']:.1%}"
+        submitted = one["created_at"][5:16].replace("T", " ")
+        row = (one["id"], state, escape(one["name"]), escape(one["dataset"]), budgets)
+        table.add_row(*row, f"{one['progress']:.0%}", accuracy, submitted)
+    return table
