@@ -1,6 +1,5 @@
 """What the command line shows: live progress, tables of results, and errors."""
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from service.formats import exact, short
 
 LINES_OF_A_PHASE = 6
 """About how many lines a phase gets where there are no bars."""
-FILES = "{architecture.json, picture.svg, weights.safetensors}"
+FILES = "architecture.json, picture.svg and weights.safetensors are in"
 COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "cancelling": "yellow", "running": "cyan"}
 
 
@@ -95,14 +94,14 @@ def results(architectures: Iterable[Mapping[str, Any]], folders: Mapping[int, st
             f"{one['accuracy']:.2%}",
             f"{one['accuracy_low']:.1%} to {one['accuracy_high']:.1%}",
         )
-    files = [Text(f"{exact(budget):>9}  {folder}{os.sep}{FILES}") for budget, folder in (folders or {}).items()]
-    return Group(table, *files)
+    files = [Text(f"{exact(budget):>9}  {folder}") for budget, folder in (folders or {}).items()]
+    return Group(table, *([Text(FILES), *files] if files else []))
 
 
 def searches(items: Iterable[Mapping[str, Any]]) -> Table:
     """The table of a page of searches."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("id", "state", "name", "data set", "budgets", "done", "accuracy", "submitted (UTC)"):
+    for heading in ("id", "state", "name", "data set", "budgets", "done", "accuracy", "submitted"):
         whole = heading in ("id", "state", "done", "accuracy")
         table.add_column(heading, overflow="fold", no_wrap=whole)
     for one in items:

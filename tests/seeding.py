@@ -1,0 +1,174 @@
+"""Searches in every state, written through the store as a dispatcher would, without Ray and without training."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from nas_core.architecture import Architecture
+from nas_core.budget import widen
+from nas_core.space import SearchSpace
+from service.api.context import Context
+from service.app import create_app
+from service.domain.lifecycle import Status
+from service.domain.request import Capacity, SearchRequest, check
+from service.settings import Settings
+
+OWNER = "tests"
+BUDGETS = [300_000, 600_000]
+LARGE = Capacity(10_000, 10_000)
+
+
+def make_app(folder: Path, **settings: Any) -> FastAPI:
+    """A service on SQLite in `folder` that accepts and shows, and launches nothing."""
+    return create_app(Settings(str(folder), f"sqlite:///{folder}/yoso.db", **settings), dispatch=False)
+
+
+def parts(app: FastAPI) -> Context:
+    """The inside of a service."""
+    context = app.state.context
+    assert isinstance(context, Context)
+    return context
+
+
+def queue(app: FastAPI, **fields: Any) -> str:
+    """Queue a search on the digits; returns its id."""
+    request = SearchRequest(**({"dataset": "digits", "budgets": BUDGETS} | fields))
+    return parts(app).searches.create(request, check(request, (), True)).id
+
+
+class Run:
+    """A dispatcher's and a worker's part in one search, played step by step."""
+
+    def __init__(self, app: FastAPI, search_id: str) -> None:
+        self.searches, self.runs, self.id = parts(app).searches, parts(app).runs, search_id
+        claimed = {search.id: search for search in self.searches.claim(OWNER, LARGE)}
+        self.token = claimed[search_id].lease_token or ""
+        self.searches.hand_back({key: one.lease_token or "" for key, one in claimed.items() if key != search_id})
+        self.chunk = 0
+
+    def move(self, *states: Status, **changes: Any) -> "Run":
+        """Go through `states`; `changes` come with the last."""
+        for state in states:
+            self.searches.move(self.id, self.token, state, **(changes if state == states[-1] else {}))
+        return self
+
+    def start(self) -> "Run":
+        """Launch the first attempt and have its workers begin."""
+        self.move(Status.LAUNCHING, attempt=1).move(Status.WAITING, Status.RUNNING)
+        return self.tell({"kind": "started", "workers": 1, "device": "cpu", "resumed": False})
+
+    def tell(self, *lines: dict[str, Any]) -> "Run":
+        """Write lines to the journal."""
+        self.chunk += 1
+        told = [{"time": time.time(), "attempt": 1} | line for line in lines]
+        self.searches.follow(self.id, self.token, f"0001-{self.chunk:06d}.jsonl", told)
+        return self
+
+    def pretrain(self, epochs: int = 12) -> "Run":
+        """Pretrain for some epochs."""
+        self.tell({"kind": "phase", "phase": "pretrain"})
+        return self.tell(*(epoch("pretrain", number, 12, number / 100) for number in range(1, epochs + 1)))
+
+    def search(self, epochs: int = 30) -> "Run":
+        """Search for some epochs, with a snapshot of the complete supernet."""
+        complete = SearchSpace.preset("digits").complete()
+        self.tell({"kind": "phase", "phase": "search"})
+        self.tell(*(epoch("search", number, 30, 0.12 + number / 100) for number in range(1, epochs + 1)))
+        shown = {"architecture": complete.to_dict(), "live_edges": complete.live_edges}
+        return self.tell({"kind": "snapshot", "multiply_adds": complete.multiply_adds} | shown)
+
+    def find(self, budget: int) -> "Run":
+        """Derive the network for a budget."""
+        self.write(budget, "architecture.json", network(budget).to_json().encode())
+        return self.tell({"kind": "architecture", "budget": budget} | cost(budget))
+
+    def retrain(self, budget: int) -> "Run":
+        """Retrain the network for a budget."""
+        self.write(budget, "weights.safetensors", b"weights")
+        self.tell({"kind": "phase", "phase": "retrain", "budget": budget})
+        self.tell(*(epoch("retrain", number, 60, 0.9, budget) for number in range(1, 61)))
+        return self.tell({"kind": "retrained"} | result(budget))
+
+    def succeed(self) -> None:
+        """Everything that is left, to the end."""
+        self.start().pretrain().search().find(BUDGETS[1]).find(BUDGETS[0])
+        for budget in BUDGETS:
+            self.retrain(budget)
+        files = {"architecture": "architecture.json", "picture": "picture.svg", "weights": "weights.safetensors"}
+        self.move(Status.FINISHING)
+        found = [result(budget) | {"files": files} for budget in BUDGETS]
+        self.searches.succeed(self.id, self.token, {"architectures": found})
+
+    def write(self, budget: int, name: str, content: bytes) -> None:
+        """Write one of a network's files."""
+        path = Path(self.runs.path(self.id, f"architectures/{budget}/{name}"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def network(budget: int) -> Architecture:
+    """A network that uses `budget` up."""
+    return widen(SearchSpace.preset("digits").cheapest(), budget)
+
+
+def cost(budget: int) -> dict[str, Any]:
+    """What an `architecture` line says of a budget's network."""
+    found = network(budget)
+    path = f"architectures/{budget}"
+    return {"multiply_adds": found.multiply_adds, "parameters": found.parameters, "path": path}
+
+
+def result(budget: int) -> dict[str, Any]:
+    """What `result.json` says of a budget's network, but for its files."""
+    accuracy = {"accuracy": 0.975, "accuracy_low": 0.953, "accuracy_high": 0.987, "test_images": 359}
+    return {"budget": budget} | cost(budget) | accuracy
+
+
+def epoch(phase: str, number: int, epochs: int, progress: float, budget: int | None = None) -> dict[str, Any]:
+    """An `epoch` line with believable numbers."""
+    line: dict[str, Any] = {"kind": "epoch", "phase": phase, "epoch": number, "epochs": epochs, "progress": progress}
+    line |= {"loss": 2.0 / number, "accuracy": 1 - 0.9 / (number + 1), "seconds": 0.5}
+    if budget is not None:
+        return line | {"budget": budget}
+    fallen = 2_114_880 if phase == "pretrain" else round(2_114_880 - 1_830_000 * number / epochs)
+    return line | {"multiply_adds": fallen, "live_edges": fallen // 10_000, "l1_weight": number / 1000 if phase == "search" else 0.0}
+
+
+def seed(app: FastAPI) -> dict[str, str]:
+    """One search in every state that a page shows differently; returns their ids by state."""
+    ids = {"succeeded": queue(app, name="first steps")}
+    Run(app, ids["succeeded"]).succeed()
+    ids["failed"] = queue(app, name="too large a batch", budgets=["1M"])
+    error = {"kind": "out_of_memory", "message": "the worker was killed: out of memory", "attempt": 1}
+    Run(app, ids["failed"]).start().pretrain(3).move(Status.FAILED, error=error | {"traceback": "Traceback:\n  <here>"})
+    ids["cancelled"] = queue(app)
+    parts(app).searches.cancel(ids["cancelled"])
+    ids["running"] = queue(app, name="narrow", project="vision")
+    Run(app, ids["running"]).start().pretrain().search(18).find(BUDGETS[1])
+    ids["queued"] = queue(app, name="<b>later</b>", budgets=["100k", "200k", "400k", "800k"])
+    return ids
+
+
+@contextmanager
+def serving(app: FastAPI, port: int = 0) -> Iterator[str]:
+    """`app` behind a real socket, in a thread; its URL. Port 0 is any free one."""
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", timeout_graceful_shutdown=2))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive(), "the service did not start"
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        parts(app).stopping.set()
+        server.should_exit = True
+        thread.join()
+

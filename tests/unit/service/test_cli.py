@@ -1,0 +1,153 @@
+"""The command line against a real service."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from nas_core.architecture import Architecture
+from service.cli import app
+from tests import seeding
+
+
+def yoso(*words: str, url: str | None = None) -> Result:
+    """Run `yoso` with some arguments."""
+    return CliRunner().invoke(app, [*words, *(("--url", url) if url else ())])
+
+
+@pytest.mark.parametrize("command", ["serve", "submit", "list", "show", "watch", "cancel", "fetch", "run"])
+def test_every_command_explains_itself(command: str) -> None:
+    told = yoso(command, "--help")
+    assert told.exit_code == 0 and "Usage" in told.output
+    assert command in yoso("--help").output
+
+
+def test_submits_what_the_options_say(url: str) -> None:
+    told = yoso(
+        *("submit", "digits", "--budget", "300k", "-b", "6e5", "--full", "--seed", "7", "--name", "mine", "--json"),
+        *("--set", "search_epochs=3", "--set", "flip=true"),
+        url=url,
+    )
+    search = json.loads(told.stdout)
+    assert told.exit_code == 0
+    assert search["budgets"] == [300_000, 600_000] and search["seed"] == 7 and search["name"] == "mine"
+    assert search["space"]["share"] is False
+    assert search["settings"]["search_epochs"] == 3 and search["settings"]["flip"] is True
+
+
+@pytest.mark.parametrize(
+    ("words", "field", "accepted"),
+    [
+        (["digits", "-b", "3k"], "budgets", "66880 to 2114880"),
+        (["digits", "-b", "0"], "budgets", "a positive number"),
+        (["digits", "-b", "many"], "budgets", "600M"),
+        (["digitz", "-b", "300k"], "dataset", "digits, cifar10"),
+        (["./nowhere", "-b", "300k"], "dataset", ""),
+        (["digits", "-b", "300k", "--preset", "mnist"], "space.preset", "imagenet"),
+        (["digits", "-b", "300k", "--set", "epochs"], "--set", "retrain_epochs=30"),
+        (["digits", "-b", "300k", "--set", "epochs=3"], "settings.epochs", "search_epochs"),
+        (["digits", "-b", "300k", "--workers", "0"], "workers", "1 to"),
+        (["digits", "-b", "300k", "--seed", "-1"], "seed", "0 to"),
+    ],
+)
+@pytest.mark.parametrize("command", ["submit", "run"])
+def test_bad_input_is_refused_with_the_field_and_what_would_do(
+    command: str, words: list[str], field: str, accepted: str, url: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    told = yoso(command, *words, url=url) if command == "submit" else yoso(command, *words, "--to", str(folder))
+    assert told.exit_code == 2, told.output
+    assert told.stderr.startswith(f"{field}: ") and "accepted: " in told.stderr and accepted in told.stderr
+    assert told.stdout == "" and not folder.exists()
+
+
+def test_an_unreachable_service_is_a_failure_in_one_line() -> None:
+    for words in (["list"], ["show", "x"], ["watch", "x"], ["cancel", "x"], ["fetch", "x"], ["submit", "digits", "-b1M"]):
+        told = yoso(*words, url="http://127.0.0.1:1")
+        assert told.exit_code == 1
+        assert told.stderr.strip() == "no service answers at http://127.0.0.1:1; `yoso serve` starts one"
+
+
+@pytest.mark.parametrize("command", ["show", "watch", "cancel", "fetch"])
+def test_an_unknown_search_is_told(command: str, url: str) -> None:
+    told = yoso(command, "nosuchsearch", url=url)
+    assert told.exit_code == 2 and "no search 'nosuchsearch'" in told.stderr
+
+
+def test_lists_and_shows(url: str, seeds: dict[str, str]) -> None:
+    told = yoso("list", url=url).stdout
+    assert all(search_id in told for search_id in seeds.values())
+    assert "<b>later" in told
+    assert len(json.loads(yoso("list", "--json", "--status", "running", url=url).stdout)["items"]) == 1
+    failed = yoso("show", seeds["failed"], url=url)
+    assert failed.exit_code == 0 and "out of memory" in failed.stdout
+    shown = yoso("show", seeds["succeeded"], url=url).stdout
+    assert "97.50%" in shown and "300,000" in shown
+    assert json.loads(yoso("show", seeds["succeeded"], "--json", url=url).stdout)["status"] == "succeeded"
+
+
+def test_an_empty_list_says_so(url: str) -> None:
+    assert yoso("list", url=url).stdout == "no searches\n"
+
+
+@pytest.mark.parametrize(("state", "code"), [("succeeded", 0), ("failed", 1), ("cancelled", 3)])
+def test_watch_ends_as_the_search_did(state: str, code: int, url: str, seeds: dict[str, str]) -> None:
+    told = yoso("watch", seeds[state], url=url)
+    assert told.exit_code == code and state in told.stdout
+    lines = yoso("watch", seeds[state], "--json", url=url).stdout.splitlines()
+    assert json.loads(lines[-1])["status"] == state
+
+
+def test_watch_shows_phases_epochs_and_costs(url: str, seeds: dict[str, str]) -> None:
+    told = yoso("watch", seeds["succeeded"], url=url).stdout
+    assert "pretrain: epoch 12/12" in told
+    assert "search: epoch 30/30" in told and "→ 300k/600k" in told
+    assert "retrain 600k: epoch 60/60" in told
+    assert "retrained the network for 300,000: 97.5% of 359 test images right" in told
+
+
+def test_cancels(url: str, seeds: dict[str, str]) -> None:
+    assert "cancelled" in yoso("cancel", seeds["queued"], url=url).stdout
+    assert json.loads(yoso("cancel", seeds["running"], "--json", url=url).stdout)["status"] == "cancelling"
+    assert "succeeded" in yoso("cancel", seeds["succeeded"], url=url).stdout
+
+
+def test_fetch_brings_every_budget_whole(url: str, seeds: dict[str, str], tmp_path: Path) -> None:
+    folder = tmp_path / "fetched"
+    for _ in range(2):  # the second replaces the first
+        told = yoso("fetch", seeds["succeeded"], "--to", str(folder), "--json", url=url)
+        assert told.exit_code == 0
+        assert json.loads(told.stdout) == {str(b): str(folder / str(b)) for b in seeding.BUDGETS}
+        assert sorted(path.name for path in folder.iterdir()) == ["300000", "600000"]
+    for budget in seeding.BUDGETS:
+        files = {path.name for path in (folder / str(budget)).iterdir()}
+        assert files == {"architecture.json", "picture.svg", "weights.safetensors", "result.json"}
+        text = (folder / str(budget) / "architecture.json").read_text()
+        assert Architecture.from_json(text) == seeding.network(budget)
+    assert str(folder) in yoso("fetch", seeds["succeeded"], "--to", str(folder), url=url).stdout.replace("\n", "")
+
+
+def test_fetch_of_a_search_without_networks_is_refused(url: str, seeds: dict[str, str], tmp_path: Path) -> None:
+    told = yoso("fetch", seeds["queued"], "--to", str(tmp_path / "none"), url=url)
+    assert told.exit_code == 2 and "has no networks yet" in told.stderr and not (tmp_path / "none").exists()
+
+
+def test_fetch_into_a_file_is_a_failure_without_traceback(url: str, seeds: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    told = yoso("fetch", seeds["succeeded"], "--to", str(tmp_path / "file"), url=url)
+    assert told.exit_code == 1 and "file" in told.stderr and isinstance(told.exception, SystemExit)
+
+
+def test_run_does_not_touch_another_searchs_folder(tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text('{"dataset": "another"}')
+    told = yoso("run", "digits", "-b", "300k", "--to", str(tmp_path))
+    assert told.exit_code == 2 and "another search" in told.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["spec.json"]
+
+
+def test_serve_refuses_settings_that_cannot_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("YOSO_STORAGE", str(tmp_path))
+    monkeypatch.setenv("YOSO_HOST", "0.0.0.0")
+    told = yoso("serve")
+    assert told.exit_code == 2 and told.stderr.startswith("YOSO_HOST: ") and "YOSO_TOKENS" in told.stderr
