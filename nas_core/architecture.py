@@ -108,7 +108,9 @@ class Architecture:
                 raise InvalidValue(field, [e.strength for e in block.edges], "a dead edge", "strengths above 0")
         for index, reduction in enumerate(self.reductions):
             if min(reduction.strengths) < 0 or max(reduction.strengths) <= 0:
-                raise InvalidValue(f"reductions[{index}]", reduction.strengths, "no live branch", "one strength above 0")
+                raise InvalidValue(
+                    f"reductions[{index}]", reduction.strengths, "no live branch", "one strength above 0"
+                )
 
     @cached_property
     def cost(self) -> cost.Cost:

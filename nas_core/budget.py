@@ -28,8 +28,7 @@ class BlockCost:
     def __init__(self, space: SearchSpace, stage: int) -> None:
         width, size = space.widths[stage], space.resolution(stage)
         self.of_operation = [0] + [
-            int(cost.operation(space.operation(node), width, size).multiply_adds)
-            for node in range(1, space.nodes + 1)
+            int(cost.operation(space.operation(node), width, size).multiply_adds) for node in range(1, space.nodes + 1)
         ]
         self.of_output = int(cost.output_edge(width, size).multiply_adds)
         self.output = space.nodes + 1
@@ -54,9 +53,7 @@ class Press:
         self.edges = space.edges()
         costs = [BlockCost(space, stage) for stage in range(len(space.blocks))]
         stages = space.stage_of_block
-        self.groups = (
-            [[costs[stage] for stage in stages]] if space.share else [[costs[stage]] for stage in stages]
-        )
+        self.groups = [[costs[stage] for stage in stages]] if space.share else [[costs[stage]] for stage in stages]
         empty = Architecture(
             space,
             space.widths,
@@ -98,7 +95,11 @@ class Press:
         """
         output = self.space.nodes + 1
         times = [
-            {edge: strength / max(weight, 1e-9) for edge, strength in zip(self.edges, vector, strict=True) if strength > 0}
+            {
+                edge: strength / max(weight, 1e-9)
+                for edge, strength in zip(self.edges, vector, strict=True)
+                if strength > 0
+            }
             for vector, weight in zip(scaling, weights, strict=True)
         ]
         spared = [set(strongest_path(time, output)) for time in times]
@@ -120,9 +121,11 @@ class Press:
                 for time, kept in zip(times, spared, strict=True)
             ]
 
-        if self._cost(alive := alive_at(0.0), reductions, 0.0) <= target:
-            return 0.0, alive, [set() for _ in spared]
-        levels = sorted({t for time in times for t in time.values()} | {s for pair in reductions for s in pair if s > 0})
+        levels = sorted(
+            {t for time in times for t in time.values()} | {s for pair in reductions for s in pair if s > 0}
+        )
+        if not levels or self._cost(alive_at(0.0), reductions, 0.0) <= target:
+            return 0.0, alive_at(0.0), [set() for _ in spared]
         low, high = -1, len(levels) - 1
         while high - low > 1:
             middle = (low + high) // 2
@@ -182,7 +185,7 @@ def widen(architecture: Architecture, budget: int) -> Architecture:
     ranges = [np.arange(max(1, round(w * low) - reach), round(w * low) + reach + 1) for w in widths]
     grid = [axis.ravel() for axis in np.meshgrid(*ranges, indexing="ij")]
     totals = cost.total(architecture, grid).multiply_adds
-    distortion = sum(np.abs(np.log(axis / (w * low))) for axis, w in zip(grid, widths, strict=True))
+    distortion = np.sum([np.abs(np.log(axis / (w * low))) for axis, w in zip(grid, widths, strict=True)], axis=0)
     within = totals <= budget
     close = within & (totals >= 0.995 * budget)
     best = (

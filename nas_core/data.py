@@ -167,7 +167,11 @@ class Augment:
         if self.padding:
             shift = torch.randint(0, 2 * self.padding + 1, (2, size, 1), generator=random)[:, share]
             images = F.pad(images, [self.padding] * 4)
-            take = torch.arange(len(images)).view(-1, 1, 1), (rows + shift[0])[:, :, None], (columns + shift[1])[:, None]
+            take = (
+                torch.arange(len(images)).view(-1, 1, 1),
+                (rows + shift[0])[:, :, None],
+                (columns + shift[1])[:, None],
+            )
             which, row, column = (index.to(images.device) for index in take)
             images = images.permute(0, 2, 3, 1)[which, row, column].permute(0, 3, 1, 2)
         if self.flip:
@@ -176,10 +180,7 @@ class Augment:
         if self.cutout:
             centre = torch.rand(2, size, 1, generator=random)[:, share] * torch.tensor([height, width]).view(2, 1, 1)
             half = self.cutout / 2
-            away = [
-                (axis + 0.5 - middle).abs() >= half
-                for axis, middle in ((rows, centre[0]), (columns, centre[1]))
-            ]
+            away = [(axis + 0.5 - middle).abs() >= half for axis, middle in ((rows, centre[0]), (columns, centre[1]))]
             outside = away[0][:, :, None] | away[1][:, None]
             images = images * outside[:, None].to(images)
         return images.contiguous()

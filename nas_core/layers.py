@@ -52,7 +52,9 @@ def convolution(kernel: int, channels_in: int, channels_out: int, stride: int = 
     return layer
 
 
-def conv_bn_relu(kernel: int, channels_in: int, channels_out: int, stride: int = 1, scale: bool = True) -> nn.Sequential:
+def conv_bn_relu(
+    kernel: int, channels_in: int, channels_out: int, stride: int = 1, scale: bool = True
+) -> nn.Sequential:
     """Convolution, BN, ReLU."""
     return nn.Sequential(
         convolution(kernel, channels_in, channels_out, stride), BatchNorm(channels_out, scale), nn.ReLU()
@@ -100,7 +102,7 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Class logits (B, classes) of activations (B, C, H, W)."""
-        return self.classifier(F.relu(self.bn(x)).mean((2, 3)))  # type: ignore[no-any-return]
+        return self.classifier(F.relu(self.bn(x)).mean((2, 3)))
 
 
 def stem(channels_in: int, width: int, strides: tuple[int, ...]) -> nn.Sequential:

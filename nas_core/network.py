@@ -34,7 +34,7 @@ class NetworkBlock(nn.Module):
         """(B, C, H, W) → (B, C, H, W)."""
         shortcut = self.shortcut(x)
         if not self.outputs:
-            return shortcut  # type: ignore[no-any-return]
+            return shortcut
         node_out = {0: x}
         for node, sources in self.inputs.items():
             entering = node_out[sources[0]]
@@ -42,7 +42,7 @@ class NetworkBlock(nn.Module):
                 entering = entering + node_out[source]
             node_out[node] = self.operations[str(node)](entering)
         joined = self.output(torch.cat([node_out[node] for node in self.outputs], 1))
-        return shortcut + F.relu(self.output_bn(joined))  # type: ignore[no-any-return]
+        return shortcut + F.relu(self.output_bn(joined))
 
 
 class NetworkReduction(nn.Module):
@@ -61,7 +61,7 @@ class NetworkReduction(nn.Module):
         out = self.branches[0](x)
         for branch in list(self.branches)[1:]:
             out = out + branch(x)
-        return out  # type: ignore[no-any-return]
+        return out
 
 
 class Network(nn.Module):
@@ -84,4 +84,4 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Class logits of a batch of images."""
-        return self.head(self.body(self.stem(images)))  # type: ignore[no-any-return]
+        return self.head(self.body(self.stem(images)))

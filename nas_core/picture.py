@@ -129,8 +129,10 @@ def _edge(
     aside = _COLUMN * 0.5 if abs(x1 - x2) < 1 and y2 - y1 > _ROW else 0
     told = f"{architecture.node_name(edge.source)} → {architecture.node_name(edge.target)}, λ = {edge.strength:.3f}"
     return (
-        f'<path class="edge" d="M{x1:g} {y1:g} C{x1 + aside:g} {y1 + bend:g} {x2 + aside:g} {y2 - bend:g} {x2:g} {y2:g}" '
-        f'stroke-width="{0.6 + 2.9 * share:.2f}" opacity="{0.3 + 0.65 * share:.2f}"><title>{escape(told)}</title></path>'
+        f'<path class="edge" d="M{x1:g} {y1:g} '
+        f'C{x1 + aside:g} {y1 + bend:g} {x2 + aside:g} {y2 - bend:g} {x2:g} {y2:g}" '
+        f'stroke-width="{0.6 + 2.9 * share:.2f}" opacity="{0.3 + 0.65 * share:.2f}">'
+        f"<title>{escape(told)}</title></path>"
     )
 
 

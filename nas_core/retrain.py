@@ -86,7 +86,7 @@ class Retraining:
         ]
 
     def test(self) -> dict[str, Any]:
-        """Accuracy on the test part, with its 95 % interval: `accuracy`, `accuracy_low`, `accuracy_high`, `test_images`."""
+        """Accuracy on the test part with its 95 % interval, as the keys of a `retrained` journal line."""
         indices = self.data.parts["test"]
         right, _ = evaluate(self.network, self.data, indices)
         low, high = wilson(right, len(indices))

@@ -79,7 +79,9 @@ class Search:
     def advance(self) -> list[dict[str, Any]]:
         """Take one weight step and, while searching, the λ step that is due after it; returns the journal lines."""
         lines: list[dict[str, Any]] = []
-        phase, epochs = ("search", self.settings.search_epochs) if self.searching else ("pretrain", self.settings.pretrain_epochs)
+        phase, epochs = (
+            ("search", self.settings.search_epochs) if self.searching else ("pretrain", self.settings.pretrain_epochs)
+        )
         begin = self.steps_per_epoch * self.settings.pretrain_epochs if self.searching else 0
         if self.step == begin:
             lines.append({"kind": "phase", "phase": phase})
@@ -115,7 +117,7 @@ class Search:
         factors = self.supernet.scaling_factors()
         backward(self.supernet, images, labels, factors, settings.label_smoothing)
         for parameter, weight in zip(self.supernet.block_scaling, self._block_weights(), strict=True):
-            parameter.gamma_scale = weight  # type: ignore[attr-defined]
+            parameter.gamma_scale = weight
         self.scaling_step.step()
 
     def _block_weights(self) -> list[float]:
@@ -163,9 +165,7 @@ class Search:
         weights = self._block_weights()
         level, alive, spared = self.press.solve(vectors, pairs, weights, target)
         self.gamma = self.settings.gamma + level / self.settings.scaling_lr
-        for parameter, weight, kept, edges in zip(
-            self.supernet.block_scaling, weights, spared, alive, strict=True
-        ):
+        for parameter, weight, kept, edges in zip(self.supernet.block_scaling, weights, spared, alive, strict=True):
             shrunk = soft_threshold(parameter, level * weight)
             keep = torch.tensor([edge in kept for edge in self.press.edges], device=self.device)
             shrunk = torch.where(keep, shrunk.clamp(min=FLOOR), shrunk)

@@ -197,18 +197,15 @@ class SearchSpace:
                 "missing" if field in known else "no such field",
                 "exactly " + ", ".join(sorted(known)),
             )
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+        return cls(**given)
 
 
 PRESETS: dict[str, dict[str, Any]] = {
     # 8×8 grey scans of digits: a space that two CPU cores search in a minute or two.
-    "digits": dict(
-        name="digits", channels_in=1, image_size=8, classes=10, stem=(1,), channels=16, blocks=(2, 2)
-    ),
+    "digits": dict(name="digits", channels_in=1, image_size=8, classes=10, stem=(1,), channels=16, blocks=(2, 2)),
     # Paper, section 4.1: three stages of eight blocks; 48 channels in the published search.
-    "cifar10": dict(
-        name="cifar10", channels_in=3, image_size=32, classes=10, stem=(1,), channels=48, blocks=(8, 8, 8)
-    ),
+    "cifar10": dict(name="cifar10", channels_in=3, image_size=32, classes=10, stem=(1,), channels=48, blocks=(8, 8, 8)),
     # Paper, section 4.1: stages of 2, 2, 13 and 6 blocks; 28 channels in the published search.
     "imagenet": dict(
         name="imagenet", channels_in=3, image_size=224, classes=1000, stem=(2, 2), channels=28, blocks=(2, 2, 13, 6)

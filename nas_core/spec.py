@@ -81,6 +81,8 @@ class Settings:
                     raise InvalidValue(f"settings.{field.name}", value, "not a usable number", accepted)
             elif type(value) not in (int, float) or not math.isfinite(value) or value < 0:
                 raise InvalidValue(f"settings.{field.name}", value, "not a usable number", "a number, 0 or more")
+            elif value == 0 and field.name in ("lr", "scaling_lr", "retrain_lr", "clip"):
+                raise InvalidValue(f"settings.{field.name}", value, "not a usable number", "a number above 0")
         for name in ("momentum", "label_smoothing"):
             if getattr(self, name) >= 1:
                 raise InvalidValue(f"settings.{name}", getattr(self, name), "too large", "a number from 0 to below 1")

@@ -9,7 +9,8 @@ weights away (`Supernet.prune`); λ keeps its length, with zeros for the dead.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from itertools import pairwise
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -112,10 +113,13 @@ class SupernetBlock(nn.Module):
         self.edges = space.edges()
         self._plan()
 
+    def _levels(self) -> list[Level]:
+        return cast(list[Level], list(self.levels))
+
     def _plan(self) -> None:
         """Find out which λ stand between which live levels."""
         alive, dead = set(self.edges), len(self._position)
-        nodes = [[0], *(level.nodes for level in self.levels)]  # type: ignore[union-attr]
+        nodes = [[0], *(level.nodes for level in self._levels())]
         self._plan_in: list[list[tuple[int, str]]] = []
         self._index = {}
         for m in range(1, len(nodes)):
@@ -145,16 +149,16 @@ class SupernetBlock(nn.Module):
 
     def forward(self, x: Tensor, scaling: Tensor) -> Tensor:
         """(B, C, H, W) and the block's λ (E,) → (B, C, H, W)."""
-        shortcut = self.shortcut(x)
+        shortcut: Tensor = self.shortcut(x)
         if not self.outputs:
-            return shortcut  # type: ignore[no-any-return]
+            return shortcut
         batch, width, height, breadth = x.shape
         index = {key: tensor.to(x.device) for key, tensor in self._index.items()}
         # One zero more stands for every dead edge.
         scaling = F.pad(scaling, (0, 1)).to(x.dtype)
         per_level = [x]
-        for level, sources in zip(self.levels, self._plan_in, strict=True):
-            n = len(level.nodes)  # type: ignore[arg-type]
+        for level, sources in zip(self._levels(), self._plan_in, strict=True):
+            n = len(level.nodes)
             if n == 0:
                 per_level.append(x.new_empty(0))
                 continue
@@ -163,21 +167,19 @@ class SupernetBlock(nn.Module):
                 # (n, n_below) · (B, n_below, C·H·W) → (B, n, C·H·W)
                 factors = scaling[index[key]].expand(batch, -1, -1)
                 values = per_level[below].reshape(batch, factors.shape[2], -1)
-                entering = (
-                    torch.bmm(factors, values) if entering is None else torch.baddbmm(entering, factors, values)
-                )
+                entering = torch.bmm(factors, values) if entering is None else torch.baddbmm(entering, factors, values)
             assert entering is not None  # a live operation reads something
             per_level.append(level(entering.view(batch, n, width, height, breadth)))
         weights = self.output[self._order.to(x.device)] * scaling[index["output"]].view(-1, 1, 1, 1, 1)
         # (n, C_out, C_in, 1, 1) → (C_out, n·C_in, 1, 1): a convolution over the concatenation.
-        joined = 0
+        parts = []
         for m, read, part in self._plan_out:
             values = per_level[m]
             if len(read) * width != values.shape[1]:
                 values = values.view(batch, -1, width, height, breadth)[:, read].flatten(1, 2)
             kernel = weights[part].transpose(0, 1).reshape(width, -1, 1, 1)
-            joined = joined + F.conv2d(values, kernel)
-        return shortcut + F.relu(self.output_bn(joined))  # type: ignore[no-any-return]
+            parts.append(F.conv2d(values, kernel))
+        return shortcut + F.relu(self.output_bn(sum(parts[1:], parts[0])))
 
     def prune(self, edges: Sequence[tuple[int, int]]) -> list[Replacement]:
         """Keep only `edges` (each on a path) and the operations between them."""
@@ -186,8 +188,8 @@ class SupernetBlock(nn.Module):
         alive = {source for source, _ in edges} - {0}
         outputs = [source for source, target in edges if target == self.space.nodes + 1]
         replaced: list[Replacement] = []
-        for level in self.levels:
-            replaced += level.prune(alive)  # type: ignore[operator]
+        for level in self._levels():
+            replaced += level.prune(alive)
         kept = [i for i, node in enumerate(self.outputs) if node in outputs]
         if len(kept) < len(self.outputs):
             replaced.append(_replace(self, "output", lambda tensor: tensor[kept]))
@@ -236,7 +238,7 @@ class Supernet(nn.Module):
             SupernetBlock(space, widths[stage], first=index == 0 or stages[index - 1] != stage)
             for index, stage in enumerate(stages)
         )
-        self.reductions = nn.ModuleList(SupernetReduction(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.reductions = nn.ModuleList(SupernetReduction(a, b) for a, b in pairwise(widths))
         self.head = Head(widths[-1], space.classes)
         edges = len(space.edges())
         count = 1 if space.share else len(stages)
@@ -252,7 +254,7 @@ class Supernet(nn.Module):
                 stage = stages[index - 1]
                 x = self.reductions[stage](x, self.reduction_scaling[stage])
             x = block(x, self.scaling_of_block(index))
-        return self.head(x)  # type: ignore[no-any-return]
+        return self.head(x)
 
     def scaling_of_block(self, index: int) -> Tensor:
         """The λ of block `index`, which are those of all blocks where the space shares them."""

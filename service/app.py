@@ -34,9 +34,7 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
     stored, runs = Searches(engine), Runs(settings.storage)
     local_ray = LocalRay(Path(settings.storage)) if dispatch and settings.ray_address is None else None
     jobs = RayJobs(local_ray.endpoint if local_ray else lambda: remote(settings))
-    dispatcher = Dispatcher(
-        stored, runs, jobs, settings.data_roots, ensure_ray=local_ray.ensure if local_ray else None
-    )
+    dispatcher = Dispatcher(stored, runs, jobs, settings.data_roots, ensure_ray=local_ray.ensure if local_ray else None)
     context = Context(settings, stored, runs, dispatcher, threading.Event())
 
     @asynccontextmanager

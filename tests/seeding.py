@@ -137,7 +137,11 @@ def epoch(phase: str, number: int, epochs: int, progress: float, budget: int | N
     if budget is not None:
         return line | {"budget": budget}
     fallen = 2_114_880 if phase == "pretrain" else round(2_114_880 - 1_830_000 * number / epochs)
-    return line | {"multiply_adds": fallen, "live_edges": fallen // 10_000, "l1_weight": number / 1000 if phase == "search" else 0.0}
+    return line | {
+        "multiply_adds": fallen,
+        "live_edges": fallen // 10_000,
+        "l1_weight": number / 1000 if phase == "search" else 0.0,
+    }
 
 
 def seed(app: FastAPI) -> dict[str, str]:
@@ -171,4 +175,3 @@ def serving(app: FastAPI, port: int = 0) -> Iterator[str]:
         parts(app).stopping.set()
         server.should_exit = True
         thread.join()
-

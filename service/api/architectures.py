@@ -35,13 +35,13 @@ def look(architecture_id: str, service: ContextDep, project: ProjectDep) -> Arch
     """One network: costs, accuracy, and which of its edges live."""
     row = found(service, project, architecture_id)
     genotype = json.loads(file(service, project, architecture_id, "architecture"))
-    return ArchitectureDetail(
-        **view_architecture(row).model_dump(), search_id=row.search_id, architecture=genotype
-    )
+    return ArchitectureDetail(**view_architecture(row).model_dump(), search_id=row.search_id, architecture=genotype)
 
 
 @router.get(
-    "/{architecture_id}/weights", response_class=Response, responses={200: {"content": {"application/octet-stream": {}}}}
+    "/{architecture_id}/weights",
+    response_class=Response,
+    responses={200: {"content": {"application/octet-stream": {}}}},
 )
 def weights(architecture_id: str, service: ContextDep, project: ProjectDep) -> Response:
     """The trained weights, in the safetensors format."""

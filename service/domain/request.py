@@ -7,6 +7,7 @@ the same words.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,7 +16,6 @@ from nas_core.datasets import DatasetInfo, describe
 from nas_core.errors import InvalidValue
 from nas_core.space import PRESETS, SearchSpace
 from nas_core.spec import SearchSpec, Settings, infeasible, parse_count
-
 
 Value = TypeVar("Value")
 
@@ -106,7 +106,7 @@ def check(
             return None
 
     info = collect(lambda: describe(request.dataset, roots, any_folder))
-    budgets = [collect(lambda value=value: parse_count(value)) for value in request.budgets]
+    budgets = [collect(partial(parse_count, value)) for value in request.budgets]
     space = collect(lambda: _space(request, info)) if info else None
     if space is not None:
         problems += [problem for budget in budgets if budget and (problem := infeasible(budget, space))]

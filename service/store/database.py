@@ -22,7 +22,9 @@ def connect(url: str) -> Engine:
     try:
         parsed = make_url(url)
     except Exception as error:
-        raise InvalidValue("YOSO_DATABASE_URL", "…", "not a database URL", "sqlite:///PATH or postgresql://…") from error
+        raise InvalidValue(
+            "YOSO_DATABASE_URL", "…", "not a database URL", "sqlite:///PATH or postgresql://…"
+        ) from error
     if parsed.drivername in ("postgres", "postgresql"):
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.get_backend_name() == "postgresql":
@@ -38,7 +40,12 @@ def connect(url: str) -> Engine:
     @event.listens_for(engine, "connect")
     def configure(connection: Any, record: Any) -> None:
         connection.isolation_level = None  # SQLAlchemy says BEGIN itself, below
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", f"busy_timeout={BUSY_SECONDS * 1000}"):
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=NORMAL",
+            "foreign_keys=ON",
+            f"busy_timeout={BUSY_SECONDS * 1000}",
+        ):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")

@@ -109,7 +109,9 @@ class Searches:
 
     def newest_event(self, search_id: str, kind: str) -> Event | None:
         """The last event of one kind, if there is one."""
-        query = select(Event).where(Event.search_id == search_id, Event.kind == kind).order_by(Event.seq.desc()).limit(1)
+        query = (
+            select(Event).where(Event.search_id == search_id, Event.kind == kind).order_by(Event.seq.desc()).limit(1)
+        )
         with reading(self.engine) as session:
             return session.scalars(query).first()
 
@@ -188,16 +190,17 @@ class Searches:
 
     def renew(self, tokens: dict[str, str]) -> set[str]:
         """Prolong the leases of searches by id and token; returns the ids whose lease still holds."""
-        held = set()
+        held: set[str] = set()
         with writing(self.engine) as session:
             for search_id, token in tokens.items():
-                renewed = session.execute(
-                    update(Search)
-                    .where(Search.id == search_id, Search.lease_token == token)
-                    .values(lease_expires_at=now() + LEASE_SECONDS)
+                held |= set(
+                    session.scalars(
+                        update(Search)
+                        .where(Search.id == search_id, Search.lease_token == token)
+                        .values(lease_expires_at=now() + LEASE_SECONDS)
+                        .returning(Search.id)
+                    )
                 )
-                if renewed.rowcount:
-                    held.add(search_id)
         return held
 
     def hand_back(self, tokens: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,11 +20,11 @@ TRACES = json.loads((REFERENCE / "apgnag.json").read_text())
 BLOCKS = json.loads((REFERENCE / "prune.json").read_text())
 
 
-def trace(kind: str) -> dict:
+def trace(kind: str) -> dict[str, Any]:
     return next(trace for trace in TRACES if trace["kind"] == kind)
 
 
-def test_apg_nag_follows_the_published_trace():
+def test_apg_nag_follows_the_published_trace() -> None:
     expected = trace("lambda")
     scaling = torch.nn.Parameter(torch.tensor(expected["w0"]))
     optimizer = ApgNag([scaling], lr=expected["lr"], momentum=expected["mu"], gamma=expected["gamma"], clip=2.0)
@@ -34,7 +35,7 @@ def test_apg_nag_follows_the_published_trace():
         torch.testing.assert_close(optimizer.state[scaling]["velocity"], torch.tensor(after["mom"]), atol=1e-5, rtol=0)
 
 
-def test_the_weights_follow_the_published_trace():
+def test_the_weights_follow_the_published_trace() -> None:
     expected = trace("weight_nag_wd")
     weight = torch.nn.Parameter(torch.tensor(expected["w0"]))
     optimizer = weight_optimizer([weight], expected["lr"], expected["mu"], expected["wd"])
@@ -45,7 +46,7 @@ def test_the_weights_follow_the_published_trace():
         torch.testing.assert_close(weight.data, torch.tensor(after["w"]), atol=1e-5, rtol=0)
 
 
-def strengths(block: dict) -> dict[tuple[int, int], float]:
+def strengths(block: dict[str, Any]) -> dict[tuple[int, int], float]:
     """λ by edge; the published code has none on the input's edges to level 1, which always live."""
     edges = {(0, target): 1.0 for target in range(1, 5)}
     for key, values in block.items():
@@ -59,16 +60,16 @@ def strengths(block: dict) -> dict[tuple[int, int], float]:
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_isolated_operations_go_as_in_the_published_code(number: int):
+def test_isolated_operations_go_as_in_the_published_code(number: int) -> None:
     before, after = strengths(BLOCKS[number]["before"]), strengths(BLOCKS[number]["after"])
     kept = live([edge for edge, strength in before.items() if strength > 0], output=17)
-    expected = [edge for edge, strength in after.items() if strength > 0 and edge[0] != 0 or edge in kept]
+    expected = [edge for edge, strength in after.items() if (strength > 0 and edge[0] != 0) or edge in kept]
     assert sorted(kept) == sorted(expected)
     inputs_of_levels_above = {edge for edge, strength in after.items() if strength > 0 and edge[1] > 4}
     assert {edge for edge in kept if edge[1] > 4} == inputs_of_levels_above
 
 
-def block_of(arrays: dict[str, np.ndarray]) -> tuple[SupernetBlock, Tensor]:
+def block_of(arrays: dict[str, Any]) -> tuple[SupernetBlock, Tensor]:
     space = SearchSpace.preset("digits")
     block = SupernetBlock(space, width=8, first=False, scale=True)
     scaling = []
@@ -95,11 +96,11 @@ def block_of(arrays: dict[str, np.ndarray]) -> tuple[SupernetBlock, Tensor]:
     return block, torch.cat([*scaling, tensor(arrays, "lambda_after_b").view(-1)])
 
 
-def tensor(arrays: dict[str, np.ndarray], name: str) -> Tensor:
+def tensor(arrays: dict[str, Any], name: str) -> Tensor:
     return torch.from_numpy(arrays[name])
 
 
-def test_a_block_computes_what_the_published_one_does():
+def test_a_block_computes_what_the_published_one_does() -> None:
     arrays = dict(np.load(REFERENCE / "block_identity_shortcut.npz"))
     block, scaling = block_of(arrays)
     images = tensor(arrays, "data")
@@ -110,7 +111,7 @@ def test_a_block_computes_what_the_published_one_does():
         torch.testing.assert_close(level.bn.running_mean, after, atol=1e-5, rtol=1e-5)
 
 
-def test_a_reduction_computes_what_the_published_one_does():
+def test_a_reduction_computes_what_the_published_one_does() -> None:
     arrays = dict(np.load(REFERENCE / "reduction.npz"))
     reduction = SupernetReduction(8, 16, scale=True)
     with torch.no_grad():
@@ -126,8 +127,6 @@ def test_a_reduction_computes_what_the_published_one_does():
     torch.testing.assert_close(reduction.train()(images, scaling), tensor(arrays, "out_train"), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("preset", "multiply_adds"), [("cifar10", 1_484_539_776), ("imagenet", 1_503_496_960)]
-)
-def test_the_complete_supernets_cost_what_the_published_ones_do(preset: str, multiply_adds: int):
+@pytest.mark.parametrize(("preset", "multiply_adds"), [("cifar10", 1_484_539_776), ("imagenet", 1_503_496_960)])
+def test_the_complete_supernets_cost_what_the_published_ones_do(preset: str, multiply_adds: int) -> None:
     assert SearchSpace.preset(preset).complete().multiply_adds == multiply_adds

@@ -63,7 +63,14 @@ def test_bad_input_is_refused_with_the_field_and_what_would_do(
 
 
 def test_an_unreachable_service_is_a_failure_in_one_line() -> None:
-    for words in (["list"], ["show", "x"], ["watch", "x"], ["cancel", "x"], ["fetch", "x"], ["submit", "digits", "-b1M"]):
+    for words in (
+        ["list"],
+        ["show", "x"],
+        ["watch", "x"],
+        ["cancel", "x"],
+        ["fetch", "x"],
+        ["submit", "digits", "-b1M"],
+    ):
         told = yoso(*words, url="http://127.0.0.1:1")
         assert told.exit_code == 1
         assert told.stderr.strip() == "no service answers at http://127.0.0.1:1; `yoso serve` starts one"

@@ -21,7 +21,15 @@ def test_a_round_budget_reads_back_as_itself(number: int) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0 s"), (-3, "0 s"), (42.4, "42 s"), (200, "3 min 20 s"), (3600, "1 h"), (7500, "2 h 5 min"), (273600, "3 d 4 h")],
+    [
+        (0, "0 s"),
+        (-3, "0 s"),
+        (42.4, "42 s"),
+        (200, "3 min 20 s"),
+        (3600, "1 h"),
+        (7500, "2 h 5 min"),
+        (273600, "3 d 4 h"),
+    ],
 )
 def test_durations_name_two_units(seconds: float, text: str) -> None:
     assert formats.duration(seconds).replace("\N{NO-BREAK SPACE}", " ") == text

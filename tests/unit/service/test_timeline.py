@@ -1,10 +1,12 @@
 """A search's steps, from its events."""
 
+from collections.abc import Mapping
+
 from service.dashboard.timeline import timeline
 from service.store.models import Event, Search
 
 
-def steps(status: str, *events: tuple[float, str, dict[str, object]], ended: float | None = None) -> dict[str, str]:
+def steps(status: str, *events: tuple[float, str, Mapping[str, object]], ended: float | None = None) -> dict[str, str]:
     """State and duration of each step, by label."""
     search = Search(status=status, created_at=0.0, ended_at=ended, spec={"budgets": [300_000, 600_000]})
     told = [Event(seq=n, search_id="x", time=time, kind=kind, data=data) for n, (time, kind, data) in enumerate(events)]

@@ -1,0 +1,35 @@
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+
+.PHONY: help setup demo test lint format clean
+.DEFAULT_GOAL := help
+
+help: ## Show this
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
+
+setup: .venv/installed ## Make the virtual environment with everything that Yoso needs
+
+demo: .venv/installed ## Search on real scans of digits with a service of its own (three minutes)
+	$(BIN)/python -m service.demo
+
+test: lint .venv/installed ## Run every check
+	./tools/browser
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/installed ## Check style, types and who may import whom
+	$(BIN)/ruff check --quiet
+	$(BIN)/ruff format --check --quiet
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: .venv/installed ## Put the code in form
+	$(BIN)/ruff check --fix --quiet
+	$(BIN)/ruff format
+
+clean: ## Remove the virtual environment and every cache
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@

@@ -1,0 +1,73 @@
+"""Random spaces and architectures for property tests, and the smallest search that is one."""
+
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+
+from nas_core.architecture import Architecture, Block, Edge, Reduction, live
+from nas_core.data import Data, TensorImages, generator, split
+from nas_core.operations import OPERATIONS
+from nas_core.space import SearchSpace
+from nas_core.spec import SearchSpec, Settings
+
+
+@st.composite
+def spaces(draw: st.DrawFn) -> SearchSpace:
+    """A small space of any shape."""
+    names = draw(st.lists(st.sampled_from(list(OPERATIONS)), min_size=1, max_size=3, unique=True))
+    return SearchSpace(
+        name="random",
+        channels_in=draw(st.integers(1, 3)),
+        image_size=draw(st.integers(5, 12)),
+        classes=draw(st.integers(2, 5)),
+        stem=draw(st.sampled_from([(1,), (2,), (2, 1)])),
+        channels=draw(st.integers(2, 6)),
+        blocks=tuple(draw(st.lists(st.integers(1, 2), min_size=1, max_size=3))),
+        levels=draw(st.integers(1, 3)),
+        operations=tuple(names),
+        share=draw(st.booleans()),
+    )
+
+
+@st.composite
+def architectures(draw: st.DrawFn, searchable: bool = False) -> Architecture:
+    """Any network of any space; a `searchable` one is what a search over its space could hold."""
+    space = draw(spaces())
+    strengths = st.floats(0.01, 2)
+
+    def block() -> Block:
+        chosen = draw(st.lists(st.sampled_from(space.edges()), unique=True))
+        kept = sorted(live(chosen, space.nodes + 1), key=space.edges().index)
+        return Block(tuple(Edge(*edge, draw(strengths)) for edge in kept))
+
+    count = sum(space.blocks)
+    blocks = (block(),) * count if searchable and space.share else tuple(block() for _ in range(count))
+    branches = st.tuples(strengths, strengths).map(lambda pair: Reduction(*pair))
+    branches |= strengths.map(lambda one: Reduction(one, 0.0)) | strengths.map(lambda one: Reduction(0.0, one))
+    reductions = tuple(draw(branches) for _ in space.blocks[1:])
+    widths = space.widths if searchable else tuple(draw(st.integers(2, 9)) for _ in space.blocks)
+    return Architecture(space, widths, blocks, reductions)
+
+
+def tiny_spec(**changes: Any) -> SearchSpec:
+    """A search of a second or two on one core."""
+    space = SearchSpace.preset(
+        "digits", channels=4, blocks=(1, 1), levels=2, classes=3, share=changes.pop("share", False)
+    )
+    smallest, largest = space.feasible_budgets()
+    settings = {"pretrain_epochs": 1, "search_epochs": 3, "retrain_epochs": 2, "batch_size": 16}
+    settings = Settings.preset("digits", **settings | changes.pop("settings", {}))
+    budgets = tuple(round(smallest + share * (largest - smallest)) for share in (0.2, 0.5))
+    return SearchSpec(**{"dataset": "digits", "budgets": budgets, "space": space, "settings": settings} | changes)
+
+
+def tiny_data(seed: int = 0) -> Data:
+    """Three kinds of stripes in noise: (150, 1, 8, 8)."""
+    random = generator("tiny", seed)
+    labels = torch.arange(150) % 3
+    images = torch.randint(0, 120, (150, 1, 8, 8), generator=random)
+    images[labels == 1, :, ::2] += 120
+    images[labels == 2, :, :, ::2] += 120
+    parts = split(labels, None, 0.5)
+    return Data("stripes", 3, TensorImages(images.to(torch.uint8)), labels, parts, "stripes", torch.device("cpu"))

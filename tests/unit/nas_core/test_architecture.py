@@ -1,0 +1,99 @@
+"""Architectures: JSON, reachability, and costs against independent counters."""
+
+import json
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+
+from nas_core import Architecture, Network, SearchSpace
+from nas_core.architecture import live
+from nas_core.errors import InvalidValue
+from nas_core.picture import draw
+from tests.unit.nas_core.networks import architectures
+
+
+@given(architectures())
+def test_json_brings_an_architecture_back(architecture: Architecture) -> None:
+    assert Architecture.from_json(architecture.to_json()) == architecture
+
+
+@settings(max_examples=60, deadline=None)
+@given(architectures())
+def test_costs_are_those_of_the_network_itself(architecture: Architecture) -> None:
+    space = architecture.space
+    with torch.device("meta"):
+        network = Network(architecture).eval()
+        images = torch.empty(1, space.channels_in, space.image_size, space.image_size)
+    with FlopCounterMode(display=False) as counter:
+        logits = network(images)
+    assert logits.shape == (1, space.classes)
+    assert counter.get_total_flops() == 2 * architecture.multiply_adds
+    assert sum(parameter.numel() for parameter in network.parameters()) == architecture.parameters
+
+
+def reachable(edges: list[tuple[int, int]], start: int, forward: bool) -> set[int]:
+    """Every node that can be reached from `start`, by plain search."""
+    found, todo = {start}, [start]
+    while todo:
+        node = todo.pop()
+        for source, target in edges:
+            here, there = (source, target) if forward else (target, source)
+            if here == node and there not in found:
+                found.add(there)
+                todo.append(there)
+    return found
+
+
+@given(st.sets(st.tuples(st.integers(0, 7), st.integers(1, 8)).filter(lambda edge: edge[0] < edge[1])))
+def test_an_edge_lives_iff_it_is_on_a_path_through_the_block(edges: set[tuple[int, int]]) -> None:
+    given_edges = list(edges)
+    on_a_path = reachable(given_edges, 0, forward=True) & reachable(given_edges, 8, forward=False)
+    assert set(live(given_edges, 8)) == {edge for edge in edges if set(edge) <= on_a_path}
+
+
+def complete() -> dict[str, object]:
+    return SearchSpace.preset("digits").complete().to_dict()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "told"),
+    [
+        ("version", 2, "version"),
+        ("multiply_adds", 1, "multiply_adds"),
+        ("parameters", 1, "parameters"),
+        ("widths", [16], "widths"),
+        ("widths", [16, 0], "widths"),
+        ("blocks", [], "blocks"),
+        ("blocks", [{"edges": [{"from": "input", "to": "1.separable3", "strength": 1.0}]}] * 4, "blocks[0].edges"),
+        ("blocks", [{"edges": [{"from": "input", "to": "output", "strength": 1.0}]}] * 4, "blocks[0].edges"),
+        ("blocks", [{"edges": [{"from": "nowhere", "to": "output", "strength": 1.0}]}] * 4, "architecture"),
+        ("reductions", [{"conv1": 0.0, "conv3": 0.0}], "reductions[0]"),
+    ],
+)
+def test_what_is_no_architecture_is_refused(field: str, value: object, told: str) -> None:
+    with pytest.raises(InvalidValue) as refused:
+        Architecture.from_dict(complete() | {field: value})
+    assert refused.value.field == told
+
+
+def test_an_architecture_with_a_part_missing_is_refused() -> None:
+    for field in complete():
+        values = complete()
+        del values[field]
+        with pytest.raises(InvalidValue):
+            Architecture.from_json(json.dumps(values))
+    with pytest.raises(InvalidValue, match="not JSON"):
+        Architecture.from_json("{")
+
+
+@settings(max_examples=30, deadline=None)
+@given(architectures())
+def test_a_picture_shows_every_live_operation(architecture: Architecture) -> None:
+    words = " ".join(ElementTree.fromstring(draw(architecture)).itertext())
+    for block in architecture.blocks:
+        for edge in block.edges:
+            assert f"{architecture.node_name(edge.source)} → {architecture.node_name(edge.target)}" in words

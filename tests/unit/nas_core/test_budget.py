@@ -1,0 +1,127 @@
+"""What brings a cost down to a budget, and keeps it there."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nas_core import Architecture, SearchSpace
+from nas_core.architecture import Block, Edge, Reduction, live
+from nas_core.budget import Press, branches, strongest_path, widen
+from tests.unit.nas_core.networks import architectures, spaces
+
+
+def strengths_of(architecture: Architecture) -> tuple[list[list[float]], list[list[float]]]:
+    """λ as the supernet holds them: a vector for each group of blocks, a pair for each reduction."""
+    space = architecture.space
+    blocks = architecture.blocks[:1] if space.share else architecture.blocks
+    vectors = []
+    for block in blocks:
+        alive = {(edge.source, edge.target): edge.strength for edge in block.edges}
+        vectors.append([alive.get(edge, 0.0) for edge in space.edges()])
+    return vectors, [list(reduction.strengths) for reduction in architecture.reductions]
+
+
+def pressed(architecture: Architecture, target: float) -> Architecture:
+    """What `Press` leaves alive."""
+    space = architecture.space
+    vectors, pairs = strengths_of(architecture)
+    press = Press(space)
+    level, alive, _ = press.solve(vectors, pairs, [1.0] * len(vectors), target)
+    blocks = [Block(tuple(Edge(*edge, 1.0) for edge in edges)) for edges in alive]
+    reductions = tuple(Reduction(*map(float, branches(pair, level))) for pair in pairs)
+    whole = tuple(blocks * sum(space.blocks)) if space.share else tuple(blocks)
+    return Architecture(space, space.widths, whole, reductions)
+
+
+@settings(deadline=None)
+@given(architectures(searchable=True), st.floats(0, 1))
+def test_a_press_keeps_the_cost_at_or_below_its_target(architecture: Architecture, share: float) -> None:
+    target = share * architecture.multiply_adds
+    left = pressed(architecture, target)
+    if left.multiply_adds > target:
+        nonempty = [block for block in left.blocks if block.edges]
+        paths = nonempty[:1] if architecture.space.share else nonempty
+        assert len(paths) <= 1 and all(len(block.outputs) == 1 for block in paths)
+        assert all(min(reduction.strengths) == 0 for reduction in left.reductions)
+    for before, after in zip(architecture.blocks, left.blocks, strict=True):
+        assert {edge[:2] for edge in after.edges} <= {edge[:2] for edge in before.edges}
+
+
+@settings(deadline=None)
+@given(architectures(searchable=True), st.floats(0, 1))
+def test_a_press_is_no_harder_than_it_must_be(architecture: Architecture, share: float) -> None:
+    space, target = architecture.space, share * architecture.multiply_adds
+    vectors, pairs = strengths_of(architecture)
+    press = Press(space)
+    level, _, spared = press.solve(vectors, pairs, [1.0] * len(vectors), target)
+    if level == 0:
+        return
+    gentler = max((s for values in [*vectors, *pairs] for s in values if 0 < s < level), default=0.0)
+    left = []
+    for vector, kept in zip(vectors, spared, strict=True):
+        strong = [e for e, s in zip(space.edges(), vector, strict=True) if s > gentler or e in kept]
+        left.append(live(strong, space.nodes + 1))
+    assert press._cost(left, pairs, gentler) > target
+
+
+@settings(deadline=None)
+@given(spaces())
+def test_the_press_counts_what_the_architecture_costs(space: SearchSpace) -> None:
+    complete = space.complete()
+    _, pairs = strengths_of(complete)
+    press = Press(space)
+    edges = [space.edges()] * len(press.groups)
+    assert press._cost(edges, pairs, 0.0) == complete.multiply_adds
+    assert press.weights(edges) == [1.0] * len(edges)
+
+
+@settings(deadline=None)
+@given(architectures(searchable=True), st.floats(1, 6))
+def test_widths_use_the_budget_up_and_never_pass_it(architecture: Architecture, times: float) -> None:
+    budget = round(architecture.multiply_adds * times)
+    widened = widen(architecture, budget)
+    assert widened.multiply_adds <= budget
+    assert widened.blocks == architecture.blocks
+    assert widened.multiply_adds >= architecture.multiply_adds
+
+
+@pytest.mark.parametrize("preset", ["digits", "cifar10", "imagenet"])
+@pytest.mark.parametrize("share", [False, True])
+def test_every_feasible_budget_of_a_preset_is_used_to_97_percent(preset: str, share: bool) -> None:
+    space = SearchSpace.preset(preset, share=share)
+    smallest, largest = space.feasible_budgets()
+    assert smallest == space.cheapest().multiply_adds
+    for part in (0.0, 0.01, 0.05, 0.3, 1.0):
+        budget = round(smallest + part * (largest - smallest))
+        assert 0.97 * budget <= widen(space.cheapest(), budget).multiply_adds <= budget
+
+
+def test_a_network_over_its_budget_cannot_be_widened() -> None:
+    with pytest.raises(ValueError, match="over the budget"):
+        widen(SearchSpace.preset("digits").complete(), 100_000)
+
+
+EDGES = SearchSpace.preset("digits", levels=2).edges()
+
+
+@given(st.dictionaries(st.sampled_from(EDGES), st.floats(0.01, 1), max_size=25))
+def test_the_strongest_path_has_the_strongest_weakest_edge(strength: dict[tuple[int, int], float]) -> None:
+    output = 9
+    path = strongest_path(strength, output)
+
+    def connected(level: float) -> bool:
+        reached = {0}
+        for source, target in sorted(strength, key=lambda edge: edge[1]):
+            if source in reached and strength[source, target] >= level:
+                reached.add(target)
+        return output in reached
+
+    if path:
+        weakest = min(strength[edge] for edge in path)
+        assert path[0][0] == 0 and path[-1][1] == output
+        assert all(a[1] == b[0] for a, b in pairwise(path))
+        assert not any(connected(level) for level in strength.values() if level > weakest)
+    else:
+        assert not connected(0.0)
