@@ -180,6 +180,7 @@ class Search:
     def _remove(self, architecture: Architecture) -> None:
         replaced: list[Replacement] = self.supernet.prune(architecture)
         follow(self.weight_step, replaced)
+        follow(self.scaling_step, replaced)
 
     def _epoch_line(self, phase: str, epoch: int, epochs: int) -> dict[str, Any]:
         parts = self.data.parts

@@ -256,7 +256,7 @@ class Supernet(nn.Module):
             x = block(x, self.scaling_of_block(index))
         return self.head(x)
 
-    def scaling_of_block(self, index: int) -> Tensor:
+    def scaling_of_block(self, index: int) -> nn.Parameter:
         """The λ of block `index`, which are those of all blocks where the space shares them."""
         return self.block_scaling[0 if self.space.share else index]
 
@@ -294,22 +294,21 @@ class Supernet(nn.Module):
     def prune(self, architecture: Architecture) -> list[Replacement]:
         """Remove everything that is not in `architecture`, for good, and zero the λ of what went.
 
-        `architecture` must be a part of what is alive. Returns which weights were replaced, for the optimiser's
-        state to follow (`follow`).
+        `architecture` must be a part of what is alive. Returns what was replaced, for the state of the optimisers of W
+        and of λ to follow (`follow`); without it momentum would bring dead λ back.
         """
         replaced: list[Replacement] = []
         edges = self.space.edges()
         for index, (module, block) in enumerate(zip(self.blocks, architecture.blocks, strict=True)):
             alive = {(edge.source, edge.target) for edge in block.edges}
             replaced += module.prune([edge for edge in edges if edge in alive])  # type: ignore[operator]
-            scaling = self.scaling_of_block(index)
-            scaling.mul_(torch.tensor([edge in alive for edge in edges], device=scaling.device))
+            replaced.append(_silence(self.scaling_of_block(index), [edge in alive for edge in edges]))
         for module, scaling, reduction in zip(
             self.reductions, self.reduction_scaling, architecture.reductions, strict=True
         ):
             alive_branches = [strength > 0 for strength in reduction.strengths]
             replaced += module.prune(alive_branches)  # type: ignore[operator]
-            scaling.mul_(torch.tensor(alive_branches, device=scaling.device))
+            replaced.append(_silence(scaling, alive_branches))
         return replaced
 
 
@@ -333,6 +332,13 @@ def follow(optimizer: torch.optim.Optimizer, replaced: Sequence[Replacement]) ->
                         for key, value in state.items()
                     }
         group["params"] = kept
+
+
+def _silence(scaling: nn.Parameter, alive: Sequence[bool]) -> Replacement:
+    """Zero the λ that are not alive."""
+    mask = torch.tensor(alive, device=scaling.device)
+    scaling.data.mul_(mask)
+    return Replacement(scaling, scaling, lambda tensor: tensor * mask)
 
 
 def _replace(module: nn.Module, name: str, keep: Callable[[Tensor], Tensor]) -> Replacement:

@@ -1,5 +1,6 @@
 """Random spaces and architectures for property tests, and the smallest search that is one."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -52,14 +53,13 @@ def architectures(draw: st.DrawFn, searchable: bool = False) -> Architecture:
 
 def tiny_spec(**changes: Any) -> SearchSpec:
     """A search of a second or two on one core."""
-    space = SearchSpace.preset(
-        "digits", channels=4, blocks=(1, 1), levels=2, classes=3, share=changes.pop("share", False)
-    )
+    shape: dict[str, Any] = {"channels": 4, "blocks": (1, 1), "levels": 2, "classes": 3}
+    space = SearchSpace.preset("digits", **shape, share=changes.pop("share", False))
     smallest, largest = space.feasible_budgets()
-    settings = {"pretrain_epochs": 1, "search_epochs": 3, "retrain_epochs": 2, "batch_size": 16}
-    settings = Settings.preset("digits", **settings | changes.pop("settings", {}))
+    schedule: dict[str, Any] = {"pretrain_epochs": 1, "search_epochs": 3, "retrain_epochs": 2, "batch_size": 16}
+    settings = Settings.preset("digits", **schedule | changes.pop("settings", {}))
     budgets = tuple(round(smallest + share * (largest - smallest)) for share in (0.2, 0.5))
-    return SearchSpec(**{"dataset": "digits", "budgets": budgets, "space": space, "settings": settings} | changes)
+    return replace(SearchSpec("digits", budgets, space, settings), **changes)
 
 
 def tiny_data(seed: int = 0) -> Data:

@@ -1,6 +1,7 @@
 """Architectures: JSON, reachability, and costs against independent counters."""
 
 import json
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -55,8 +56,9 @@ def test_an_edge_lives_iff_it_is_on_a_path_through_the_block(edges: set[tuple[in
     assert set(live(given_edges, 8)) == {edge for edge in edges if set(edge) <= on_a_path}
 
 
-def complete() -> dict[str, object]:
-    return SearchSpace.preset("digits").complete().to_dict()
+def complete() -> dict[str, Any]:
+    values: dict[str, Any] = SearchSpace.preset("digits").complete().to_dict()
+    return values
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,139 @@
+"""The supernet shrinks without changing what it computes; a search keeps its budgets and can be cut anywhere."""
+
+import io
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nas_core import ApgNag, Architecture, SearchSpace, Supernet
+from nas_core.architecture import Block, Edge
+from nas_core.job import SearchJob
+from nas_core.spec import SearchSpec
+from nas_core.supernet import follow
+from nas_core.training import weight_optimizer
+from tests.unit.nas_core.networks import architectures, tiny_data, tiny_spec
+
+
+def with_strengths(architecture: Architecture) -> Supernet:
+    """A supernet whose λ are the architecture's strengths, and 0 elsewhere."""
+    space = architecture.space
+    torch.manual_seed(0)
+    supernet = Supernet(space)
+    with torch.no_grad():
+        for index, block in enumerate(architecture.blocks):
+            alive = {edge[:2]: edge.strength for edge in block.edges}
+            supernet.scaling_of_block(index).copy_(torch.tensor([alive.get(edge, 0.0) for edge in space.edges()]))
+        for parameter, reduction in zip(supernet.reduction_scaling, architecture.reductions, strict=True):
+            parameter.copy_(torch.tensor(reduction.strengths))
+    return supernet
+
+
+@settings(max_examples=40, deadline=None)
+@given(architectures(searchable=True), st.booleans())
+def test_removing_what_is_dead_changes_nothing_that_is_computed(architecture: Architecture, training: bool) -> None:
+    supernet = with_strengths(architecture).train(training)
+    space = architecture.space
+    images = torch.randn(3, space.channels_in, space.image_size, space.image_size)
+    before = supernet(images)
+    found = supernet.architecture()
+    assert [[e[:2] for e in b.edges] for b in found.blocks] == [[e[:2] for e in b.edges] for b in architecture.blocks]
+    supernet.prune(found)
+    torch.testing.assert_close(supernet(images), before, atol=1e-5, rtol=1e-4)
+
+
+def test_the_optimiser_follows_what_is_removed() -> None:
+    space = SearchSpace.preset("digits", channels=4, blocks=(1, 1), levels=2)
+    torch.manual_seed(0)
+    supernet = Supernet(space)
+    optimizer = weight_optimizer(supernet.weights(), 0.1, 0.9, 1e-4)
+    for parameter in supernet.weights():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    path = Block((Edge(0, 2, 1.0), Edge(2, 5, 1.0), Edge(5, 9, 1.0)))
+    complete = space.complete()
+    kept = Architecture(space, complete.widths, (path, path), complete.reductions)
+    before = supernet.blocks[0].levels[0]
+    second = before.nodes.index(2)
+    momentum = optimizer.state[before.pointwise]["momentum_buffer"][second].clone()
+    follow(optimizer, supernet.prune(kept))
+    after = supernet.blocks[0].levels[0]
+    assert torch.equal(optimizer.state[after.pointwise]["momentum_buffer"], momentum[None])
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    assert held == {id(parameter) for parameter in supernet.weights()} and set(map(id, optimizer.state)) <= held
+
+
+def test_a_dead_edge_stays_dead() -> None:
+    supernet = with_strengths(SearchSpace.preset("digits", channels=4, blocks=(1,), levels=2).complete())
+    factors = supernet.scaling_factors()
+    optimizer = ApgNag(factors, lr=0.1)
+    factors[0].grad = torch.full_like(factors[0], -1.0)
+    optimizer.step()
+    space = supernet.space
+    path = Block((Edge(0, 2, 1.0), Edge(2, 5, 1.0), Edge(5, 9, 1.0)))
+    follow(optimizer, supernet.prune(Architecture(space, space.widths, (path,), ())))
+    alive = factors[0] > 0
+    factors[0].grad = torch.zeros_like(factors[0])
+    optimizer.step()
+    assert torch.equal(factors[0] > 0, alive) and alive.sum() == 3
+
+
+def finish(job: SearchJob) -> list[dict[str, Any]]:
+    """Every line of the rest of a job, without what depends on the clock."""
+    lines = []
+    while not job.done:
+        lines += [{k: v for k, v in line.items() if k != "seconds"} for line in job.advance()]
+    return lines
+
+
+def job(spec: SearchSpec) -> SearchJob:
+    return SearchJob(spec, tiny_data(), "cpu")
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_what_comes_out_keeps_its_budget_and_uses_it(share: bool) -> None:
+    done = job(tiny_spec(share=share))
+    lines = finish(done)
+    for budget, architecture in done.architectures.items():
+        assert 0.9 * budget <= architecture.multiply_adds <= budget
+        assert any(block.edges for block in architecture.blocks)
+    assert [result["budget"] for result in done.results] == list(done.spec.budgets)
+    costs = [line["multiply_adds"] for line in lines if line["kind"] == "epoch" and line["phase"] == "search"]
+    assert costs == sorted(costs, reverse=True) and costs[-1] <= done.spec.budgets[0]
+    progress = [line["progress"] for line in lines if line["kind"] == "epoch"]
+    assert progress == sorted(progress) and progress[-1] == 1.0
+
+
+def test_the_smallest_feasible_budget_is_kept_too() -> None:
+    spec = tiny_spec()
+    smallest = spec.space.feasible_budgets()[0]
+    done = job(tiny_spec(budgets=(smallest,)))
+    finish(done)
+    assert done.architectures[smallest].multiply_adds == smallest
+
+
+def test_the_same_seed_finds_the_same_and_another_does_not() -> None:
+    first, again, other = (job(tiny_spec(seed=seed)) for seed in (1, 1, 2))
+    assert finish(first) == finish(again) != finish(other)
+    assert first.architectures == again.architectures
+    assert first.architectures != other.architectures
+
+
+# The first pretraining step, its last, the middle of the search, its last step, and both retrainings.
+@pytest.mark.parametrize("cut", [1, 3, 4, 9, 15, 16, 19, 30])
+def test_a_job_that_is_cut_and_resumed_gives_bit_for_bit_the_same(cut: int) -> None:
+    whole, broken = job(tiny_spec()), job(tiny_spec())
+    for _ in range(cut):
+        whole.advance()
+        broken.advance()
+    kept = io.BytesIO()
+    torch.save(broken.state_dict(), kept)
+    kept.seek(0)
+    resumed = job(tiny_spec())
+    resumed.load_state_dict(torch.load(kept, weights_only=True))
+    assert finish(resumed) == finish(whole)
+    assert resumed.architectures == whole.architectures
+    for budget, weights in whole.weights.items():
+        assert all(torch.equal(tensor, resumed.weights[budget][name]) for name, tensor in weights.items())
