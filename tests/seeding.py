@@ -24,9 +24,9 @@ BUDGETS = [300_000, 600_000]
 LARGE = Capacity(10_000, 10_000)
 
 
-def make_app(folder: Path, **settings: Any) -> FastAPI:
-    """A service on SQLite in `folder` that accepts and shows, and launches nothing."""
-    return create_app(Settings(str(folder), f"sqlite:///{folder}/yoso.db", **settings), dispatch=False)
+def make_app(folder: Path, database_url: str | None = None, **settings: Any) -> FastAPI:
+    """A service in `folder`, on SQLite unless told otherwise, that accepts and shows, and launches nothing."""
+    return create_app(Settings(str(folder), database_url or f"sqlite:///{folder}/yoso.db", **settings), dispatch=False)
 
 
 def parts(app: FastAPI) -> Context:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from nas_core.errors import InvalidValue
@@ -24,6 +24,22 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "There is no such resource."}}
 EVENT_SECONDS = 0.5
 KEEP_ALIVE_TURNS = 30
+
+
+def seen(service: Context, project: str | None, search_id: str) -> Search:
+    """The search, if the caller's project may see it. Raises `UnknownSearch`."""
+    search = service.searches.get(search_id)
+    if project is not None and search.project != project:
+        raise UnknownSearch(search_id)
+    return search
+
+
+def _seen(search_id: str, service: ContextDep, project: ProjectDep) -> Search:
+    return seen(service, project, search_id)
+
+
+# A dependency, because a stream has answered 200 before its own code runs.
+SeenDep = Annotated[Search, Depends(_seen)]
 
 router = APIRouter(prefix="/api/v1/searches", tags=["searches"], responses=PROBLEMS)
 
@@ -64,55 +80,50 @@ def browse(
 
 
 @router.get("/{search_id}", responses=UNKNOWN)
-def look(search_id: str, service: ContextDep, project: ProjectDep) -> SearchView:
+def look(search: SeenDep, service: ContextDep) -> SearchView:
     """One search."""
-    return view(service, seen(service, project, search_id))
+    return view(service, search)
 
 
 @router.post("/{search_id}/cancel", responses=UNKNOWN)
-def cancel(search_id: str, service: ContextDep, project: ProjectDep) -> SearchView:
+def cancel(search: SeenDep, service: ContextDep) -> SearchView:
     """Cancel a search; one that has ended stays as it is."""
-    seen(service, project, search_id)
-    search = service.searches.cancel(search_id)
+    search = service.searches.cancel(search.id)
     service.dispatcher.wake.set()
     return view(service, search)
 
 
 @router.get("/{search_id}/journal", responses=UNKNOWN)
 def journal(
-    search_id: str,
+    search: SeenDep,
     service: ContextDep,
-    project: ProjectDep,
     kind: str | None = None,
     after: int = 0,
     limit: Annotated[int, Query(ge=1, le=5000)] = 1000,
 ) -> list[dict[str, Any]]:
     """What has happened so far, in order; `kind` selects, such as `epoch`."""
-    seen(service, project, search_id)
-    return [line(event) for event in service.searches.events(search_id, after, kind, limit)]
+    return [line(event) for event in service.searches.events(search.id, after, kind, limit)]
 
 
 @router.get("/{search_id}/events", response_class=EventSourceResponse, responses=UNKNOWN)
 async def events(
-    search_id: str,
+    search: SeenDep,
     service: ContextDep,
-    project: ProjectDep,
-    request: Request,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """What happens, as it happens: server-sent events whose ids continue after a reconnection.
 
     The stream ends after the event that ends the search.
     """
-    await asyncio.to_thread(seen, service, project, search_id)
     after = int(last_event_id) if last_event_id and last_event_id.isdigit() else 0
     turns = 0
     while True:
         # Asked before the events are read, so that nothing can come between the last of them and the end.
-        search = await asyncio.to_thread(service.searches.get, search_id)
-        for event in await asyncio.to_thread(service.searches.events, search_id, after):
-            after = event.seq
-            yield ServerSentEvent(data=line(event), event=event.kind, id=str(event.seq), retry=2000)
+        search = await asyncio.to_thread(service.searches.get, search.id)
+        while some := await asyncio.to_thread(service.searches.events, search.id, after):
+            for event in some:
+                after = event.seq
+                yield ServerSentEvent(data=line(event), event=event.kind, id=str(event.seq), retry=2000)
         if Status(search.status) in TERMINAL or service.stopping.is_set():
             return
         turns += 1
@@ -124,14 +135,6 @@ async def events(
 def line(event: Event) -> dict[str, Any]:
     """An event as the API tells it."""
     return {"seq": event.seq, "time": iso(event.time), "kind": event.kind} | event.data
-
-
-def seen(service: Context, project: str | None, search_id: str) -> Search:
-    """The search, if the caller's project may see it. Raises `UnknownSearch`."""
-    search = service.searches.get(search_id)
-    if project is not None and search.project != project:
-        raise UnknownSearch(search_id)
-    return search
 
 
 def view(service: Context, search: Search) -> SearchView:

@@ -83,6 +83,13 @@ def viewer(request: Request) -> str | None:
 ViewerDep = Annotated[str | None, Depends(viewer)]
 
 
+def _seen(search_id: str, service: ContextDep, project: ViewerDep) -> Search:
+    return seen(service, project, search_id)
+
+
+SeenDep = Annotated[Search, Depends(_seen)]
+
+
 @router.get("/")
 def home() -> Response:
     """The searches."""
@@ -154,14 +161,12 @@ async def live_list(
 @router.get("/live/searches/{search_id}", response_class=EventSourceResponse)
 async def live_search(
     service: ContextDep,
-    project: ViewerDep,
-    search_id: str,
+    search: SeenDep,
     after: int = 0,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """A hint whenever something has happened to one search, until it has ended."""
-    await asyncio.to_thread(seen, service, project, search_id)
-    async for hint in hints(service, search_id, after, last_event_id):
+    async for hint in hints(service, search.id, after, last_event_id):
         yield hint
 
 

@@ -102,7 +102,8 @@ def check(
         try:
             return make()
         except InvalidValue as problem:
-            problems.append(problem)
+            if str(problem) not in map(str, problems):
+                problems.append(problem)
             return None
 
     info = collect(lambda: describe(request.dataset, roots, any_folder))

@@ -22,7 +22,7 @@ def test_json_brings_an_architecture_back(architecture: Architecture) -> None:
     assert Architecture.from_json(architecture.to_json()) == architecture
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(architectures())
 def test_costs_are_those_of_the_network_itself(architecture: Architecture) -> None:
     space = architecture.space
@@ -92,7 +92,7 @@ def test_an_architecture_with_a_part_missing_is_refused() -> None:
         Architecture.from_json("{")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(architectures())
 def test_a_picture_shows_every_live_operation(architecture: Architecture) -> None:
     words = " ".join(ElementTree.fromstring(draw(architecture)).itertext())

@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nas_core import Architecture, SearchSpace
@@ -35,7 +35,6 @@ def pressed(architecture: Architecture, target: float) -> Architecture:
     return Architecture(space, space.widths, whole, reductions)
 
 
-@settings(deadline=None)
 @given(architectures(searchable=True), st.floats(0, 1))
 def test_a_press_keeps_the_cost_at_or_below_its_target(architecture: Architecture, share: float) -> None:
     target = share * architecture.multiply_adds
@@ -49,7 +48,6 @@ def test_a_press_keeps_the_cost_at_or_below_its_target(architecture: Architectur
         assert {edge[:2] for edge in after.edges} <= {edge[:2] for edge in before.edges}
 
 
-@settings(deadline=None)
 @given(architectures(searchable=True), st.floats(0, 1))
 def test_a_press_is_no_harder_than_it_must_be(architecture: Architecture, share: float) -> None:
     space, target = architecture.space, share * architecture.multiply_adds
@@ -66,7 +64,6 @@ def test_a_press_is_no_harder_than_it_must_be(architecture: Architecture, share:
     assert press._cost(left, pairs, gentler) > target
 
 
-@settings(deadline=None)
 @given(spaces())
 def test_the_press_counts_what_the_architecture_costs(space: SearchSpace) -> None:
     complete = space.complete()
@@ -77,7 +74,6 @@ def test_the_press_counts_what_the_architecture_costs(space: SearchSpace) -> Non
     assert press.weights(edges) == [1.0] * len(edges)
 
 
-@settings(deadline=None)
 @given(architectures(searchable=True), st.floats(1, 6))
 def test_widths_use_the_budget_up_and_never_pass_it(architecture: Architecture, times: float) -> None:
     budget = round(architecture.multiply_adds * times)

@@ -31,7 +31,7 @@ def with_strengths(architecture: Architecture) -> Supernet:
     return supernet
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(architectures(searchable=True), st.booleans())
 def test_removing_what_is_dead_changes_nothing_that_is_computed(architecture: Architecture, training: bool) -> None:
     supernet = with_strengths(architecture).train(training)

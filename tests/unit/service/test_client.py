@@ -41,7 +41,9 @@ def test_events_come_in_order_and_end_with_the_search(url: str, seeds: dict[str,
         assert client.wait(seeds["succeeded"])["status"] == "succeeded"
 
 
-def test_events_go_on_where_they_were_when_the_service_restarts(app: FastAPI, tmp_path: Path) -> None:
+def test_events_go_on_where_they_were_when_the_service_restarts(
+    app: FastAPI, tmp_path: Path, database_url: str
+) -> None:
     search_id = seeding.queue(app)
     run = seeding.Run(app, search_id).start()
     seen: list[int] = []
@@ -53,7 +55,7 @@ def test_events_go_on_where_they_were_when_the_service_restarts(app: FastAPI, tm
         while not seen:
             time.sleep(0.01)
     run.pretrain()
-    again = seeding.make_app(tmp_path)
+    again = seeding.make_app(tmp_path, database_url)
     with seeding.serving(again, port):
         run.move(Status.CANCELLING, Status.CANCELLED)
         follower.join(20)

@@ -1,0 +1,186 @@
+"""Searches as the Ray job runs them: real processes, on a Ray of their own, that are really killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nas_core import Architecture, Network, SearchSpace
+from nas_core.spec import SearchSpec, Settings
+
+pytestmark = pytest.mark.slow
+PATIENCE = 150
+
+
+def write_spec(folder: Path, dataset: str = "digits", workers: int = 1, **settings: Any) -> SearchSpec:
+    """A search of the digits that lasts a few seconds."""
+    space = SearchSpace.preset("digits", channels=4, blocks=(1, 1), levels=2)
+    schedule: dict[str, Any] = {"pretrain_epochs": 1, "search_epochs": 4, "retrain_epochs": 2, "batch_size": 64}
+    smallest, largest = space.feasible_budgets()
+    budgets = ((3 * smallest + largest) // 4, (smallest + largest) // 2)
+    spec = SearchSpec(dataset, budgets, space, Settings.preset("digits", **schedule | settings), workers=workers)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "spec.json").write_text(json.dumps(spec.to_dict() | {"search_id": "test", "data_roots": []}))
+    return spec
+
+
+def journal(folder: Path) -> list[dict[str, Any]]:
+    """Every journal line so far."""
+    chunks = sorted((folder / "journal").glob("*.jsonl"))
+    return [json.loads(line) for chunk in chunks for line in chunk.read_text().splitlines()]
+
+
+def some(folder: Path, kind: str, **fields: Any) -> list[dict[str, Any]]:
+    """The journal's lines of one kind, with these fields."""
+    return [line for line in journal(folder) if line["kind"] == kind and fields.items() <= line.items()]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[[Path], "subprocess.Popen[bytes]"]]:
+    """Starts the job of a folder as a process; what is left of it and its Ray is killed in the end."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def launch(folder: Path) -> "subprocess.Popen[bytes]":
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "YOSO_"))}
+        with (tmp_path / "job.log").open("ab") as log:
+            started.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "worker.job", str(folder)],
+                    stdout=log,
+                    stderr=log,
+                    env=environment,
+                    start_new_session=True,
+                )
+            )
+        return started[-1]
+
+    yield launch
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def until(holds: Callable[[], Any], process: "subprocess.Popen[bytes]") -> Any:
+    """Wait until something holds while a process runs."""
+    give_up = time.monotonic() + PATIENCE
+    while not (value := holds()):
+        assert process.poll() is None, "the job ended too early"
+        assert time.monotonic() < give_up, "nothing happened"
+        time.sleep(0.05)
+    return value
+
+
+def check_finished(folder: Path, spec: SearchSpec) -> dict[str, Any]:
+    """A finished run holds networks that keep their budgets and load; returns its result."""
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    assert [one["budget"] for one in result["architectures"]] == list(spec.budgets)
+    for one in result["architectures"]:
+        files = folder / one["path"]
+        architecture = Architecture.from_json((files / "architecture.json").read_text())
+        assert architecture.multiply_adds == one["multiply_adds"] <= one["budget"]
+        network = Network(architecture)
+        network.load_state_dict(load_file(files / "weights.safetensors"))
+        assert network.eval()(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
+        assert (files / "picture.svg").read_text().startswith("<svg")
+    assert not list(folder.rglob("*.tmp")) and not (folder / "error.json").exists()
+    return result
+
+
+def epochs(folder: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """The epoch lines that count: of each epoch the last, without what depends on the clock."""
+    lines = some(folder, "epoch")
+    return {
+        (line["phase"], line.get("budget"), line["epoch"]): {
+            name: line[name] for name in ("loss", "accuracy", "multiply_adds", "live_edges") if name in line
+        }
+        for line in lines
+    }
+
+
+@pytest.mark.timeout(400)
+def test_one_worker_killed_and_one_left_alone_find_the_same(
+    tmp_path: Path, start: Callable[[Path], "subprocess.Popen[bytes]"]
+) -> None:
+    """SIGKILL to the Ray Train worker in mid-search: it goes on from its checkpoint, and nothing is lost or changed."""
+    left_alone, struck = tmp_path / "left alone", tmp_path / "struck"
+    schedule: dict[str, Any] = {"search_epochs": 200}
+    spec = write_spec(left_alone, **schedule)
+    assert write_spec(struck, **schedule) == spec
+    job = start(struck)
+    until(lambda: some(struck, "checkpoint") and some(struck, "epoch", phase="search"), job)
+    first = some(struck, "started")[0]
+    os.kill(first["pid"], signal.SIGKILL)
+    again = until(lambda: some(struck, "started")[1:], job)[0]
+    assert again["resumed"] and again["pid"] != first["pid"] and again["attempt"] == first["attempt"]
+    assert job.wait(PATIENCE) == 0
+    check_finished(struck, spec)
+    assert len(some(struck, "started")) == 2
+
+    assert start(left_alone).wait(PATIENCE) == 0
+    assert epochs(left_alone) == epochs(struck)
+    for one in check_finished(left_alone, spec)["architectures"]:
+        for name in ("architecture.json", "weights.safetensors"):
+            assert (left_alone / one["path"] / name).read_bytes() == (struck / one["path"] / name).read_bytes()
+
+
+@pytest.mark.timeout(400)
+def test_two_workers_agree_and_a_driver_that_is_killed_is_followed_by_one_that_resumes(
+    tmp_path: Path, start: Callable[[Path], "subprocess.Popen[bytes]"]
+) -> None:
+    folder = tmp_path / "run"
+    spec = write_spec(folder, workers=2, search_epochs=100)
+    job = start(folder)
+    until(lambda: some(folder, "checkpoint"), job)
+    assert some(folder, "started")[0]["workers"] == 2
+    os.killpg(job.pid, signal.SIGKILL)
+    job.wait()
+    assert not (folder / "result.json").exists()
+
+    job = start(folder)
+    assert job.wait(PATIENCE) == 0
+    result = check_finished(folder, spec)
+    assert result["attempt"] == 2
+    assert [line["resumed"] for line in some(folder, "started")] == [False, True]
+    begun = some(folder, "epoch", attempt=2)[0]
+    assert (begun["phase"], begun["epoch"]) != ("pretrain", 1)
+
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert start(folder).wait(PATIENCE) == 0, "a finished run has nothing to do"
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.timeout(300)
+def test_interrupted_it_stops_in_order_and_can_be_taken_up(
+    tmp_path: Path, start: Callable[[Path], "subprocess.Popen[bytes]"]
+) -> None:
+    folder = tmp_path / "run"
+    write_spec(folder, search_epochs=1000)
+    job = start(folder)
+    until(lambda: some(folder, "epoch", phase="search"), job)
+    worker = some(folder, "started")[0]["pid"]
+    job.send_signal(signal.SIGINT)
+    assert job.wait(PATIENCE) == 130
+    assert not Path(f"/proc/{worker}").exists()
+    assert not (folder / "result.json").exists() and not (folder / "error.json").exists()
+
+
+@pytest.mark.timeout(300)
+def test_data_that_is_gone_is_told_and_not_tried_again(
+    tmp_path: Path, start: Callable[[Path], "subprocess.Popen[bytes]"]
+) -> None:
+    folder = tmp_path / "run"
+    write_spec(folder, dataset=str(tmp_path / "gone"))
+    assert start(folder).wait(PATIENCE) == 1
+    error = json.loads((folder / "error.json").read_text())
+    assert error["kind"] == "data" and not error["retryable"] and "no such folder" in error["message"]
+    assert len(some(folder, "started")) == 0

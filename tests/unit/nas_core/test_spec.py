@@ -1,0 +1,117 @@
+"""What a user asks for is read exactly, or refused with the field and what would do."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas_core.errors import InvalidValue
+from nas_core.space import SearchSpace
+from nas_core.spec import SearchSpec, Settings, parse_count
+from tests.unit.nas_core.networks import spaces, tiny_spec
+
+
+@pytest.mark.parametrize("same", [600_000_000, 6e8, "600M", "600m", " 600 M ", "6e8", "0.6G", "600000k", "600000000"])
+def test_one_number_can_be_written_in_many_ways(same: Any) -> None:
+    assert parse_count(same) == 600_000_000
+
+
+@given(st.integers(1, 10**12))
+def test_whole_numbers_are_read_exactly(number: int) -> None:
+    assert parse_count(number) == parse_count(str(number)) == number
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        0,
+        -1,
+        -6e8,
+        "0",
+        "0k",
+        0.2,
+        float("nan"),
+        float("inf"),
+        "",
+        "k",
+        "6 00",
+        "600MM",
+        "1e999",
+        "-5M",
+        True,
+        None,
+        [],
+        {},
+    ],
+)
+def test_what_is_no_number_of_multiply_adds_is_refused(wrong: Any) -> None:
+    with pytest.raises(InvalidValue) as refused:
+        parse_count(wrong)
+    assert refused.value.field == "budgets" and "600M" in refused.value.accepted
+
+
+@given(spaces())
+def test_a_space_comes_back_from_json(space: SearchSpace) -> None:
+    assert SearchSpace.from_dict(json.loads(json.dumps(space.to_dict()))) == space
+
+
+@given(spaces())
+def test_the_feasible_range_is_that_of_the_space(space: SearchSpace) -> None:
+    smallest, largest = space.feasible_budgets()
+    assert 0 < smallest <= largest == space.complete().multiply_adds
+
+
+def test_a_specification_comes_back_from_json() -> None:
+    spec = tiny_spec(seed=3, workers=2)
+    assert SearchSpec.from_dict(json.loads(json.dumps(spec.to_dict() | {"search_id": "x"}))) == spec
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[("batch_size", value) for value in (1, 0, -1, 2.0, "64", None, True)],
+        *[("lr", value) for value in (0, -0.1, float("nan"), float("inf"), "0.1", True)],
+        *[("scaling_lr", 0), ("retrain_lr", 0), ("clip", 0), ("momentum", 1), ("label_smoothing", 1)],
+        *[("flip", 1), ("search_epochs", 0), ("retrain_epochs", 0), ("ratio", 0), ("cutout", -1)],
+        ("nonsense", 1),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_refused(field: str, value: Any) -> None:
+    with pytest.raises(InvalidValue) as refused:
+        Settings.preset("digits", **{field: value})
+    assert refused.value.field == f"settings.{field}" and refused.value.accepted
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[("image_size", 3), ("classes", 1), ("channels", 1), ("levels", 9), ("channels_in", 0), ("share", 1)],
+        *[("blocks", []), ("blocks", [0]), ("blocks", "88"), ("stem", [3]), ("operations", ["conv"])],
+        *[("operations", []), ("operations", ["separable3", "separable3"]), ("width", 3)],
+    ],
+)
+def test_a_space_that_cannot_be_used_is_refused(field: str, value: Any) -> None:
+    with pytest.raises(InvalidValue) as refused:
+        SearchSpace.preset("digits", **{field: value})
+    assert refused.value.field == f"space.{field}" and refused.value.accepted
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[("budgets", ()), ("budgets", (600_000, 300_000)), ("budgets", (1,)), ("budgets", (10**12,))],
+        *[("seed", -1), ("workers", 0), ("workers", 2.0), ("gpus_per_worker", 2), ("cpus_per_worker", 0)],
+    ],
+)
+def test_a_specification_that_cannot_be_used_is_refused(field: str, value: Any) -> None:
+    with pytest.raises(InvalidValue) as refused:
+        tiny_spec(**{field: value})
+    assert refused.value.field == field
+
+
+def test_a_batch_must_be_shared_out_evenly() -> None:
+    with pytest.raises(InvalidValue) as refused:
+        tiny_spec(workers=3)
+    assert refused.value.field == "settings.batch_size" and "multiple of 3" in refused.value.accepted

@@ -1,0 +1,219 @@
+"""The REST interface: what it accepts, what it refuses and how, and its stream of events."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from service.domain.lifecycle import Status
+from service.domain.request import Capacity
+from tests import seeding
+
+GOOD: dict[str, Any] = {"dataset": "digits", "budgets": ["300k", 600000]}
+
+
+@pytest.fixture
+def http(url: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=url) as client:
+        yield client
+
+
+def test_a_search_is_queued_and_found_again(http: httpx.Client) -> None:
+    asked = GOOD | {"space": {"preset": "digits", "share": True}, "seed": 5, "workers": 1, "project": "p", "name": "n"}
+    made = http.post("/api/v1/searches", json=asked)
+    assert made.status_code == 201
+    search = made.json()
+    assert made.headers["location"] == f"/api/v1/searches/{search['id']}"
+    assert (search["status"], search["budgets"], search["seed"]) == ("queued", [300_000, 600_000], 5)
+    assert search["space"]["share"] is True and search["architectures"] == [] and search["error"] is None
+    assert http.get(made.headers["location"]).json() == search
+    assert search in http.get("/api/v1/searches").json()["items"]
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "value", "accepted"),
+    [
+        ({"budgets": ["66879"]}, "budgets", 66879, "66880 to 2114880"),
+        ({"budgets": [300_000, 2_114_881]}, "budgets", 2_114_881, "66880 to 2114880"),
+        ({"budgets": [0]}, "budgets", 0, "600M"),
+        ({"budgets": [-5]}, "budgets", -5, "600M"),
+        ({"budgets": ["lots"]}, "budgets", "lots", "600M"),
+        ({"budgets": [None]}, "budgets", None, "600M"),
+        ({"budgets": []}, "budgets", [], "at least one"),
+        ({"budgets": "300k"}, "budgets", "300k", "a list"),
+        ({"dataset": "digitz"}, "dataset", "digitz", "digits, cifar10, cifar100, imagenet"),
+        ({"dataset": "/no/such/folder"}, "dataset", "/no/such/folder", "a folder"),
+        ({"dataset": "cifar10"}, "dataset", "cifar10", "cifar-10-batches-py"),
+        ({"dataset": 7}, "dataset", 7, "a text"),
+        ({"space": {"preset": "mnist"}}, "space.preset", "mnist", "digits, cifar10, imagenet"),
+        ({"space": {"levels": 99}}, "space.levels", 99, "1 to 8"),
+        ({"space": {"width": 3}}, "space.width", 3, "only the fields"),
+        ({"settings": {"lr": 0}}, "settings.lr", 0, "above 0"),
+        ({"settings": {"epochs": 1}}, "settings.epochs", 1, "search_epochs"),
+        ({"workers": 0}, "workers", 0, "1 to 4096"),
+        ({"workers": 9}, "workers", 9, "at most 8 CPUs"),
+        ({"workers": 1.5}, "workers", 1.5, "a whole number"),
+        ({"workers": "2"}, "workers", "2", "a whole number"),
+        ({"gpus_per_worker": 1}, "gpus_per_worker", 1, "at most 0 GPUs"),
+        ({"seed": -1}, "seed", -1, "0 to"),
+        ({"budget": 1}, "budget", 1, "only the fields"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_with_field_value_and_what_would_do(
+    app: FastAPI, http: httpx.Client, change: dict[str, Any], field: str, value: Any, accepted: str
+) -> None:
+    dispatcher = seeding.parts(app).dispatcher
+    assert dispatcher is not None
+    dispatcher.capacity = Capacity(8, 0)
+    told = http.post("/api/v1/searches", json=GOOD | change)
+    assert told.status_code == 422, told.text
+    assert told.headers["content-type"] == "application/problem+json"
+    problem = told.json()
+    assert problem["status"] == 422 and problem["title"]
+    [error] = [one for one in problem["errors"] if one["field"] == field]
+    assert error["value"] == value and accepted in error["accepted"] and error["reason"]
+    assert http.get("/api/v1/searches").json()["items"] == []
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"3", b"\xff", b'{"dataset": NaN}'])
+def test_a_body_that_is_no_json_object_is_refused(http: httpx.Client, body: bytes) -> None:
+    told = http.post("/api/v1/searches", content=body, headers={"Content-Type": "application/json"})
+    assert told.status_code in (400, 422)
+    assert told.headers["content-type"] == "application/problem+json" and told.json()["detail"]
+
+
+def test_everything_that_is_wrong_is_told_at_once(http: httpx.Client) -> None:
+    wrong = GOOD | {"budgets": [0, "x"], "settings": {"lr": -1}}
+    problem = http.post("/api/v1/searches", json=wrong).json()
+    assert [error["field"] for error in problem["errors"]] == ["budgets", "budgets", "settings.lr"]
+
+
+@pytest.mark.parametrize("path", ["/api/v1/searches/none", "/api/v1/architectures/none", "/api/v1/none"])
+def test_what_is_not_there_is_told_as_a_problem(http: httpx.Client, path: str) -> None:
+    told = http.get(path)
+    assert told.status_code == 404 and told.headers["content-type"] == "application/problem+json"
+    assert http.delete(path).status_code in (404, 405)
+
+
+def test_the_interface_describes_itself_with_examples(http: httpx.Client) -> None:
+    described = http.get("/openapi.json").json()
+    request = described["components"]["schemas"]["SearchRequest"]
+    assert http.post("/api/v1/searches", json=request["examples"][0]).status_code == 201
+    for path in ("/api/v1/searches", "/api/v1/searches/{search_id}/events", "/api/v1/architectures/{architecture_id}"):
+        assert path in described["paths"]
+
+
+def test_pages_follow_each_other_without_gap_or_repetition(app: FastAPI, http: httpx.Client) -> None:
+    ids = [seeding.queue(app) for _ in range(7)]
+    seen: list[str] = []
+    after: str | None = None
+    while True:
+        page = http.get("/api/v1/searches", params={"limit": 3} | ({"after": after} if after else {})).json()
+        seen += [item["id"] for item in page["items"]]
+        if not page["next"]:
+            break
+        after = page["next"]
+        seeding.queue(app)  # what comes meanwhile is newer and disturbs nothing
+    assert seen == ids[::-1]
+    assert http.get("/api/v1/searches", params={"after": "nonsense"}).status_code == 422
+    assert http.get("/api/v1/searches", params={"status": "sleeping"}).status_code == 422
+
+
+def stream(http: httpx.Client, search_id: str, **headers: str) -> list[tuple[int, str, dict[str, Any]]]:
+    """Number, kind and data of every event until the stream ends."""
+    found = []
+    text = http.get(f"/api/v1/searches/{search_id}/events", headers=headers).text
+    for block in text.split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.splitlines() if ": " in line and not line.startswith(":"))
+        if "data" in fields:
+            found.append((int(fields["id"]), fields["event"], json.loads(fields["data"])))
+    return found
+
+
+def test_a_stream_of_an_unknown_search_is_refused(http: httpx.Client) -> None:
+    assert http.get("/api/v1/searches/none/events").status_code == 404
+
+
+def test_a_long_history_streams_whole(app: FastAPI, http: httpx.Client) -> None:
+    search_id = seeding.queue(app)
+    run = seeding.Run(app, search_id).start()
+    run.tell(*(seeding.epoch("pretrain", number, 2500, 0.1) for number in range(1, 2501)))
+    run.move(Status.FAILED, error={"kind": "x", "message": "y", "attempt": 1})
+    assert [data["epoch"] for _, kind, data in stream(http, search_id) if kind == "epoch"] == list(range(1, 2501))
+
+
+def test_events_stream_from_the_start_and_from_where_a_reader_was(http: httpx.Client, seeds: dict[str, str]) -> None:
+    events = stream(http, seeds["succeeded"])
+    numbers = [number for number, _, _ in events]
+    assert numbers == sorted(set(numbers))
+    assert [data["status"] for _, kind, data in events if kind == "status"][-1] == "succeeded"
+    assert sum(kind == "epoch" for _, kind, _ in events) == 12 + 30 + 2 * 60
+    middle = len(events) // 2
+    again = stream(http, seeds["succeeded"], **{"Last-Event-ID": str(numbers[middle])})
+    assert again == events[middle + 1 :]
+
+
+def test_the_stream_of_a_running_search_goes_on_until_it_ends(app: FastAPI, http: httpx.Client) -> None:
+    search_id = seeding.queue(app)
+    run = seeding.Run(app, search_id)
+    kinds = []
+    with http.stream("GET", f"/api/v1/searches/{search_id}/events") as response:
+        for line in response.iter_lines():
+            if line.startswith("event: "):
+                kinds.append(line.removeprefix("event: "))
+                if kinds == ["status"]:
+                    run.start()
+                elif kinds[-1] == "started":
+                    run.tell(seeding.epoch("pretrain", 1, 12, 0.1))
+                elif kinds[-1] == "epoch":
+                    run.move(Status.FAILED, error={"kind": "x", "message": "y", "attempt": 1})
+    assert kinds == ["status"] * 4 + ["started", "epoch", "status"]
+
+
+def test_a_network_comes_as_json_picture_and_weights(http: httpx.Client, seeds: dict[str, str]) -> None:
+    search = http.get(f"/api/v1/searches/{seeds['succeeded']}").json()
+    assert [one["budget"] for one in search["architectures"]] == seeding.BUDGETS
+    for one in search["architectures"]:
+        detail = http.get(f"/api/v1/architectures/{one['id']}").json()
+        assert detail["architecture"]["multiply_adds"] == detail["multiply_adds"] == one["multiply_adds"]
+        picture = http.get(f"/api/v1/architectures/{one['id']}.svg")
+        assert picture.headers["content-type"] == "image/svg+xml" and picture.text.startswith("<svg")
+        assert http.get(one["files"]["weights"]).content == b"weights"
+
+
+def test_a_lost_file_is_not_an_internal_error(app: FastAPI, http: httpx.Client, seeds: dict[str, str]) -> None:
+    [first, _] = http.get(f"/api/v1/searches/{seeds['succeeded']}").json()["architectures"]
+    path = f"architectures/{first['budget']}/weights.safetensors"
+    Path(seeding.parts(app).runs.path(seeds["succeeded"], path)).unlink()
+    assert http.get(first["files"]["weights"]).status_code == 404
+
+
+def test_health_tells_life_from_readiness(app: FastAPI, http: httpx.Client) -> None:
+    assert http.get("/healthz").status_code == 200
+    dispatcher = seeding.parts(app).dispatcher
+    assert dispatcher is not None
+    assert http.get("/readyz").status_code == 503
+    dispatcher.capacity = Capacity(8, 0)
+    assert http.get("/readyz").status_code == 200
+
+
+def test_with_tokens_each_project_sees_its_own(tmp_path: Path) -> None:
+    tokens = {"a-token-of-sixteen": "vision", "another-of-sixteen": "audio"}
+    app = seeding.make_app(tmp_path, tokens=tokens, data_roots=(str(tmp_path),))
+    with seeding.serving(app) as url, httpx.Client(base_url=url) as http:
+        told = http.get("/api/v1/searches")
+        assert told.status_code == 401 and told.headers["www-authenticate"] == "Bearer"
+        vision, audio = ({"Authorization": f"Bearer {token}"} for token in tokens)
+        search_id = http.post("/api/v1/searches", json=GOOD, headers=vision).json()["id"]
+        assert http.get(f"/api/v1/searches/{search_id}", headers=vision).status_code == 200
+        for method, path in (("GET", ""), ("POST", "/cancel"), ("GET", "/events"), ("GET", "/journal")):
+            assert http.request(method, f"/api/v1/searches/{search_id}{path}", headers=audio).status_code == 404
+        assert http.get("/api/v1/searches", headers=audio).json()["items"] == []
+        other = http.post("/api/v1/searches", json=GOOD | {"project": "audio"}, headers=vision)
+        assert other.status_code in (403, 422) or other.json()["project"] == "vision"
+        assert http.get("/healthz").status_code == 200
+    seeding.parts(app).searches.engine.dispose()

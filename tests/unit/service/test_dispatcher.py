@@ -1,0 +1,289 @@
+"""The dispatcher against a Ray that keeps jobs and runs nothing: what it promises when things go wrong."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import update
+
+from service.dispatch.dispatcher import Dispatcher
+from service.dispatch.executors.ray_jobs import RayJobs
+from service.domain.lifecycle import MAX_ATTEMPTS, Status
+from service.store.database import writing
+from service.store.models import Search
+from service.store.searches import Searches
+from tests import seeding
+from tests.unit.service.ray_double import RayDouble, ray_double
+
+
+@pytest.fixture
+def ray() -> Iterator[RayDouble]:
+    with ray_double() as double:
+        yield double
+
+
+class Service:
+    """A service's store and folders, with dispatchers that come and go."""
+
+    def __init__(self, app: FastAPI, ray: RayDouble) -> None:
+        self.app, self.ray = app, ray
+        self.searches: Searches = seeding.parts(app).searches
+        self.clients: list[RayJobs] = []
+
+    def dispatcher(self, owner: str = "one") -> Dispatcher:
+        self.clients.append(RayJobs(lambda: self.ray.endpoint, seconds=5))
+        made = Dispatcher(self.searches, seeding.parts(self.app).runs, self.clients[-1], python="python")
+        made.owner = owner
+        return made
+
+    def queue(self, **fields: Any) -> str:
+        return seeding.queue(self.app, **fields)
+
+    def status(self, search_id: str) -> str:
+        return str(self.searches.get(search_id).status)
+
+    def statuses(self, search_id: str) -> list[str]:
+        return [event.data["status"] for event in self.searches.events(search_id, kind="status")]
+
+    def folder(self, search_id: str) -> Path:
+        return Path(seeding.parts(self.app).runs.path(search_id, "spec.json")).parent
+
+    def journal(self, search_id: str, chunk: str, *lines: dict[str, Any]) -> None:
+        path = self.folder(search_id) / "journal" / f"{chunk}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        attempt = int(chunk[:4])
+        path.write_text("".join(json.dumps({"time": 1.0, "attempt": attempt} | line) + "\n" for line in lines))
+
+    def result(self, search_id: str) -> None:
+        files = {"architecture": "architecture.json", "picture": "picture.svg", "weights": "weights.safetensors"}
+        found = [seeding.result(budget) | {"files": files} for budget in seeding.BUDGETS]
+        (self.folder(search_id) / "result.json").write_text(json.dumps({"architectures": found}))
+
+    def error(self, search_id: str, attempt: int, retryable: bool) -> None:
+        told = {"attempt": attempt, "kind": "data", "message": "unreadable", "retryable": retryable}
+        (self.folder(search_id) / "error.json").write_text(json.dumps(told))
+
+    def set(self, search_id: str, **columns: Any) -> None:
+        """Change a search behind everybody's back, as time or a crash would."""
+        with writing(self.searches.engine) as session:
+            session.execute(update(Search).where(Search.id == search_id).values(**columns))
+
+    def close(self) -> None:
+        for client in self.clients:
+            client.close()
+
+
+@pytest.fixture
+def service(app: FastAPI, ray: RayDouble) -> Iterator[Service]:
+    made = Service(app, ray)
+    yield made
+    made.close()
+
+
+def begin(service: Service, search_id: str, dispatcher: Dispatcher, attempt: int = 1) -> None:
+    """Turn until the search runs."""
+    dispatcher.turn()
+    dispatcher.turn()
+    assert service.status(search_id) == "waiting"
+    service.journal(search_id, f"{attempt:04d}-000001", {"kind": "started", "resumed": attempt > 1, "workers": 1})
+    dispatcher.turn()
+    assert service.status(search_id) == "running"
+
+
+def test_a_search_goes_from_the_queue_to_its_networks(service: Service) -> None:
+    search_id, dispatcher = service.queue(), service.dispatcher()
+    begin(service, search_id, dispatcher)
+    body = service.ray.jobs[f"yoso-{search_id}-1"]["body"]
+    assert body["entrypoint"] == f"python -m worker.job {service.folder(search_id)}"
+    assert body["runtime_env"]["env_vars"]["YOSO_ATTEMPT"] == "1"
+    assert json.loads((service.folder(search_id) / "spec.json").read_text())["budgets"] == seeding.BUDGETS
+    service.journal(search_id, "0001-000002", seeding.epoch("search", 3, 30, 0.25))
+    dispatcher.turn()
+    search = service.searches.get(search_id)
+    assert (search.phase, search.progress) == ("search", 0.25)
+    service.result(search_id)
+    service.ray.end(search_id, "SUCCEEDED")
+    dispatcher.turn()
+    assert service.statuses(search_id) == ["queued", "launching", "waiting", "running", "finishing", "succeeded"]
+    assert [row.budget for row in service.searches.architectures([search_id])[search_id]] == seeding.BUDGETS
+    assert service.ray.jobs == {}, "Ray need not remember what is in the folder"
+    dispatcher.turn()
+    assert service.ray.submitted == [f"yoso-{search_id}-1"]
+
+
+def test_a_job_that_ray_calls_failed_but_whose_result_is_there_has_succeeded(service: Service) -> None:
+    search_id, dispatcher = service.queue(), service.dispatcher()
+    begin(service, search_id, dispatcher)
+    service.result(search_id)
+    service.ray.end(search_id, "FAILED", message="lost the node after the result was written")
+    dispatcher.turn()
+    assert service.status(search_id) == "succeeded"
+
+
+def test_a_dispatcher_that_died_between_noting_and_launching_is_followed_by_one_that_launches(service: Service) -> None:
+    search_id = service.queue()
+    first = service.dispatcher()
+    first._measure()
+    assert first.capacity is not None
+    claimed = service.searches.claim("one", first.capacity)[0]
+    service.searches.move(search_id, claimed.lease_token or "", Status.LAUNCHING, attempt=1)
+    service.set(search_id, lease_expires_at=0.0)
+    second = service.dispatcher("two")
+    second.turn()
+    assert service.ray.submitted == [f"yoso-{search_id}-1"] and service.status(search_id) == "waiting"
+
+
+def test_a_launch_whose_answer_was_lost_is_not_repeated(service: Service) -> None:
+    search_id, dispatcher = service.queue(), service.dispatcher()
+    dispatcher._measure()
+    service.ray.drop_answers = True
+    dispatcher.turn()
+    assert service.status(search_id) == "launching" and service.ray.submitted == [f"yoso-{search_id}-1"]
+    service.ray.drop_answers = False
+    dispatcher.turn()
+    assert service.status(search_id) == "waiting" and len(service.ray.jobs) == 1
+
+
+def test_what_a_stale_dispatcher_writes_is_dropped(service: Service) -> None:
+    search_id, stale = service.queue(), service.dispatcher("stale")
+    begin(service, search_id, stale)
+    service.set(search_id, lease_expires_at=0.0)
+    fresh = service.dispatcher("fresh")
+    fresh.turn()
+    assert service.searches.get(search_id).lease_owner == "fresh"
+    before = len(service.searches.events(search_id))
+    service.journal(search_id, "0001-000002", seeding.epoch("search", 3, 30, 0.25))
+    service.result(search_id)
+    stale.turn()
+    assert stale.held == {} and len(service.searches.events(search_id)) == before
+    fresh.turn()
+    assert service.status(search_id) == "succeeded"
+    seqs = [event.seq for event in service.searches.events(search_id)]
+    assert seqs == sorted(set(seqs))
+
+
+def test_two_dispatchers_share_the_work_and_launch_nothing_twice(service: Service) -> None:
+    ids = [service.queue() for _ in range(4)]
+    dispatchers = [service.dispatcher("one"), service.dispatcher("two")]
+    for _ in range(3):
+        for dispatcher in dispatchers:
+            dispatcher.turn()
+    assert sorted(service.ray.submitted) == sorted(f"yoso-{search_id}-1" for search_id in ids)
+    assert not set(dispatchers[0].held) & set(dispatchers[1].held)
+
+
+def test_a_search_that_does_not_fit_waits_and_says_why(service: Service) -> None:
+    service.ray.cpus = 2
+    first, second, third = service.queue(workers=2), service.queue(workers=2), service.queue()
+    dispatcher = service.dispatcher()
+    dispatcher.turn()
+    dispatcher.turn()
+    assert [service.status(search_id) for search_id in (first, second, third)] == ["waiting", "queued", "queued"]
+    assert service.searches.get(second).reason == (
+        "needs 2 CPUs and 0 GPUs; the cluster has 2 and 0, of which 2 and 0 are taken"
+    )
+    service.searches.cancel(first)
+    service.ray.end(first, "STOPPED")
+    dispatcher.turn()
+    dispatcher.turn()
+    assert service.status(first) == "cancelled" and service.status(second) != "queued"
+
+
+@pytest.mark.parametrize("how", ["vanished", "failed"])
+def test_a_job_that_is_lost_is_tried_again_a_stated_number_of_times(service: Service, how: str) -> None:
+    search_id, dispatcher = service.queue(), service.dispatcher()
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        begin(service, search_id, dispatcher, attempt)
+        if how == "vanished":
+            service.ray.jobs.clear()
+        else:
+            service.ray.end(search_id, "FAILED", attempt, "the node died")
+        dispatcher.turn()
+        assert service.status(search_id) == ("queued" if attempt < MAX_ATTEMPTS else "failed")
+        if attempt < MAX_ATTEMPTS:
+            dispatcher.turn()
+            assert service.status(search_id) == "queued", "not before its time"
+            assert "is tried again in" in (service.searches.get(search_id).reason or "")
+            service.set(search_id, not_before=0.0)
+    error = service.searches.get(search_id).error
+    assert error is not None and error["attempt"] == MAX_ATTEMPTS
+    assert service.ray.submitted == [f"yoso-{search_id}-{n}" for n in range(1, MAX_ATTEMPTS + 1)]
+
+
+def test_an_error_that_would_come_again_is_not_tried_again(service: Service) -> None:
+    search_id, dispatcher = service.queue(), service.dispatcher()
+    begin(service, search_id, dispatcher)
+    service.error(search_id, attempt=1, retryable=False)
+    service.ray.end(search_id, "FAILED")
+    dispatcher.turn()
+    search = service.searches.get(search_id)
+    assert search.status == "failed" and search.error == {"kind": "data", "message": "unreadable", "attempt": 1}
+
+
+def test_the_error_of_an_earlier_attempt_says_nothing_of_this_one(service: Service) -> None:
+    search_id, dispatcher = service.queue(), service.dispatcher()
+    begin(service, search_id, dispatcher)
+    service.error(search_id, attempt=0, retryable=False)
+    service.ray.end(search_id, "FAILED", message="killed")
+    dispatcher.turn()
+    assert service.status(search_id) == "queued"
+
+
+def test_cancelling_a_running_search_ends_when_its_job_is_gone(service: Service) -> None:
+    search_id, dispatcher = service.queue(), service.dispatcher()
+    begin(service, search_id, dispatcher)
+    assert service.searches.cancel(search_id).status == "cancelling"
+    for _ in range(3):
+        dispatcher.turn()
+    assert service.status(search_id) == "cancelling" and service.ray.stopped == [f"yoso-{search_id}-1"]
+    service.ray.end(search_id, "STOPPED")
+    dispatcher.turn()
+    assert service.status(search_id) == "cancelled"
+    assert service.searches.cancel(search_id).status == "cancelled"
+
+
+def test_a_queued_search_is_cancelled_at_once_even_when_it_is_claimed(service: Service) -> None:
+    search_id, dispatcher = service.queue(), service.dispatcher()
+    dispatcher._measure()
+    assert dispatcher.capacity is not None
+    dispatcher.held = {one.id: one for one in service.searches.claim("one", dispatcher.capacity)}
+    assert service.searches.cancel(search_id).status == "cancelled"
+    dispatcher.turn()
+    assert service.ray.submitted == [] and service.status(search_id) == "cancelled"
+
+
+def test_while_ray_is_away_nothing_is_lost_and_nothing_fails(service: Service) -> None:
+    search_id, dispatcher = service.queue(), service.dispatcher()
+    begin(service, search_id, dispatcher)
+    there = service.ray.endpoint
+    service.ray.endpoint = type(there)("http://127.0.0.1:1", "token")
+    for _ in range(3):
+        dispatcher.turn()
+    assert service.status(search_id) == "running" and dispatcher.ray_error is not None
+    service.ray.endpoint = there
+    service.journal(search_id, "0001-000002", seeding.epoch("search", 3, 30, 0.25))
+    dispatcher.turn()
+    assert service.searches.get(search_id).progress == 0.25
+
+
+def test_a_wrong_token_is_told_without_the_token(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    service.ray.endpoint = type(service.ray.endpoint)(service.ray.endpoint.url, "wrong-and-secret")
+    service.queue()
+    dispatcher = service.dispatcher()
+    dispatcher.turn()
+    assert "another token" in (dispatcher.ray_error or "") and "secret" not in caplog.text
+    assert "secret" not in repr(service.ray.endpoint)
+
+
+def test_an_orderly_stop_gives_the_leases_back(service: Service) -> None:
+    search_id, dispatcher = service.queue(), service.dispatcher()
+    begin(service, search_id, dispatcher)
+    dispatcher.stop()
+    dispatcher.run()
+    assert service.searches.get(search_id).lease_token is None
+    second = service.dispatcher("two")
+    second.turn()
+    assert service.searches.get(search_id).lease_owner == "two"

@@ -1,0 +1,75 @@
+"""Settings are checked before anything starts, and secrets stay out of what is said about them."""
+
+import pytest
+
+from nas_core.errors import InvalidValue
+from service.domain.lifecycle import TERMINAL, TRANSITIONS, IllegalTransition, Status, backoff, check
+from service.settings import Settings, is_loopback
+from service.store.database import connect
+
+
+def test_the_defaults_are_a_service_for_this_machine_alone() -> None:
+    settings = Settings.from_environment({"YOSO_STORAGE": "/data/yoso"})
+    assert (settings.host, settings.port, settings.ray_address) == ("127.0.0.1", 8765, None)
+    assert settings.database_url == "sqlite:////data/yoso/yoso.db" and settings.any_folder
+
+
+@pytest.mark.parametrize(
+    ("environment", "field"),
+    [
+        ({"YOSO_PORT": "http"}, "YOSO_PORT"),
+        ({"YOSO_PORT": "70000"}, "YOSO_PORT"),
+        ({"YOSO_HOST": "0.0.0.0"}, "YOSO_HOST"),
+        ({"YOSO_HOST": "0.0.0.0", "YOSO_TOKENS": "p=0123456789abcdef"}, "YOSO_HOST"),
+        ({"YOSO_HOST": "example.org", "YOSO_DATA_ROOTS": "/data"}, "YOSO_HOST"),
+        ({"YOSO_RAY_ADDRESS": "ray://head:10001"}, "YOSO_RAY_ADDRESS"),
+        ({"YOSO_STORAGE": "s3://bucket/yoso"}, "YOSO_DATABASE_URL"),
+        ({"YOSO_TOKENS": "p=short-secret"}, "YOSO_TOKENS"),
+        ({"YOSO_TOKENS": "a-secret-without-a-project"}, "YOSO_TOKENS"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_refused(environment: dict[str, str], field: str) -> None:
+    with pytest.raises(InvalidValue) as refused:
+        Settings.from_environment({"YOSO_STORAGE": "/data"} | environment)
+    assert refused.value.field == field and "secret" not in str(refused.value)
+
+
+def test_tokens_do_not_show() -> None:
+    settings = Settings.from_environment({"YOSO_TOKENS": "p=0123456789abcdef", "YOSO_STORAGE": "/data"})
+    assert settings.tokens == {"0123456789abcdef": "p"} and "0123456789abcdef" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("host", "here"), [("127.0.0.1", True), ("::1", True), ("localhost", True), ("10.0.0.1", False)]
+)
+def test_loopback_is_known(host: str, here: bool) -> None:
+    assert is_loopback(host) is here
+
+
+@pytest.mark.parametrize("url", ["mysql://user:secret@host/db", "nonsense with secret"])
+def test_other_databases_are_refused_without_their_password(url: str) -> None:
+    with pytest.raises(InvalidValue) as refused:
+        connect(url)
+    assert refused.value.field == "YOSO_DATABASE_URL" and "secret" not in str(refused.value)
+
+
+def test_every_search_can_end_and_what_has_ended_stays() -> None:
+    assert {Status.SUCCEEDED, Status.FAILED, Status.CANCELLED} == TERMINAL
+    for start in Status:
+        reached, todo = {start}, [start]
+        while todo:
+            for status in TRANSITIONS[todo.pop()] - reached:
+                reached.add(status)
+                todo.append(status)
+        assert start in TERMINAL or {Status.CANCELLED} <= reached & TERMINAL
+        if start != Status.CANCELLING and start not in TERMINAL:
+            assert {Status.CANCELLING, Status.CANCELLED} & TRANSITIONS[start]
+        for status in Status:
+            if status not in TRANSITIONS[start]:
+                with pytest.raises(IllegalTransition, match=f"from {start} to {status}"):
+                    check(start, status)
+
+
+def test_waits_grow_and_stay_below_five_minutes() -> None:
+    waits = [backoff(attempt) for attempt in range(1, 20)]
+    assert waits == sorted(waits) and waits[0] == 2 and waits[-1] == 300
