@@ -10,6 +10,9 @@ from nas_core.architecture import Architecture
 from service.cli import app
 from tests import seeding
 
+# What is under test here speaks HTTP and knows no database.
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
 
 def yoso(*words: str, url: str | None = None) -> Result:
     """Run `yoso` with some arguments."""

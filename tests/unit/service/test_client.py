@@ -12,6 +12,9 @@ from service.client import Client, ClientError, Unreachable
 from service.domain.lifecycle import Status
 from tests import seeding
 
+# What is under test here speaks HTTP and knows no database.
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
 
 def test_submits_reads_lists_and_cancels(url: str) -> None:
     with Client(url) as client:

@@ -1,0 +1,141 @@
+"""The whole line with real parts: service, local Ray and worker as processes that are really killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nas_core import Architecture
+from service.client import Client
+from service.dispatch.local_ray import LocalRay, free_ports, session_members
+
+pytestmark = pytest.mark.slow
+PATIENCE = 150
+SMALL: dict[str, Any] = {
+    "dataset": "digits",
+    "budgets": [60_000, 120_000],
+    "space": {"preset": "digits", "channels": 8, "blocks": [1, 1], "levels": 2},
+    "settings": {"pretrain_epochs": 1, "search_epochs": 150, "retrain_epochs": 2},
+}
+
+
+class Service:
+    """A `yoso serve` that can be killed and started again in the same place."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.storage = folder, folder / "storage"
+        self.port = free_ports(1)[0]
+        self.process: subprocess.Popen[bytes] | None = None
+        self.client = Client(f"http://127.0.0.1:{self.port}")
+
+    def start(self) -> None:
+        settings = {"YOSO_STORAGE": str(self.storage), "YOSO_PORT": str(self.port)}
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("YOSO_", "RAY_"))}
+        with (self.folder / "service.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "service.cli", "serve"], stdout=log, stderr=log, env=inherited | settings
+            )
+        self.until(self.client.ready)
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+    def until(self, holds: Callable[[], Any]) -> Any:
+        assert self.process is not None
+        give_up = time.monotonic() + PATIENCE
+        while not (value := holds()):
+            log = (self.folder / "service.log").read_text()[-3000:]
+            assert self.process.poll() is None and time.monotonic() < give_up, log
+            time.sleep(0.1)
+        return value
+
+    def journal(self, search_id: str, kind: str) -> list[dict[str, Any]]:
+        chunks = sorted((self.storage / "searches" / search_id / "journal").glob("*.jsonl"))
+        lines = [json.loads(line) for chunk in chunks for line in chunk.read_text().splitlines()]
+        return [line for line in lines if line["kind"] == kind]
+
+    def events(self, search_id: str, kind: str) -> list[dict[str, Any]]:
+        return [event.data for event in self.client.events(search_id) if event.kind == kind]
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    made = Service(tmp_path)
+    yield made
+    made.client.close()
+    if made.process is not None and made.process.poll() is None:
+        made.stop()
+    LocalRay(made.storage).stop()
+
+
+def alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.timeout(400)
+def test_a_service_killed_in_mid_search_finds_it_finished_once(service: Service) -> None:
+    service.start()
+    search_id = service.client.submit(**SMALL)["id"]
+    service.until(lambda: service.client.get(search_id)["phase"] == "search")
+    ray_pid = json.loads((service.storage / "ray.json").read_text())["pid"]
+    [started] = service.journal(search_id, "started")
+    service.kill()
+    assert alive(started["pid"]) and alive(ray_pid), "the search goes on without the service"
+    assert service.client.ready() is False
+
+    service.start()
+    assert json.loads((service.storage / "ray.json").read_text())["pid"] == ray_pid
+    search = service.client.wait(search_id)
+    assert search["status"] == "succeeded" and search["attempt"] == 1
+    statuses = [data["status"] for data in service.events(search_id, "status")]
+    assert statuses == ["queued", "launching", "waiting", "running", "finishing", "succeeded"]
+    assert len(service.journal(search_id, "started")) == 1, "it was run once"
+    told = [data["epoch"] for data in service.events(search_id, "epoch") if data["phase"] == "search"]
+    assert told == list(range(1, 151)), "every epoch was told once, those without the service too"
+    for one in search["architectures"]:
+        detail = service.client.architecture(one["id"])
+        architecture = Architecture.from_dict(detail["architecture"])
+        assert 0.9 * one["budget"] <= architecture.multiply_adds <= one["budget"]
+        assert service.client.download(one["files"]["picture"]).startswith(b"<svg")
+        assert len(service.client.download(one["files"]["weights"])) > 1000
+    assert [one["budget"] for one in search["architectures"]] == SMALL["budgets"]
+
+    # A second search, cancelled while it runs: its worker is gone when it says so.
+    cancelled = service.client.submit(**SMALL | {"settings": {"search_epochs": 10_000}})["id"]
+    service.until(lambda: service.client.get(cancelled)["phase"] == "pretrain")
+    [started] = service.until(lambda: service.journal(cancelled, "started"))
+    assert service.client.cancel(cancelled)["status"] == "cancelling"
+    assert service.client.wait(cancelled)["status"] == "cancelled"
+    service.until(lambda: not alive(started["pid"]))
+
+    assert service.stop() == 0
+    assert not session_members(ray_pid) and not (service.storage / "ray.json").exists()
+
+
+@pytest.mark.timeout(300)
+def test_a_search_in_the_foreground_needs_no_service(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "service.cli", "run", "digits", "--budget", "300k", "--to", str(tmp_path / "run")]
+    for setting in ("pretrain_epochs=1", "search_epochs=2", "retrain_epochs=1"):
+        command += ["--set", setting]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert told.returncode == 0, told.stderr
+    assert "search: epoch 2/2" in told.stdout and "300,000" in told.stdout
+    again = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=PATIENCE)
+    [one] = json.loads(again.stdout)["architectures"]
+    assert 0.9 * 300_000 <= one["multiply_adds"] <= 300_000
+    other = subprocess.run([*command, "--seed", "1"], capture_output=True, text=True, timeout=PATIENCE)
+    assert other.returncode == 2 and "holds another search's run" in other.stderr
