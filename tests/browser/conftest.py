@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
 
 from tests import seeding
 
@@ -45,9 +45,18 @@ def page(browser: Browser, url: str) -> Iterator[Page]:
     context = browser.new_context(base_url=url, viewport={"width": 1280, "height": 900})
     opened = context.new_page()
     complaints: list[str] = []
-    opened.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else 0)
+
+    def note(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            complaints.append(message.text)
+
+    def watch(request: Request) -> None:
+        if not request.url.startswith((url, "data:", "blob:")):
+            complaints.append(request.url)
+
+    opened.on("console", note)
     opened.on("pageerror", lambda error: complaints.append(str(error)))
-    opened.on("request", lambda request: None if request.url.startswith(url) else complaints.append(request.url))
+    opened.on("request", watch)
     yield opened
     context.close()
     assert complaints == []
