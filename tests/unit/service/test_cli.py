@@ -10,8 +10,11 @@ from nas_core.architecture import Architecture
 from service.cli import app
 from tests import seeding
 
-# What is under test here speaks HTTP and knows no database.
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+@pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    """One database only: what is under test here speaks HTTP and knows none."""
+    return f"sqlite:///{tmp_path}/yoso.db"
 
 
 def yoso(*words: str, url: str | None = None) -> Result:

@@ -12,8 +12,11 @@ from service.client import Client, ClientError, Unreachable
 from service.domain.lifecycle import Status
 from tests import seeding
 
-# What is under test here speaks HTTP and knows no database.
-pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+@pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    """One database only: what is under test here speaks HTTP and knows none."""
+    return f"sqlite:///{tmp_path}/yoso.db"
 
 
 def test_submits_reads_lists_and_cancels(url: str) -> None:
