@@ -3,7 +3,7 @@
 Reads `spec.json` in the folder, runs the search on as many workers as it asks for, and ends with `result.json` there
 (exit code 0) or `error.json` (1). Interrupted, it stops its workers in order and leaves with 130; started again with
 the same folder it goes on from the last checkpoint. The attempt's number comes from YOSO_ATTEMPT, or follows the
-newest in the journal.
+newest in the journal, and YOSO_CHECKPOINT_SECONDS says how often a checkpoint is due (5 s).
 """
 
 import argparse
@@ -25,6 +25,7 @@ RAY_DEFAULTS = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
 }
 INTERRUPTED = 130
+CHECKPOINT_SECONDS = 5.0
 WORKER_RESTARTS = 3
 """How often Ray Train starts the workers anew from the last checkpoint within one attempt."""
 
@@ -79,7 +80,11 @@ def run(folder: "RunFolder", attempt: int) -> None:
         ray.init(include_dashboard=False, num_cpus=max(os.cpu_count() or 1, spec.workers * spec.cpus_per_worker))
     trainer = TorchTrainer(
         train_loop,
-        train_loop_config={"folder": folder.url, "attempt": attempt},
+        train_loop_config={
+            "folder": folder.url,
+            "attempt": attempt,
+            "checkpoint_seconds": float(os.environ.get("YOSO_CHECKPOINT_SECONDS") or CHECKPOINT_SECONDS),
+        },
         scaling_config=ScalingConfig(
             num_workers=spec.workers,
             use_gpu=spec.gpus_per_worker > 0,

@@ -29,16 +29,10 @@ from nas_core.picture import draw
 from nas_core.spec import SearchSpec
 from worker.run_folder import VERSION, Journal, RunFolder
 
-CHECKPOINT_SECONDS = 5.0
-"""A checkpoint is due at the first end of an epoch this long after the last one."""
-
-
-class PermanentError(RuntimeError):
-    """A failure that another attempt would meet again."""
-
 
 def train_loop(config: dict[str, Any]) -> None:
-    """What each Ray Train worker runs; `config` holds the run's `folder` (URL) and its `attempt`.
+    """What each Ray Train worker runs; `config` holds the run's `folder` (URL), its `attempt`, and how many seconds
+    after a checkpoint the next is due, at the first end of an epoch.
 
     Raises `RuntimeError` where the workers disagree. Data that cannot be read ends the run at once, with the reason
     in `error.json`: a new start would meet the same data.
@@ -76,8 +70,9 @@ def train_loop(config: dict[str, Any]) -> None:
             note(journal, line)
         if journal is not None:
             journal.flush()
-        kinds = {line["kind"] for line in lines}
-        if "epoch" in kinds and not job.done and agreed(time.monotonic() - saved >= CHECKPOINT_SECONDS, device):
+        epoch_ended = any(line["kind"] == "epoch" for line in lines)
+        due = time.monotonic() - saved >= config["checkpoint_seconds"]
+        if epoch_ended and not job.done and agreed(due, device):
             check_agreement(job)
             checkpoint(job, time.time() - begin, rank)
             note(journal, {"kind": "checkpoint", "step": job.search.step})

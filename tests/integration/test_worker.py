@@ -51,6 +51,7 @@ def start(tmp_path: Path) -> Iterator[Callable[[Path], "subprocess.Popen[bytes]"
 
     def launch(folder: Path) -> "subprocess.Popen[bytes]":
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "YOSO_"))}
+        environment["YOSO_CHECKPOINT_SECONDS"] = "0.5"
         with (tmp_path / "job.log").open("ab") as log:
             started.append(
                 subprocess.Popen(
@@ -113,7 +114,7 @@ def test_one_worker_killed_and_one_left_alone_find_the_same(
 ) -> None:
     """SIGKILL to the Ray Train worker in mid-search: it goes on from its checkpoint, and nothing is lost or changed."""
     left_alone, struck = tmp_path / "left alone", tmp_path / "struck"
-    schedule: dict[str, Any] = {"search_epochs": 200}
+    schedule: dict[str, Any] = {"search_epochs": 60}
     spec = write_spec(left_alone, **schedule)
     assert write_spec(struck, **schedule) == spec
     job = start(struck)
@@ -138,7 +139,7 @@ def test_two_workers_agree_and_a_driver_that_is_killed_is_followed_by_one_that_r
     tmp_path: Path, start: Callable[[Path], "subprocess.Popen[bytes]"]
 ) -> None:
     folder = tmp_path / "run"
-    spec = write_spec(folder, workers=2, search_epochs=100)
+    spec = write_spec(folder, workers=2, search_epochs=40)
     job = start(folder)
     until(lambda: some(folder, "checkpoint"), job)
     assert some(folder, "started")[0]["workers"] == 2
