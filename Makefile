@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test lint format clean bench-quality bench-budget bench-path
 .DEFAULT_GOAL := help
 
 help: ## Show this
@@ -21,6 +21,15 @@ lint: .venv/installed ## Check style, types and who may import whom
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+bench-quality: .venv/installed ## Does a search choose better than chance? (an hour)
+	$(BIN)/python -m benchmarks.quality $(ARGS)
+
+bench-budget: .venv/installed ## Is the budget kept in sixty random searches? (minutes)
+	$(BIN)/python -m benchmarks.budget $(ARGS)
+
+bench-path: .venv/installed ## Does one search serve eight budgets? (half an hour)
+	$(BIN)/python -m benchmarks.path $(ARGS)
 
 format: .venv/installed ## Put the code in form
 	$(BIN)/ruff check --fix --quiet

@@ -2,13 +2,14 @@
 
 Two things keep the promise "at most the budget". While λ is learned, `Press` finds, at each λ step, the smallest
 level of the proximal step for which what stays alive costs no more than the schedule allows: the L1 weight is the
-multiplier of the budget's constraint, solved for rather than tuned. And when a budget is reached, `widen` spends
+multiplier of the budget's constraint, solved for rather than tuned. And when a budget is reached, `fit_widths` spends
 what is left of it on the widths of the derived network.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -71,36 +72,33 @@ class Press:
         """Multiply-adds of live `edges` in every block of a group."""
         return sum(block(edges) for block in self.groups[group])
 
-    def weights(self, alive: Sequence[Edges]) -> list[float]:
-        """Adaptive FLOPs (paper, eq. 9): each group's share of its complete cost that is alive."""
-        return [
-            self.group_cost(group, edges) / sum(block.complete for block in self.groups[group])
-            for group, edges in enumerate(alive)
-        ]
+    def alive_share(self, group: int, edges: Edges) -> float:
+        """Adaptive FLOPs (paper, eq. 9): the share of a group's complete cost that is alive."""
+        return self.group_cost(group, edges) / sum(block.complete for block in self.groups[group])
 
     def solve(
         self,
         scaling: Sequence[Sequence[float]],
         reductions: Sequence[Sequence[float]],
-        weights: Sequence[float],
+        weights: Sequence[Sequence[float]],
         target: float,
     ) -> tuple[float, list[Edges], list[set[tuple[int, int]]]]:
         """The smallest level τ for which λ > τ·weight keeps the cost at or below `target`.
 
-        Returns τ, the edges that then live in each group, and those that were spared although their λ is not above
-        τ·weight: as long as the target allows it every block keeps its strongest path (the one whose weakest edge
-        is strongest), and of a reduction the stronger branch stays. Where even these paths cost more than the
-        target, blocks are emptied, the weakest first, all but one. The cost may end above the target only where a
-        single path is left.
+        `weights` has one for each λ of `scaling`. Returns τ, the edges that then live in each group, and those that
+        were spared although their λ is not above τ·weight: as long as the target allows it every block keeps its
+        strongest path (the one whose weakest edge is strongest), and of a reduction the stronger branch stays. Where
+        even these paths cost more than the target, blocks are emptied, the weakest first, all but one. The cost may
+        end above the target only where a single path is left.
         """
         output = self.space.nodes + 1
         times = [
             {
                 edge: strength / max(weight, 1e-9)
-                for edge, strength in zip(self.edges, vector, strict=True)
+                for edge, strength, weight in zip(self.edges, vector, of_edges, strict=True)
                 if strength > 0
             }
-            for vector, weight in zip(scaling, weights, strict=True)
+            for vector, of_edges in zip(scaling, weights, strict=True)
         ]
         spared = [set(strongest_path(time, output)) for time in times]
         least = self._cost([list(path) for path in spared], reductions, math.inf)
@@ -164,30 +162,43 @@ def strongest_path(strength: dict[tuple[int, int], float], output: int) -> Edges
     return best[output][1] if output in best else []
 
 
-def widen(architecture: Architecture, budget: int) -> Architecture:
+def fit_widths(architecture: Architecture, budget: int) -> Architecture:
     """The architecture with the widths that use `budget` up, as far as whole channels can.
 
     All stages are scaled by the same factor, and then moved apart by single channels where that comes closer to the
-    budget; among widths that leave less than 0.5 % of it, those nearest to equal scaling are taken.
-    Raises `ValueError` where the architecture costs more than the budget at its own widths.
+    budget. Taken are the widths nearest to equal scaling that leave at most 2 % of it, since a network whose stages
+    are out of proportion learns worse; where there are none, those that leave least.
+    Raises `ValueError` where the architecture costs more than the budget even with the fewest channels.
     """
-    if architecture.multiply_adds > budget:
-        raise ValueError(f"{architecture.multiply_adds} multiply-adds are over the budget of {budget}")
     widths = architecture.widths
-    low, high = 1.0, 2.0
-    while cost.total(architecture, tuple(round(w * high) for w in widths)).multiply_adds <= budget:
+    # Half of the first stage's channels must be at least one, where the stem has several convolutions.
+    fewest = [1 if stage or len(architecture.space.stem) == 1 else 2 for stage in range(len(widths))]
+
+    def scaled(factor: float) -> tuple[int, ...]:
+        return tuple(max(least, round(width * factor)) for least, width in zip(fewest, widths, strict=True))
+
+    def costs(chosen: Any) -> Any:
+        return cost.total(architecture, chosen).multiply_adds
+
+    if costs(fewest) > budget:
+        raise ValueError(f"at least {costs(fewest)} multiply-adds are over the budget of {budget}")
+    low, high = 0.0, 1.0
+    while costs(scaled(high)) <= budget:
         low, high = high, high * 2
     for _ in range(30):
         middle = (low + high) / 2
-        scaled = cost.total(architecture, tuple(round(w * middle) for w in widths)).multiply_adds
-        low, high = (middle, high) if scaled <= budget else (low, middle)
+        low, high = (middle, high) if costs(scaled(middle)) <= budget else (low, middle)
     reach = 4 if len(widths) <= 3 else 3
-    ranges = [np.arange(max(1, round(w * low) - reach), round(w * low) + reach + 1) for w in widths]
+    ranges = [
+        np.arange(max(least, middle - reach), middle + reach + 1)
+        for least, middle in zip(fewest, scaled(low), strict=True)
+    ]
     grid = [axis.ravel() for axis in np.meshgrid(*ranges, indexing="ij")]
-    totals = cost.total(architecture, grid).multiply_adds
-    distortion = np.sum([np.abs(np.log(axis / (w * low))) for axis, w in zip(grid, widths, strict=True)], axis=0)
+    totals = costs(grid)
+    ratios = np.log([axis / width for axis, width in zip(grid, widths, strict=True)])
+    distortion = np.abs(ratios - ratios.mean(0)).sum(0)
     within = totals <= budget
-    close = within & (totals >= 0.995 * budget)
+    close = within & (totals >= 0.98 * budget)
     best = (
         np.flatnonzero(close)[np.argmin(distortion[close])]
         if close.any()

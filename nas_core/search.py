@@ -5,13 +5,15 @@ again: what it then returns is bit for bit what it would have returned.
 """
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from nas_core import parallel
 from nas_core.architecture import Architecture
-from nas_core.budget import FLOOR, Press, branches, widen
+from nas_core.budget import FLOOR, Press, branches, fit_widths, strongest_path
 from nas_core.data import Augment, Data, generator, steps_per_epoch
 from nas_core.proximal import ApgNag, soft_threshold
 from nas_core.spec import SearchSpec
@@ -38,6 +40,8 @@ class Search:
         self.supernet.to(self.device)
         self.augment = Augment.of(self.settings, retraining=False)
         self.press = Press(spec.space)
+        self.output = spec.space.nodes + 1
+        self.edge_factors = [[1.0] * len(self.press.edges) for _ in self.press.groups]
         self._optimizers()
         self.architectures: dict[int, Architecture] = {}
         self.live = spec.space.complete()
@@ -116,21 +120,45 @@ class Search:
         )
         factors = self.supernet.scaling_factors()
         backward(self.supernet, images, labels, factors, settings.label_smoothing)
-        for parameter, weight in zip(self.supernet.block_scaling, self._block_weights(), strict=True):
-            parameter.gamma_scale = weight
+        for parameter, weights in zip(self.supernet.block_scaling, self._penalty_weights(), strict=True):
+            parameter.gamma_scale = torch.tensor(weights, device=self.device)
+        paths = [strongest_path(self._strengths(parameter), self.output) for parameter in self.supernet.block_scaling]
         self.scaling_step.step()
+        # The gradient may not empty a block: only the budget may.
+        for parameter, path in zip(self.supernet.block_scaling, paths, strict=True):
+            if path and not strongest_path(self._strengths(parameter), self.output):
+                self._spare(parameter, path)
 
-    def _block_weights(self) -> list[float]:
+    def _strengths(self, parameter: Tensor) -> dict[tuple[int, int], float]:
+        return {edge: value for edge, value in zip(self.press.edges, parameter.tolist(), strict=True) if value > 0}
+
+    @torch.no_grad()
+    def _spare(self, parameter: Tensor, path: Iterable[tuple[int, int]]) -> None:
+        """Keep the λ of a path's edges above zero."""
+        chosen = set(path)
+        keep = torch.tensor([edge in chosen for edge in self.press.edges], device=self.device)
+        parameter.copy_(torch.where(keep, parameter.clamp(min=FLOOR), parameter))
+
+    def _penalty_weights(self) -> list[list[float]]:
+        """The factor of the L1 weight for every λ of every group of blocks."""
         blocks = self.live.blocks[:1] if self.spec.space.share else self.live.blocks
-        return self.press.weights([[(e.source, e.target) for e in block.edges] for block in blocks])
+        weights = []
+        for group, block in enumerate(blocks):
+            edges = [(edge.source, edge.target) for edge in block.edges]
+            share = self.press.alive_share(group, edges) if self.settings.penalty == "flops" else 1.0
+            weights.append([share * factor for factor in self.edge_factors[group]])
+        return weights
 
     @torch.no_grad()
     def _press(self, progress: float) -> list[dict[str, Any]]:
         """Bring the cost down to where the schedule wants it at `progress` (0 … 1), and note the budgets passed."""
         complete = self.spec.space.complete().multiply_adds
-        target = complete + (self.spec.budgets[0] - complete) * min(1.0, progress)
         if progress >= 1:
-            target = self.spec.budgets[0]
+            target = float(self.spec.budgets[0])
+        elif self.settings.form == "paper":
+            target = float(complete)
+        else:
+            target = complete + (self.spec.budgets[0] - complete) * progress
         # Budgets between here and the target are stops on the way, so that each gets an architecture of its own.
         lines: list[dict[str, Any]] = []
         stops = [budget for budget in reversed(self.spec.budgets) if budget not in self.architectures]
@@ -138,13 +166,13 @@ class Search:
             self._press_to(stop)
             for budget in stops:
                 if budget not in self.architectures and self.live.multiply_adds <= budget:
-                    self.architectures[budget] = widen(self.live, budget)
+                    self.architectures[budget] = fit_widths(self.live, budget)
                     lines.append({"kind": "architecture", "budget": budget})
         if progress >= 1:
             # Where even a single path of what lives is over the budget, the space still holds a cheaper network.
             for budget in stops:
                 if budget not in self.architectures:
-                    self.architectures[budget] = widen(self.spec.space.cheapest(), budget)
+                    self.architectures[budget] = fit_widths(self.spec.space.cheapest(), budget)
                     lines.append({"kind": "architecture", "budget": budget})
         if self.live.multiply_adds <= SNAPSHOT_SHARE * self.snapshot_cost:
             self.snapshot_cost = self.live.multiply_adds
@@ -162,18 +190,20 @@ class Search:
         """The smallest proximal step that brings the cost to `target`; what it zeroes is removed for good."""
         vectors = [parameter.tolist() for parameter in self.supernet.block_scaling]
         pairs = [parameter.tolist() for parameter in self.supernet.reduction_scaling]
-        weights = self._block_weights()
+        weights = self._penalty_weights()
         level, alive, spared = self.press.solve(vectors, pairs, weights, target)
         self.gamma = self.settings.gamma + level / self.settings.scaling_lr
         for parameter, weight, kept, edges in zip(self.supernet.block_scaling, weights, spared, alive, strict=True):
-            shrunk = soft_threshold(parameter, level * weight)
-            keep = torch.tensor([edge in kept for edge in self.press.edges], device=self.device)
-            shrunk = torch.where(keep, shrunk.clamp(min=FLOOR), shrunk)
+            if self.settings.form != "cut":
+                parameter.copy_(soft_threshold(parameter, level * torch.tensor(weight, device=self.device)))
+            self._spare(parameter, kept)
             stays = set(edges)
-            parameter.copy_(shrunk * torch.tensor([edge in stays for edge in self.press.edges], device=self.device))
+            parameter.mul_(torch.tensor([edge in stays for edge in self.press.edges], device=self.device))
         for parameter, pair in zip(self.supernet.reduction_scaling, pairs, strict=True):
             stays_here = torch.tensor(branches(pair, level), device=self.device)
-            parameter.copy_(soft_threshold(parameter, level).clamp(min=FLOOR) * stays_here)
+            if self.settings.form != "cut":
+                parameter.copy_(soft_threshold(parameter, level))
+            parameter.copy_(parameter.clamp(min=FLOOR) * stays_here)
         self.live = self.supernet.architecture()
         self._remove(self.live)
 

@@ -39,6 +39,18 @@ def infeasible(budget: int, space: SearchSpace) -> InvalidValue | None:
     return InvalidValue("budgets", budget, reason, f"{smallest} to {largest} multiply-adds")
 
 
+FORMS = ("press", "cut", "paper")
+"""How a search brings the cost down: by the proximal step, whose level is solved for at each step (`press`); by
+removing the weakest edges without shrinking the others (`cut`); or by a fixed L1 weight, with an exact cut at the end
+where that was not enough (`paper`)."""
+
+PENALTIES = ("uniform", "flops", "memory", "latency")
+"""How the L1 weight differs between edges: not at all; by what is alive of the block (paper, eq. 9); by the memory
+access of the operation that the edge enters (eq. 10); or by that operation's measured latency."""
+
+CHOICES = {"form": FORMS, "penalty": PENALTIES}
+
+
 @dataclass(frozen=True)
 class Settings:
     """How long and how fast each phase trains; everything that is not the space.
@@ -46,7 +58,8 @@ class Settings:
     Epochs of pretraining and of retraining pass over their part of the training data once; an epoch of the search
     passes once over the weights' part. `batch_size` counts the images of one step over all workers.
     `ratio` is how many weight steps go with one λ step. `gamma` is the L1 weight that always presses; the
-    budget's schedule adds to it what it needs. Raises `InvalidValue` where a field cannot be used.
+    budget's schedule adds to it what it needs. `form` says how the cost comes down (`FORMS`), `penalty` how the L1
+    weight is shared out among the edges (`PENALTIES`). Raises `InvalidValue` where a field cannot be used.
     """
 
     pretrain_epochs: int = 120
@@ -61,6 +74,8 @@ class Settings:
     retrain_weight_decay: float = 3e-4
     gamma: float = 1e-3
     clip: float = 2.0
+    form: str = "press"
+    penalty: str = "flops"
     ratio: int = 1
     label_smoothing: float = 0.0
     cutout: int = 16
@@ -72,7 +87,11 @@ class Settings:
         whole |= {"cutout": 0, "crop_padding": 0}
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name == "flip":
+            if field.name in CHOICES:
+                if value not in CHOICES[field.name]:
+                    accepted = "one of " + ", ".join(CHOICES[field.name])
+                    raise InvalidValue(f"settings.{field.name}", value, "no such choice", accepted)
+            elif field.name == "flip":
                 if type(value) is not bool:
                     raise InvalidValue("settings.flip", value, "not a truth value", "true or false")
             elif field.name in whole:

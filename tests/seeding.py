@@ -11,7 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from nas_core.architecture import Architecture
-from nas_core.budget import widen
+from nas_core.budget import fit_widths
 from nas_core.space import SearchSpace
 from service.api.context import Context
 from service.app import create_app
@@ -114,7 +114,7 @@ class Run:
 
 def network(budget: int) -> Architecture:
     """A network that uses `budget` up."""
-    return widen(SearchSpace.preset("digits").cheapest(), budget)
+    return fit_widths(SearchSpace.preset("digits").cheapest(), budget)
 
 
 def cost(budget: int) -> dict[str, Any]:

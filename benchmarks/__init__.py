@@ -1,0 +1,1 @@
+"""What docs/benchmarks.md reports; each module is run by one `make bench-…`."""

@@ -1,0 +1,131 @@
+"""The tasks that benchmarks search on, the arms that they compare, and how many runs are spread over the cores."""
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from benchmarks.glyphs import CLASSES, SIZE, write
+from nas_core import Architecture, Search, SearchSpace
+from nas_core.baselines import random_architecture, thin_complete
+from nas_core.data import Data, load
+from nas_core.retrain import Retraining
+from nas_core.spec import SearchSpec, Settings
+
+SCRATCH = Path("build/benchmarks")
+"""Where made data lies; what is measured is kept in docs/benchmarks/."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set, a space and a schedule, small enough for many runs on a CPU; `shares` of the supernet's cost are
+    the budgets.
+    """
+
+    name: str
+    space: SearchSpace
+    settings: Settings
+    shares: tuple[float, ...]
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """The budgets in multiply-adds, ascending."""
+        complete = self.space.complete().multiply_adds
+        return tuple(sorted(round(share * complete) for share in self.shares))
+
+    def spec(self, seed: int, budgets: tuple[int, ...] | None = None, **settings: Any) -> SearchSpec:
+        """One search of this task, with some settings replaced."""
+        dataset = str(write(SCRATCH / "glyphs")) if self.name == "glyphs" else self.name
+        return SearchSpec(dataset, budgets or self.budgets, self.space, replace(self.settings, **settings), seed=seed)
+
+
+TASKS = {
+    "glyphs": Task(
+        "glyphs",
+        SearchSpace("glyphs", 1, SIZE, CLASSES, (2,), 8, (1, 1)),
+        Settings.preset("digits", pretrain_epochs=6, search_epochs=12, retrain_epochs=16),
+        (0.30, 0.50),
+    ),
+    "digits": Task(
+        "digits",
+        SearchSpace.preset("digits", channels=8),
+        Settings.preset("digits", pretrain_epochs=8, search_epochs=20, retrain_epochs=40),
+        (0.20, 0.40),
+    ),
+}
+
+
+@cache
+def data_of(spec: SearchSpec) -> Data:
+    """The data of a search, loaded once a process."""
+    return load(spec, [], "cpu")
+
+
+def data(task: Task) -> Data:
+    """The data of a task."""
+    return data_of(task.spec(0))
+
+
+def search(task: Task, spec: SearchSpec) -> Search:
+    """A search, run to its end."""
+    done = Search(spec, data(task), "cpu")
+    while not done.done:
+        done.advance()
+    return done
+
+
+def retrained(task: Task, architecture: Architecture, seed: int) -> float:
+    """The test accuracy of an architecture that is trained from scratch."""
+    training = Retraining(task.spec(seed), architecture, data(task), "cpu")
+    while not training.done:
+        training.advance()
+    return float(training.test()["accuracy"])
+
+
+ARMS: dict[str, Callable[[Task, int], dict[int, Architecture]]] = {
+    "searched": lambda task, seed: search(task, task.spec(seed)).architectures,
+    "γ = 0": lambda task, seed: search(task, task.spec(seed, form="cut", gamma=0.0)).architectures,
+    "paper's form": lambda task, seed: search(task, task.spec(seed, form="paper", gamma=0.03)).architectures,
+    "random": lambda task, seed: {b: random_architecture(task.space, b, seed) for b in task.budgets},
+    "thin": lambda task, seed: {b: thin_complete(task.space, b) for b in task.budgets},
+}
+"""How an architecture for each budget is come by, from a task and a seed."""
+
+
+def arm_run(job: dict[str, Any]) -> list[dict[str, Any]]:
+    """One seed of one arm of one task: what was found and how well it does, a record for each budget."""
+    torch.set_num_threads(1)
+    task = TASKS[job["task"]]
+    records = []
+    for budget, architecture in sorted(ARMS[job["arm"]](task, job["seed"]).items()):
+        accuracy = retrained(task, architecture, job["seed"])
+        found = {"budget": budget, "multiply_adds": architecture.multiply_adds, "live_edges": architecture.live_edges}
+        records.append(job | found | {"widths": list(architecture.widths), "accuracy": accuracy})
+    return records
+
+
+def run_all(
+    run: Callable[[dict[str, Any]], list[dict[str, Any]]], jobs: Iterable[dict[str, Any]], file: Path
+) -> list[dict[str, Any]]:
+    """Run every job that `file` (JSON lines) does not hold yet, a process a core; returns all records."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    records = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    left = [job for job in jobs if not any(job.items() <= record.items() for record in records)]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    spawn = multiprocessing.get_context("spawn")
+    with Progress(*columns, TimeRemainingColumn()) as bar, ProcessPoolExecutor(os.cpu_count(), spawn) as pool:
+        shown = bar.add_task(file.stem, total=len(left))
+        for done in as_completed([pool.submit(run, job) for job in left]):
+            with file.open("a") as out:
+                out.write("".join(json.dumps(record) + "\n" for record in done.result()))
+            records += done.result()
+            bar.advance(shown)
+    return records
