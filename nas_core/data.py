@@ -103,6 +103,12 @@ class Data:
         deviation = torch.as_tensor(square).sqrt().clamp(min=1.0)
         return mean.view(-1, 1, 1).float().to(self.device), deviation.view(-1, 1, 1).float().to(self.device)
 
+    @property
+    def normalisation(self) -> tuple[list[float], list[float]]:
+        """Mean and deviation of each channel, in bytes, by which `load` normalises."""
+        mean, deviation = self._statistics
+        return mean.flatten().tolist(), deviation.flatten().tolist()
+
     @cached_property
     def training(self) -> Tensor:
         """The images that retraining trains on: those of W and of λ."""
