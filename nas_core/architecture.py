@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.resources import files
 from typing import Any, NamedTuple, Self
 
 from nas_core import cost
@@ -10,6 +11,15 @@ from nas_core.errors import InvalidValue
 from nas_core.space import SearchSpace
 
 VERSION = 1
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of what `Architecture.to_json` writes, for readers that are no Yoso.
+
+    It knows shapes and kinds; whether edges form a network, and the costs, only `Architecture.from_json` can tell.
+    """
+    values: dict[str, Any] = json.loads((files("nas_core") / "architecture.schema.json").read_text())
+    return values
 
 
 class Edge(NamedTuple):
@@ -181,6 +191,10 @@ class Architecture:
             names = {"input": 0, "output": space.nodes + 1}
             for node in range(1, space.nodes + 1):
                 names[f"{space.level(node)}.{space.operation(node)}"] = node
+            for index, block in enumerate(values["blocks"]):
+                for end in (edge[end] for edge in block["edges"] for end in ("from", "to")):
+                    if end not in names:
+                        raise InvalidValue(f"blocks[{index}].edges", end, "no such node", "one of " + ", ".join(names))
             architecture = cls(
                 space=space,
                 widths=tuple(values["widths"]),
@@ -191,7 +205,9 @@ class Architecture:
                 reductions=tuple(Reduction(float(r["conv1"]), float(r["conv3"])) for r in values["reductions"]),
             )
             stated = {name: values[name] for name in ("multiply_adds", "parameters")}
-        except (KeyError, TypeError, AttributeError) as error:
+        except InvalidValue:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InvalidValue(
                 "architecture", str(error), "a part is missing or of the wrong kind", "what Architecture.to_json wrote"
             ) from error

@@ -3,13 +3,14 @@
     spec.json                               the request, written by the service before the launch
     journal/{attempt:04d}-{number:06d}.jsonl  what happened, in chunks of JSON lines
     train/                                  Ray Train's checkpoints
-    architectures/{budget}/                 architecture.json, picture.svg, weights.safetensors
+    architectures/{budget}/                 a network's files, as `nas_core/files.py` names them
     result.json                             written last: where it is, the search has succeeded
     error.json                              why an attempt failed
 
 The folder may lie in any file system that fsspec knows. Every file appears whole or not at all and, but for
 `error.json`, never changes once it is there: a journal is therefore a sequence of files, since object stores cannot
-append. Chunks sort by attempt and number into the order in which they were written.
+append. Chunks sort by attempt and number into the order in which they were written. (A run that resumes may write a
+network's files once more, with the latency that it measures this time in the README.md.)
 
 Lines carry `time` (seconds since 1970), `attempt` and `kind`. A run that resumes says so with a `started` line
 (`resumed: true`) and repeats what came after its last checkpoint, so (phase, budget, epoch) is a key for epoch

@@ -24,9 +24,11 @@ from safetensors.torch import save
 
 from nas_core import parallel
 from nas_core.data import Data, load
+from nas_core.files import FILES
 from nas_core.job import SearchJob, path
 from nas_core.picture import draw
 from nas_core.spec import SearchSpec
+from worker.exports import write_exports
 from worker.run_folder import VERSION, Journal, RunFolder
 
 
@@ -124,30 +126,25 @@ def checkpoint(job: SearchJob, seconds: float, rank: int) -> None:
 
 
 def write_files(folder: RunFolder, job: SearchJob, line: dict[str, Any]) -> None:
-    """Write the files that a journal line tells of, before the line itself."""
+    """Write the files that a journal line tells of, before the line itself; a result notes which it has."""
     if line["kind"] == "architecture":
         architecture = job.architectures[line["budget"]]
-        folder.write(f"{path(line['budget'])}/architecture.json", architecture.to_json().encode())
-        folder.write(f"{path(line['budget'])}/picture.svg", draw(architecture).encode())
+        folder.write(f"{path(line['budget'])}/{FILES['architecture']}", architecture.to_json().encode())
+        folder.write(f"{path(line['budget'])}/{FILES['picture']}", draw(architecture).encode())
     elif line["kind"] == "retrained":
-        folder.write(f"{path(line['budget'])}/weights.safetensors", save(job.weights[line["budget"]]))
+        folder.write(f"{path(line['budget'])}/{FILES['weights']}", save(job.weights[line["budget"]]))
+        job.results[-1] |= write_exports(folder, job, versions())
 
 
 def result(values: dict[str, Any], attempt: int, job: SearchJob, data: Data, seconds: float) -> dict[str, Any]:
     """The content of `result.json`; `seconds` of work, over all attempts."""
-    files = {"architecture": "architecture.json", "picture": "picture.svg", "weights": "weights.safetensors"}
     return {
         "version": VERSION,
         "search_id": values.get("search_id"),
         "attempt": attempt,
         "seed": job.spec.seed,
         "seconds": seconds,
-        "versions": {
-            "yoso": own_version(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "ray": ray.__version__,
-        },
+        "versions": versions(),
         "dataset": {
             "name": data.name,
             "fingerprint": data.fingerprint,
@@ -155,7 +152,17 @@ def result(values: dict[str, Any], attempt: int, job: SearchJob, data: Data, sec
             "splits": data.splits,
         },
         "supernet": job.supernet_cost,
-        "architectures": [one | {"path": path(one["budget"]), "files": files} for one in job.results],
+        "architectures": [one | {"path": path(one["budget"])} for one in job.results],
+    }
+
+
+def versions() -> dict[str, str]:
+    """What the search runs on, by name."""
+    return {
+        "yoso": own_version(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "ray": ray.__version__,
     }
 
 

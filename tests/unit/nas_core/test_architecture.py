@@ -8,10 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas_core import Architecture, Network, SearchSpace
-from nas_core.architecture import live
+from nas_core.architecture import live, schema
 from nas_core.errors import InvalidValue
 from nas_core.picture import draw
 from tests.unit.nas_core.networks import architectures
@@ -72,7 +73,9 @@ def complete() -> dict[str, Any]:
         ("blocks", [], "blocks"),
         ("blocks", [{"edges": [{"from": "input", "to": "1.separable3", "strength": 1.0}]}] * 4, "blocks[0].edges"),
         ("blocks", [{"edges": [{"from": "input", "to": "output", "strength": 1.0}]}] * 4, "blocks[0].edges"),
-        ("blocks", [{"edges": [{"from": "nowhere", "to": "output", "strength": 1.0}]}] * 4, "architecture"),
+        ("blocks", [{"edges": [{"from": "nowhere", "to": "output", "strength": 1.0}]}] * 4, "blocks[0].edges"),
+        ("blocks", [{"edges": [{"from": "input", "to": "nowhere", "strength": 1.0}]}] * 4, "blocks[0].edges"),
+        ("blocks", [{"edges": [{"from": "input", "to": "1.separable3", "strength": "x"}]}] * 4, "architecture"),
         ("reductions", [{"conv1": 0.0, "conv3": 0.0}], "reductions[0]"),
     ],
 )
@@ -99,3 +102,50 @@ def test_a_picture_shows_every_live_operation(architecture: Architecture) -> Non
     for block in architecture.blocks:
         for edge in block.edges:
             assert f"{architecture.node_name(edge.source)} → {architecture.node_name(edge.target)}" in words
+
+
+VALIDATOR = Draft202012Validator(schema())
+
+
+@settings(max_examples=60)
+@given(architectures())
+def test_every_architecture_keeps_to_the_schema(architecture: Architecture) -> None:
+    VALIDATOR.validate(json.loads(architecture.to_json()))
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (["version"], 2),
+        (["widths", 0], 0),
+        (["widths", 0], "16"),
+        (["blocks"], []),
+        (["blocks", 0, "edges", 0, "to"], "nowhere"),
+        (["blocks", 0, "edges", 0, "from"], "output"),
+        (["blocks", 0, "edges", 0, "strength"], 0),
+        (["blocks", 0, "edges", 0, "colour"], "red"),
+        (["reductions", 0], {"conv1": 0, "conv3": 0}),
+        (["reductions", 0], {"conv1": 1}),
+        (["space", "operations"], ["separable3", "separable3"]),
+        (["space", "share"], "yes"),
+        (["space", "levels"], 9),
+        (["multiply_adds"], None),
+    ],
+)
+def test_what_is_mangled_breaks_the_schema(place: list[Any], value: object) -> None:
+    Draft202012Validator.check_schema(schema())
+    mangled = complete()
+    assert VALIDATOR.is_valid(mangled)
+    part: Any = mangled
+    for step in place[:-1]:
+        part = part[step]
+    part[place[-1]] = value
+    assert not VALIDATOR.is_valid(mangled)
+
+
+def test_the_schema_asks_for_every_part() -> None:
+    for field in complete():
+        assert not VALIDATOR.is_valid({name: value for name, value in complete().items() if name != field})
+    for field in complete()["space"]:
+        space = {name: value for name, value in complete()["space"].items() if name != field}
+        assert not VALIDATOR.is_valid(complete() | {"space": space})

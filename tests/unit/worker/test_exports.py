@@ -1,0 +1,36 @@
+"""The files of a retrained network, without Ray."""
+
+from pathlib import Path
+
+import pytest
+
+from nas_core import Network, SearchJob, export
+from nas_core.files import FILES
+from nas_core.job import path
+from tests.unit.nas_core.networks import tiny_data, tiny_spec
+from worker.exports import write_exports
+from worker.run_folder import RunFolder
+
+
+def test_a_format_that_fails_is_noted_and_the_others_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(network: object) -> bytes:
+        raise NotImplementedError("no such operator")
+
+    monkeypatch.setattr(export, "to_onnx", fail)
+    job = SearchJob(tiny_spec(), tiny_data(), "cpu")
+    budget = job.spec.budgets[0]
+    architecture = job.spec.space.cheapest()
+    job.architectures[budget] = architecture
+    job.weights[budget] = Network(architecture).state_dict()
+    job.results.append({"budget": budget, "accuracy": 1, "accuracy_low": 1, "accuracy_high": 1, "test_images": 9})
+
+    told = write_exports(RunFolder(str(tmp_path)), job, {"yoso": "0"})
+    assert told["not_exported"] == {"onnx": "NotImplementedError: no such operator"}
+    assert told["files"] == {kind: name for kind, name in FILES.items() if kind != "onnx"}
+    assert told["latency_ms"] > 0
+    written = {file.name for file in (tmp_path / path(budget)).iterdir()}
+    assert written == {"network.pt2", "network.py", "README.md"}
+    card = (tmp_path / path(budget) / "README.md").read_text()
+    assert "`network.onnx` is missing: NotImplementedError: no such operator" in card
