@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from service.api import architectures, health, problems, searches
+from service.api import architectures, health, problems, schemas, searches
 from service.api.context import Context
 from service.dashboard import add_dashboard
 from service.dispatch.dispatcher import Dispatcher
@@ -60,7 +60,7 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
     )
     app.state.context = context
     problems.install(app)
-    for resource in (searches, architectures, health):
+    for resource in (searches, architectures, schemas, health):
         app.include_router(resource.router)
     add_dashboard(app)
     return app

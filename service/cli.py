@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from nas_core.errors import InvalidValue
+from nas_core.files import FILES
 from service import terminal
 from service.client import ENDED, Client, ClientError, Unreachable
 
@@ -167,15 +168,23 @@ def cancel(search_id: SearchId, url: Url = None, as_json: Json = False) -> None:
 def fetch(
     search_id: SearchId,
     to: Annotated[Path | None, typer.Option(help="The folder to bring them to (default: yoso-ID).")] = None,
+    kinds: Annotated[
+        list[str] | None,
+        typer.Option("--format", help=f"What to bring: {', '.join(FILES)}, or all (the default); may be repeated."),
+    ] = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Bring a search's networks to a folder: genotype, picture and weights for each budget."""
+    """Bring a search's networks to a folder, in every format or in those asked for; a folder for each budget."""
     with refusals(), Client(url) as client:
+        for kind in kinds or ():
+            if kind not in (*FILES, "all"):
+                raise InvalidValue("--format", kind, "no such format", ", ".join((*FILES, "all")))
         search = client.get(search_id)
         if not search["architectures"]:
             raise InvalidValue("ID", search_id, f"has no networks yet: it is {search['status']}", "a search that ended")
-        folders = bring(client, search, to or Path(f"yoso-{search_id}"))
+        wanted = None if "all" in (kinds or ()) else kinds
+        folders = bring(client, search, to or Path(f"yoso-{search_id}"), wanted)
         if as_json:
             print(json.dumps({str(budget): folder for budget, folder in folders.items()}))
         else:
@@ -340,25 +349,28 @@ def describe(search: dict[str, Any]) -> None:
         out.print(terminal.results(search["architectures"]))
 
 
-def bring(client: Client, search: dict[str, Any], to: Path) -> dict[int, str]:
-    """Download every network of `search` below `to`; each budget's folder appears whole. Returns the folders."""
-    names = {"architecture": "architecture.json", "picture": "picture.svg", "weights": "weights.safetensors"}
+def bring(client: Client, search: dict[str, Any], to: Path, kinds: Sequence[str] | None = None) -> dict[int, str]:
+    """Download the files of every network of `search` below `to`; each budget's folder appears whole.
+
+    Brings the `kinds` of file, or all that there are. Returns the folders. Raises `InvalidValue` where a network does
+    not have one of the `kinds`; nothing is brought then.
+    """
     folders: dict[int, str] = {}
+    for one in search["architectures"]:
+        for kind in kinds or ():
+            if kind not in one["files"]:
+                why = one["not_exported"].get(kind, "it was made without")
+                reason = f"the network for {one['budget']} has none: {why}"
+                raise InvalidValue("--format", kind, reason, ", ".join((*one["files"], "all")))
     to.mkdir(parents=True, exist_ok=True)
     for one in search["architectures"]:
         target = to / str(one["budget"])
         with tempfile.TemporaryDirectory(dir=to, prefix=".fetching-") as temporary:
             new = Path(temporary, "new")
             new.mkdir()
-            detail = client.architecture(one["id"])
-            content = {
-                "architecture": json.dumps(detail.pop("architecture"), indent=1).encode(),
-                "picture": client.download(one["files"]["picture"]),
-                "weights": client.download(one["files"]["weights"]),
-            }
-            for kind, name in names.items():
-                (new / name).write_bytes(content[kind])
-            (new / "result.json").write_text(json.dumps(detail, indent=1))
+            for kind in kinds or one["files"]:
+                (new / FILES[kind]).write_bytes(client.download(one["files"][kind]))
+            (new / "result.json").write_text(json.dumps(one | {"search_id": search["id"]}, indent=1))
             if target.exists():
                 target.rename(Path(temporary, "old"))
             new.rename(target)

@@ -14,7 +14,7 @@ from service.formats import exact, short
 
 LINES_OF_A_PHASE = 6
 """About how many lines a phase gets where there are no bars."""
-FILES = "architecture.json, picture.svg and weights.safetensors are in"
+FILES = "each network's files are in"
 COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "cancelling": "yellow", "running": "cyan"}
 
 

@@ -12,6 +12,8 @@ from fastapi import FastAPI
 
 from nas_core.architecture import Architecture
 from nas_core.budget import fit_widths
+from nas_core.files import FILES
+from nas_core.picture import draw
 from nas_core.space import SearchSpace
 from service.api.context import Context
 from service.app import create_app
@@ -86,21 +88,22 @@ class Run:
     def find(self, budget: int) -> "Run":
         """Derive the network for a budget."""
         self.write(budget, "architecture.json", network(budget).to_json().encode())
+        self.write(budget, "picture.svg", draw(network(budget)).encode())
         return self.tell({"kind": "architecture", "budget": budget} | cost(budget))
 
     def retrain(self, budget: int) -> "Run":
         """Retrain the network for a budget."""
-        self.write(budget, "weights.safetensors", b"weights")
+        for kind in ("weights", "onnx", "torch_export", "python", "card"):
+            self.write(budget, FILES[kind], kind.encode())
         self.tell({"kind": "phase", "phase": "retrain", "budget": budget})
         self.tell(*(epoch("retrain", number, 60, 0.9, budget) for number in range(1, 61)))
         return self.tell({"kind": "retrained"} | result(budget))
 
-    def succeed(self) -> None:
-        """Everything that is left, to the end."""
+    def succeed(self, files: dict[str, str] = FILES) -> None:
+        """Everything that is left, to the end; the result names `files`."""
         self.start().pretrain().search().find(BUDGETS[1]).find(BUDGETS[0])
         for budget in BUDGETS:
             self.retrain(budget)
-        files = {"architecture": "architecture.json", "picture": "picture.svg", "weights": "weights.safetensors"}
         self.move(Status.FINISHING)
         found = [result(budget) | {"files": files} for budget in BUDGETS]
         self.searches.succeed(self.id, self.token, {"architectures": found})

@@ -6,12 +6,21 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from nas_core.architecture import Architecture
+from nas_core.files import FILES
 from nas_core.picture import Theme, draw
 from service.api.context import Context, ContextDep, ProjectDep
 from service.api.problems import ProblemError
 from service.api.searches import PROBLEMS, UNKNOWN, seen
 from service.api.views import ArchitectureView, view_architecture
 from service.store.models import ArchitectureRow
+
+MEDIA_TYPES = {
+    "architecture": "application/json",
+    "picture": "image/svg+xml",
+    "python": "text/x-python",
+    "card": "text/markdown",
+}
+"""Of the files that are not just bytes."""
 
 router = APIRouter(prefix="/api/v1/architectures", tags=["architectures"], responses=PROBLEMS | UNKNOWN)
 
@@ -52,6 +61,21 @@ def weights(architecture_id: str, service: ContextDep, project: ProjectDep) -> R
     )
 
 
+@router.get(
+    "/{architecture_id}/files/{kind}",
+    response_class=Response,
+    responses={200: {"content": {"application/octet-stream": {}}}},
+)
+def download(architecture_id: str, kind: str, service: ContextDep, project: ProjectDep) -> Response:
+    """One of the network's files, as its search left it; `files` of the network says which there are."""
+    content = file(service, project, architecture_id, kind)
+    return Response(
+        content,
+        media_type=MEDIA_TYPES.get(kind, "application/octet-stream"),
+        headers={"Content-Disposition": f'attachment; filename="{architecture_id}-{FILES[kind]}"'},
+    )
+
+
 def found(service: Context, project: str | None, architecture_id: str) -> ArchitectureRow:
     """The network, if the caller's project may see it. Raises `ProblemError` 404."""
     row = service.searches.architecture(architecture_id)
@@ -62,8 +86,15 @@ def found(service: Context, project: str | None, architecture_id: str) -> Archit
 
 
 def file(service: Context, project: str | None, architecture_id: str, kind: str) -> bytes:
-    """The content of one of a network's files. Raises `ProblemError` 404 where the storage has lost it."""
+    """The content of one of a network's files.
+
+    Raises `ProblemError` 404 where it has no such file, or where the storage has lost it.
+    """
     row = found(service, project, architecture_id)
+    if kind not in row.result["files"]:
+        why = row.result.get("not_exported", {}).get(kind)
+        told = f"{architecture_id} has no {kind!r}" + (f" ({why})" if why else "")
+        raise ProblemError(404, "No such file", f"{told}; it has {', '.join(row.result['files'])}.")
     try:
         return service.runs.read(row.search_id, f"{row.result['path']}/{row.result['files'][kind]}")
     except FileNotFoundError as error:

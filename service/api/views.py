@@ -23,8 +23,12 @@ class ArchitectureView(BaseModel):
     accuracy_low: float
     accuracy_high: float
     test_images: int
+    latency_ms: float | None
+    """Of one image on the machine that trained it; None where it was not measured."""
     files: dict[str, str]
     """URLs below the service, by kind of file."""
+    not_exported: dict[str, str]
+    """Why a kind of file is missing, by kind."""
 
 
 class SearchView(BaseModel):
@@ -123,9 +127,14 @@ def view_search(search: Search, architectures: Sequence[ArchitectureRow]) -> Sea
 def view_architecture(row: ArchitectureRow) -> ArchitectureView:
     """What the API says of a network."""
     names = ("multiply_adds", "parameters", "accuracy", "accuracy_low", "accuracy_high", "test_images")
-    base = f"/api/v1/architectures/{row.id}"
-    files = {"architecture": base, "picture": f"{base}.svg", "weights": f"{base}/weights"}
-    return ArchitectureView(id=row.id, budget=row.budget, files=files, **{name: row.result[name] for name in names})
+    return ArchitectureView(
+        id=row.id,
+        budget=row.budget,
+        latency_ms=row.result.get("latency_ms"),
+        files={kind: f"/api/v1/architectures/{row.id}/files/{kind}" for kind in row.result["files"]},
+        not_exported=row.result.get("not_exported", {}),
+        **{name: row.result[name] for name in names},
+    )
 
 
 def iso(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -10,11 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from nas_core import Architecture, Network, SearchSpace
+from nas_core.files import FILES
 from nas_core.spec import SearchSpec, Settings
 
 pytestmark = pytest.mark.slow
@@ -93,8 +96,29 @@ def check_finished(folder: Path, spec: SearchSpec) -> dict[str, Any]:
         network.load_state_dict(load_file(files / "weights.safetensors"))
         assert network.eval()(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
         assert (files / "picture.svg").read_text().startswith("<svg")
+        assert one["not_exported"] == {} and one["latency_ms"] > 0
+        assert {path.name for path in files.iterdir()} == set(one["files"].values()) == set(FILES.values())
+        check_exports(files, network)
     assert not list(folder.rglob("*.tmp")) and not (folder / "error.json").exists()
     return result
+
+
+def check_exports(files: Path, network: Network) -> None:
+    """What a network was given out as finds the same logits as the network itself."""
+    images = torch.randn(5, 1, 8, 8)
+    with torch.no_grad():
+        wanted = network(images)
+    session = onnxruntime.InferenceSession(files / "network.onnx", providers=["CPUExecutionProvider"])
+    program = torch.export.load(files / "network.pt2").module()
+    alone = runpy.run_path(str(files / "network.py"))
+    assert alone["normalise"](torch.zeros(1, 1, 8, 8, dtype=torch.uint8)).shape == (1, 1, 8, 8)
+    for logits in (
+        torch.from_numpy(session.run(None, {"images": images.numpy()})[0]),
+        program(images),
+        alone["load"](files / "weights.safetensors")(images),
+    ):
+        torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-5)
+    assert "95 % interval" in (files / "README.md").read_text()
 
 
 def epochs(folder: Path) -> dict[tuple[Any, ...], dict[str, Any]]:

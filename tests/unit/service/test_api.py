@@ -8,7 +8,10 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from jsonschema import Draft202012Validator
 
+from nas_core.architecture import Architecture
+from nas_core.files import FILES
 from service.domain.lifecycle import Status
 from service.domain.request import Capacity
 from tests import seeding
@@ -183,6 +186,47 @@ def test_a_network_comes_as_json_picture_and_weights(http: httpx.Client, seeds: 
         picture = http.get(f"/api/v1/architectures/{one['id']}.svg")
         assert picture.headers["content-type"] == "image/svg+xml" and picture.text.startswith("<svg")
         assert http.get(one["files"]["weights"]).content == b"weights"
+
+
+def test_a_network_comes_in_every_format(http: httpx.Client, seeds: dict[str, str]) -> None:
+    for one in http.get(f"/api/v1/searches/{seeds['succeeded']}").json()["architectures"]:
+        base = f"/api/v1/architectures/{one['id']}"
+        assert one["files"] == {kind: f"{base}/files/{kind}" for kind in FILES}
+        for kind, name in FILES.items():
+            told = http.get(one["files"][kind])
+            assert told.status_code == 200
+            assert told.headers["content-disposition"] == f'attachment; filename="{one["id"]}-{name}"'
+            if kind not in ("architecture", "picture"):
+                assert told.content == kind.encode()
+        assert Architecture.from_json(http.get(one["files"]["architecture"]).text).multiply_adds <= one["budget"]
+        assert http.get(one["files"]["picture"]).headers["content-type"] == "image/svg+xml"
+        assert http.get(one["files"]["card"]).headers["content-type"].startswith("text/markdown")
+
+
+def test_a_kind_of_file_that_is_none_is_told_with_those_that_are(http: httpx.Client, seeds: dict[str, str]) -> None:
+    told = http.get(f"/api/v1/architectures/{seeds['succeeded']}-300000/files/onyx")
+    assert told.status_code == 404 and told.headers["content-type"] == "application/problem+json"
+    assert "'onyx'" in told.json()["detail"] and ", ".join(FILES) in told.json()["detail"]
+
+
+def test_a_result_of_before_there_were_formats_still_shows(app: FastAPI, http: httpx.Client) -> None:
+    files = {kind: FILES[kind] for kind in ("architecture", "picture", "weights")}
+    search_id = seeding.queue(app)
+    seeding.Run(app, search_id).succeed(files)
+    [one, _] = http.get(f"/api/v1/searches/{search_id}").json()["architectures"]
+    assert set(one["files"]) == set(files) and one["latency_ms"] is None and one["not_exported"] == {}
+    assert all(http.get(link).status_code == 200 for link in one["files"].values())
+    told = http.get(f"/api/v1/architectures/{one['id']}/files/onnx")
+    assert told.status_code == 404 and "it has architecture, picture, weights" in told.json()["detail"]
+    page = http.get(f"/searches/{search_id}").text
+    assert "/weights" in page and "/files/onnx" not in page
+
+
+def test_the_architectures_schema_is_served(http: httpx.Client, seeds: dict[str, str]) -> None:
+    served = http.get("/api/v1/schemas/architecture").json()
+    detail = http.get(f"/api/v1/architectures/{seeds['succeeded']}-300000").json()
+    Draft202012Validator(served).validate(detail["architecture"])
+    assert not Draft202012Validator(served).is_valid(detail["architecture"] | {"version": 2})
 
 
 def test_a_lost_file_is_not_an_internal_error(app: FastAPI, http: httpx.Client, seeds: dict[str, str]) -> None:

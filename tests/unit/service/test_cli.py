@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
 from typer.testing import CliRunner, Result
 
 from nas_core.architecture import Architecture
-from service.cli import app
+from nas_core.files import FILES
+from service.cli import app as commands
 from tests import seeding
 
 
@@ -19,7 +21,7 @@ def database_url(tmp_path: Path) -> str:
 
 def yoso(*words: str, url: str | None = None) -> Result:
     """Run `yoso` with some arguments."""
-    return CliRunner().invoke(app, [*words, *(("--url", url) if url else ())])
+    return CliRunner().invoke(commands, [*words, *(("--url", url) if url else ())])
 
 
 @pytest.mark.parametrize("command", ["serve", "submit", "list", "show", "watch", "cancel", "fetch", "run"])
@@ -135,10 +137,41 @@ def test_fetch_brings_every_budget_whole(url: str, seeds: dict[str, str], tmp_pa
         assert sorted(path.name for path in folder.iterdir()) == ["300000", "600000"]
     for budget in seeding.BUDGETS:
         files = {path.name for path in (folder / str(budget)).iterdir()}
-        assert files == {"architecture.json", "picture.svg", "weights.safetensors", "result.json"}
+        assert files == {*FILES.values(), "result.json"}
+        assert (folder / str(budget) / "network.onnx").read_bytes() == b"onnx"
         text = (folder / str(budget) / "architecture.json").read_text()
         assert Architecture.from_json(text) == seeding.network(budget)
     assert str(folder) in yoso("fetch", seeds["succeeded"], "--to", str(folder), url=url).stdout.replace("\n", "")
+
+
+def test_fetch_brings_the_formats_that_are_asked_for(url: str, seeds: dict[str, str], tmp_path: Path) -> None:
+    for words, names in (
+        (["onnx", "python"], {"network.onnx", "network.py"}),
+        (["card"], {"README.md"}),
+        (["onnx", "all"], set(FILES.values())),
+    ):
+        options = [word for kind in words for word in ("--format", kind)]
+        told = yoso("fetch", seeds["succeeded"], "--to", str(tmp_path / "some"), *options, url=url)
+        assert told.exit_code == 0
+        assert {path.name for path in (tmp_path / "some" / "300000").iterdir()} == names | {"result.json"}
+
+
+def test_fetch_in_a_format_that_is_none_is_refused(url: str, seeds: dict[str, str], tmp_path: Path) -> None:
+    told = yoso("fetch", seeds["succeeded"], "--to", str(tmp_path / "none"), "--format", "onyx", url=url)
+    assert told.exit_code == 2 and told.stderr.startswith("--format: no such format (got 'onyx')")
+    assert "onnx, torch_export, python, card, all" in told.stderr and not (tmp_path / "none").exists()
+
+
+def test_fetch_from_a_search_of_before_there_were_formats(app: FastAPI, url: str, tmp_path: Path) -> None:
+    files = {kind: FILES[kind] for kind in ("architecture", "picture", "weights")}
+    search_id = seeding.queue(app)
+    seeding.Run(app, search_id).succeed(files)
+    told = yoso("fetch", search_id, "--to", str(tmp_path / "old"), url=url)
+    assert told.exit_code == 0
+    assert {path.name for path in (tmp_path / "old" / "300000").iterdir()} == {*files.values(), "result.json"}
+    told = yoso("fetch", search_id, "--to", str(tmp_path / "none"), "--format", "onnx", url=url)
+    assert told.exit_code == 2 and "the network for 300000 has none" in told.stderr
+    assert "architecture, picture, weights, all" in told.stderr and not (tmp_path / "none").exists()
 
 
 def test_fetch_of_a_search_without_networks_is_refused(url: str, seeds: dict[str, str], tmp_path: Path) -> None:

@@ -91,6 +91,8 @@ def test_a_finished_search_offers_its_networks(browser: httpx.Client, seeds: dic
     assert "sse-connect" not in html and ">Cancel<" not in html
     links = set(re.findall(r'(?:href|src)="(/(?:api|searches/)[^"]*)"', html))
     assert {f"/api/v1/architectures/{seeds['succeeded']}-300000{kind}" for kind in ("", ".svg", "/weights")} <= links
+    for kind in ("onnx", "torch_export", "python", "card"):
+        assert f"/api/v1/architectures/{seeds['succeeded']}-300000/files/{kind}" in links
     for link in links:
         assert browser.get(link).status_code == 200, link
 

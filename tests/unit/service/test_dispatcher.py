@@ -9,6 +9,7 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import update
 
+from nas_core.files import FILES
 from service.dispatch.dispatcher import Dispatcher
 from service.dispatch.executors.ray_jobs import RayJobs
 from service.domain.lifecycle import MAX_ATTEMPTS, Status
@@ -58,8 +59,7 @@ class Service:
         path.write_text("".join(json.dumps({"time": 1.0, "attempt": attempt} | line) + "\n" for line in lines))
 
     def result(self, search_id: str) -> None:
-        files = {"architecture": "architecture.json", "picture": "picture.svg", "weights": "weights.safetensors"}
-        found = [seeding.result(budget) | {"files": files} for budget in seeding.BUDGETS]
+        found = [seeding.result(budget) | {"files": FILES} for budget in seeding.BUDGETS]
         (self.folder(search_id) / "result.json").write_text(json.dumps({"architectures": found}))
 
     def error(self, search_id: str, attempt: int, retryable: bool) -> None:

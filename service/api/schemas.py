@@ -1,0 +1,16 @@
+"""What the API's files look like, for programs that read them; open to everybody."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from nas_core.architecture import schema
+
+router = APIRouter(prefix="/api/v1/schemas", tags=["schemas"])
+
+
+@router.get("/architecture", response_class=JSONResponse)
+def architecture() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a network's genotype, `architecture.json`."""
+    return schema()
