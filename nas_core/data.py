@@ -104,10 +104,14 @@ class Data:
         return mean.view(-1, 1, 1).float().to(self.device), deviation.view(-1, 1, 1).float().to(self.device)
 
     @property
-    def normalisation(self) -> tuple[list[float], list[float]]:
-        """Mean and deviation of each channel, in bytes, by which `load` normalises."""
-        mean, deviation = self._statistics
-        return mean.flatten().tolist(), deviation.flatten().tolist()
+    def mean(self) -> list[float]:
+        """The mean of each channel, in bytes, by which `load` normalises."""
+        return self._statistics[0].flatten().tolist()
+
+    @property
+    def deviation(self) -> list[float]:
+        """The deviation of each channel, in bytes, by which `load` normalises."""
+        return self._statistics[1].flatten().tolist()
 
     @cached_property
     def training(self) -> Tensor:

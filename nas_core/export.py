@@ -336,8 +336,8 @@ def model_card(
     `not_exported` why a kind of file is missing.
     """
     space, budget, images = architecture.space, result["budget"], result["test_images"]
-    mean, deviation = data.normalisation
-    rows = "\n".join(f"| {i} | {m:.4f} | {d:.4f} |" for i, (m, d) in enumerate(zip(mean, deviation, strict=True)))
+    channels = enumerate(zip(data.mean, data.deviation, strict=True))
+    rows = "\n".join(f"| {channel} | {mean:.4f} | {deviation:.4f} |" for channel, (mean, deviation) in channels)
     splits = ", ".join(f"{count:,} {part}" for part, count in data.splits.items())
     missing = not_exported or {}
     loading = "\n\n".join(
@@ -348,13 +348,14 @@ def model_card(
 Found by direct sparse optimisation ([DSO-NAS](https://arxiv.org/abs/1811.01567)) and trained from scratch, by Yoso.
 
 - Data set: `{data.name}`, {data.classes} classes, fingerprint `{data.fingerprint}`
-- Its images by part: {splits}. The network was trained on the first two parts and met the test part once, at the end.
+- Its images by part: {splits}.
+  The network was trained on the parts for weights and scaling, and met the test part once, at the end.
 - Cost: {architecture.multiply_adds:,} multiply-adds an image, {architecture.multiply_adds / budget:.1%} of the budget
 - Parameters: {architecture.parameters:,}
 - Test accuracy: **{result["accuracy"]:.2%}** on {images:,} images,
   95 % interval {result["accuracy_low"]:.1%} to {result["accuracy_high"]:.1%} (Wilson)
 - Latency: {latency.median:.3g} ms for one image in PyTorch (median; 10th to 90th percentile {latency.low:.3g} to
-  {latency.high:.3g} ms), with {latency.threads} thread(s) of the machine that trained it ({platform.machine()})
+  {latency.high:.3g} ms), {platform.machine()} CPU of the machine that trained it, threads: {latency.threads}
 
 ## Input and output
 

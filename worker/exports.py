@@ -24,7 +24,7 @@ def write_exports(folder: RunFolder, job: SearchJob, versions: Mapping[str, str]
     forms: dict[str, Callable[[], bytes]] = {
         "onnx": lambda: export.to_onnx(network),
         "torch_export": lambda: export.to_torch_export(network),
-        "python": lambda: export.to_python(architecture, *job.data.normalisation).encode(),
+        "python": lambda: export.to_python(architecture, job.data.mean, job.data.deviation).encode(),
         "card": lambda: export.model_card(
             job.spec, architecture, job.data, result, latency, versions, not_exported
         ).encode(),

@@ -197,7 +197,7 @@ def test_the_card_says_what_the_next_person_must_know() -> None:
         *(data.fingerprint, "3 classes", "test", used, f"{architecture.parameters:,}", f"{spec.budgets[0]:,}"),
         *("90.00%", "74.4% to 96.5%", "30 images", "1.25 ms", "1.12 to", "Seed 7", "torch 2.15.0"),
         *("`network.onnx` is missing: RuntimeError: no", "torch.export.load", "from network import load", "## Limits"),
-        *(f"| 0 | {data.normalisation[0][0]:.4f} | {data.normalisation[1][0]:.4f} |", '"search_epochs": 3'),
+        *(f"| 0 | {data.mean[0]:.4f} | {data.deviation[0]:.4f} |", '"search_epochs": 3'),
     ):
         assert told in card, told
     assert "InferenceSession" not in card
@@ -205,7 +205,7 @@ def test_the_card_says_what_the_next_person_must_know() -> None:
 
 def test_normalisation_is_what_loading_does() -> None:
     data = tiny_data()
-    [mean], [deviation] = data.normalisation
+    [mean], [deviation] = data.mean, data.deviation
     indices = data.parts["test"]
     wanted = (data.images.fetch(indices).float() - mean) / deviation
     torch.testing.assert_close(data.load(indices)[0], wanted)
