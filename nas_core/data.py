@@ -136,8 +136,7 @@ class Data:
         epoch, position = divmod(step, len(indices) // size)
         order = torch.randperm(len(indices), generator=generator(seed, purpose, "order", epoch))
         chosen = indices[order[position * size : (position + 1) * size]]
-        rank, workers = parallel.world()
-        share = slice(rank * size // workers, (rank + 1) * size // workers)
+        share = parallel.share(size)
         images, labels = self.load(chosen[share])
         if augment is not None:
             images = augment(images, generator(seed, purpose, "augment", step), size, share)

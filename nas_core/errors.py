@@ -1,4 +1,4 @@
-"""The one error for a value that somebody gave and that cannot be used."""
+"""What goes wrong by what somebody gave: a value that cannot be used, and a training that diverges."""
 
 from typing import Any
 
@@ -18,3 +18,20 @@ class InvalidValue(ValueError):
 
     def __reduce__(self) -> tuple[type["InvalidValue"], tuple[Any, ...]]:
         return type(self), (self.field, self.value, self.reason, self.accepted)
+
+
+class Diverged(RuntimeError):
+    """The loss of a training step is NaN or infinite, so that going on would be in vain.
+
+    `phase` is "pretrain", "search" or "retrain", `step` the step in it or, for the search, since the beginning of
+    pretraining, and `loss` the mean over all workers.
+    """
+
+    def __init__(self, phase: str, step: int, loss: float) -> None:
+        super().__init__(f"{phase}: the loss of step {step} is {loss}; a smaller learning rate may help")
+        self.phase = phase
+        self.step = step
+        self.loss = loss
+
+    def __reduce__(self) -> tuple[type["Diverged"], tuple[Any, ...]]:
+        return type(self), (self.phase, self.step, self.loss)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nas_core.architecture import Architecture
-from nas_core.data import Data
+from nas_core.data import Data, steps_per_epoch
 from nas_core.retrain import Retraining
 from nas_core.search import Search
 from nas_core.spec import SearchSpec
@@ -46,7 +46,7 @@ class SearchJob:
         A step of the supernet counts as eight of a derived network, as measured on the digits.
         """
         epochs = self.spec.settings.retrain_epochs * len(self.spec.budgets)
-        steps = len(self.data.training) // min(self.spec.settings.batch_size, len(self.data.training))
+        steps = steps_per_epoch(len(self.data.training), self.spec.settings.retrain_batch_size)
         whole = 8 * self.search.steps + steps * epochs
         retrained = len(self.results) * steps * self.spec.settings.retrain_epochs
         current = self.retraining.step if self.retraining and not self.done else 0

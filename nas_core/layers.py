@@ -102,7 +102,26 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Class logits (B, classes) of activations (B, C, H, W)."""
-        return self.classifier(F.relu(self.bn(x)).mean((2, 3)))
+        return self.classifier(self.features(x))
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the classifier reads (B, C) of activations (B, C, H, W)."""
+        return F.relu(self.bn(x)).mean((2, 3))
+
+
+def auxiliary_head(channels: int, size: int, classes: int) -> nn.Sequential:
+    """A second classifier for activations (B, channels, size, size) in mid-network, as in the published code.
+
+    BN, ReLU, 5×5 average pool with stride 3, Conv-BN-ReLU 1×1 to 128 and 2×2 to 768 channels, global average pool,
+    classifier. The pool rounds its size up, so that the 7×7 pixels of ImageNet leave the 2×2 that are needed; what
+    is below 6×6 is pooled to just these.
+    """
+    pool = nn.AvgPool2d(5, 3, ceil_mode=True) if size >= 6 else nn.AdaptiveAvgPool2d(2)
+    reduce = nn.Conv2d(128, 768, 2, bias=False)
+    he_normal_(reduce.weight.data)
+    return nn.Sequential(
+        BatchNorm(channels), nn.ReLU(), pool, conv_bn_relu(1, channels, 128), reduce, Head(768, classes)
+    )
 
 
 def stem(channels_in: int, width: int, strides: tuple[int, ...]) -> nn.Sequential:

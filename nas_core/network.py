@@ -30,18 +30,31 @@ class NetworkBlock(nn.Module):
             self.output = convolution(1, len(self.outputs) * width, width)
             self.output_bn = BatchNorm(width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, C, H, W)."""
+    @property
+    def droppable(self) -> int:
+        """How many connections drop path may cut: inputs of operations that have others, and all to the output."""
+        return sum(len(sources) for sources in self.inputs.values() if len(sources) > 1) + len(self.outputs)
+
+    def forward(self, x: Tensor, factors: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) → (B, C, H, W).
+
+        In training `factors` (droppable, B) may scale, for each image, what passes along each droppable connection.
+        """
         shortcut = self.shortcut(x)
         if not self.outputs:
             return shortcut
         node_out = {0: x}
+        rows = iter(() if factors is None else factors[..., None, None, None])
+
+        def along(source: int) -> Tensor:
+            return node_out[source] if factors is None else node_out[source] * next(rows)
+
         for node, sources in self.inputs.items():
-            entering = node_out[sources[0]]
+            entering = along(sources[0]) if len(sources) > 1 else node_out[sources[0]]
             for source in sources[1:]:
-                entering = entering + node_out[source]
+                entering = entering + along(source)
             node_out[node] = self.operations[str(node)](entering)
-        joined = self.output(torch.cat([node_out[node] for node in self.outputs], 1))
+        joined = self.output(torch.cat([along(node) for node in self.outputs], 1))
         return shortcut + F.relu(self.output_bn(joined))
 
 

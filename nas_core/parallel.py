@@ -19,6 +19,12 @@ def world() -> tuple[int, int]:
     return 0, 1
 
 
+def share(size: int) -> slice:
+    """This worker's part of a batch of `size` images over all workers."""
+    rank, workers = world()
+    return slice(rank * size // workers, (rank + 1) * size // workers)
+
+
 def average_(tensors: Iterable[Tensor]) -> None:
     """Replace each tensor by its mean over the workers, all in one message."""
     _, workers = world()
@@ -32,11 +38,6 @@ def average_(tensors: Iterable[Tensor]) -> None:
     for tensor in together:
         tensor.copy_(flat[start : start + tensor.numel()].view_as(tensor))
         start += tensor.numel()
-
-
-def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Average the gradients of `parameters` over the workers."""
-    average_(parameter.grad for parameter in parameters if parameter.grad is not None)
 
 
 def average_buffers(module: nn.Module) -> None:

@@ -5,20 +5,117 @@ import time
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from nas_core import parallel
 from nas_core.architecture import Architecture
 from nas_core.data import Augment, Data, generator, steps_per_epoch
-from nas_core.network import Network
-from nas_core.spec import SearchSpec
-from nas_core.training import backward, evaluate, weight_optimizer, wilson
+from nas_core.layers import auxiliary_head
+from nas_core.network import Network, NetworkBlock
+from nas_core.spec import SearchSpec, Settings
+from nas_core.training import backward, bn_scales, evaluate, weight_optimizer, wilson
+
+WARMUP_START = 0.2
+"""The share of the learning rate that warm-up starts from: 0.1 of 0.5 in the published code."""
+SHORTEST_CYCLE = 10
+"""Epochs of the first cosine cycle in the published code, of which each next one is twice as long."""
+RESTARTS_END = 1e-4
+"""The learning rate at the end of each of these cycles."""
+
+
+def learning_rate(settings: Settings, epoch: float) -> float:
+    """The learning rate of retraining after `epoch` epochs, whole or not.
+
+    It rises in a straight line from a fifth of `retrain_lr` to all of it while warm-up lasts. In the epochs that are
+    left it falls to zero along half a cosine ("cosine") or a straight line ("linear"), or it falls to 1e-4 along
+    cosines of which each lasts twice as long as the one before ("cosine_restarts"; Loshchilov and Hutter, arXiv
+    1608.03983). There are as many of these as fit when the first lasts 10 epochs or more, and they end with the
+    training: 630 epochs are 10 + 20 + … + 320.
+    """
+    top, warmup = settings.retrain_lr, settings.retrain_warmup_epochs
+    if epoch < warmup:
+        return top * (WARMUP_START + (1 - WARMUP_START) * epoch / warmup)
+    done, length, bottom = epoch - warmup, float(settings.retrain_epochs - warmup), 0.0
+    if settings.retrain_schedule == "linear":
+        return top * (1 - done / length)
+    if settings.retrain_schedule == "cosine_restarts":
+        bottom = min(RESTARTS_END, top)
+        cycles = max(1, math.floor(math.log2(length / SHORTEST_CYCLE + 1)))
+        length /= 2**cycles - 1
+        while done >= length:
+            done, length = done - length, length * 2
+    return bottom + (top - bottom) * (1 + math.cos(math.pi * done / length)) / 2
+
+
+def keep_factors(drop: Tensor, images: int, random: torch.Generator) -> Tensor:
+    """What to multiply by so that things are dropped at random and their mean stays: (n,) → (n, images).
+
+    Each is 0 with its probability `drop`, and otherwise 1 / (1 − drop).
+    """
+    kept = torch.rand(len(drop), images, generator=random) >= drop[:, None]
+    return kept / (1 - drop[:, None])
+
+
+class Trainee(nn.Module):
+    """`network` with what only its training has: drop path, dropout, and an auxiliary head.
+
+    Drop path cuts, image by image, inputs of operations that read others too, and connections to a block's output.
+    Its probability grows in a straight line with a block's depth, up to `settings.drop_path` in the last, and with
+    the progress of the training. The auxiliary head reads what the last reduction gives out. Evaluation is
+    `network`'s own affair, and it is what is saved.
+    """
+
+    def __init__(self, network: Network, settings: Settings) -> None:
+        super().__init__()
+        self.network, self.settings = network, settings
+        architecture = network.architecture
+        space, width = architecture.space, architecture.widths[-1]
+        last = len(space.blocks) - 1
+        self.tapped = f"reduction{last}"
+        self.auxiliary = (
+            auxiliary_head(width, space.resolution(last), space.classes) if settings.auxiliary_weight else None
+        )
+        blocks = [part for part in network.body if isinstance(part, NetworkBlock)]
+        self.depth = torch.tensor(
+            [(index + 1) / len(blocks) for index, block in enumerate(blocks) for _ in range(block.droppable)]
+        )
+        """The depth of the block of each droppable connection, above 0 and up to 1."""
+
+    def forward(
+        self, images: Tensor, random: torch.Generator, size: int, share: slice, progress: float
+    ) -> tuple[Tensor, Tensor | None]:
+        """Class logits (B, classes) of the network and, where there is one, of the auxiliary head.
+
+        `images` (B, C, H, W) are the `share` of a batch of `size`, for all of which `random` draws what is dropped;
+        `progress` (0 … 1) is that of the training.
+        """
+        settings, head = self.settings, self.network.head
+        factors: Tensor | None = None
+        if settings.drop_path:
+            factors = keep_factors(settings.drop_path * progress * self.depth, size, random)[:, share].to(images)
+        x, start = self.network.stem(images), 0
+        logits: Tensor | None = None
+        for name, part in self.network.body.named_children():
+            if isinstance(part, NetworkBlock):
+                x = part(x, None if factors is None else factors[start : start + part.droppable])
+                start += part.droppable
+            else:
+                x = part(x)
+            if self.auxiliary is not None and name == self.tapped:
+                logits = self.auxiliary(x)
+        features = head.features(x)
+        if settings.dropout:
+            drop = torch.full((features.shape[1],), settings.dropout)
+            features = features * keep_factors(drop, size, random)[:, share].T.to(features)
+        return head.classifier(features), logits
 
 
 class Retraining:
     """Trains the network of `architecture` on all training data of `data`, λ discarded (paper, section 3.2).
 
-    Advanced one step at a time and resumable between any two, like `Search`. The learning rate falls from
-    `settings.retrain_lr` to zero along a cosine.
+    Advanced one step at a time and resumable between any two, like `Search`: what a step drops is drawn anew from
+    the seed and the step, for the whole batch, of which each worker takes its share.
     """
 
     def __init__(self, spec: SearchSpec, architecture: Architecture, data: Data, device: torch.device | str) -> None:
@@ -28,10 +125,15 @@ class Retraining:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator(spec.seed, self.purpose).initial_seed())
             self.network = Network(architecture)
-        self.network.to(self.device)
-        self.weights = list(self.network.parameters())
+            self.trainee = Trainee(self.network, self.settings)
+        self.trainee.to(self.device)
+        self.weights = list(self.trainee.parameters())
         self.optimizer = weight_optimizer(
-            self.weights, self.settings.retrain_lr, self.settings.momentum, self.settings.retrain_weight_decay
+            self.weights,
+            self.settings.retrain_lr,
+            self.settings.momentum,
+            self.settings.retrain_weight_decay,
+            bn_scales(self.trainee),
         )
         self.augment = Augment.of(self.settings, retraining=True)
         self.step = 0
@@ -39,9 +141,14 @@ class Retraining:
         self.started = time.monotonic()
 
     @property
+    def batch_size(self) -> int:
+        """Images of one step over all workers."""
+        return min(self.settings.retrain_batch_size, len(self.data.training))
+
+    @property
     def steps_per_epoch(self) -> int:
         """Steps in one pass over the training data."""
-        return steps_per_epoch(len(self.data.training), self.settings.batch_size)
+        return steps_per_epoch(len(self.data.training), self.batch_size)
 
     @property
     def steps(self) -> int:
@@ -54,22 +161,26 @@ class Retraining:
         return self.step >= self.steps
 
     def advance(self) -> list[dict[str, Any]]:
-        """Take one step; returns the journal lines it gives rise to."""
+        """Take one step; returns the journal lines it gives rise to.
+
+        The loss that they tell is what is trained on, the auxiliary head's share included. Raises `Diverged` where
+        it is NaN or infinite.
+        """
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.retrain_lr * (1 + math.cos(math.pi * self.step / self.steps)) / 2
+            group["lr"] = learning_rate(self.settings, self.step / self.steps_per_epoch)
         images, labels = self.data.batch(
-            self.data.training, self.step, self.settings.batch_size, self.seed, self.purpose, self.augment
+            self.data.training, self.step, self.batch_size, self.seed, self.purpose, self.augment
         )
-        loss = backward(self.network, images, labels, self.weights, self.settings.label_smoothing)
+        self.losses.append(backward(self._loss(images, labels), self.weights, "retrain", self.step))
+        if self.settings.retrain_clip:
+            nn.utils.clip_grad_norm_(self.weights, self.settings.retrain_clip)
         self.optimizer.step()
-        self.losses.append(loss.item())
         self.step += 1
         if self.step % self.steps_per_epoch:
             return []
-        parallel.average_buffers(self.network)
+        parallel.average_buffers(self.trainee)
         right, _ = evaluate(self.network, self.data, self.data.parts["validation"])
-        mean = torch.tensor([sum(self.losses) / len(self.losses)], device=self.device)
-        parallel.average_([mean])
+        loss = sum(self.losses) / len(self.losses)
         self.losses = []
         now = time.monotonic()
         seconds, self.started = now - self.started, now
@@ -79,11 +190,23 @@ class Retraining:
                 "phase": "retrain",
                 "epoch": self.step // self.steps_per_epoch,
                 "epochs": self.settings.retrain_epochs,
-                "loss": mean.item(),
+                "loss": loss,
                 "accuracy": right / len(self.data.parts["validation"]),
                 "seconds": seconds,
             }
         ]
+
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The smoothed cross-entropy of this worker's share of the batch, with the auxiliary head's part in it."""
+        random = generator(self.seed, self.purpose, "drop", self.step)
+        share = parallel.share(self.batch_size)
+        logits, auxiliary = self.trainee(images, random, self.batch_size, share, self.step / self.steps)
+        smoothing = self.settings.label_smoothing
+        loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        if auxiliary is not None:
+            part = F.cross_entropy(auxiliary, labels, label_smoothing=smoothing)
+            loss = loss + self.settings.auxiliary_weight * part
+        return loss
 
     def test(self) -> dict[str, Any]:
         """Accuracy on the test part with its 95 % interval, as the keys of a `retrained` journal line."""
@@ -101,13 +224,13 @@ class Retraining:
         """Everything that the next step depends on."""
         return {
             "step": self.step,
-            "network": self.network.state_dict(),
+            "trainee": self.trainee.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "losses": self.losses,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Become the retraining that `state_dict` described."""
-        self.network.load_state_dict(state["network"])
+        self.trainee.load_state_dict(state["trainee"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.losses = state["step"], list(state["losses"])

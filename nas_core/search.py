@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+import torch.nn.functional as F
 
 from nas_core import parallel
 from nas_core.architecture import Architecture
@@ -18,7 +19,7 @@ from nas_core.data import Augment, Data, generator, steps_per_epoch
 from nas_core.proximal import ApgNag, soft_threshold
 from nas_core.spec import SearchSpec
 from nas_core.supernet import Replacement, Supernet, follow
-from nas_core.training import backward, calibrate, evaluate, weight_optimizer
+from nas_core.training import backward, bn_scales, calibrate, evaluate, weight_optimizer
 
 SNAPSHOT_SHARE = 0.97
 """A picture of the supernet is due when its cost has fallen to this share of the last one's."""
@@ -54,7 +55,11 @@ class Search:
     def _optimizers(self) -> None:
         settings = self.settings
         self.weight_step = weight_optimizer(
-            self.supernet.weights(), settings.lr, settings.momentum, settings.weight_decay
+            self.supernet.weights(),
+            settings.lr,
+            settings.momentum,
+            settings.weight_decay,
+            bn_scales(self.supernet),
         )
         self.scaling_step = ApgNag(
             self.supernet.scaling_factors(), settings.scaling_lr, settings.momentum, settings.gamma, settings.clip
@@ -107,10 +112,10 @@ class Search:
             parts["weights"], self.step, settings.batch_size, self.spec.seed, "weights", self.augment
         )
         weights = self.supernet.weights()
-        loss = backward(self.supernet, images, labels, weights, settings.label_smoothing)
+        phase = "search" if self.searching else "pretrain"
+        self.losses.append(backward(F.cross_entropy(self.supernet(images), labels), weights, phase, self.step))
         torch.nn.utils.clip_grad_value_(weights, settings.clip)
         self.weight_step.step()
-        self.losses.append(loss.item())
 
     def _scaling_step(self, number: int) -> None:
         """One step of λ on its own part of the data: APG-NAG under the standing γ, weighted by adaptive FLOPs."""
@@ -119,7 +124,7 @@ class Search:
             parts["scaling"], number, settings.batch_size, self.spec.seed, "scaling", self.augment
         )
         factors = self.supernet.scaling_factors()
-        backward(self.supernet, images, labels, factors, settings.label_smoothing)
+        backward(F.cross_entropy(self.supernet(images), labels), factors, "search", self.step)
         for parameter, weights in zip(self.supernet.block_scaling, self._penalty_weights(), strict=True):
             parameter.gamma_scale = torch.tensor(weights, device=self.device)
         paths = [strongest_path(self._strengths(parameter), self.output) for parameter in self.supernet.block_scaling]

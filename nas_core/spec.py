@@ -48,27 +48,38 @@ PENALTIES = ("uniform", "flops", "memory", "latency")
 """How the L1 weight differs between edges: not at all; by what is alive of the block (paper, eq. 9); by the memory
 access of the operation that the edge enters (eq. 10); or by that operation's measured latency."""
 
-CHOICES = {"form": FORMS, "penalty": PENALTIES}
+RETRAIN_SCHEDULES = ("cosine", "cosine_restarts", "linear")
+"""How the learning rate of retraining may fall (`nas_core.retrain.learning_rate`)."""
+
+CHOICES = {"form": FORMS, "penalty": PENALTIES, "retrain_schedule": RETRAIN_SCHEDULES}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How long and how fast each phase trains; everything that is not the space.
+    """How long and how fast each phase trains; everything that is not the space. docs/method.md gives the sources.
 
     Epochs of pretraining and of retraining pass over their part of the training data once; an epoch of the search
-    passes once over the weights' part. `batch_size` counts the images of one step over all workers.
-    `ratio` is how many weight steps go with one λ step. `gamma` is the L1 weight that always presses; the
+    passes once over the weights' part. `batch_size` and `retrain_batch_size` count the images of one step over all
+    workers. `ratio` is how many weight steps go with one λ step. `gamma` is the L1 weight that always presses; the
     budget's schedule adds to it what it needs. `form` says how the cost comes down (`FORMS`), `penalty` how the L1
-    weight is shared out among the edges (`PENALTIES`). Raises `InvalidValue` where a field cannot be used.
+    weight is shared out among the edges (`PENALTIES`). `clip` bounds each gradient of the search.
+
+    What retraining alone has: `retrain_schedule` after `retrain_warmup_epochs`; `retrain_clip` bounds the norm of
+    the gradient, 0 does not; `drop_path` and `dropout` are probabilities to drop, that of the last block at the end
+    and that before the classifier; `auxiliary_weight` is what the auxiliary head's loss counts, 0 for no such head;
+    `label_smoothing`; `cutout` in pixels. Raises `InvalidValue` where a field cannot be used.
     """
 
     pretrain_epochs: int = 120
     search_epochs: int = 120
     retrain_epochs: int = 630
     batch_size: int = 128
+    retrain_batch_size: int = 128
     lr: float = 0.1
     scaling_lr: float = 0.1
     retrain_lr: float = 0.05
+    retrain_schedule: str = "cosine_restarts"
+    retrain_warmup_epochs: int = 0
     momentum: float = 0.9
     weight_decay: float = 1e-4
     retrain_weight_decay: float = 3e-4
@@ -76,15 +87,19 @@ class Settings:
     clip: float = 2.0
     form: str = "press"
     penalty: str = "flops"
+    retrain_clip: float = 5.0
     ratio: int = 1
     label_smoothing: float = 0.0
+    drop_path: float = 0.5
+    dropout: float = 0.4
+    auxiliary_weight: float = 0.4
     cutout: int = 16
     crop_padding: int = 4
     flip: bool = True
 
     def __post_init__(self) -> None:
         whole = {"pretrain_epochs": 0, "search_epochs": 1, "retrain_epochs": 1, "batch_size": 2, "ratio": 1}
-        whole |= {"cutout": 0, "crop_padding": 0}
+        whole |= {"cutout": 0, "crop_padding": 0, "retrain_batch_size": 2, "retrain_warmup_epochs": 0}
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name in CHOICES:
@@ -102,9 +117,12 @@ class Settings:
                 raise InvalidValue(f"settings.{field.name}", value, "not a usable number", "a number, 0 or more")
             elif value == 0 and field.name in ("lr", "scaling_lr", "retrain_lr", "clip"):
                 raise InvalidValue(f"settings.{field.name}", value, "not a usable number", "a number above 0")
-        for name in ("momentum", "label_smoothing"):
+        for name in ("momentum", "label_smoothing", "drop_path", "dropout"):
             if getattr(self, name) >= 1:
                 raise InvalidValue(f"settings.{name}", getattr(self, name), "too large", "a number from 0 to below 1")
+        if self.retrain_warmup_epochs >= self.retrain_epochs:
+            accepted = f"fewer than the {self.retrain_epochs} of retrain_epochs"
+            raise InvalidValue("settings.retrain_warmup_epochs", self.retrain_warmup_epochs, "too many", accepted)
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> Self:
@@ -127,7 +145,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
         search_epochs=30,
         retrain_epochs=60,
         batch_size=64,
+        retrain_batch_size=64,
         retrain_lr=0.1,
+        retrain_schedule="cosine",
+        retrain_clip=0.0,
+        drop_path=0.0,
+        dropout=0.0,
+        auxiliary_weight=0.0,
         cutout=0,
         crop_padding=1,
         flip=False,
@@ -138,12 +162,18 @@ SETTINGS: dict[str, dict[str, Any]] = {
         search_epochs=30,
         retrain_epochs=240,
         batch_size=256,
+        retrain_batch_size=1024,
         retrain_lr=0.5,
+        retrain_schedule="linear",
+        retrain_warmup_epochs=5,
         weight_decay=4e-5,
         retrain_weight_decay=4e-5,
         gamma=1e-2,
+        retrain_clip=0.0,
         ratio=4,
         label_smoothing=0.1,
+        drop_path=0.0,
+        dropout=0.0,
         cutout=0,
     ),
 }
@@ -183,12 +213,21 @@ class SearchSpec:
         for budget in self.budgets:
             if problem := infeasible(budget, self.space):
                 raise problem
-        if self.settings.batch_size % self.workers or self.settings.batch_size // self.workers < 2:
+        for name in ("batch_size", "retrain_batch_size"):
+            size = getattr(self.settings, name)
+            if size % self.workers or size // self.workers < 2:
+                raise InvalidValue(
+                    f"settings.{name}",
+                    size,
+                    f"cannot be shared out to {self.workers} workers",
+                    f"a multiple of {self.workers}, at least 2 images a worker",
+                )
+        if self.settings.auxiliary_weight and len(self.space.blocks) < 2:
             raise InvalidValue(
-                "settings.batch_size",
-                self.settings.batch_size,
-                f"cannot be shared out to {self.workers} workers",
-                f"a multiple of {self.workers}, at least 2 images a worker",
+                "settings.auxiliary_weight",
+                self.settings.auxiliary_weight,
+                "an auxiliary head stands at the end of the last stage but one, and this space has one stage",
+                "0, or space.blocks of two or more stages",
             )
 
     def to_dict(self) -> dict[str, Any]:

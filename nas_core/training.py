@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,27 +10,49 @@ from torch import Tensor, nn
 
 from nas_core import parallel
 from nas_core.data import Data
+from nas_core.errors import Diverged
 from nas_core.layers import BN_MOMENTUM, BatchNorm
 
 CALIBRATION_BATCHES = 8
 
 
 def weight_optimizer(
-    weights: Iterable[nn.Parameter], lr: float, momentum: float, weight_decay: float
+    weights: Iterable[nn.Parameter],
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    undecayed: Iterable[nn.Parameter] = (),
 ) -> torch.optim.SGD:
-    """Nesterov's SGD with coupled weight decay, as the published code trains W; BN scales (vectors of a BN) decay too
-    little to matter and are not told apart.
+    """Nesterov's SGD with coupled weight decay, as the published code trains W; those of `weights` that are
+    `undecayed`, there the scales of BN (`bn_scales`), are a parameter group without it.
     """
-    return torch.optim.SGD(weights, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=momentum > 0)
+    apart = {id(parameter) for parameter in undecayed}
+    decayed, others = [], []
+    for parameter in weights:
+        (others if id(parameter) in apart else decayed).append(parameter)
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=momentum > 0)
 
 
-def backward(module: nn.Module, images: Tensor, labels: Tensor, wanted: list[nn.Parameter], smoothing: float) -> Tensor:
-    """Put the gradients of the mean cross-entropy, averaged over the workers, into `wanted`; returns the loss ()."""
-    loss = F.cross_entropy(module(images), labels, label_smoothing=smoothing)
+def bn_scales(module: nn.Module) -> list[nn.Parameter]:
+    """The scales that the BN layers of `module` learn."""
+    norms = (part for part in module.modules() if isinstance(part, BatchNorm))
+    return [norm.weight for norm in norms if norm.weight is not None]
+
+
+def backward(loss: Tensor, wanted: list[nn.Parameter], phase: str, step: int) -> float:
+    """Put the gradients of `loss` (), averaged over the workers, into `wanted`; returns the mean loss.
+
+    Raises `Diverged`, on all workers alike, where the loss of any of them is NaN or infinite.
+    """
+    mean = loss.detach().clone()
     for parameter, gradient in zip(wanted, torch.autograd.grad(loss, wanted, allow_unused=True), strict=True):
         parameter.grad = gradient
-    parallel.average_gradients(wanted)
-    return loss.detach()
+    parallel.average_([mean, *(parameter.grad for parameter in wanted if parameter.grad is not None)])
+    value = mean.item()
+    if not math.isfinite(value):
+        raise Diverged(phase, step, value)
+    return value
 
 
 @torch.no_grad()

@@ -293,12 +293,12 @@ def request_body(
     given: dict[str, Any] = {}
     for pair in settings or ():
         field, equals, text = pair.partition("=")
+        if not (field and equals and text):
+            raise InvalidValue("--set", pair, "not FIELD=VALUE", "such as retrain_epochs=30 or flip=true")
         try:
             given[field] = json.loads(text)
         except ValueError:
-            equals = ""
-        if not equals:
-            raise InvalidValue("--set", pair, "not FIELD=VALUE", "such as retrain_epochs=30 or flip=true")
+            given[field] = text
     return {
         "dataset": dataset,
         "budgets": list(budgets),

@@ -57,6 +57,7 @@ def tiny_spec(**changes: Any) -> SearchSpec:
     space = SearchSpace.preset("digits", **shape, share=changes.pop("share", False))
     smallest, largest = space.feasible_budgets()
     schedule: dict[str, Any] = {"pretrain_epochs": 1, "search_epochs": 3, "retrain_epochs": 2, "batch_size": 16}
+    schedule["retrain_batch_size"] = 16
     settings = Settings.preset("digits", **schedule | changes.pop("settings", {}))
     budgets = tuple(round(smallest + share * (largest - smallest)) for share in (0.2, 0.5))
     return replace(SearchSpec("digits", budgets, space, settings), **changes)
