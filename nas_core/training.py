@@ -26,11 +26,11 @@ def weight_optimizer(
     """Nesterov's SGD with coupled weight decay, as the published code trains W; those of `weights` that are
     `undecayed`, there the scales of BN (`bn_scales`), are a parameter group without it.
     """
-    apart = {id(parameter) for parameter in undecayed}
-    decayed, others = [], []
-    for parameter in weights:
-        (others if id(parameter) in apart else decayed).append(parameter)
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    together, apart = list(weights), {id(parameter) for parameter in undecayed}
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for parameter in together if id(parameter) not in apart]},
+        {"params": [parameter for parameter in together if id(parameter) in apart], "weight_decay": 0.0},
+    ]
     return torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=momentum > 0)
 
 

@@ -209,3 +209,15 @@ def test_data_that_is_gone_is_told_and_not_tried_again(
     error = json.loads((folder / "error.json").read_text())
     assert error["kind"] == "data" and not error["retryable"] and "no such folder" in error["message"]
     assert len(some(folder, "started")) == 0
+
+
+@pytest.mark.timeout(300)
+def test_a_training_that_diverges_is_told_by_all_workers_and_not_tried_again(
+    tmp_path: Path, start: Callable[[Path], "subprocess.Popen[bytes]"]
+) -> None:
+    folder = tmp_path / "run"
+    write_spec(folder, workers=2, lr=3e38)
+    assert start(folder).wait(PATIENCE) == 1
+    error = json.loads((folder / "error.json").read_text())
+    assert error["kind"] == "diverged" and not error["retryable"] and error["message"].startswith("pretrain: ")
+    assert len(some(folder, "started")) == 1

@@ -75,6 +75,9 @@ def test_a_specification_comes_back_from_json() -> None:
         *[("lr", value) for value in (0, -0.1, float("nan"), float("inf"), "0.1", True)],
         *[("scaling_lr", 0), ("retrain_lr", 0), ("clip", 0), ("momentum", 1), ("label_smoothing", 1)],
         *[("flip", 1), ("search_epochs", 0), ("retrain_epochs", 0), ("ratio", 0), ("cutout", -1)],
+        *[("retrain_batch_size", 1), ("retrain_warmup_epochs", -1), ("retrain_warmup_epochs", 60)],
+        *[("retrain_schedule", value) for value in ("step", "", None, 1, ["cosine"])],
+        *[("drop_path", 1), ("drop_path", -0.1), ("dropout", 1.0), ("auxiliary_weight", -1), ("retrain_clip", "5")],
         ("nonsense", 1),
     ],
 )
@@ -115,3 +118,15 @@ def test_a_batch_must_be_shared_out_evenly() -> None:
     with pytest.raises(InvalidValue) as refused:
         tiny_spec(workers=3)
     assert refused.value.field == "settings.batch_size" and "multiple of 3" in refused.value.accepted
+    with pytest.raises(InvalidValue) as refused:
+        tiny_spec(workers=3, settings={"batch_size": 18})
+    assert refused.value.field == "settings.retrain_batch_size"
+
+
+def test_an_auxiliary_head_needs_a_stage_to_stand_at_the_end_of() -> None:
+    one_stage = SearchSpace.preset("digits", blocks=(1,))
+    budgets = (one_stage.feasible_budgets()[1],)
+    SearchSpec("digits", budgets, one_stage, Settings.preset("digits"))
+    with pytest.raises(InvalidValue) as refused:
+        SearchSpec("digits", budgets, one_stage, Settings.preset("digits", auxiliary_weight=0.4))
+    assert refused.value.field == "settings.auxiliary_weight"

@@ -34,7 +34,7 @@ def test_every_command_explains_itself(command: str) -> None:
 def test_submits_what_the_options_say(url: str) -> None:
     told = yoso(
         *("submit", "digits", "--budget", "300k", "-b", "6e5", "--full", "--seed", "7", "--name", "mine", "--json"),
-        *("--set", "search_epochs=3", "--set", "flip=true"),
+        *("--set", "search_epochs=3", "--set", "flip=true", "--set", "retrain_schedule=linear"),
         url=url,
     )
     search = json.loads(told.stdout)
@@ -42,6 +42,7 @@ def test_submits_what_the_options_say(url: str) -> None:
     assert search["budgets"] == [300_000, 600_000] and search["seed"] == 7 and search["name"] == "mine"
     assert search["space"]["share"] is False
     assert search["settings"]["search_epochs"] == 3 and search["settings"]["flip"] is True
+    assert search["settings"]["retrain_schedule"] == "linear"
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,10 @@ def test_submits_what_the_options_say(url: str) -> None:
         (["./nowhere", "-b", "300k"], "dataset", ""),
         (["digits", "-b", "300k", "--preset", "mnist"], "space.preset", "imagenet"),
         (["digits", "-b", "300k", "--set", "epochs"], "--set", "retrain_epochs=30"),
+        (["digits", "-b", "300k", "--set", "=3"], "--set", "retrain_epochs=30"),
         (["digits", "-b", "300k", "--set", "epochs=3"], "settings.epochs", "search_epochs"),
+        (["digits", "-b", "300k", "--set", "retrain_schedule=steps"], "settings.retrain_schedule", "cosine_restarts"),
+        (["digits", "-b", "300k", "--set", "flip=True"], "settings.flip", "true or false"),
         (["digits", "-b", "300k", "--workers", "0"], "workers", "1 to"),
         (["digits", "-b", "300k", "--seed", "-1"], "seed", "0 to"),
     ],

@@ -1,0 +1,200 @@
+"""Retraining follows its schedules, drops without bias, can be cut anywhere, and saves the network alone."""
+
+import io
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from nas_core import Network, Retraining, Search, SearchSpace
+from nas_core.data import generator
+from nas_core.errors import Diverged
+from nas_core.layers import BatchNorm
+from nas_core.network import NetworkBlock
+from nas_core.retrain import Trainee, keep_factors, learning_rate
+from nas_core.spec import Settings
+from nas_core.training import bn_scales, weight_optimizer
+from tests.unit.nas_core.networks import tiny_data, tiny_spec
+
+EVERYTHING: dict[str, Any] = {
+    "retrain_epochs": 2,
+    "retrain_schedule": "cosine_restarts",
+    "retrain_warmup_epochs": 1,
+    "retrain_clip": 5.0,
+    "label_smoothing": 0.1,
+    "drop_path": 0.5,
+    "dropout": 0.4,
+    "auxiliary_weight": 0.4,
+    "cutout": 2,
+    "flip": True,
+}
+
+
+def test_cifar_restarts_after_10_30_70_150_and_310_epochs_and_ends_at_the_bottom() -> None:
+    settings = Settings.preset("cifar10")
+    for start in (0, 10, 30, 70, 150, 310):
+        assert learning_rate(settings, start) == settings.retrain_lr
+        middle = start + (start + 10) / 2
+        assert learning_rate(settings, middle) == pytest.approx((settings.retrain_lr + 1e-4) / 2)
+    for end in (10, 30, 70, 150, 310, 630):
+        assert learning_rate(settings, end - 1e-3) == pytest.approx(1e-4, abs=1e-7)
+
+
+def test_imagenet_warms_up_for_five_epochs_and_falls_in_a_line_to_zero() -> None:
+    settings = Settings.preset("imagenet")
+    expected = {0: 0.1, 2.5: 0.3, 5: 0.5, 5 + 235 / 2: 0.25, 240: 0.0}
+    assert {epoch: learning_rate(settings, epoch) for epoch in expected} == pytest.approx(expected)
+
+
+def test_digits_fall_along_one_cosine() -> None:
+    settings = Settings.preset("digits")
+    for epoch in (0.0, 7.5, 30.0, 59.9):
+        expected = settings.retrain_lr * (1 + math.cos(math.pi * epoch / settings.retrain_epochs)) / 2
+        assert learning_rate(settings, epoch) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("epochs", [1, 7, 29, 30, 50, 629])
+@pytest.mark.parametrize("warmup", [0, 5])
+def test_cycles_end_with_the_training_however_long_it_is(epochs: int, warmup: int) -> None:
+    settings = Settings.preset("cifar10", retrain_epochs=epochs + warmup, retrain_warmup_epochs=warmup)
+    assert learning_rate(settings, warmup) == settings.retrain_lr
+    assert learning_rate(settings, epochs + warmup - 1e-3) == pytest.approx(1e-4, abs=2e-6)
+
+
+def test_what_is_kept_makes_up_for_what_is_dropped() -> None:
+    drop = torch.tensor([0.0, 0.1, 0.5, 0.9])
+    factors = keep_factors(drop, 20_000, generator("test"))
+    for probability, row in zip(drop.tolist(), factors, strict=True):
+        assert row.unique().tolist() == pytest.approx([0.0, 1 / (1 - probability)] if probability else [1.0])
+        assert (row == 0).float().mean().item() == pytest.approx(probability, abs=0.015)
+    assert factors.mean(1).tolist() == pytest.approx([1.0] * 4, abs=0.06)
+
+
+def trainee(**settings: Any) -> Trainee:
+    torch.manual_seed(0)
+    space = SearchSpace.preset("digits", channels=4, blocks=(1, 2), levels=2)
+    return Trainee(Network(space.complete()), Settings.preset("digits", **EVERYTHING | settings))
+
+
+def logits(training: Trainee, images: Tensor, progress: float = 1.0, share: slice = slice(0, 8)) -> Tensor:
+    own: Tensor = training(images, generator("drawn"), 8, share, progress)[0]
+    return own
+
+
+def test_drop_path_cuts_more_with_depth_and_only_what_may_be_cut() -> None:
+    # Two levels of four operations: those of the first read the input alone, those of the second 1 + 4 each.
+    depth = trainee().depth.tolist()
+    assert depth == pytest.approx([1 / 3] * 28 + [2 / 3] * 28 + [1.0] * 28)
+
+
+def test_without_dropping_the_trainee_computes_what_the_network_does() -> None:
+    images = torch.randn(8, 1, 8, 8)
+    plain = trainee(drop_path=0.0, dropout=0.0)
+    assert torch.equal(logits(plain.eval(), images), plain.network(images))
+    early = trainee(dropout=0.0)
+    assert torch.equal(logits(early.eval(), images, progress=0.0), early.network(images))
+    assert not torch.equal(logits(early, images), early.network(images))
+    assert not torch.equal(logits(trainee(drop_path=0.0).eval(), images), plain.network(images))
+
+
+def test_the_network_that_is_evaluated_drops_nothing() -> None:
+    images = torch.randn(8, 1, 8, 8)
+    dropping, plain = trainee(), trainee(drop_path=0.0, dropout=0.0, auxiliary_weight=0.0)
+    assert torch.equal(dropping.network.eval()(images), plain.network.eval()(images))
+
+
+def test_workers_together_drop_what_one_would_have() -> None:
+    images, whole = torch.randn(8, 1, 8, 8), trainee()
+    whole.eval()  # BN would look at the batch
+    shares = [logits(whole, images[share], share=share) for share in (slice(0, 4), slice(4, 8))]
+    torch.testing.assert_close(torch.cat(shares), logits(whole, images))
+
+
+def test_drop_path_leaves_the_mean_of_what_a_connection_carries() -> None:
+    block = trainee().network.body[-1].eval()
+    assert isinstance(block, NetworkBlock)
+    x, seen = torch.randn(1, 8, 4, 4).expand(4000, -1, -1, -1), []
+    block.output.register_forward_hook(lambda _module, inputs, _out: seen.append(inputs[0]))
+    drop = torch.full((block.droppable,), 0.5)
+    drop[: -len(block.outputs)] = 0
+    with torch.no_grad():
+        block(x)
+        block(x, keep_factors(drop, 4000, generator("mean")))
+    torch.testing.assert_close(seen[1].mean(0), seen[0][0], atol=0.1, rtol=0.1)
+
+
+@pytest.mark.parametrize("preset", ["digits", "cifar10", "imagenet"])
+@pytest.mark.parametrize("smaller", [1, 2])
+def test_the_auxiliary_head_classifies_images_of_any_size(preset: str, smaller: int) -> None:
+    space = SearchSpace.preset(preset)
+    space = SearchSpace.preset(preset, image_size=space.image_size // smaller)
+    learner = Trainee(Network(space.cheapest()), Settings.preset(preset, auxiliary_weight=0.4)).to("meta")
+    images = torch.empty(2, space.channels_in, space.image_size, space.image_size, device="meta")
+    own, auxiliary = learner(images, generator("test"), 2, slice(0, 2), 1.0)
+    assert auxiliary is not None and own.shape == auxiliary.shape == (2, space.classes)
+
+
+def retraining() -> Retraining:
+    spec = tiny_spec(settings=EVERYTHING)
+    return Retraining(spec, spec.space.complete(), tiny_data(), "cpu")
+
+
+def finish(learner: Retraining) -> list[dict[str, Any]]:
+    """Every line of the rest, without what depends on the clock."""
+    lines = []
+    while not learner.done:
+        lines += [{k: v for k, v in line.items() if k != "seconds"} for line in learner.advance()]
+    return lines
+
+
+@pytest.mark.parametrize("cut", [1, 8])
+def test_cut_and_resumed_with_everything_switched_on_it_gives_bit_for_bit_the_same(cut: int) -> None:
+    whole, broken, resumed = retraining(), retraining(), retraining()
+    for _ in range(cut):
+        whole.advance()
+        broken.advance()
+    kept = io.BytesIO()
+    torch.save(broken.state_dict(), kept)
+    kept.seek(0)
+    resumed.load_state_dict(torch.load(kept, weights_only=True))
+    assert finish(resumed) == finish(whole)
+    ours, theirs = resumed.trainee.state_dict(), whole.trainee.state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_what_is_saved_is_the_network_and_what_counts_is_too() -> None:
+    learner = retraining()
+    learner.advance()
+    fresh = Network(learner.architecture)
+    fresh.load_state_dict(learner.network.state_dict())
+    assert sum(p.numel() for p in learner.network.parameters()) == learner.architecture.parameters
+    auxiliary = learner.trainee.auxiliary
+    assert auxiliary is not None and {id(p) for p in auxiliary.parameters()} <= {id(p) for p in learner.weights}
+
+
+def test_only_the_scales_of_bn_do_not_decay() -> None:
+    network = Network(tiny_spec().space.complete())
+    optimizer = weight_optimizer(network.parameters(), 0.1, 0.9, 0.01, bn_scales(network))
+    for parameter in network.parameters():
+        parameter.data.fill_(1)
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    norms = [name for name, part in network.named_modules() if isinstance(part, BatchNorm)]
+    kept = [name for name, parameter in network.named_parameters() if (parameter == 1).all()]
+    assert kept == [f"{name}.weight" for name in norms]
+
+
+@pytest.mark.parametrize("phase", ["pretrain", "search", "retrain"])
+def test_a_training_that_diverges_says_where_and_stops(phase: str) -> None:
+    spec = tiny_spec(settings={"pretrain_epochs": int(phase == "pretrain")})
+    job: Search | Retraining = retraining() if phase == "retrain" else Search(spec, tiny_data(), "cpu")
+    network = job.network if isinstance(job, Retraining) else job.supernet
+    job.advance()
+    with torch.no_grad():
+        network.head.classifier.bias[0] = math.nan
+    with pytest.raises(Diverged) as told:
+        job.advance()
+    assert (told.value.phase, told.value.step) == (phase, 1) and math.isnan(told.value.loss)
+    assert phase in str(told.value) and "step 1" in str(told.value) and "nan" in str(told.value)
