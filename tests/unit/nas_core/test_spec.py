@@ -1,6 +1,8 @@
 """What a user asks for is read exactly, or refused with the field and what would do."""
 
 import json
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -85,6 +87,13 @@ def test_a_setting_that_cannot_be_used_is_refused(field: str, value: Any) -> Non
     with pytest.raises(InvalidValue) as refused:
         Settings.preset("digits", **{field: value})
     assert refused.value.field == f"settings.{field}" and refused.value.accepted
+
+
+def test_the_method_tells_where_every_setting_comes_from() -> None:
+    told = (Path(__file__).parents[3] / "docs" / "method.md").read_text()
+    for table in ("CIFAR-10", "ImageNet"):
+        section = told.split(f"### {table}\n")[1].split("\n#")[0]
+        assert [field.name for field in fields(Settings) if f"`{field.name}`" not in section] == []
 
 
 @pytest.mark.parametrize(
