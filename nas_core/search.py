@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
 import torch.nn.functional as F
+from torch import Tensor
 
 from nas_core import parallel
 from nas_core.architecture import Architecture
