@@ -5,20 +5,24 @@ and `test` (seen once, by the retrained network). The split depends on the data 
 that two searches over the same data report accuracy on the same images.
 
 Nothing here keeps a random state: the order of an epoch and the augmentation of a step are drawn from generators
-seeded by what they are for, so that a search which resumes at step n sees what it would have seen.
+seeded by what they are for, so that a search which resumes at step n sees what it would have seen. For the same reason
+the images of step n + 1 are known at step n, and large data sets decode them while step n trains.
 
 Shapes: images are (B, C, H, W); stored as bytes, given out as normalised floats.
 """
 
 import hashlib
+import inspect
 import io
+import os
 import pickle
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -26,12 +30,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nas_core import parallel
-from nas_core.datasets import DatasetInfo, class_folders, describe, images_below, split_folders
+from nas_core.datasets import (
+    LAYOUTS,
+    UNREADABLE_SHARE,
+    DatasetInfo,
+    class_folders,
+    describe,
+    images_below,
+    split_folders,
+)
+from nas_core.errors import InvalidValue
 from nas_core.spec import SearchSpec, Settings
 
 PARTS = ("weights", "scaling", "validation", "test")
 IN_MEMORY_BYTES = 4 * 2**30
-"""Image folders up to this size, decoded, live on the device; larger ones are decoded batch by batch."""
+"""Image files up to this size, decoded, live on the device; more are decoded batch by batch."""
+PREPARED_BATCHES = 4
+"""So many batches may wait decoded: the next one of each stream of batches, and one to spare for each."""
+
+_Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 
 
 class Images(Protocol):
@@ -39,6 +56,10 @@ class Images(Protocol):
 
     def fetch(self, indices: Tensor) -> Tensor:
         """The images at `indices` as bytes (n, C, H, W)."""
+        ...
+
+    def prepare(self, indices: Tensor) -> None:
+        """Begin with what the next `fetch` of `indices` will ask for."""
         ...
 
 
@@ -52,32 +73,70 @@ class TensorImages:
         """The images at `indices`, on the device."""
         return self.images[indices.to(self.images.device)]
 
+    def prepare(self, indices: Tensor) -> None:
+        """Everything is there already."""
+
 
 class FileImages:
     """Images that are decoded from files when asked for, scaled and cropped to `size`×`size` pixels."""
 
     def __init__(self, files: Sequence[Path], channels: int, size: int) -> None:
-        self.files, self.size = list(files), size
-        self.mode = "L" if channels == 1 else "RGB"
-        self.threads = ThreadPoolExecutor(max_workers=8)
+        self.files, self.channels, self.size = list(files), channels, size
+        self.prepared: dict[bytes, list[Future[_Pixels]]] = {}
+
+    def __reduce__(self) -> tuple[type["FileImages"], tuple[list[Path], int, int]]:
+        return type(self), (self.files, self.channels, self.size)  # what is being decoded stays behind
 
     def fetch(self, indices: Tensor) -> Tensor:
         """The images at `indices`; several are decoded at once. Raises `OSError` for a file that is no image."""
-        decoded = self.threads.map(self._decode, (self.files[i] for i in indices.tolist()))
-        return torch.stack([torch.from_numpy(pixels) for pixels in decoded])
+        decoding = self.prepared.pop(indices.numpy().tobytes(), None) or self._begin(indices)
+        return torch.stack([torch.from_numpy(pixels.result()) for pixels in decoding])
 
-    def _decode(self, file: Path) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
-        from PIL import Image, ImageOps
+    def prepare(self, indices: Tensor) -> None:
+        """Begin to decode, in the background, what the next `fetch` of `indices` will ask for."""
+        key = indices.numpy().tobytes()
+        if key not in self.prepared:
+            self.prepared[key] = self._begin(indices)
+        while len(self.prepared) > PREPARED_BATCHES:
+            for pixels in self.prepared.pop(next(iter(self.prepared))):
+                pixels.cancel()
 
-        with Image.open(file) as image:
-            fitted = ImageOps.fit(image.convert(self.mode), (self.size, self.size), Image.Resampling.BILINEAR)
-        pixels = np.array(fitted, dtype=np.uint8)
-        return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    def _begin(self, indices: Tensor) -> list[Future[_Pixels]]:
+        return [_threads().submit(decode, self.files[i], self.channels, self.size) for i in indices.tolist()]
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """The threads that decode, started when first needed and joined when the process ends."""
+    return ThreadPoolExecutor(max_workers=8, thread_name_prefix="decode")
+
+
+def decode(file: Path, channels: int, size: int) -> _Pixels:
+    """The image in `file` as bytes (`channels`, `size`, `size`).
+
+    It is scaled until it covers the square, and cropped about its centre, as `PIL.ImageOps.fit` does. Raises `OSError`,
+    or whatever PIL's decoders stumble on, where the file holds no whole image.
+    """
+    from PIL import Image, ImageOps
+
+    with Image.open(file) as image:
+        # A JPEG decoder can give a half, a quarter or an eighth for less; twice the size leaves the filter its work.
+        image.draft(None, (2 * size, 2 * size))
+        # PIL clips 16-bit greys instead of scaling them.
+        deep = image.mode.startswith("I;16")
+        shallow = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if deep else image
+        coloured = shallow.convert("L" if channels == 1 else "RGB")
+        pixels = np.array(ImageOps.fit(coloured, (size, size), Image.Resampling.BILINEAR), dtype=np.uint8)
+    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 @dataclass(frozen=True)
 class Data:
-    """A loaded data set; `parts` are the indices of each part's images in `images` and `labels`."""
+    """A loaded data set; `parts` are the indices of each part's images in `images` and `labels`.
+
+    `class_names` are in the order of the labels, and empty where the data set does not tell them; `skipped` are the
+    files that could not be read.
+    """
 
     name: str
     classes: int
@@ -86,6 +145,8 @@ class Data:
     parts: dict[str, Tensor]
     fingerprint: str
     device: torch.device
+    class_names: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
     @property
     def splits(self) -> dict[str, int]:
@@ -93,35 +154,43 @@ class Data:
         return {part: len(indices) for part, indices in self.parts.items()}
 
     @cached_property
-    def _statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation per channel (C, 1, 1) of at most 10,000 training images, in bytes."""
-        sample = self.training[:: max(1, len(self.training) // 10_000)]
-        pixels = [self.images.fetch(chunk).double() for chunk in sample.split(500)]
-        count = sum(chunk.numel() / chunk.shape[1] for chunk in pixels)
-        mean = sum((chunk.sum((0, 2, 3)) for chunk in pixels), torch.zeros(())) / count
-        square = sum(((chunk - mean.view(-1, 1, 1)) ** 2).sum((0, 2, 3)) for chunk in pixels) / count
-        deviation = torch.as_tensor(square).sqrt().clamp(min=1.0)
-        return mean.view(-1, 1, 1).float().to(self.device), deviation.view(-1, 1, 1).float().to(self.device)
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation (C,), exact sums over the bytes of at most 10,000 training images."""
+        sample = self.training[:: max(1, -(-len(self.training) // 10_000))]
+        count, total, squares = 0, torch.zeros((), dtype=torch.long), torch.zeros((), dtype=torch.long)
+        for chunk in sample.split(200):
+            pixels = self.images.fetch(chunk).int()
+            count += pixels[:, 0].numel()
+            total = total + pixels.sum((0, 2, 3)).cpu()
+            squares = squares + (pixels * pixels).sum((0, 2, 3)).cpu()
+        mean = total.double() / count
+        return mean, (squares.double() / count - mean**2).clamp(min=1.0).sqrt()
 
     @property
     def mean(self) -> list[float]:
-        """The mean of each channel, in bytes, by which `load` normalises."""
-        return self._statistics[0].flatten().tolist()
+        """The mean of each channel, 0 … 255, of at most 10,000 training images."""
+        return self._moments[0].tolist()
 
     @property
     def deviation(self) -> list[float]:
-        """The deviation of each channel, in bytes, by which `load` normalises."""
-        return self._statistics[1].flatten().tolist()
+        """The standard deviation of each channel, 0 … 255 and at least 1, of at most 10,000 training images."""
+        return self._moments[1].tolist()
+
+    @cached_property
+    def _normalisation(self) -> tuple[Tensor, Tensor]:
+        mean, deviation = (moment.view(-1, 1, 1).float().to(self.device) for moment in self._moments)
+        return mean, deviation
 
     @cached_property
     def training(self) -> Tensor:
-        """The images that retraining trains on: those of W and of λ."""
-        return torch.cat([self.parts["weights"], self.parts["scaling"]])
+        """The images that retraining trains on: those of W and of λ, once each."""
+        weights, scaling = self.parts["weights"], self.parts["scaling"]
+        return weights if torch.equal(weights, scaling) else torch.cat([weights, scaling])
 
     def load(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised images (n, C, H, W) and labels (n,) on the device, without augmentation."""
-        mean, deviation = self._statistics
-        images = self.images.fetch(indices).to(self.device, torch.float32)
+        mean, deviation = self._normalisation
+        images = self.images.fetch(indices).to(self.device).float()
         return (images - mean) / deviation, self.labels[indices].to(self.device)
 
     def batch(
@@ -133,11 +202,15 @@ class Data:
         their slice, so that the workers together see what one worker would have seen.
         """
         size = min(batch_size, len(indices))
-        epoch, position = divmod(step, len(indices) // size)
-        order = torch.randperm(len(indices), generator=generator(seed, purpose, "order", epoch))
-        chosen = indices[order[position * size : (position + 1) * size]]
         share = parallel.share(size)
-        images, labels = self.load(chosen[share])
+
+        def chosen(step: int) -> Tensor:
+            epoch, position = divmod(step, len(indices) // size)
+            order = _order(len(indices), seed, purpose, epoch)
+            return indices[order[position * size : (position + 1) * size]][share]
+
+        images, labels = self.load(chosen(step))
+        self.images.prepare(chosen(step + 1))
         if augment is not None:
             images = augment(images, generator(seed, purpose, "augment", step), size, share)
         return images, labels
@@ -157,6 +230,12 @@ def generator(*purpose: object) -> torch.Generator:
     """A CPU generator whose seed is a hash of `purpose`."""
     digest = hashlib.blake2b(repr(purpose).encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+@lru_cache(maxsize=8)
+def _order(count: int, seed: int, purpose: str, epoch: int) -> Tensor:
+    """The order of an epoch: a permutation of `count`; every step of the epoch asks for it."""
+    return torch.randperm(count, generator=generator(seed, purpose, "order", epoch))
 
 
 class Augment:
@@ -203,24 +282,37 @@ class Augment:
 def load(spec: SearchSpec, roots: Sequence[str], device: torch.device | str) -> Data:
     """Load the data set of `spec` onto `device`; a data set with a name is looked for below `roots`.
 
-    Raises `OSError` where files are missing or damaged.
+    Raises `OSError` or `ValueError` where files are missing or damaged, or too few are left for every class.
     """
     device = torch.device(device)
     info = describe(spec.dataset, roots, anywhere=True)
-    images, labels, test = _LOADERS[info.kind](info, spec.space.channels_in, spec.space.image_size, device)
+    loaded = _LOADERS[info.kind](info, spec.space.channels_in, spec.space.image_size, device)
+    images, labels, test = loaded.images, loaded.labels, loaded.test
     ratio = spec.settings.ratio
-    parts = split(labels, test, weights_share=ratio / (ratio + 1))
+    parts = split(labels, test, weights_share=ratio / (ratio + 1) if spec.settings.split else None)
+    _check_parts(spec.dataset, info.classes, labels, parts, loaded.class_names)
     digest = hashlib.blake2b(labels.numpy().tobytes(), digest_size=16)
     for chunk in torch.arange(len(labels))[:: max(1, len(labels) // 2000)].split(200):
         digest.update(images.fetch(chunk).cpu().numpy().tobytes())
-    return Data(spec.dataset, info.classes, images, labels, parts, digest.hexdigest(), device)
+    return Data(
+        spec.dataset,
+        info.classes,
+        images,
+        labels,
+        parts,
+        digest.hexdigest(),
+        device,
+        class_names=loaded.class_names,
+        skipped=loaded.skipped,
+    )
 
 
-def split(labels: Tensor, test: Tensor | None, weights_share: float) -> dict[str, Tensor]:
+def split(labels: Tensor, test: Tensor | None, weights_share: float | None) -> dict[str, Tensor]:
     """Split images, class by class, into `PARTS`.
 
     `test` marks the images that the data set itself holds out; without it a fifth of every class is. A tenth of
-    the rest is for validation, and W gets `weights_share` of what is left.
+    the rest is for validation, and W gets `weights_share` of what is left, λ the remainder. Where `weights_share` is
+    None, W and λ both get all of it (paper, table 3).
     """
     parts: dict[str, list[Tensor]] = {part: [] for part in PARTS}
     for label in labels.unique().tolist():
@@ -231,39 +323,73 @@ def split(labels: Tensor, test: Tensor | None, weights_share: float) -> dict[str
         else:
             held, rest = own[test[own]], own[~test[own]]
         validation = max(1, len(rest) // 10)
-        weights = validation + max(1, round((len(rest) - validation) * weights_share))
-        cuts = (held, rest[validation:weights], rest[weights:], rest[:validation])
+        left = rest[validation:]
+        weights = len(left) if weights_share is None else max(1, round(len(left) * weights_share))
+        scaling = left if weights_share is None else left[weights:]
+        cuts = (held, left[:weights], scaling, rest[:validation])
         for part, chosen in zip(("test", "weights", "scaling", "validation"), cuts, strict=True):
             parts[part].append(chosen)
     return {part: torch.cat(chosen).sort().values for part, chosen in parts.items()}
 
 
-_Loaded = tuple[Images, Tensor, Tensor | None]
+def _check_parts(dataset: str, classes: int, labels: Tensor, parts: dict[str, Tensor], names: Sequence[str]) -> None:
+    """Raise `InvalidValue` unless all labels are of a known class, and every class can be trained and validated."""
+    if int(labels.max()) >= classes or int(labels.min()) < 0:
+        raise InvalidValue("dataset", dataset, f"a label beyond its {classes} classes", "labels from 0")
+    for part in PARTS:
+        counts = labels[parts[part]].bincount(minlength=classes)
+        if not counts.sum():
+            raise InvalidValue("dataset", dataset, f"no images are left for {part}", "more images")
+        if part in ("weights", "validation") and not counts.all():
+            lacking = int((counts == 0).nonzero()[0])
+            name = names[lacking] if names else lacking
+            raise InvalidValue("dataset", dataset, f"class {name!r} has too few images for {part}", "more images")
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """What a loader finds; `test` marks the images that are held out, if the data set holds any out."""
+
+    images: Images
+    labels: Tensor
+    test: Tensor | None
+    class_names: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
 
 def _digits(info: DatasetInfo, channels: int, size: int, device: torch.device) -> _Loaded:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    images = torch.from_numpy(bunch.images * (255 / 16)).round().to(torch.uint8)[:, None]
-    return TensorImages(_fit(images, channels, size).to(device)), torch.from_numpy(bunch.target).long(), None
+    pixels = torch.from_numpy(bunch.images * (255 / 16)).round().to(torch.uint8)[:, None]
+    images = TensorImages(_fit(pixels, channels, size).to(device))
+    return _Loaded(images, torch.from_numpy(bunch.target).long(), None, tuple(map(str, range(10))))
 
 
 def _cifar(info: DatasetInfo, channels: int, size: int, device: torch.device) -> _Loaded:
-    """CIFAR's own pickled batches, read without executing what else a pickle may hold."""
-    folder = Path(info.path or ".") / ("cifar-10-batches-py" if info.kind == "cifar10" else "cifar-100-python")
-    if info.kind == "cifar10":
-        names, label_key = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"], b"labels"
-    else:
-        names, label_key = ["train", "test"], b"fine_labels"
+    """CIFAR's own pickled batches.
+
+    Not by torchvision's reader: that one unpickles, which runs what a file says, and trusts an MD5 sum to forbid it.
+    """
+    folder = Path(info.path or ".") / Path(LAYOUTS[info.name].files[0]).parent
+    label_key, names_key, names_file = (b"labels", b"label_names", "batches.meta")
+    if info.name == "cifar100":
+        label_key, names_key, names_file = (b"fine_labels", b"fine_label_names", "meta")
     pixels, labels, test = [], [], []
-    for name in names:
-        batch = _ArraysOnly(io.BytesIO((folder / name).read_bytes()), encoding="bytes").load()
-        pixels.append(torch.from_numpy(np.asarray(batch[b"data"], dtype=np.uint8)).view(-1, 3, 32, 32))
-        labels.append(torch.tensor(batch[label_key]))
-        test.append(torch.full((len(labels[-1]),), name.startswith("test")))
-    images = _fit(torch.cat(pixels), channels, size)
-    return TensorImages(images.to(device)), torch.cat(labels), torch.cat(test)
+    with _reading(info.name):
+        for file in (Path(file).name for file in LAYOUTS[info.name].files):
+            batch = _unpickle(folder / file)
+            pixels.append(torch.from_numpy(np.asarray(batch[b"data"], dtype=np.uint8)).view(-1, 3, 32, 32))
+            labels.append(torch.tensor(batch[label_key]))
+            test.append(torch.full((len(labels[-1]),), file.startswith("test")))
+        meta = _unpickle(folder / names_file) if (folder / names_file).exists() else {names_key: []}
+        names = tuple(name.decode() for name in meta[names_key])
+    images = TensorImages(_fit(torch.cat(pixels), channels, size).to(device))
+    return _Loaded(images, torch.cat(labels), torch.cat(test), names)
+
+
+def _unpickle(file: Path) -> dict[bytes, Any]:
+    return _ArraysOnly(io.BytesIO(file.read_bytes()), encoding="bytes").load()
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -279,22 +405,120 @@ class _ArraysOnly(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} does not belong in a CIFAR batch")
 
 
+def _torchvision(info: DatasetInfo, channels: int, size: int, device: torch.device) -> _Loaded:
+    """A data set as torchvision's class reads it: arrays, or files with their labels."""
+    from torchvision import datasets
+
+    layout = LAYOUTS[info.name]
+    reader = getattr(datasets, layout.reader)
+    arguments = [*layout.train, *([] if layout.test is None else [layout.test])]
+    # With Path to load an image, an item is its file and its label.
+    loader = {"loader": Path} if "loader" in inspect.signature(reader).parameters else {}
+    with _reading(info.name):
+        read = [reader(info.path, **given, **loader) for given in arguments]
+        names = {tuple(getattr(part, "classes", ())) for part in read}
+        if len(names) > 1:
+            raise InvalidValue("dataset", info.name, "its parts differ in their classes", "images of every class")
+        held_out = [torch.full((len(part),), given is layout.test) for part, given in zip(read, arguments, strict=True)]
+        test = None if layout.test is None else torch.cat(held_out)
+        arrays = hasattr(read[0], "data")
+        if arrays:
+            pixels = torch.cat([torch.as_tensor(np.ascontiguousarray(part.data)) for part in read])
+            labels = torch.cat([torch.as_tensor(_labels(part)).long() for part in read])
+        else:
+            listed = [(Path(file), label) for part in read for file, label in _files(part)]
+    if not arrays:
+        return _from_files(info, listed, test, names.pop(), channels, size, device)
+    pixels = pixels[:, None] if pixels.dim() == 3 else pixels
+    return _Loaded(TensorImages(_fit(pixels, channels, size).to(device)), labels, test, names.pop())
+
+
+def _labels(dataset: Any) -> Any:
+    return dataset.targets if hasattr(dataset, "targets") else dataset.labels
+
+
+def _files(dataset: Any) -> list[tuple[Path, int]]:
+    """The image files of one of torchvision's data sets, with their labels."""
+    # These two take no loader, and open the image themselves.
+    if type(dataset).__name__ == "OxfordIIITPet":
+        return list(zip(dataset._images, dataset._labels, strict=True))
+    if type(dataset).__name__ == "GTSRB":
+        return list(dataset._samples)
+    return [dataset[i] for i in range(len(dataset))]
+
+
 def _image_folder(info: DatasetInfo, channels: int, size: int, device: torch.device) -> _Loaded:
     train, held_out = split_folders(Path(info.path or "."))
-    names = {folder.name: label for label, folder in enumerate(class_folders(train))}
-    files: list[Path] = []
-    labels: list[int] = []
+    names = tuple(folder.name for folder in class_folders(train))
+    listed: list[tuple[Path, int]] = []
     test: list[bool] = []
-    for root, is_test in ((train, False), (held_out, True)):
-        for name, label in names.items():
+    for root in (train, held_out):
+        for label, name in enumerate(names):
             found = sorted(images_below(root / name)) if root is not None and (root / name).is_dir() else []
-            files += found
-            labels += [label] * len(found)
-            test += [is_test] * len(found)
+            listed += [(file, label) for file in found]
+            test += [root is held_out] * len(found)
+    return _from_files(info, listed, torch.tensor(test) if held_out else None, names, channels, size, device)
+
+
+def _from_files(
+    info: DatasetInfo,
+    listed: Sequence[tuple[Path, int]],
+    test: Tensor | None,
+    names: tuple[str, ...],
+    channels: int,
+    size: int,
+    device: torch.device,
+) -> _Loaded:
+    """The images in the `listed` files that can be read, with their labels.
+
+    Raises `OSError` where more than `UNREADABLE_SHARE` of them cannot be.
+    """
+    broken = _unreadable([file for file, _ in listed], device)
+    skipped = tuple(os.path.relpath(listed[i][0], info.path) for i in broken.nonzero().view(-1).tolist())
+    if len(skipped) > UNREADABLE_SHARE * len(listed):
+        first = ", ".join(skipped[:5]) + (", …" if len(skipped) > 5 else "")
+        raise OSError(
+            f"{len(skipped)} of the {len(listed)} images of {info.name!r} cannot be read, and at most "
+            f"{UNREADABLE_SHARE:.0%} may be skipped: {first}"
+        )
+    files = [file for (file, _), bad in zip(listed, broken.tolist(), strict=True) if not bad]
+    labels = torch.tensor([label for _, label in listed])[~broken]
     images: Images = FileImages(files, channels, size)
     if len(files) * channels * size * size <= IN_MEMORY_BYTES:
-        images = TensorImages(images.fetch(torch.arange(len(files))).to(device))
-    return images, torch.tensor(labels), torch.tensor(test) if held_out else None
+        held = torch.empty((len(files), channels, size, size), dtype=torch.uint8, device=device)
+        for chunk in torch.arange(len(files)).split(1000):
+            held[chunk] = images.fetch(chunk).to(device)
+        images = TensorImages(held)
+    return _Loaded(images, labels, None if test is None else test[~broken], names, skipped)
+
+
+def _unreadable(files: Sequence[Path], device: torch.device) -> Tensor:
+    """Which of `files` (n,) cannot be decoded; every worker tries its share and tells the others."""
+
+    def fails(file: Path) -> bool:
+        try:
+            decode(file, 1, 1)  # the smallest size is the cheapest, and reads the whole file
+        except Exception:  # PIL's decoders raise whatever they stumble on
+            return True
+        return False
+
+    rank, workers = parallel.world()
+    failed = torch.zeros(len(files), device=device)
+    for chunk in torch.arange(len(files))[rank::workers].split(4096):
+        told = list(_threads().map(fails, (files[i] for i in chunk.tolist())))
+        failed[chunk.to(device)] = torch.tensor(told, dtype=failed.dtype, device=device)
+    return parallel.total(failed).cpu() > 0
+
+
+@contextmanager
+def _reading(dataset: str) -> Iterator[None]:
+    """Damaged files make their readers raise anything; to a user it is one thing, a `ValueError`."""
+    try:
+        yield
+    except (OSError, ValueError, MemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(f"the files of {dataset!r} cannot be read: {error}") from error
 
 
 def _fit(images: Tensor, channels: int, size: int) -> Tensor:
@@ -311,7 +535,7 @@ def _fit(images: Tensor, channels: int, size: int) -> Tensor:
 
 _LOADERS: dict[str, Callable[[DatasetInfo, int, int, torch.device], _Loaded]] = {
     "digits": _digits,
-    "cifar10": _cifar,
-    "cifar100": _cifar,
+    "cifar": _cifar,
+    "torchvision": _torchvision,
     "folder": _image_folder,
 }

@@ -1,27 +1,88 @@
 """Which data sets there are, and what each looks like, without loading it (and without torch).
 
-Known by name: `digits` (scikit-learn's 1,797 scans), `cifar10`, `cifar100` and `imagenet` in the folder layouts of
-torchvision, found below one of the data roots. Anything with a path separator is an image folder: one sub-folder a
-class, or `train` and `test` (or `val`) folders that hold these.
+Known by name: `digits` (scikit-learn's 1,797 scans), `imagenet` (a folder of that name with `train` and `val`) and the
+data sets of `LAYOUTS`, in the files that torchvision's classes read, found below one of the data roots. Anything with a
+path separator is an image folder: one sub-folder a class, or `train` and `test` (or `val`) folders that hold these.
 """
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from nas_core.errors import InvalidValue
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """The file types that count as images, as in torchvision's ImageFolder."""
 
-_LAYOUTS = {
-    "cifar10": ("cifar-10-batches-py", 10, 60_000),
-    "cifar100": ("cifar-100-python", 100, 60_000),
-}
+UNREADABLE_SHARE = 0.01
+"""The share of a data set's image files that may be unreadable; they are skipped, and more are refused."""
 
-DATASETS = ("digits", "cifar10", "cifar100", "imagenet")
+
+@dataclass(frozen=True)
+class Layout:
+    """A data set with a name: the class of torchvision.datasets that reads it, and what that class finds.
+
+    `files` must be there, below a data root or below its folder of the data set's own name. `image_size` (pixels) is
+    that of the images or, where they differ, the one that they are scaled to. `train` holds the reader's arguments for
+    each part that is trained on, `test` those for the part that is held out (none where the data set holds nothing
+    out). `flip` says whether a mirrored image still shows its class.
+    """
+
+    reader: str
+    files: tuple[str, ...]
+    classes: int
+    images: int
+    image_size: int
+    channels: int = 3
+    preset: str = "cifar10"
+    train: tuple[dict[str, Any], ...] = ({"split": "train"},)
+    test: dict[str, Any] | None = field(default_factory=lambda: {"split": "test"})
+    flip: bool = True
+
+
+def _mnist(
+    reader: str, classes: int, images: int, prefixes: Sequence[str] = ("train", "t10k"), flip: bool = False, **also: Any
+) -> Layout:
+    kinds = ("images-idx3-ubyte", "labels-idx1-ubyte")
+    files = tuple(f"{reader}/raw/{prefix}-{kind}" for prefix in prefixes for kind in kinds)
+    train, test = ({"train": True} | also,), {"train": False} | also
+    return Layout(reader, files, classes, images, 28, channels=1, train=train, test=test, flip=flip)
+
+
+def _below(folder: str, *names: str) -> tuple[str, ...]:
+    return tuple(f"{folder}/{name}" for name in names)
+
+
+_CIFAR10 = _below("cifar-10-batches-py", *(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
+_STL10 = _below("stl10_binary", "train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin", "unlabeled_X.bin")
+_FLOWERS102 = _below("flowers-102", "jpg", "imagelabels.mat", "setid.mat")
+_FOOD101 = _below("food-101", "meta/train.json", "meta/test.json", "images")
+_PETS = _below("oxford-iiit-pet", "annotations/trainval.txt", "annotations/test.txt", "images")
+_DTD = _below("dtd/dtd", "labels/train1.txt", "labels/val1.txt", "labels/test1.txt", "images")
+_GTSRB = _below("gtsrb", "GTSRB/Training", "GTSRB/Final_Test/Images", "GT-final_test.csv")
+_TRAIN_AND_VAL = ({"split": "train"}, {"split": "val"})
+
+LAYOUTS = {
+    "cifar10": Layout("CIFAR10", _CIFAR10, 10, 60_000, 32),
+    "cifar100": Layout("CIFAR100", _below("cifar-100-python", "train", "test"), 100, 60_000, 32),
+    "mnist": _mnist("MNIST", 10, 70_000),
+    "fashion_mnist": _mnist("FashionMNIST", 10, 70_000, flip=True),
+    "kmnist": _mnist("KMNIST", 10, 70_000),
+    "emnist": _mnist("EMNIST", 47, 131_600, ("emnist-balanced-train", "emnist-balanced-test"), split="balanced"),
+    "svhn": Layout("SVHN", ("train_32x32.mat", "test_32x32.mat"), 10, 99_289, 32, flip=False),
+    "stl10": Layout("STL10", _STL10, 10, 13_000, 96),
+    "food101": Layout("Food101", _FOOD101, 101, 101_000, 224, preset="imagenet"),
+    "flowers102": Layout("Flowers102", _FLOWERS102, 102, 8_189, 224, preset="imagenet", train=_TRAIN_AND_VAL),
+    "oxford_pets": Layout("OxfordIIITPet", _PETS, 37, 7_349, 224, preset="imagenet", train=({"split": "trainval"},)),
+    "dtd": Layout("DTD", _DTD, 47, 5_640, 224, preset="imagenet", train=_TRAIN_AND_VAL),
+    "eurosat": Layout("EuroSAT", ("eurosat/2750",), 10, 27_000, 64, train=({},), test=None),
+    "gtsrb": Layout("GTSRB", _GTSRB, 43, 39_270, 32, flip=False),
+}
+"""The data sets that torchvision's classes describe, by name."""
+
+DATASETS = tuple(dict.fromkeys(("digits", "cifar10", "cifar100", "imagenet", *LAYOUTS)))
 """The data sets that go by a name."""
 
 _ACCEPTED = "one of " + ", ".join(DATASETS) + ", or the path of a folder with one sub-folder of images per class"
@@ -31,19 +92,20 @@ _ACCEPTED = "one of " + ", ".join(DATASETS) + ", or the path of a folder with on
 class DatasetInfo:
     """What is known of a data set before it is loaded.
 
-    `path` is the folder that holds it (none for digits); `channels` and `image_size` (pixels, the shorter side of
-    the first image found for a folder) describe its images; `images` counts them all; `preset` names the search
-    space and schedule that suit it.
+    `path` is the folder that holds it (none for digits); `channels` and `image_size` (pixels, for a folder the shorter
+    side of its first image, at most 224) describe its images; `images` counts them all; `preset` names the search space
+    and schedule that suit it; `flip` says whether a mirrored image still shows its class, as far as that is known.
     """
 
     name: str
-    kind: Literal["digits", "cifar10", "cifar100", "folder"]
+    kind: Literal["digits", "cifar", "torchvision", "folder"]
     path: str | None
     classes: int
     channels: int
     image_size: int
     images: int
     preset: str
+    flip: bool = True
 
 
 def describe(dataset: str, roots: Sequence[str] = (), anywhere: bool = False) -> DatasetInfo:
@@ -55,14 +117,24 @@ def describe(dataset: str, roots: Sequence[str] = (), anywhere: bool = False) ->
     if not isinstance(dataset, str) or not dataset.strip():
         raise InvalidValue("dataset", dataset, "no data set named", _ACCEPTED)
     if dataset == "digits":
-        return DatasetInfo("digits", "digits", None, 10, 1, 8, 1797, "digits")
-    if dataset in _LAYOUTS:
-        layout, classes, images = _LAYOUTS[dataset]
-        root = _root_with(dataset, layout, roots)
-        kind: Literal["cifar10", "cifar100"] = "cifar10" if dataset == "cifar10" else "cifar100"
-        return DatasetInfo(dataset, kind, root, classes, 3, 32, images, "cifar10")
+        return DatasetInfo("digits", "digits", None, 10, 1, 8, 1797, "digits", flip=False)
     if dataset == "imagenet":
-        return _folder(dataset, Path(_root_with(dataset, "imagenet", roots)) / "imagenet")
+        found = _folder(dataset, Path(_root_with(dataset, ("imagenet",), roots)) / "imagenet")
+        return replace(found, channels=3, image_size=224, preset="imagenet")
+    if dataset in LAYOUTS:
+        layout = LAYOUTS[dataset]
+        kind: Literal["cifar", "torchvision"] = "cifar" if dataset in ("cifar10", "cifar100") else "torchvision"
+        return DatasetInfo(
+            dataset,
+            kind,
+            _root_with(dataset, layout.files, roots),
+            layout.classes,
+            layout.channels,
+            layout.image_size,
+            layout.images,
+            layout.preset,
+            layout.flip,
+        )
     if os.sep in dataset or (os.altsep and os.altsep in dataset):
         return _folder(dataset, _allowed(dataset, roots, anywhere))
     raise InvalidValue("dataset", dataset, "no such data set", _ACCEPTED)
@@ -91,13 +163,15 @@ def images_below(folder: Path) -> Iterator[Path]:
                 yield Path(parent) / name
 
 
-def _root_with(dataset: str, layout: str, roots: Sequence[str]) -> str:
+def _root_with(dataset: str, files: Sequence[str], roots: Sequence[str]) -> str:
+    """The data root, or its folder of the data set's name, that holds all `files`."""
     for root in roots:
-        if (Path(root) / layout).is_dir():
-            return root
+        for folder in (root, os.path.join(root, dataset)):
+            if all(os.path.exists(os.path.join(folder, file)) for file in files):
+                return folder
     looked = ", ".join(roots) or "no folders: YOSO_DATA_ROOTS is not set"
     raise InvalidValue(
-        "dataset", dataset, "its files were not found", f"a folder {layout!r} in one of the data roots ({looked})"
+        "dataset", dataset, "its files were not found", f"{', '.join(files)} in one of the data roots ({looked})"
     )
 
 
@@ -115,29 +189,43 @@ def _folder(dataset: str, path: Path) -> DatasetInfo:
         train, test = split_folders(path)
         classes = class_folders(train)
         counts = [sum(1 for _ in images_below(folder)) for folder in classes]
-        in_test = sum(1 for _ in images_below(test)) if test else 0
+        held_out = {folder.name: sum(1 for _ in images_below(folder)) for folder in class_folders(test)} if test else {}
     except PermissionError as error:
         raise InvalidValue("dataset", dataset, "a folder that cannot be read", "a readable folder") from error
     if len(classes) < 2:
-        found = "no images in sub-folders" if not classes else "images of one class only"
-        raise InvalidValue("dataset", dataset, found, "a folder with at least two sub-folders of images")
+        reason = "no images in sub-folders" if not classes else "images of one class only"
+        raise InvalidValue("dataset", dataset, reason, "a folder with at least two sub-folders of images")
     if min(counts) < _FEWEST:
         name = classes[counts.index(min(counts))].name
         raise InvalidValue(
             "dataset", dataset, f"class {name!r} has {min(counts)} images", f"at least {_FEWEST} images per class"
         )
-    from PIL import Image, UnidentifiedImageError
+    if test and not held_out:
+        raise InvalidValue("dataset", dataset, f"no images in {test.name!r}", "images of every class to test with")
+    for name in sorted(held_out.keys() - {folder.name for folder in classes}):
+        reason = f"class {name!r} is held out for the test, but not among the training images"
+        raise InvalidValue("dataset", dataset, reason, "training images of every class")
+    images = sum(counts) + sum(held_out.values())
+    shorter, channels = _first_image(dataset, classes, images)
+    preset = "digits" if shorter <= 16 else "cifar10" if shorter <= 96 else "imagenet"
+    return DatasetInfo(dataset, "folder", str(path), len(classes), channels, min(shorter, 224), images, preset)
 
-    first = min(images_below(classes[0]))
-    try:
-        with Image.open(first) as image:
-            size, channels = min(image.size), 1 if image.mode in ("1", "L", "I", "I;16", "F") else 3
-    except (UnidentifiedImageError, OSError) as error:
-        raise InvalidValue("dataset", dataset, f"{first.name} is not a readable image", "readable images") from error
-    preset = "digits" if size <= 16 else "cifar10" if size <= 96 else "imagenet"
-    size = min(size, 224)
-    return DatasetInfo(dataset, "folder", str(path), len(classes), channels, size, sum(counts) + in_test, preset)
+
+def _first_image(dataset: str, classes: Sequence[Path], images: int) -> tuple[int, int]:
+    """The shorter side in pixels and the channels of the first image that can be read."""
+    from PIL import Image
+
+    for number, file in enumerate(file for folder in classes for file in sorted(images_below(folder))):
+        try:
+            with Image.open(file) as image:
+                return min(image.size), 1 if image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;") else 3
+        except Exception as error:  # decoders raise whatever they stumble on
+            if number + 1 > UNREADABLE_SHARE * images:
+                raise InvalidValue(
+                    "dataset", dataset, f"{file.name} is not a readable image", "readable images"
+                ) from error
+    raise InvalidValue("dataset", dataset, "no readable images", "readable images")
 
 
 _FEWEST = 8
-"""Images per class below which the split into four parts would leave one of them without the class."""
+"""Training images per class below which the split would leave a part without the class."""

@@ -62,7 +62,8 @@ class Settings:
     passes once over the weights' part. `batch_size` and `retrain_batch_size` count the images of one step over all
     workers. `ratio` is how many weight steps go with one λ step. `gamma` is the L1 weight that always presses; the
     budget's schedule adds to it what it needs. `form` says how the cost comes down (`FORMS`), `penalty` how the L1
-    weight is shared out among the edges (`PENALTIES`). `clip` bounds each gradient of the search.
+    weight is shared out among the edges (`PENALTIES`). `clip` bounds each gradient of the search. With `split` W and
+    λ train on images of their own; without, both on all of them (paper, table 3).
 
     What retraining alone has: `retrain_schedule` after `retrain_warmup_epochs`; `retrain_clip` bounds the norm of
     the gradient, 0 does not; `drop_path` and `dropout` are probabilities to drop, that of the last block at the end
@@ -96,6 +97,7 @@ class Settings:
     cutout: int = 16
     crop_padding: int = 4
     flip: bool = True
+    split: bool = True
 
     def __post_init__(self) -> None:
         whole = {"pretrain_epochs": 0, "search_epochs": 1, "retrain_epochs": 1, "batch_size": 2, "ratio": 1}
@@ -106,9 +108,9 @@ class Settings:
                 if value not in CHOICES[field.name]:
                     accepted = "one of " + ", ".join(CHOICES[field.name])
                     raise InvalidValue(f"settings.{field.name}", value, "no such choice", accepted)
-            elif field.name == "flip":
+            elif field.name in ("flip", "split"):
                 if type(value) is not bool:
-                    raise InvalidValue("settings.flip", value, "not a truth value", "true or false")
+                    raise InvalidValue(f"settings.{field.name}", value, "not a truth value", "true or false")
             elif field.name in whole:
                 if type(value) is not int or not whole[field.name] <= value <= 1_000_000:
                     accepted = f"an integer from {whole[field.name]} to 1000000"

@@ -111,7 +111,8 @@ def check(
     space = collect(lambda: _space(request, info)) if info else None
     if space is not None:
         problems += [problem for budget in budgets if budget and (problem := infeasible(budget, space))]
-    settings = collect(lambda: Settings.preset(_preset(request, info), **request.settings))
+    unmirrored = {} if info is None or info.flip else {"flip": False}
+    settings = collect(lambda: Settings.preset(_preset(request, info), **(unmirrored | request.settings)))
     if capacity is not None:
         problems += _too_much(request, capacity)
     if info is None or space is None or settings is None or problems:
@@ -141,9 +142,7 @@ def _space(request: SearchRequest, info: DatasetInfo) -> SearchSpace:
     """The preset with what the data dictates and what the request changes."""
     asked = {k: v for k, v in request.space.model_dump(exclude={"preset"}).items() if v is not None}
     preset = _preset(request, info)
-    dictated = {"classes": info.classes, "channels_in": info.channels}
-    if info.kind == "digits" or (info.kind == "folder" and info.name != "imagenet"):
-        dictated["image_size"] = info.image_size
+    dictated = {"classes": info.classes, "channels_in": info.channels, "image_size": info.image_size}
     return SearchSpace.preset(preset, **(dictated | asked))
 
 

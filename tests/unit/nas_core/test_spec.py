@@ -76,7 +76,7 @@ def test_a_specification_comes_back_from_json() -> None:
         *[("batch_size", value) for value in (1, 0, -1, 2.0, "64", None, True)],
         *[("lr", value) for value in (0, -0.1, float("nan"), float("inf"), "0.1", True)],
         *[("scaling_lr", 0), ("retrain_lr", 0), ("clip", 0), ("momentum", 1), ("label_smoothing", 1)],
-        *[("flip", 1), ("search_epochs", 0), ("retrain_epochs", 0), ("ratio", 0), ("cutout", -1)],
+        *[("flip", 1), ("split", "no"), ("search_epochs", 0), ("retrain_epochs", 0), ("ratio", 0), ("cutout", -1)],
         *[("retrain_batch_size", 1), ("retrain_warmup_epochs", -1), ("retrain_warmup_epochs", 60)],
         *[("retrain_schedule", value) for value in ("step", "", None, 1, ["cosine"])],
         *[("drop_path", 1), ("drop_path", -0.1), ("dropout", 1.0), ("auxiliary_weight", -1), ("retrain_clip", "5")],
