@@ -324,23 +324,26 @@ def split(labels: Tensor, test: Tensor | None, weights_share: float | None) -> d
             held, rest = own[test[own]], own[~test[own]]
         validation = max(1, len(rest) // 10)
         left = rest[validation:]
-        weights = len(left) if weights_share is None else max(1, round(len(left) * weights_share))
-        scaling = left if weights_share is None else left[weights:]
-        cuts = (held, left[:weights], scaling, rest[:validation])
+        if weights_share is None:
+            weights = scaling = left
+        else:
+            cut = max(1, min(round(len(left) * weights_share), len(left) - 1))
+            weights, scaling = left[:cut], left[cut:]
+        cuts = (held, weights, scaling, rest[:validation])
         for part, chosen in zip(("test", "weights", "scaling", "validation"), cuts, strict=True):
             parts[part].append(chosen)
     return {part: torch.cat(chosen).sort().values for part, chosen in parts.items()}
 
 
 def _check_parts(dataset: str, classes: int, labels: Tensor, parts: dict[str, Tensor], names: Sequence[str]) -> None:
-    """Raise `InvalidValue` unless all labels are of a known class, and every class can be trained and validated."""
+    """Raise `InvalidValue` unless all labels are of a known class and every class is in every part but the test."""
     if int(labels.max()) >= classes or int(labels.min()) < 0:
         raise InvalidValue("dataset", dataset, f"a label beyond its {classes} classes", "labels from 0")
     for part in PARTS:
         counts = labels[parts[part]].bincount(minlength=classes)
         if not counts.sum():
             raise InvalidValue("dataset", dataset, f"no images are left for {part}", "more images")
-        if part in ("weights", "validation") and not counts.all():
+        if part != "test" and not counts.all():
             lacking = int((counts == 0).nonzero()[0])
             name = names[lacking] if names else lacking
             raise InvalidValue("dataset", dataset, f"class {name!r} has too few images for {part}", "more images")

@@ -1,17 +1,39 @@
 """Data sets in their real formats, their split, and their batches."""
 
+import json
+import os
 import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import wait
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
-from nas_core.data import PARTS, Augment, generator, load, split
-from nas_core.datasets import describe
+from nas_core import parallel
+from nas_core.data import (
+    IN_MEMORY_BYTES,
+    PARTS,
+    PREPARED_BATCHES,
+    Augment,
+    Data,
+    FileImages,
+    _unreadable,
+    decode,
+    generator,
+    load,
+    split,
+)
+from nas_core.datasets import DATASETS, LAYOUTS, describe
 from nas_core.errors import InvalidValue
 from nas_core.space import SearchSpace
 from nas_core.spec import SearchSpec, Settings
@@ -39,6 +61,8 @@ def cifar(root: Path, kind: str, classes: int) -> "np.ndarray[tuple[int, ...], n
         batch = {b"data": pixels, b"labels" if kind == "cifar10" else b"fine_labels": labels, b"batch_label": b"x"}
         # As the real files, which an old numpy wrote.
         (folder / name).write_bytes(pickle.dumps(batch, 2).replace(b"numpy._core.", b"numpy.core."))
+    key, file = (b"label_names", "batches.meta") if kind == "cifar10" else (b"fine_label_names", "meta")
+    (folder / file).write_bytes(pickle.dumps({key: [b"thing %d" % i for i in range(classes)]}, 2))
     return pixels.reshape(-1, 3, 32, 32)
 
 
@@ -50,6 +74,7 @@ def test_cifar_loads_from_its_own_files(tmp_path: Path, kind: str, classes: int,
     shown = data.images.fetch(data.parts["test"][:20])
     assert torch.equal(shown, torch.from_numpy(held_out[:20].copy()))
     assert torch.equal(data.labels[data.parts["test"]], torch.arange(classes * 10) % classes)
+    assert data.class_names == tuple(f"thing {i}" for i in range(classes))
 
 
 def test_a_pickle_that_would_run_code_does_not(tmp_path: Path) -> None:
@@ -61,9 +86,210 @@ def test_a_pickle_that_would_run_code_does_not(tmp_path: Path) -> None:
             return Path.touch, (tmp_path / "harm",)
 
     (tmp_path / "cifar-10-batches-py" / "data_batch_3").write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(pickle.UnpicklingError, match="does not belong"):
+    with pytest.raises(ValueError, match="does not belong"):
         load(spec, (str(tmp_path),), "cpu")
     assert not (tmp_path / "harm").exists()
+
+
+def grey(label: int, held_out: bool) -> int:
+    """The brightness by which the tests tell the images of a class and of a part."""
+    return 2 * label + held_out
+
+
+def idx(root: Path, folder: str, classes: int, train: str = "train", test: str = "t10k") -> None:
+    """MNIST's files: big-endian sizes after a magic number that holds the type (8: bytes) and the dimensions."""
+    raw = root / folder / "raw"
+    raw.mkdir(parents=True)
+    for part, each in ((train, 8), (test, 2)):
+        labels = np.arange(classes * each, dtype=np.uint8) % classes
+        images = np.stack([np.full((28, 28), grey(label, part == test), np.uint8) for label in labels.tolist()])
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            header = np.array([8 << 8 | array.ndim, *array.shape], dtype=">u4").tobytes()
+            (raw / f"{part}-{kind}-ubyte").write_bytes(header + array.tobytes())
+
+
+def svhn(root: Path) -> None:
+    """Matlab files with images (32, 32, 3, n) and labels 1 … 10, of which 10 stands for zero."""
+    root.mkdir(exist_ok=True)
+    for part, each in (("train", 8), ("test", 2)):
+        labels = np.arange(10 * each) % 10
+        images = np.zeros((32, 32, 3, len(labels)), np.uint8) + (2 * labels + (part == "test")).astype(np.uint8)
+        scipy.io.savemat(root / f"{part}_32x32.mat", {"X": images, "y": np.where(labels == 0, 10, labels)[:, None]})
+
+
+def stl10(root: Path) -> None:
+    """Raw bytes, each image (3, columns, rows), and labels from 1."""
+    base = root / "stl10_binary"
+    base.mkdir(parents=True)
+    for part, each in (("train", 8), ("test", 2)):
+        labels = np.arange(10 * each) % 10
+        images = np.zeros((len(labels), 3, 96, 96), np.uint8) + grey(0, part == "test")
+        (images + (2 * labels).astype(np.uint8)[:, None, None, None]).tofile(base / f"{part}_X.bin")
+        (labels + 1).astype(np.uint8).tofile(base / f"{part}_y.bin")
+    (base / "unlabeled_X.bin").touch()
+    (base / "class_names.txt").write_text("".join(f"thing {i}\n" for i in range(10)))
+
+
+def picture(file: Path, shade: int, form: str = "jpeg") -> None:
+    """A small image of one shade that is not square."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (20, 16), (shade, shade, shade)).save(file, form)
+
+
+def food101(root: Path) -> None:
+    base = root / "food-101"
+    (base / "meta").mkdir(parents=True)
+    for part, each in (("train", 3), ("test", 1)):
+        names = {f"dish{c:03d}": [f"dish{c:03d}/{part}{i}" for i in range(each)] for c in range(101)}
+        (base / "meta" / f"{part}.json").write_text(json.dumps(names))
+        for label, images in enumerate(names.values()):
+            for name in images:
+                picture(base / "images" / f"{name}.jpg", grey(label, part == "test"))
+
+
+def flowers102(root: Path) -> None:
+    base = root / "flowers-102"
+    labels = np.arange(102 * 4) % 102
+    ids = np.arange(len(labels)) + 1
+    for number, label in zip(ids.tolist(), labels.tolist(), strict=True):
+        picture(base / "jpg" / f"image_{number:05d}.jpg", grey(label, number > 306))
+    scipy.io.savemat(base / "imagelabels.mat", {"labels": labels[None] + 1})
+    parts = {"trnid": ids[None, :204], "valid": ids[None, 204:306], "tstid": ids[None, 306:]}
+    scipy.io.savemat(base / "setid.mat", parts)
+
+
+def oxford_pets(root: Path) -> None:
+    base = root / "oxford-iiit-pet"
+    (base / "annotations").mkdir(parents=True)
+    for part, each in (("trainval", 3), ("test", 1)):
+        lines = []
+        for label in range(37):
+            for number in range(each):
+                name = f"kind_{label:02d}_{part}{number}"
+                picture(base / "images" / f"{name}.jpg", grey(label, part == "test"))
+                lines.append(f"{name} {label + 1} {1 + label % 2} 1\n")
+        (base / "annotations" / f"{part}.txt").write_text("".join(lines))
+
+
+def dtd(root: Path) -> None:
+    base = root / "dtd" / "dtd"
+    (base / "labels").mkdir(parents=True)
+    for part, each in (("train", 2), ("val", 1), ("test", 1)):
+        names = [(c, f"kind{c:02d}/{part}{i}.jpg") for c in range(47) for i in range(each)]
+        (base / "labels" / f"{part}1.txt").write_text("".join(f"{name}\n" for _, name in names))
+        for label, name in names:
+            picture(base / "images" / name, grey(label, part == "test"))
+
+
+def eurosat(root: Path) -> None:
+    for label in range(10):
+        for number in range(8):
+            picture(root / "eurosat" / "2750" / f"Land{label}" / f"Land{label}_{number}.jpg", grey(label, False))
+
+
+def gtsrb(root: Path) -> None:
+    base = root / "gtsrb"
+    rows = ["Filename;Width;Height;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId"]
+    for label in range(43):
+        for number in range(3):
+            file = base / "GTSRB" / "Training" / f"{label:05d}" / f"{number:05d}.ppm"
+            picture(file, grey(label, False), "ppm")
+        picture(base / "GTSRB" / "Final_Test" / "Images" / f"{label:05d}.ppm", grey(label, True), "ppm")
+        rows.append(f"{label:05d}.ppm;20;16;1;1;19;15;{label}")
+    (base / "GT-final_test.csv").write_text("\n".join(rows) + "\n")
+
+
+MAKERS: dict[str, Callable[[Path], None]] = {
+    "mnist": lambda root: idx(root, "MNIST", 10),
+    "fashion_mnist": lambda root: idx(root, "FashionMNIST", 10),
+    "kmnist": lambda root: idx(root, "KMNIST", 10),
+    "emnist": lambda root: idx(root, "EMNIST", 47, "emnist-balanced-train", "emnist-balanced-test"),
+    "svhn": svhn,
+    "stl10": stl10,
+    "food101": food101,
+    "flowers102": flowers102,
+    "oxford_pets": oxford_pets,
+    "dtd": dtd,
+    "eurosat": eurosat,
+    "gtsrb": gtsrb,
+}
+NAMES = {
+    "mnist": "3 - three",
+    "fashion_mnist": "Dress",
+    "kmnist": "tsu",
+    "emnist": "3",
+    "stl10": "thing 3",
+    "food101": "dish003",
+    "flowers102": "sweet pea",
+    "oxford_pets": "Kind 03",
+    "dtd": "kind03",
+    "eurosat": "Land3",
+}
+
+
+@pytest.fixture
+def without_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some of torchvision's readers compare MD5 sums, which no file of a test can have."""
+    for module in ("svhn", "stl10", "flowers102"):
+        monkeypatch.setattr(f"torchvision.datasets.{module}.check_integrity", lambda path, md5: os.path.isfile(path))
+
+
+def test_every_layout_is_tested() -> None:
+    assert set(MAKERS) | {"cifar10", "cifar100"} == set(LAYOUTS)
+    assert set(DATASETS) == {"digits", "imagenet", *LAYOUTS}
+
+
+@pytest.mark.usefixtures("without_sums")
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_data_set_of_torchvision_loads_from_its_own_files(tmp_path: Path, name: str) -> None:
+    MAKERS[name](tmp_path)
+    roots = (str(tmp_path / "elsewhere"), str(tmp_path))
+    layout = LAYOUTS[name]
+    spec = spec_for(name, roots, image_size=min(layout.image_size, 32), blocks=(1,))
+    data = load(spec, roots, "cpu")
+    held_out = torch.zeros(len(data.labels), dtype=torch.bool)
+    held_out[data.parts["test"]] = True
+    images = data.images.fetch(torch.arange(len(data.labels)))
+    assert images.shape[1:] == (layout.channels, spec.space.image_size, spec.space.image_size)
+    shades = 2 * data.labels + (held_out if layout.test is not None else 0)
+    # JPEG may be one off.
+    assert (images.float().mean((1, 2, 3)) - shades).abs().max() <= (0 if layout.channels == 1 else 0.5)
+    assert data.labels.unique().tolist() == list(range(layout.classes))
+    assert (data.class_names[3] if data.class_names else None) == NAMES.get(name)
+    assert set(data.labels[data.parts["test"]].tolist()) == set(range(layout.classes))
+
+
+def test_a_data_set_may_have_a_folder_of_its_own(tmp_path: Path) -> None:
+    svhn(tmp_path / "svhn")
+    assert describe("svhn", (str(tmp_path),)).path == str(tmp_path / "svhn")
+
+
+def test_a_data_set_whose_files_are_not_all_there_is_refused(tmp_path: Path) -> None:
+    idx(tmp_path, "MNIST", 10)
+    describe("mnist", (str(tmp_path),))
+    (tmp_path / "MNIST/raw/t10k-labels-idx1-ubyte").unlink()
+    with pytest.raises(InvalidValue, match="files were not found") as refused:
+        describe("mnist", (str(tmp_path),))
+    assert "MNIST/raw/t10k-labels-idx1-ubyte" in refused.value.accepted and str(tmp_path) in refused.value.accepted
+
+
+@pytest.mark.usefixtures("without_sums")
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("mnist", "MNIST/raw/train-images-idx3-ubyte"), ("svhn", "test_32x32.mat"), ("stl10", "stl10_binary/train_X.bin")],
+)
+def test_damaged_files_are_one_kind_of_error(tmp_path: Path, name: str, file: str) -> None:
+    MAKERS[name](tmp_path)
+    spec = spec_for(name, (str(tmp_path),))
+    (tmp_path / file).write_bytes((tmp_path / file).read_bytes()[:-1000])
+    with pytest.raises((OSError, ValueError)):
+        load(spec, (str(tmp_path),), "cpu")
+
+
+def test_files_that_torchvision_does_not_trust_are_refused(tmp_path: Path) -> None:
+    svhn(tmp_path)
+    with pytest.raises(ValueError, match="'svhn' cannot be read: Dataset not found or corrupted"):
+        load(spec_for("svhn", (str(tmp_path),)), (str(tmp_path),), "cpu")
 
 
 def folder(root: Path, layout: tuple[str, ...], count: int = 10, mode: str = "RGB") -> Path:
@@ -78,6 +304,14 @@ def folder(root: Path, layout: tuple[str, ...], count: int = 10, mode: str = "RG
                 suffix = ("png", "jpg", "bmp")[number % 3]
                 Image.new(mode, (40, 36 + number % 5), colour).save(target / f"{number}.{suffix}")
     return root
+
+
+def test_imagenet_is_a_folder_with_the_size_of_imagenet(tmp_path: Path) -> None:
+    folder(tmp_path / "imagenet", ("train", "val"))
+    info = describe("imagenet", (str(tmp_path),))
+    assert (info.classes, info.image_size, info.preset, info.images) == (2, 224, "imagenet", 40)
+    data = load(spec_for("imagenet", (str(tmp_path),), image_size=32), (str(tmp_path),), "cpu")
+    assert data.splits["test"] == 20 and data.class_names == ("cats", "dogs")
 
 
 @pytest.mark.parametrize("layout", [("",), ("train", "test"), ("train", "val")])
@@ -112,6 +346,112 @@ def test_large_folders_are_decoded_batch_by_batch_and_give_the_same(
         assert torch.equal(ours, theirs)
 
 
+@pytest.fixture
+def streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Data:
+    """A folder that is decoded batch by batch."""
+    monkeypatch.setattr("nas_core.data.IN_MEMORY_BYTES", 0)
+    return load(spec_for(str(folder(tmp_path / "pets", ("",))), ()), (), "cpu")
+
+
+def test_the_next_batch_is_decoded_ahead_and_is_the_same(streamed: Data) -> None:
+    images, training = streamed.images, streamed.training
+    assert isinstance(images, FileImages)
+    alone = FileImages(images.files, images.channels, images.size)
+    steps = [replace(streamed, images=alone).batch(training, step, 4, 0, "test", None)[0] for step in range(4)]
+    alone.prepared.clear()
+    assert not images.prepared
+    assert torch.equal(streamed.batch(training, 2, 4, 0, "test", None)[0], steps[2])
+    wait(next(iter(images.prepared.values())))
+    for file in images.files:
+        file.unlink()
+    assert torch.equal(streamed.batch(training, 3, 4, 0, "test", None)[0], steps[3])
+    with pytest.raises(FileNotFoundError):
+        streamed.batch(training, 2, 4, 0, "test", None)
+
+
+def test_few_batches_wait_decoded(streamed: Data) -> None:
+    assert isinstance(streamed.images, FileImages)
+    for step in range(2 * PREPARED_BATCHES):
+        streamed.batch(streamed.training, 0, 4, step, "test", None)
+    assert len(streamed.images.prepared) == PREPARED_BATCHES
+
+
+def test_images_in_files_go_to_another_process_which_ends(streamed: Data) -> None:
+    streamed.images.prepare(torch.arange(8))
+    script = """
+import pickle, sys, torch
+images = pickle.load(sys.stdin.buffer)
+images.prepare(torch.arange(20))
+print(images.fetch(torch.arange(8)).long().sum().item())
+"""
+    ran = subprocess.run([sys.executable, "-c", script], input=pickle.dumps(streamed.images), capture_output=True)
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert int(ran.stdout) == streamed.images.fetch(torch.arange(8)).long().sum().item()
+
+
+def damage(files: list[Path]) -> None:
+    """Leave half of the first file, nothing of the second, and a text in the others."""
+    for number, file in enumerate(files):
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // 2] if number == 0 else b"" if number == 1 else b"no image")
+
+
+@pytest.mark.parametrize("memory", [0, IN_MEMORY_BYTES])
+def test_a_few_broken_files_are_skipped_and_more_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: int
+) -> None:
+    monkeypatch.setattr("nas_core.data.IN_MEMORY_BYTES", memory)
+    root = folder(tmp_path / "pets", ("",), count=100)
+    files = [root / "cats" / "1.jpg", root / "cats" / "0.png", root / "dogs" / "7.jpg"]
+    damage(files[:2])
+    spec = spec_for(str(root), (), image_size=16)
+    data = load(spec, (), "cpu")
+    assert data.skipped == ("cats/0.png", "cats/1.jpg")
+    assert data.labels.bincount().tolist() == [98, 100] and sum(data.splits.values()) == 198
+    images = data.images.fetch(torch.arange(198))
+    assert images[:98, 0].max() < 110 and images[98:, 0].min() > 190
+    damage(files)
+    with pytest.raises(OSError, match=r"3 of the 200 images .* at most 1% .*: cats/0.png, cats/1.jpg, dogs/7.jpg$"):
+        load(spec, (), "cpu")
+
+
+def test_every_worker_tries_its_share_of_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = sorted(folder(tmp_path, ("",)).rglob("*.*"))
+    damage(files[3:8])
+    found = []
+    for rank in range(3):
+        monkeypatch.setattr(parallel, "world", lambda rank=rank: (rank, 3))
+        monkeypatch.setattr(parallel, "total", lambda own: own)
+        found.append(_unreadable(files, torch.device("cpu")).nonzero().view(-1).tolist())
+    assert found == [[3, 6], [4, 7], [5]]
+
+
+def test_large_photographs_are_scaled_while_they_are_decoded(tmp_path: Path) -> None:
+    rows, columns = np.mgrid[0:600, 0:900]
+    pixels = np.stack([rows * 255 // 599, columns * 255 // 899, (rows + columns) % 256], 2).astype(np.uint8)
+    whole = Image.fromarray(pixels)
+    whole.save(tmp_path / "photo.jpg", quality=95)
+    made = decode(tmp_path / "photo.jpg", 3, 32)
+    expected = np.asarray(ImageOps.fit(whole, (32, 32), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    assert made.shape == (3, 32, 32) and np.array_equal(made, decode(tmp_path / "photo.jpg", 3, 32))
+    assert np.abs(made[:2].astype(int) - expected[:2]).max() <= 3
+    # The sides are cut off: 600 of 900 columns are left.
+    assert 40 < made[1, :, 0].mean() < 50 and 205 < made[1, :, -1].mean() < 215
+
+
+def test_deep_greys_keep_their_shades(tmp_path: Path) -> None:
+    ramp = np.repeat(np.linspace(0, 65535, 16).astype(np.uint16)[:, None], 16, 1)
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    assert np.array_equal(decode(tmp_path / "deep.png", 1, 16)[0], (ramp >> 8).astype(np.uint8))
+
+
+def test_mean_and_deviation_are_those_of_the_training_images(streamed: Data) -> None:
+    for data in (streamed, load(spec_for("digits", ()), (), "cpu")):
+        pixels = data.images.fetch(data.training).double()
+        assert data.mean == pytest.approx(pixels.mean((0, 2, 3)).tolist())
+        assert data.deviation == pytest.approx(pixels.std((0, 2, 3), correction=0).tolist())
+
+
 def test_digits_are_all_there() -> None:
     data = load(spec_for("digits", ()), (), "cpu")
     assert sum(data.splits.values()) == 1797 and data.splits["test"] == 359
@@ -128,6 +468,10 @@ def test_digits_are_all_there() -> None:
         (lambda root: folder(root, ("",), count=3), "3 images"),
         (lambda root: (root / "only").mkdir(parents=True), "no images"),
         (lambda root: [p.write_text("x") for p in sorted(folder(root, ("",)).rglob("*.png"))], "not a readable image"),
+        (lambda root: shutil.rmtree(folder(root, ("",)) / "dogs"), "one class only"),
+        (lambda root: (folder(root, ("train",)) / "test" / "cats").mkdir(parents=True), "no images in 'test'"),
+        (lambda root: shutil.rmtree(folder(root, ("train", "val")) / "train" / "dogs"), "one class only"),
+        (lambda root: picture(folder(root, ("train", "val")) / "val" / "birds" / "1.jpg", 9), "'birds' is held out"),
     ],
 )
 def test_a_folder_without_a_usable_data_set_is_refused(tmp_path: Path, make: object, told: str) -> None:
@@ -147,6 +491,26 @@ def test_folders_outside_the_roots_are_refused(tmp_path: Path) -> None:
             describe(dataset, (str(tmp_path / "other"),))
 
 
+def test_a_class_that_is_missing_from_the_files_is_named(tmp_path: Path) -> None:
+    idx(tmp_path, "MNIST", 9)
+    with pytest.raises(InvalidValue, match="class '9 - nine' has too few images for weights"):
+        load(spec_for("mnist", (str(tmp_path),)), (str(tmp_path),), "cpu")
+    idx(tmp_path / "more", "MNIST", 11)
+    with pytest.raises(InvalidValue, match="a label beyond its 10 classes"):
+        load(spec_for("mnist", (str(tmp_path / "more"),)), (str(tmp_path / "more"),), "cpu")
+
+
+def test_without_a_split_both_train_on_the_same_images_once() -> None:
+    apart = load(spec_for("digits", ()), (), "cpu")
+    spec = spec_for("digits", ())
+    together = load(replace(spec, settings=replace(spec.settings, split=False)), (), "cpu")
+    assert torch.equal(together.parts["weights"], together.parts["scaling"])
+    assert torch.equal(together.parts["weights"], apart.training.sort().values)
+    assert torch.equal(together.training, together.parts["weights"])
+    for part in ("validation", "test"):
+        assert torch.equal(together.parts[part], apart.parts[part])
+
+
 @given(st.lists(st.integers(0, 4), min_size=60, max_size=200), st.floats(0.2, 0.9), st.booleans())
 def test_every_image_is_in_one_part_and_every_class_in_every_part(
     labels: list[int], share: float, held_out: bool
@@ -157,7 +521,7 @@ def test_every_image_is_in_one_part_and_every_class_in_every_part(
     parts = split(tensor, test, share)
     together = torch.cat([parts[part] for part in PARTS])
     assert together.sort().values.tolist() == list(range(len(labels)))
-    for part in ("weights", "validation", "test"):
+    for part in PARTS:
         assert set(tensor[parts[part]].tolist()) == set(labels)
     if test is not None:
         assert parts["test"].tolist() == test.nonzero().view(-1).tolist()
