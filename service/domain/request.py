@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from nas_core.datasets import DatasetInfo, describe
+from nas_core.datasets import DATASETS, DatasetInfo, describe
 from nas_core.errors import InvalidValue
 from nas_core.space import PRESETS, SearchSpace
 from nas_core.spec import SearchSpec, Settings, infeasible, parse_count
@@ -55,7 +55,7 @@ class SearchRequest(BaseModel):
         },
     )
 
-    dataset: str = Field(description="digits, cifar10, cifar100, imagenet, or the path of an image folder.")
+    dataset: str = Field(description=", ".join(DATASETS) + ", or the path of an image folder.")
     budgets: Annotated[list[Any], Field(min_length=1, max_length=100)] = Field(
         description='Multiply-adds that a network may cost: numbers, or texts such as "300k" and "600M".'
     )

@@ -15,6 +15,7 @@ import onnxruntime
 import pytest
 import torch
 from safetensors.torch import load_file
+from sklearn.datasets import load_digits
 
 from nas_core import Architecture, Network, SearchSpace
 from nas_core.files import FILES
@@ -99,6 +100,12 @@ def check_finished(folder: Path, spec: SearchSpec) -> dict[str, Any]:
         assert one["not_exported"] == {} and one["latency_ms"] > 0
         assert {path.name for path in files.iterdir()} == set(one["files"].values()) == set(FILES.values())
         check_exports(files, network)
+    told = result["dataset"]
+    assert told["class_names"] == [str(digit) for digit in range(told["classes"])]
+    assert sum(told["splits"].values()) == 1797 and told["skipped"] == {"count": 0, "files": []}
+    pixels = load_digits().images * (255 / 16)
+    assert told["mean"] == pytest.approx([pixels.mean()], rel=0.03)
+    assert told["deviation"] == pytest.approx([pixels.std()], rel=0.03)
     assert not list(folder.rglob("*.tmp")) and not (folder / "error.json").exists()
     return result
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import wait
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
 
 from nas_core import parallel
 from nas_core.data import (
@@ -41,7 +43,7 @@ from nas_core.training import wilson
 from tests.unit.nas_core.networks import tiny_data
 
 
-def spec_for(dataset: str, roots: tuple[str, ...], **space: int) -> SearchSpec:
+def spec_for(dataset: str, roots: tuple[str, ...], **space: Any) -> SearchSpec:
     info = describe(dataset, roots, anywhere=True)
     made = SearchSpace.preset(
         info.preset, **{"channels_in": info.channels, "image_size": info.image_size, "classes": info.classes} | space
@@ -426,12 +428,21 @@ def test_every_worker_tries_its_share_of_the_files(tmp_path: Path, monkeypatch: 
     assert found == [[3, 6], [4, 7], [5]]
 
 
-def test_large_photographs_are_scaled_while_they_are_decoded(tmp_path: Path) -> None:
+def test_large_photographs_are_scaled_while_they_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, columns = np.mgrid[0:600, 0:900]
     pixels = np.stack([rows * 255 // 599, columns * 255 // 899, (rows + columns) % 256], 2).astype(np.uint8)
     whole = Image.fromarray(pixels)
     whole.save(tmp_path / "photo.jpg", quality=95)
+    decoded: list[tuple[int, int]] = []
+    load_whole = JpegImageFile.load
+
+    def load_and_note(image: JpegImageFile) -> Any:
+        decoded.append(image.size)
+        return load_whole(image)
+
+    monkeypatch.setattr(JpegImageFile, "load", load_and_note)
     made = decode(tmp_path / "photo.jpg", 3, 32)
+    assert decoded[0] == (113, 75)
     expected = np.asarray(ImageOps.fit(whole, (32, 32), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
     assert made.shape == (3, 32, 32) and np.array_equal(made, decode(tmp_path / "photo.jpg", 3, 32))
     assert np.abs(made[:2].astype(int) - expected[:2]).max() <= 3
