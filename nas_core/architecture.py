@@ -138,6 +138,11 @@ class Architecture:
         return int(self.cost.parameters)
 
     @property
+    def peak_activations(self) -> int:
+        """The most elements of activations that inference of one image holds at once; see `cost.peak_activations`."""
+        return int(cost.peak_activations(self))
+
+    @property
     def live_edges(self) -> int:
         """Live edges in all blocks."""
         return sum(len(block.edges) for block in self.blocks)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_core.operations import OPERATIONS, Convolution, Layer
+from nas_core.operations import Convolution, Layer, Normalise, Pool, SqueezeExcite, flow
 
 BN_EPS = 2e-5
 """As in the published code."""
@@ -45,9 +45,12 @@ def he_normal_(weight: Tensor) -> Tensor:
     return nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
 
 
-def convolution(kernel: int, channels_in: int, channels_out: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    """A convolution without bias, padded so that stride 1 keeps the resolution."""
-    layer = nn.Conv2d(channels_in, channels_out, kernel, stride, kernel // 2, groups=groups, bias=False)
+def convolution(
+    kernel: int, channels_in: int, channels_out: int, stride: int = 1, groups: int = 1, dilation: int = 1
+) -> nn.Conv2d:
+    """A convolution without bias, padded so that stride 1 keeps the resolution; `kernel` is odd."""
+    padding = dilation * (kernel // 2)
+    layer = nn.Conv2d(channels_in, channels_out, kernel, stride, padding, dilation, groups, bias=False)
     he_normal_(layer.weight.data)
     return layer
 
@@ -61,33 +64,52 @@ def conv_bn_relu(
     )
 
 
-def _module(layer: Layer, width: int) -> nn.Module:
-    if isinstance(layer, Convolution):
-        reach = layer.dilation * (layer.kernel - 1) // 2
-        groups = width if layer.depthwise else 1
-        module = nn.Conv2d(
-            width, width, layer.kernel, padding=reach, dilation=layer.dilation, groups=groups, bias=False
-        )
-        he_normal_(module.weight.data)
-        return module
-    return nn.MaxPool2d(3, 1, 1) if layer.kind == "max" else nn.AvgPool2d(3, 1, 1)
+class SqueezeExcitation(nn.Module):
+    """Every channel times its gate, which depends on the means of all; see `operations.SqueezeExcite`."""
+
+    def __init__(self, channels: int, squeezed: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(channels, squeezed, 1)
+        self.excite = nn.Conv2d(squeezed, channels, 1)
+        for name, parameter in self.named_parameters():
+            if name.endswith("weight"):
+                he_normal_(parameter.data)
+            else:
+                nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, C, H, W)."""
+        return x * torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3), keepdim=True)))))
 
 
-def operation(name: str, width: int, closing_pointwise: bool = True) -> nn.Sequential:
-    """The layers of operation `name`, without its closing BN and ReLU.
+def _module(layer: Layer, multiple: int, width: int, scale: bool) -> nn.Module:
+    channels = multiple * width
+    match layer:
+        case Convolution(kernel, depthwise, dilation):
+            groups = channels if depthwise else 1
+            return convolution(kernel, channels, layer.multiple * width, groups=groups, dilation=dilation)
+        case Pool(kind):
+            return nn.MaxPool2d(3, 1, 1) if kind == "max" else nn.AvgPool2d(3, 1, 1)
+        case Normalise():
+            return nn.Sequential(BatchNorm(channels, scale), nn.ReLU())
+        case SqueezeExcite():
+            return SqueezeExcitation(channels, layer.squeezed(channels))
+
+
+def operation(name: str, width: int, scale: bool = True, closing_pointwise: bool = True) -> nn.Sequential:
+    """The layers of operation `name`, without its closing BN and ReLU; BN within it have a `scale` or not.
 
     Without `closing_pointwise` a last 1×1 convolution is left out, for a caller that joins several of them in one.
     """
-    layers = OPERATIONS[name]
+    layers = flow(name)
     if not closing_pointwise and closes_pointwise(name):
         layers = layers[:-1]
-    return nn.Sequential(*(_module(layer, width) for layer in layers))
+    return nn.Sequential(*(_module(layer, multiple, width, scale) for layer, multiple in layers))
 
 
 def closes_pointwise(name: str) -> bool:
-    """Whether the last layer of operation `name` is a full 1×1 convolution."""
-    layers = OPERATIONS[name]
-    return bool(layers) and layers[-1] == Convolution(1)
+    """Whether the last layer of operation `name` is a full 1×1 convolution between as many channels as its width."""
+    return flow(name)[-1:] == [(Convolution(1), 1)]
 
 
 class Head(nn.Module):

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from nas_core.errors import InvalidValue
-from nas_core.operations import OPERATIONS
+from nas_core.operations import OPERATIONS, PAPER_OPERATIONS
 
 if TYPE_CHECKING:
     from nas_core.architecture import Architecture
@@ -36,7 +36,7 @@ class SearchSpace:
     channels: int
     blocks: tuple[int, ...]
     levels: int = 4
-    operations: tuple[str, ...] = tuple(OPERATIONS)
+    operations: tuple[str, ...] = PAPER_OPERATIONS
     share: bool = False
 
     def __post_init__(self) -> None:

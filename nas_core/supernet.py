@@ -40,7 +40,7 @@ class Replacement(NamedTuple):
 class Level(nn.Module):
     """The live operations of one level of a block, computed together; each closes with BN and ReLU.
 
-    The BN's scale stays 1 unless `scale` is set.
+    The scale of every BN, also of those within operations, stays 1 unless `scale` is set.
     """
 
     def __init__(self, space: SearchSpace, level: int, width: int, scale: bool = False) -> None:
@@ -54,7 +54,7 @@ class Level(nn.Module):
         self.mixed = [node for node in self.nodes if closes_pointwise(space.operation(node))]
         self.width = width
         self.bodies = nn.ModuleDict(
-            {str(node): operation(space.operation(node), width, closing_pointwise=False) for node in self.nodes}
+            {str(node): operation(space.operation(node), width, scale, closing_pointwise=False) for node in self.nodes}
         )
         self.pointwise = nn.Parameter(torch.empty(len(self.mixed), width, width, 1, 1))
         for weight in self.pointwise.data:

@@ -1,5 +1,7 @@
 """Random spaces and architectures for property tests, and the smallest search that is one."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -8,9 +10,42 @@ from hypothesis import strategies as st
 
 from nas_core.architecture import Architecture, Block, Edge, Reduction, live
 from nas_core.data import Data, TensorImages, generator, split
-from nas_core.operations import OPERATIONS
+from nas_core.operations import OPERATIONS, Convolution, Layer, Normalise, Pool, SqueezeExcite, register
 from nas_core.space import SearchSpace
 from nas_core.spec import SearchSpec, Settings
+
+
+@st.composite
+def layers(draw: st.DrawFn) -> tuple[Layer, ...]:
+    """The layers of any operation that can be registered."""
+    flowing: list[Layer] = []
+    multiple = 1
+    for kind in draw(st.lists(st.sampled_from(["full", "depthwise", "pool", "normalise", "gate"]), max_size=4)):
+        kernel, dilation = draw(st.sampled_from([1, 3, 5])), draw(st.integers(1, 3))
+        if kind == "full":
+            multiple = draw(st.integers(1, 3))
+        layer: dict[str, Layer] = {
+            "full": Convolution(kernel, dilation=dilation, multiple=multiple),
+            "depthwise": Convolution(kernel, depthwise=True, dilation=dilation, multiple=multiple),
+            "pool": Pool(draw(st.sampled_from(["max", "average"]))),
+            "normalise": Normalise(),
+            "gate": SqueezeExcite(draw(st.integers(1, 8))),
+        }
+        flowing.append(layer[kind])
+    return (*flowing, Convolution(1)) if multiple != 1 or draw(st.booleans()) else tuple(flowing)
+
+
+@contextmanager
+def registered(operations: dict[str, tuple[Layer, ...]]) -> Iterator[None]:
+    """Have `operations` registered for a while."""
+    before = dict(OPERATIONS)
+    try:
+        for name, given in operations.items():
+            register(name, given)
+        yield
+    finally:
+        OPERATIONS.clear()
+        OPERATIONS.update(before)
 
 
 @st.composite

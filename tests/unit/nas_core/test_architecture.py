@@ -1,18 +1,24 @@
 """Architectures: JSON, reachability, and costs against independent counters."""
 
 import json
+import operator
+from dataclasses import replace
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
+from torch import fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas_core import Architecture, Network, SearchSpace
-from nas_core.architecture import live, schema
+from nas_core import Architecture, Network, SearchSpace, cost
+from nas_core.architecture import Block, Edge, Reduction, live, schema
 from nas_core.errors import InvalidValue
 from nas_core.picture import draw
 from tests.unit.nas_core.networks import architectures
@@ -23,7 +29,7 @@ def test_json_brings_an_architecture_back(architecture: Architecture) -> None:
     assert Architecture.from_json(architecture.to_json()) == architecture
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(architectures())
 def test_costs_are_those_of_the_network_itself(architecture: Architecture) -> None:
     space = architecture.space
@@ -35,6 +41,76 @@ def test_costs_are_those_of_the_network_itself(architecture: Architecture) -> No
     assert logits.shape == (1, space.classes)
     assert counter.get_total_flops() == 2 * architecture.multiply_adds
     assert sum(parameter.numel() for parameter in network.parameters()) == architecture.parameters
+    counted = counter.get_flop_counts()
+    for name, part in cost.parts(architecture):
+        place = name if name in ("stem", "head") else f"body.{name}"
+        assert sum(counted.get(f"Network.{place}", {}).values()) == 2 * part.multiply_adds
+        assert sum(parameter.numel() for parameter in network.get_submodule(place).parameters()) == part.parameters
+
+
+ELEMENTWISE = {nn.ReLU, F.relu, F.batch_norm, torch.sigmoid, operator.add, operator.mul}
+
+
+def peak_of_execution(network: Network) -> int:
+    """The most elements held at once when the steps of the network's own trace run one after the other."""
+    space = network.architecture.space
+    traced = fx.symbolic_trace(network)
+    images = torch.empty(1, space.channels_in, space.image_size, space.image_size, device="meta")
+    ShapeProp(traced).propagate(images)
+    steps = [node for node in traced.graph.nodes if node.op not in ("get_attr", "output")]
+
+    def shape(node: fx.Node) -> torch.Size:
+        return torch.Size(node.meta["tensor_meta"].shape)
+
+    last = {read: step for step in steps for read in step.all_input_nodes}
+    held: list[fx.Node] = []
+    peak = 0
+    for step in steps:
+        over = step.all_input_nodes if step.target != operator.mul else step.all_input_nodes[:1]
+        does = type(network.get_submodule(step.target)) if step.op == "call_module" else step.target
+        for read in over:
+            if does in ELEMENTWISE and read in held and last[read] is step and shape(read) == shape(step):
+                held.remove(read)
+                break
+        held.append(step)
+        peak = max(peak, sum(shape(node).numel() for node in held))
+        held = [node for node in held if last.get(node) is not step]
+    return peak
+
+
+@settings(max_examples=40)
+@given(architectures())
+def test_the_peak_of_activations_is_that_of_the_networks_execution(architecture: Architecture) -> None:
+    with torch.device("meta"):
+        network = Network(architecture).eval()
+    assert architecture.peak_activations == peak_of_execution(network)
+
+
+def test_the_peak_of_a_small_network_by_hand() -> None:
+    space = SearchSpace("small", 1, 4, 2, stem=(1,), channels=2, blocks=(1,), levels=2, operations=("separable3",))
+    edges = (Edge(0, 1, 1.0), Edge(0, 2, 1.0), Edge(1, 2, 1.0), Edge(1, 3, 1.0), Edge(2, 3, 1.0))
+    pixels = 16
+    # The concatenation (4 channels) is written while the shortcut and both operations (2 each) are held.
+    assert Architecture(space, (2,), (Block(edges),), ()).peak_activations == (2 + 2 + 2 + 4) * pixels
+    # Without operations: the stem's output and its shortcut.
+    assert Architecture(space, (2,), (Block(()),), ()).peak_activations == (2 + 2) * pixels
+    # A reduction holds what it reads and both branches, on a quarter of the pixels.
+    two = replace(space, blocks=(1, 1))
+    reduced = Architecture(two, (2, 9), (Block(()), Block(())), (Reduction(1.0, 1.0),))
+    assert reduced.peak_activations == 2 * pixels + (9 + 9) * pixels // 4
+
+
+@given(architectures(), st.data())
+def test_many_widths_are_counted_at_once(architecture: Architecture, data: st.DataObject) -> None:
+    some = st.lists(st.integers(2, 40), min_size=3, max_size=3)
+    widths = [np.array(data.draw(some)) for _ in architecture.widths]
+    totals, peaks = cost.total(architecture, widths), cost.peak_activations(architecture, widths)
+    for index in range(3):
+        one = replace(architecture, widths=tuple(int(axis[index]) for axis in widths))
+        assert totals.multiply_adds[index] == one.multiply_adds
+        assert totals.parameters[index] == one.parameters
+        assert totals.memory_access[index] == one.cost.memory_access
+        assert peaks[index] == one.peak_activations
 
 
 def reachable(edges: list[tuple[int, int]], start: int, forward: bool) -> set[int]:
