@@ -51,14 +51,14 @@ TASKS = {
     "glyphs": Task(
         "glyphs",
         SearchSpace("glyphs", 1, SIZE, CLASSES, (2,), 8, (1, 1)),
-        Settings.preset("digits", pretrain_epochs=6, search_epochs=12, retrain_epochs=16),
+        Settings.preset("digits", pretrain_epochs=6, search_epochs=12, retrain_epochs=16, scaling_lr=0.03),
         (0.30, 0.50),
     ),
     "digits": Task(
         "digits",
-        SearchSpace.preset("digits", channels=8),
-        Settings.preset("digits", pretrain_epochs=8, search_epochs=20, retrain_epochs=40),
-        (0.20, 0.40),
+        SearchSpace.preset("digits", channels=8, blocks=[1, 1]),
+        Settings.preset("digits", pretrain_epochs=8, search_epochs=20, retrain_epochs=30, scaling_lr=0.03),
+        (0.25, 0.50),
     ),
 }
 
@@ -93,7 +93,7 @@ def retrained(task: Task, architecture: Architecture, seed: int) -> float:
 ARMS: dict[str, Callable[[Task, int], dict[int, Architecture]]] = {
     "searched": lambda task, seed: search(task, task.spec(seed)).architectures,
     "γ = 0": lambda task, seed: search(task, task.spec(seed, form="cut", gamma=0.0)).architectures,
-    "paper's form": lambda task, seed: search(task, task.spec(seed, form="paper", gamma=0.03)).architectures,
+    "paper's form": lambda task, seed: search(task, task.spec(seed, form="paper", gamma=0.01)).architectures,
     "random": lambda task, seed: {b: random_architecture(task.space, b, seed) for b in task.budgets},
     "thin": lambda task, seed: {b: thin_complete(task.space, b) for b in task.budgets},
 }

@@ -128,11 +128,15 @@ class Search:
         for parameter, weights in zip(self.supernet.block_scaling, self._penalty_weights(), strict=True):
             parameter.gamma_scale = torch.tensor(weights, device=self.device)
         paths = [strongest_path(self._strengths(parameter), self.output) for parameter in self.supernet.block_scaling]
+        stronger = [int(parameter.argmax()) for parameter in self.supernet.reduction_scaling]
         self.scaling_step.step()
-        # The gradient may not empty a block: only the budget may.
+        # The gradient may not empty a block or a reduction: only the budget may, and of a reduction never the rest.
         for parameter, path in zip(self.supernet.block_scaling, paths, strict=True):
             if path and not strongest_path(self._strengths(parameter), self.output):
                 self._spare(parameter, path)
+        for parameter, branch in zip(self.supernet.reduction_scaling, stronger, strict=True):
+            if not parameter.any():
+                parameter.data[branch] = FLOOR
 
     def _strengths(self, parameter: Tensor) -> dict[tuple[int, int], float]:
         return {edge: value for edge, value in zip(self.press.edges, parameter.tolist(), strict=True) if value > 0}

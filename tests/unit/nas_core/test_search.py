@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas_core import ApgNag, Architecture, SearchSpace, Supernet
+from nas_core import ApgNag, Architecture, Search, SearchSpace, Supernet
 from nas_core.architecture import Block, Edge
 from nas_core.job import SearchJob
 from nas_core.spec import SearchSpec
@@ -104,6 +104,18 @@ def test_what_comes_out_keeps_its_budget_and_uses_it(share: bool) -> None:
     assert costs == sorted(costs, reverse=True) and costs[-1] <= done.spec.budgets[0]
     progress = [line["progress"] for line in lines if line["kind"] == "epoch"]
     assert progress == sorted(progress) and progress[-1] == 1.0
+
+
+@pytest.mark.parametrize("form", ["press", "cut", "paper"])
+def test_no_gradient_can_break_a_block_or_a_reduction(form: str) -> None:
+    """With a γ that zeroes every λ at once, each block keeps a path and each reduction the branch that it had."""
+    done = Search(tiny_spec(settings={"form": form, "gamma": 100.0}), tiny_data(), "cpu")
+    while not done.done:
+        done.advance()
+        assert all(block.edges for block in done.live.blocks) or done.step > done.steps - 3
+        assert all(len(reduction.branches) > 0 for reduction in done.supernet.reductions)
+    for budget, architecture in done.architectures.items():
+        assert architecture.multiply_adds <= budget and any(block.edges for block in architecture.blocks)
 
 
 def test_the_smallest_feasible_budget_is_kept_too() -> None:
