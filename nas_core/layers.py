@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas_core import parallel
 from nas_core.operations import Convolution, Layer, Normalise, Pool, SqueezeExcite, flow
 
 BN_EPS = 2e-5
@@ -34,10 +35,27 @@ class BatchNorm(nn.Module):
         self.momentum = BN_MOMENTUM
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise `x`, by the batch's statistics in training and by the running ones otherwise."""
+        """Normalise `x`, by the batch's statistics in training and by the running ones otherwise.
+
+        In a training step the batch is that of all workers together, so that their number changes nothing.
+        """
+        if self.training and torch.is_grad_enabled() and parallel.world()[1] > 1:
+            return self._over_workers(x)
         return F.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, BN_EPS
         )
+
+    def _over_workers(self, x: Tensor) -> Tensor:
+        precise = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean = parallel.mean(precise.mean((0, 2, 3)))
+        centred = precise - mean.view(-1, 1, 1)
+        variance = parallel.mean(centred.square().mean((0, 2, 3)))
+        with torch.no_grad():
+            count = x.numel() // x.shape[1] * parallel.world()[1]
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+        factor = (variance + BN_EPS).rsqrt() * (1.0 if self.weight is None else self.weight)
+        return (centred * factor.view(-1, 1, 1) + self.bias.view(-1, 1, 1)).to(x.dtype)
 
 
 def he_normal_(weight: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ trains, and DDP would have to be built anew each time. All workers see the same 
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -43,6 +44,23 @@ def average_(tensors: Iterable[Tensor]) -> None:
 def average_buffers(module: nn.Module) -> None:
     """Average the floating-point buffers of `module` (BN's running statistics) over the workers."""
     average_(buffer for buffer in module.buffers() if buffer.is_floating_point())
+
+
+def mean(values: Tensor) -> Tensor:
+    """The mean of `values` over the workers, through which gradients flow back to every worker's."""
+    return _Sum.apply(values) / world()[1]
+
+
+class _Sum(torch.autograd.Function):
+    """A sum over the workers, whose gradient is the sum of what each worker's share of the loss asks of it."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return total(values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return total(gradient)
 
 
 def total(values: Tensor) -> Tensor:
