@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from nas_core.architecture import Architecture
 from nas_core.data import Data
 from nas_core.files import FILES
-from nas_core.layers import BN_EPS, BN_MOMENTUM, BatchNorm
+from nas_core.layers import BN_EPS, BN_MOMENTUM, BatchNorm, SqueezeExcitation
 from nas_core.network import Network, NetworkBlock, NetworkReduction
 from nas_core.spec import SearchSpec
 
@@ -149,6 +149,8 @@ def to_python(
         sections[0] += f"\nMEAN = {tuple(mean)}\nDEVIATION = {tuple(deviation)}\n"
         sections.append(_NORMALISE.format(shape=shape))
     sections.append(_BATCH_NORM.format(momentum=BN_MOMENTUM, eps=BN_EPS))
+    if any(isinstance(module, SqueezeExcitation) for module in network.modules()):
+        sections.append(_SQUEEZE_EXCITATION)
     for name, part in network.body.named_children():
         if isinstance(part, NetworkBlock):
             sections.append(_block(name.title(), part, architecture))
@@ -190,6 +192,8 @@ def _code(module: nn.Module, depth: int = 0) -> str:
     """The expression that makes `module`; lines after the first are indented by `depth` levels."""
     if isinstance(module, BatchNorm):
         return f"BatchNorm({module.bias.numel()})"
+    if isinstance(module, SqueezeExcitation):
+        return f"SqueezeExcitation({module.squeeze.in_channels}, {module.squeeze.out_channels})"
     if isinstance(module, nn.Sequential):
         indent = "    " * depth
         parts = "".join(f"{indent}    {_code(part, depth + 1)},\n" for part in module)
@@ -260,6 +264,18 @@ _BATCH_NORM = '''class BatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         statistics = self.running_mean, self.running_var
         return F.batch_norm(x, *statistics, self.weight, self.bias, self.training, {momentum}, {eps})
+'''
+
+_SQUEEZE_EXCITATION = '''class SqueezeExcitation(nn.Module):
+    """Every channel times a gate that the means of all channels decide on."""
+
+    def __init__(self, channels: int, squeezed: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(channels, squeezed, 1)
+        self.excite = nn.Conv2d(squeezed, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3), keepdim=True)))))
 '''
 
 _MODULE = '''class {name}(nn.Module):

@@ -17,9 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nas_core import Architecture, Network, SearchSpace, export
-from nas_core.architecture import Block
+from nas_core.architecture import Block, Edge
 from nas_core.files import FILES
 from nas_core.layers import BatchNorm
+from nas_core.operations import OPERATIONS
 from tests.unit.nas_core.networks import architectures, tiny_data, tiny_spec
 
 
@@ -43,9 +44,15 @@ def lively(network: Network) -> Network:
 def network() -> Network:
     """A small network with every operation, both branches of a reduction, and blocks that are bare shortcuts."""
     torch.manual_seed(0)
-    space = SearchSpace.preset("digits", channels=4, levels=2, channels_in=3, blocks=(2, 1))
-    complete = space.complete()
-    return lively(Network(Architecture(space, (5, 7), (complete.blocks[0], Block(()), Block(())), complete.reductions)))
+    shape: dict[str, Any] = {"channels": 4, "channels_in": 3, "levels": 2, "blocks": (2, 1)}
+    space = SearchSpace.preset("digits", **shape, operations=tuple(OPERATIONS))
+    count, output = len(OPERATIONS), space.nodes + 1
+    # All of the first level, and of the second the first operation, which reads every one of them.
+    read = [(node, count + 1) for node in range(count + 1)]
+    pairs = [(0, node) for node in range(1, count + 1)] + read + [(1, output), (count + 1, output)]
+    block = Block(tuple(Edge(*pair, 1.0) for pair in pairs))
+    blocks = (block, Block(()), Block(()))
+    return lively(Network(Architecture(space, (5, 7), blocks, space.complete().reductions)))
 
 
 @pytest.fixture(scope="module")
