@@ -132,19 +132,25 @@ def measure_latency(network: Network, threads: int = 1, runs: int = 100, warm_up
 
 
 def to_python(
-    architecture: Architecture, mean: Sequence[float] | None = None, deviation: Sequence[float] | None = None
+    architecture: Architecture,
+    mean: Sequence[float] | None = None,
+    deviation: Sequence[float] | None = None,
+    class_names: Sequence[str] = (),
 ) -> str:
     """A Python file that defines the network of `architecture`, and needs nothing but torch.
 
     Its `Network` has the state dict of `nas_core.Network`, its `load` takes a safetensors file or a state dict. With
-    `mean` and `deviation` of each channel (bytes), its `normalise` turns images into what the network wants. Raises
-    `TypeError` for a layer that is neither torch's nor written out here.
+    `mean` and `deviation` of each channel (bytes), its `normalise` turns images into what the network wants; with
+    `class_names`, in the order of the logits, its `CLASSES` holds them. Raises `TypeError` for a layer that is neither
+    torch's nor written out here.
     """
     space = architecture.space
     shape = f"{space.channels_in}, {space.image_size}, {space.image_size}"
     with torch.device("meta"):
         network = Network(architecture)
-    sections = [_heading(architecture, shape, mean is not None)]
+    sections = [_heading(architecture, shape, mean is not None, bool(class_names))]
+    if class_names:
+        sections[0] += "\nCLASSES = (\n" + "".join(f"    {name!r},\n" for name in class_names) + ")\n"
     if mean is not None and deviation is not None:
         sections[0] += f"\nMEAN = {tuple(mean)}\nDEVIATION = {tuple(deviation)}\n"
         sections.append(_NORMALISE.format(shape=shape))
@@ -164,9 +170,10 @@ def to_python(
     return "\n\n".join([*sections, _LOAD])
 
 
-def _heading(architecture: Architecture, shape: str, normalises: bool) -> str:
-    imported, argument = ("load, normalise", "normalise(images)") if normalises else ("load", "images")
-    given = "bytes" if normalises else "normalised floats"
+def _heading(architecture: Architecture, shape: str, normalises: bool, named: bool) -> str:
+    imported = ", ".join(["CLASSES"] * named + ["load"] + ["normalise"] * normalises)
+    argument, given = ("normalise(images)", "bytes") if normalises else ("images", "normalised floats")
+    naming = "\n    names = [CLASSES[index] for index in logits.argmax(1)]" if named else ""
     return f'''"""An image classifier that Yoso found.
 
 It takes {architecture.multiply_adds:,} multiply-adds an image, has {architecture.parameters:,} parameters, and needs
@@ -175,7 +182,7 @@ torch and nothing else:
     from network import {imported}
 
     network = load("{FILES["weights"]}")
-    logits = network({argument})  # images: {given} (B, {shape}) → logits (B, {architecture.space.classes})
+    logits = network({argument})  # images: {given} (B, {shape}) → logits (B, {architecture.space.classes}){naming}
 """
 
 import json
@@ -383,7 +390,7 @@ Each byte (0 … 255) enters as (byte − mean) / deviation of its channel:
 {rows}
 
 `normalise` in `{FILES["python"]}` does this; the other forms expect it done. The output is a logit for each of the
-{data.classes} classes, numbered as in the data set; an image folder's classes are its sub-folders, sorted by name.
+{data.classes} classes, {"which the end of this page names" if data.class_names else "numbered as in the data set"}.
 
 ## Load it
 
@@ -405,7 +412,14 @@ Seed {spec.seed}, with {", ".join(f"{name} {version}" for name, version in versi
 - Every image gets one of the {data.classes} classes: there is none for "something else".
 - Multiply-adds count convolutions and the classifier. What they take in time depends on the machine.
 - Weights and activations are float32; nothing is quantised.
-"""
+{_classes(data.class_names)}"""
+
+
+def _classes(names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    numbered = json.dumps(dict(enumerate(names)), indent=1, ensure_ascii=False)  # whatever a folder is called
+    return f"\n## Classes\n\n```json\n{numbered}\n```\n"
 
 
 _LOADING = {

@@ -15,7 +15,7 @@ def write_exports(folder: RunFolder, job: SearchJob, versions: Mapping[str, str]
     That is its `files` by kind, its `latency_ms`, and under `not_exported` by kind why a form is missing: a network
     that one format cannot express is a result all the same.
     """
-    result = job.results[-1]
+    data, result = job.data, job.results[-1]
     budget = result["budget"]
     architecture = job.architectures[budget]
     network = export.restore(architecture, job.weights[budget])
@@ -24,10 +24,11 @@ def write_exports(folder: RunFolder, job: SearchJob, versions: Mapping[str, str]
     forms: dict[str, Callable[[], bytes]] = {
         "onnx": lambda: export.to_onnx(network),
         "torch_export": lambda: export.to_torch_export(network),
-        "python": lambda: export.to_python(architecture, job.data.mean, job.data.deviation).encode(),
-        "card": lambda: export.model_card(
-            job.spec, architecture, job.data, result, latency, versions, not_exported
-        ).encode(),
+        "python": lambda: export.to_python(architecture, data.mean, data.deviation, data.class_names).encode(),
+        # A class is called what its folder is called, which need not be text.
+        "card": lambda: export.model_card(job.spec, architecture, data, result, latency, versions, not_exported).encode(
+            errors="backslashreplace"
+        ),
     }
     for kind, form in forms.items():
         try:

@@ -1,9 +1,11 @@
 """What a retrained network is given out as, run as somebody would who has no Yoso."""
 
 import io
+import json
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -22,6 +24,9 @@ from nas_core.files import FILES
 from nas_core.layers import BatchNorm
 from nas_core.operations import OPERATIONS
 from tests.unit.nas_core.networks import architectures, tiny_data, tiny_spec
+
+CLASSES = ("cats", '"""', "\\", "l\ni", "a " * 80, "\udcff", "é", "`|", "<b>", "9")
+"""Names of ten classes: folders may be called anything."""
 
 
 def lively(network: Network) -> Network:
@@ -50,7 +55,7 @@ def network() -> Network:
     # All of the first level, and of the second the first operation, which reads every one of them.
     read = [(node, count + 1) for node in range(count + 1)]
     pairs = [(0, node) for node in range(1, count + 1)] + read + [(1, output), (count + 1, output)]
-    block = Block(tuple(Edge(*pair, 1.0) for pair in pairs))
+    block = Block(tuple(Edge(source, target, 1.0) for source, target in pairs))
     blocks = (block, Block(()), Block(()))
     return lively(Network(Architecture(space, (5, 7), blocks, space.complete().reductions)))
 
@@ -81,7 +86,7 @@ def exported(network: Network) -> Exported:
 
     before = process()
     made = export.to_onnx(training), export.to_torch_export(training)
-    python = export.to_python(network.architecture, [10.0, 20.0, 30.0], [1.0, 2.0, 4.0])
+    python = export.to_python(network.architecture, [10.0, 20.0, 30.0], [1.0, 2.0, 4.0], CLASSES)
     export.measure_latency(training, threads=before[1] + 1, runs=2)
     export.restore(network.architecture, network.state_dict())
     return Exported(*made, python, training, before, process())
@@ -90,10 +95,10 @@ def exported(network: Network) -> Exported:
 @pytest.fixture(scope="module")
 def elsewhere(
     exported: Exported, network: Network, images: Tensor, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Tensor]:
+) -> dict[str, Any]:
     """What the stand-alone file and the torch.export program find in a process without Yoso and safetensors."""
     folder = tmp_path_factory.mktemp("elsewhere")
-    (folder / FILES["python"]).write_text(exported.python)
+    (folder / FILES["python"]).write_bytes(exported.python.encode())
     (folder / FILES["torch_export"]).write_bytes(exported.torch_export)
     save_file(network.state_dict(), folder / FILES["weights"])
     torch.save(images, folder / "images.pt")
@@ -103,10 +108,11 @@ sys.path.insert(0, "")
 for absent in ("nas_core", "worker", "service", "safetensors", "numpy"):
     sys.modules[absent] = None
 import torch
-from network import load, normalise
+from network import CLASSES, load, normalise
 images = torch.load("images.pt")
 with torch.no_grad():
     torch.save({
+        "classes": CLASSES,
         "python": load("weights.safetensors")(images),
         "torch_export": torch.export.load("network.pt2").module()(images),
         "normalised": normalise(torch.full((1, 3, 8, 8), 40, dtype=torch.uint8)),
@@ -115,20 +121,21 @@ with torch.no_grad():
     command = [sys.executable, "-I", "-c", script]
     told = subprocess.run(command, cwd=folder, env={"PYTHONPATH": ""}, capture_output=True, text=True)
     assert told.returncode == 0, told.stderr
-    logits: dict[str, Tensor] = torch.load(folder / "logits.pt", weights_only=True)
-    return logits
+    found: dict[str, Any] = torch.load(folder / "logits.pt", weights_only=True)
+    return found
 
 
 @pytest.mark.parametrize("kind", ["python", "torch_export"])
 def test_without_yoso_it_finds_the_same_logits(
-    kind: str, elsewhere: dict[str, Tensor], network: Network, images: Tensor
+    kind: str, elsewhere: dict[str, Any], network: Network, images: Tensor
 ) -> None:
     torch.testing.assert_close(elsewhere[kind], network(images), rtol=0, atol=1e-5)
 
 
-def test_the_stand_alone_file_normalises_bytes_by_channel(elsewhere: dict[str, Tensor]) -> None:
+def test_the_stand_alone_file_normalises_bytes_by_channel_and_names_the_classes(elsewhere: dict[str, Any]) -> None:
     wanted = torch.tensor([30.0, 10.0, 2.5]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
     assert torch.equal(elsewhere["normalised"], wanted)
+    assert elsewhere["classes"] == CLASSES
 
 
 @settings(max_examples=25)
@@ -142,7 +149,7 @@ def test_the_stand_alone_file_is_the_same_network_for_any_architecture(architect
     assert list(alone.state_dict()) == list(network.state_dict())
     images = torch.randn(3, space.channels_in, space.image_size, space.image_size)
     assert torch.equal(alone(images), network(images))
-    assert "normalise" not in written
+    assert "normalise" not in written and "CLASSES" not in written
 
 
 def test_onnx_finds_the_same_logits_for_batches_of_any_size(
@@ -207,7 +214,16 @@ def test_the_card_says_what_the_next_person_must_know() -> None:
         *(f"| 0 | {data.mean[0]:.4f} | {data.deviation[0]:.4f} |", '"search_epochs": 3'),
     ):
         assert told in card, told
-    assert "InferenceSession" not in card
+    assert "InferenceSession" not in card and "## Classes" not in card
+
+
+def test_the_card_names_the_classes_whatever_they_are_called() -> None:
+    spec, data = tiny_spec(), replace(tiny_data(), class_names=CLASSES)
+    result = {"budget": spec.budgets[0], "accuracy": 1, "accuracy_low": 1, "accuracy_high": 1, "test_images": 9}
+    card = export.model_card(spec, spec.space.cheapest(), data, result, export.Latency(1, 1, 1, 1), {})
+    listed = card.split("## Classes\n\n```json\n")[1].split("\n```\n")[0]
+    assert list(json.loads(listed).items()) == [(str(index), name) for index, name in enumerate(CLASSES)]
+    assert "é" in listed
 
 
 def test_normalisation_is_what_loading_does() -> None:

@@ -1,5 +1,6 @@
 """The files of a retrained network, without Ray."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ def test_a_format_that_fails_is_noted_and_the_others_are_written(
         raise NotImplementedError("no such operator")
 
     monkeypatch.setattr(export, "to_onnx", fail)
-    job = SearchJob(tiny_spec(), tiny_data(), "cpu")
+    job = SearchJob(tiny_spec(), replace(tiny_data(), class_names=("a", "b", "\udcff")), "cpu")
     budget = job.spec.budgets[0]
     architecture = job.spec.space.cheapest()
     job.architectures[budget] = architecture
@@ -32,5 +33,6 @@ def test_a_format_that_fails_is_noted_and_the_others_are_written(
     assert told["latency_ms"] > 0
     written = {file.name for file in (tmp_path / path(budget)).iterdir()}
     assert written == {"network.pt2", "network.py", "README.md"}
-    card = (tmp_path / path(budget) / "README.md").read_text()
+    card = (tmp_path / path(budget) / "README.md").read_text(encoding="utf-8")
     assert "`network.onnx` is missing: NotImplementedError: no such operator" in card
+    assert '"2": "\\udcff"' in card
