@@ -9,12 +9,25 @@ from typing import Literal
 
 from nas_core import cost
 from nas_core.architecture import Architecture, Block, Edge
+from nas_core.operations import OPERATIONS, Convolution, Pool
 
-_LABELS = {"separable3": "sep 3×3", "separable5": "sep 5×5", "max_pool3": "max 3×3", "average_pool3": "avg 3×3"}
+_LABELS = {
+    "separable3": "sep 3×3",
+    "separable5": "sep 5×5",
+    "max_pool3": "max 3×3",
+    "average_pool3": "avg 3×3",
+    "identity": "identity",
+    "dilated3": "dil 3×3",
+    "dilated5": "dil 5×5",
+    "inverted_bottleneck3": "inv 3×3",
+}
 
 # Distances in pixels.
 _COLUMN, _ROW, _BOX, _TALL = 104, 62, 78, 26
 _MARGIN, _TITLE = 18, 34
+_NARROWEST, _WIDEST = 800, 1500
+"""What the titles need, and what a screen shows."""
+_FONT, _FONT_OF_NAMES = 'font-size="12"', 'font-size="10" font-family="monospace"'
 
 _LIGHT = "--ink:#1d2530;--soft:#6b7684;--paper:#ffffff;--panel:#f6f8fa;--line:#d5dbe2;--conv:#2463c4;--pool:#b25f00"
 _DARK = "--ink:#e6ebf1;--soft:#97a3b1;--paper:#14181d;--panel:#1b2128;--line:#39424d;--conv:#7db0ff;--pool:#f0ab55"
@@ -29,8 +42,9 @@ def draw(architecture: Architecture, theme: Theme = "auto") -> str:
     """
     space = architecture.space
     runs = _runs(architecture)
-    columns = min(len(runs), 2 if space.levels > 3 else 3)
     panel_width = _COLUMN * len(space.operations) + 2 * _MARGIN
+    columns = min(len(runs), 2 if space.levels > 3 else 3, max(1, _WIDEST // panel_width))
+    panel_width = max(panel_width, _NARROWEST // columns)
     panel_height = _TITLE + _ROW * (space.levels + 2) + _MARGIN
     width = columns * (panel_width + _MARGIN) + _MARGIN
     height = _TITLE + 30 + -(-len(runs) // columns) * (panel_height + _MARGIN)
@@ -91,7 +105,7 @@ def _block(architecture: Architecture, block: Block, stage: int, panel_width: in
         if node == output:
             return middle, _TITLE + _ROW * (space.levels + 1.5)
         column = (node - 1) % len(space.operations)
-        return _MARGIN + _COLUMN * (column + 0.5), _TITLE + _ROW * (space.level(node) + 0.5)
+        return middle + _COLUMN * (column + 0.5 - len(space.operations) / 2), _TITLE + _ROW * (space.level(node) + 0.5)
 
     strongest = max((edge.strength for edge in block.edges), default=1.0)
     parts = [_edge(architecture, edge, place(edge.source), place(edge.target), strongest) for edge in block.edges]
@@ -102,20 +116,34 @@ def _block(architecture: Architecture, block: Block, stage: int, panel_width: in
         if node in (0, output):
             label, kind, told = ("input" if node == 0 else "output"), "end", architecture.node_name(node)
             if not block.edges and node == output:
-                label, told = "shortcut only", "this block is its shortcut"
+                label, told = "shortcut", "this block is its shortcut"
+            font = _FONT
         else:
             name = space.operation(node)
             counted = int(cost.operation(name, width, size).multiply_adds)
-            kind = "pool" if "pool" in name else "conv"
-            label = _LABELS.get(name, name)
+            kind = _kind(name)
+            label, font = (_LABELS[name], _FONT) if name in _LABELS else (_shortened(name), _FONT_OF_NAMES)
             told = f"{architecture.node_name(node)}: {_short(counted)} multiply-adds"
         state = "alive" if node in alive else "dead"
         parts.append(
             f'<g class="node {kind} {state}"><title>{escape(told)}{"" if state == "alive" else ", removed"}</title>'
             f'<rect x="{x - _BOX / 2:g}" y="{y - _TALL / 2:g}" width="{_BOX}" height="{_TALL}" rx="6"/>'
-            f'<text x="{x:g}" y="{y + 4:g}" font-size="12" text-anchor="middle">{escape(label)}</text></g>'
+            f'<text x="{x:g}" y="{y + 4:g}" {font} text-anchor="middle">{escape(label)}</text></g>'
         )
     return parts
+
+
+def _kind(name: str) -> str:
+    """What colours an operation: a convolution in it, else a pool, else neither."""
+    layers = OPERATIONS[name]
+    if any(isinstance(layer, Convolution) for layer in layers):
+        return "conv"
+    return "pool" if any(isinstance(layer, Pool) for layer in layers) else "plain"
+
+
+def _shortened(name: str) -> str:
+    """A registered name in at most 11 letters, which fit a box in `_FONT_OF_NAMES`; the end often is the kernel."""
+    return name if len(name) <= 11 else f"{name[:6]}…{name[-4:]}"
 
 
 def _edge(
@@ -126,12 +154,12 @@ def _edge(
     (x1, y1), (x2, y2) = (start[0], start[1] + _TALL / 2), (end[0], end[1] - _TALL / 2)
     bend = (y2 - y1) * 0.5
     # Edges over several rows in one column swing out, so that they pass beside the boxes.
-    aside = _COLUMN * 0.5 if abs(x1 - x2) < 1 and y2 - y1 > _ROW else 0
+    aside = _COLUMN * 0.64 if abs(x1 - x2) < 1 and y2 - y1 > _ROW else 0
     told = f"{architecture.node_name(edge.source)} → {architecture.node_name(edge.target)}, λ = {edge.strength:.3f}"
     return (
         f'<path class="edge" d="M{x1:g} {y1:g} '
         f'C{x1 + aside:g} {y1 + bend:g} {x2 + aside:g} {y2 - bend:g} {x2:g} {y2:g}" '
-        f'stroke-width="{0.6 + 2.9 * share:.2f}" opacity="{0.3 + 0.65 * share:.2f}">'
+        f'stroke-width="{0.8 + 2.7 * share:.2f}" opacity="{0.4 + 0.55 * share:.2f}">'
         f"<title>{escape(told)}</title></path>"
     )
 
@@ -151,6 +179,7 @@ def _style(theme: Theme) -> str:
         + ".architecture .node text{fill:var(--ink)}"
         + ".architecture .conv.alive rect{stroke:var(--conv);stroke-width:1.8}"
         + ".architecture .pool.alive rect{stroke:var(--pool);stroke-width:1.8}"
+        + ".architecture .plain.alive rect{stroke:var(--ink);stroke-width:1.8}"
         + ".architecture .dead{opacity:.28}"
     )
 

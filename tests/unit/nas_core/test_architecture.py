@@ -180,6 +180,21 @@ def test_a_picture_shows_every_live_operation(architecture: Architecture) -> Non
             assert f"{architecture.node_name(edge.source)} → {architecture.node_name(edge.target)}" in words
 
 
+def test_a_picture_tells_convolutions_pools_and_the_rest_apart() -> None:
+    operations = ("separable3", "inverted_bottleneck3", "average_pool3", "identity")
+    space = SearchSpace.preset("digits", blocks=(1,), levels=1, operations=operations)
+    picture = ElementTree.fromstring(draw(space.complete()))
+    groups = picture.findall(".//*[@class]")
+    kinds = {"".join(group.itertext()).split(":")[0]: group.get("class") for group in groups if len(group) == 3}
+    wanted = {
+        "1.separable3": "conv",
+        "1.inverted_bottleneck3": "conv",
+        "1.average_pool3": "pool",
+        "1.identity": "plain",
+    }
+    assert {name: kinds[name] for name in wanted} == {name: f"node {kind} alive" for name, kind in wanted.items()}
+
+
 VALIDATOR = Draft202012Validator(schema())
 
 
