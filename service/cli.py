@@ -18,8 +18,10 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 
+from nas_core.datasets import DATASETS
 from nas_core.errors import InvalidValue
 from nas_core.files import FILES
+from nas_core.space import PRESETS
 from service import terminal
 from service.client import ENDED, Client, ClientError, Unreachable
 
@@ -40,14 +42,14 @@ Url = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a script.")]
 SearchId = Annotated[str, typer.Argument(metavar="ID", help="The search's id.")]
 Dataset = Annotated[
-    str, typer.Argument(metavar="DATASET", help="digits, cifar10, cifar100, imagenet, or the path of an image folder.")
+    str, typer.Argument(metavar="DATASET", help=", ".join(DATASETS) + ", or the path of an image folder.")
 ]
 Budgets = Annotated[
     list[str],
     typer.Option("--budget", "-b", help="Multiply-adds a network may cost, such as 300k or 600M; may be repeated."),
 ]
 Preset = Annotated[
-    str | None, typer.Option(help="Search space and schedule: digits, cifar10 or imagenet (default: what suits).")
+    str | None, typer.Option(help=f"Search space and schedule: {', '.join(PRESETS)} (default: what suits).")
 ]
 Share = Annotated[bool | None, typer.Option("--share/--full", help="One set of edges for all blocks, or one each.")]
 Seed = Annotated[int, typer.Option(help="What every random choice follows from.")]

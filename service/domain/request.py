@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nas_core.datasets import DATASETS, DatasetInfo, describe
 from nas_core.errors import InvalidValue
+from nas_core.operations import OPERATIONS, PAPER_OPERATIONS
 from nas_core.space import PRESETS, SearchSpace
 from nas_core.spec import SearchSpec, Settings, infeasible, parse_count
 
@@ -30,7 +31,11 @@ class SpaceRequest(BaseModel):
     channels: int | None = Field(None, description="Width of the first stage in the search.")
     blocks: list[int] | None = Field(None, description="Blocks per stage.")
     levels: int | None = Field(None, description="Levels of operations in a block.")
-    operations: list[str] | None = Field(None, description="Names of the candidate operations.")
+    operations: list[str] | None = Field(
+        None,
+        description=f"The candidate operations: some of {', '.join(OPERATIONS)}; by default the first "
+        f"{len(PAPER_OPERATIONS)}.",
+    )
     image_size: int | None = Field(None, description="Height and width that images are scaled to, in pixels.")
 
 

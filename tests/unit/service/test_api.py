@@ -11,7 +11,9 @@ from fastapi import FastAPI
 from jsonschema import Draft202012Validator
 
 from nas_core.architecture import Architecture
+from nas_core.datasets import DATASETS
 from nas_core.files import FILES
+from nas_core.operations import OPERATIONS
 from service.domain.lifecycle import Status
 from service.domain.request import Capacity
 from tests import seeding
@@ -82,6 +84,15 @@ def test_what_cannot_be_done_is_refused_with_field_value_and_what_would_do(
     assert http.get("/api/v1/searches").json()["items"] == []
 
 
+def test_a_search_may_choose_from_every_registered_operation(http: httpx.Client) -> None:
+    asked = http.post("/api/v1/searches", json=GOOD | {"space": {"operations": list(OPERATIONS)}})
+    assert asked.status_code == 201, asked.text
+    assert asked.json()["space"]["operations"] == list(OPERATIONS)
+    unknown = http.post("/api/v1/searches", json=GOOD | {"space": {"operations": ["separable3", "separable9"]}})
+    [error] = unknown.json()["errors"]
+    assert error["field"] == "space.operations" and all(name in error["accepted"] for name in OPERATIONS)
+
+
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"3", b"\xff", b'{"dataset": NaN}'])
 def test_a_body_that_is_no_json_object_is_refused(http: httpx.Client, body: bytes) -> None:
     told = http.post("/api/v1/searches", content=body, headers={"Content-Type": "application/json"})
@@ -104,7 +115,9 @@ def test_what_is_not_there_is_told_as_a_problem(http: httpx.Client, path: str) -
 
 def test_the_interface_describes_itself_with_examples(http: httpx.Client) -> None:
     described = http.get("/openapi.json").json()
-    request = described["components"]["schemas"]["SearchRequest"]
+    request, space = (described["components"]["schemas"][name] for name in ("SearchRequest", "SpaceRequest"))
+    assert all(name in request["properties"]["dataset"]["description"] for name in DATASETS)
+    assert all(name in space["properties"]["operations"]["description"] for name in OPERATIONS)
     assert http.post("/api/v1/searches", json=request["examples"][0]).status_code == 201
     for path in ("/api/v1/searches", "/api/v1/searches/{search_id}/events", "/api/v1/architectures/{architecture_id}"):
         assert path in described["paths"]

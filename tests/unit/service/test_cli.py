@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from typer.testing import CliRunner, Result
 
 from nas_core.architecture import Architecture
+from nas_core.datasets import DATASETS
 from nas_core.files import FILES
 from service.cli import app as commands
 from tests import seeding
@@ -29,6 +30,8 @@ def test_every_command_explains_itself(command: str) -> None:
     told = yoso(command, "--help")
     assert told.exit_code == 0 and "Usage" in told.output
     assert command in yoso("--help").output
+    if command in ("submit", "run"):
+        assert all(name in told.output for name in DATASETS)
 
 
 def test_submits_what_the_options_say(url: str) -> None:
