@@ -191,7 +191,9 @@ class Architecture:
         """
         try:
             if values["version"] != VERSION:
-                raise InvalidValue("version", values["version"], "unknown version", str(VERSION))
+                newer = type(values["version"]) is int and values["version"] > VERSION
+                reason = "this version of Yoso is older than the file's" if newer else "unknown version"
+                raise InvalidValue("version", values["version"], reason, str(VERSION))
             space = SearchSpace.from_dict(values["space"])
             names = {"input": 0, "output": space.nodes + 1}
             for node in range(1, space.nodes + 1):

@@ -7,9 +7,13 @@ from torch import Tensor
 
 from nas_core.architecture import Architecture
 from nas_core.data import Data, steps_per_epoch
+from nas_core.errors import InvalidValue
 from nas_core.retrain import Retraining
 from nas_core.search import Search
 from nas_core.spec import SearchSpec
+
+WORKERS = ("workers", "cpus_per_worker", "gpus_per_worker")
+"""The fields of a specification that change nothing of what a search finds."""
 
 
 class SearchJob:
@@ -87,6 +91,7 @@ class SearchJob:
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, and what is already found."""
         return {
+            "spec": self.spec.to_dict(),
             "search": self.search.state_dict(),
             "retraining": self.retraining.state_dict() if self.retraining else None,
             "weights": self.weights,
@@ -94,7 +99,17 @@ class SearchJob:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Become the job that `state_dict` described; it must be one of the same specification."""
+        """Become the job that `state_dict` described.
+
+        Raises `InvalidValue` where that is of another specification; only the workers may be others, since a step
+        takes the same images however many share them.
+        """
+        theirs, ours = _deciding(state["spec"]), _deciding(self.spec.to_dict())
+        differing = sorted(field for field in theirs | ours if theirs.get(field) != ours.get(field))
+        if differing:
+            given, wanted = ({field: values.get(field) for field in differing} for values in (theirs, ours))
+            reason = "of a search with other values of " + ", ".join(differing)
+            raise InvalidValue("checkpoint", given, reason, f"one of a search with {wanted}")
         self.search.load_state_dict(state["search"])
         self.weights, self.results = dict(state["weights"]), list(state["results"])
         self.retraining = None
@@ -102,6 +117,14 @@ class SearchJob:
             budget = self.spec.budgets[len(self.results)]
             self.retraining = Retraining(self.spec, self.architectures[budget], self.data, self.device)
             self.retraining.load_state_dict(state["retraining"])
+
+
+def _deciding(spec: dict[str, Any]) -> dict[str, Any]:
+    """All of a specification (JSON values) but its workers, by field: `seed`, `space.share`, `settings.gamma`."""
+    fields = {name: value for name, value in spec.items() if name not in ("space", "settings", *WORKERS)}
+    for part in ("space", "settings"):
+        fields |= {f"{part}.{name}": value for name, value in spec[part].items()}
+    return fields
 
 
 def path(budget: int) -> str:

@@ -161,6 +161,13 @@ def test_what_is_no_architecture_is_refused(field: str, value: object, told: str
     assert refused.value.field == told
 
 
+def test_a_file_of_a_newer_yoso_is_told_from_one_that_is_no_architecture() -> None:
+    with pytest.raises(InvalidValue, match="this version of Yoso is older than the file's"):
+        Architecture.from_dict({"version": 2, "unheard_of": 1})
+    with pytest.raises(InvalidValue, match="unknown version"):
+        Architecture.from_dict(complete() | {"version": "1"})
+
+
 def test_an_architecture_with_a_part_missing_is_refused() -> None:
     for field in complete():
         values = complete()

@@ -1,6 +1,7 @@
 """The supernet shrinks without changing what it computes; a search keeps its budgets and can be cut anywhere."""
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from nas_core import ApgNag, Architecture, Search, SearchSpace, Supernet
 from nas_core.architecture import Block, Edge
+from nas_core.errors import InvalidValue
 from nas_core.job import SearchJob
 from nas_core.spec import SearchSpec
 from nas_core.supernet import follow
@@ -149,3 +151,20 @@ def test_a_job_that_is_cut_and_resumed_gives_bit_for_bit_the_same(cut: int) -> N
     assert resumed.architectures == whole.architectures
     for budget, weights in whole.weights.items():
         assert all(torch.equal(tensor, resumed.weights[budget][name]) for name, tensor in weights.items())
+
+
+def test_a_checkpoint_of_another_search_is_refused_with_what_differs() -> None:
+    spec = tiny_spec(seed=5, settings={"gamma": 0.5})
+    ours, theirs = job(tiny_spec()), job(replace(spec, space=replace(spec.space, name="other")))
+    with pytest.raises(InvalidValue, match=r"other values of seed, settings\.gamma, space\.name") as refused:
+        ours.load_state_dict(theirs.state_dict())
+    assert refused.value.field == "checkpoint"
+    assert refused.value.value == {"seed": 5, "settings.gamma": 0.5, "space.name": "other"}
+
+
+def test_a_checkpoint_may_be_taken_up_by_other_workers() -> None:
+    ours = job(tiny_spec(workers=2, cpus_per_worker=3, gpus_per_worker=1))
+    theirs = job(tiny_spec())
+    theirs.advance()
+    ours.load_state_dict(theirs.state_dict())
+    assert ours.search.step == 1
