@@ -135,6 +135,16 @@ def test_the_same_seed_finds_the_same_and_another_does_not() -> None:
     assert first.architectures != other.architectures
 
 
+def test_a_reduction_keeps_its_last_branch_whatever_presses_on_it() -> None:
+    done = job(tiny_spec(settings={"pretrain_epochs": 0, "gamma": 100.0}))
+    supernet = done.search.supernet
+    supernet.reduction_scaling[0].data.copy_(torch.tensor([1.0, 0.0]))
+    supernet.prune(supernet.architecture())
+    finish(done)
+    for architecture in done.architectures.values():
+        assert [strength > 0 for strength in architecture.reductions[0].strengths] == [True, False]
+
+
 # The first pretraining step, its last, the middle of the search, its last step, and both retrainings.
 @pytest.mark.parametrize("cut", [1, 3, 4, 9, 15, 16, 19, 30])
 def test_a_job_that_is_cut_and_resumed_gives_bit_for_bit_the_same(cut: int) -> None:
