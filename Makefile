@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint format clean bench-quality bench-budget bench-path
+.PHONY: help setup demo test lint format clean bench-quality bench-ablation bench-budget bench-path
 .DEFAULT_GOAL := help
 
 help: ## Show this
@@ -24,6 +24,9 @@ lint: .venv/installed ## Check style, types and who may import whom
 
 bench-quality: .venv/installed ## Does a search choose better than chance? (an hour)
 	$(BIN)/python -m benchmarks.quality $(ARGS)
+
+bench-ablation: .venv/installed ## Do split data and pretraining help? The paper's table 3 (two hours)
+	$(BIN)/python -m benchmarks.ablation $(ARGS)
 
 bench-budget: .venv/installed ## Is the budget kept in sixty random searches? (minutes)
 	$(BIN)/python -m benchmarks.budget $(ARGS)

@@ -69,14 +69,14 @@ def data_of(spec: SearchSpec) -> Data:
     return load(spec, [], "cpu")
 
 
-def data(task: Task) -> Data:
-    """The data of a task."""
-    return data_of(task.spec(0))
+def data(task: Task, **split: Any) -> Data:
+    """The data of a task, split as the settings `split` ask for."""
+    return data_of(task.spec(0, **split))
 
 
 def search(task: Task, spec: SearchSpec) -> Search:
     """A search, run to its end."""
-    done = Search(spec, data(task), "cpu")
+    done = Search(spec, data(task, split=spec.settings.split, ratio=spec.settings.ratio), "cpu")
     while not done.done:
         done.advance()
     return done
@@ -90,22 +90,28 @@ def retrained(task: Task, architecture: Architecture, seed: int) -> float:
     return float(training.test()["accuracy"])
 
 
-ARMS: dict[str, Callable[[Task, int], dict[int, Architecture]]] = {
+Arm = Callable[[Task, int], dict[int, Architecture]]
+"""How an architecture for each budget is come by, from a task and a seed."""
+
+ARMS: dict[str, Arm] = {
     "searched": lambda task, seed: search(task, task.spec(seed)).architectures,
     "γ = 0": lambda task, seed: search(task, task.spec(seed, form="cut", gamma=0.0)).architectures,
     "paper's form": lambda task, seed: search(task, task.spec(seed, form="paper", gamma=0.01)).architectures,
     "random": lambda task, seed: {b: random_architecture(task.space, b, seed) for b in task.budgets},
     "thin": lambda task, seed: {b: thin_complete(task.space, b) for b in task.budgets},
 }
-"""How an architecture for each budget is come by, from a task and a seed."""
 
 
 def arm_run(job: dict[str, Any]) -> list[dict[str, Any]]:
-    """One seed of one arm of one task: what was found and how well it does, a record for each budget."""
+    """One seed of one of `ARMS` on one task: what was found and how well it does, a record for each budget."""
+    return measure(job, TASKS[job["task"]], ARMS[job["arm"]])
+
+
+def measure(job: dict[str, Any], task: Task, arm: Arm) -> list[dict[str, Any]]:
+    """What `arm` finds with the job's seed and how well it does, retrained as `task` says; a record for each budget."""
     torch.set_num_threads(1)
-    task = TASKS[job["task"]]
     records = []
-    for budget, architecture in sorted(ARMS[job["arm"]](task, job["seed"]).items()):
+    for budget, architecture in sorted(arm(task, job["seed"]).items()):
         accuracy = retrained(task, architecture, job["seed"])
         found = {"budget": budget, "multiply_adds": architecture.multiply_adds, "live_edges": architecture.live_edges}
         records.append(job | found | {"widths": list(architecture.widths), "accuracy": accuracy})
