@@ -5,7 +5,7 @@ BIN := .venv/bin
 .DEFAULT_GOAL := help
 
 help: ## Show this
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24
 
 setup: .venv/installed ## Make the virtual environment with everything that Yoso needs
 
@@ -25,7 +25,7 @@ lint: .venv/installed ## Check style, types and who may import whom
 bench-quality: .venv/installed ## Does a search choose better than chance? (an hour)
 	$(BIN)/python -m benchmarks.quality $(ARGS)
 
-bench-ablation: .venv/installed ## Do split data and pretraining help? The paper's table 3 (two hours)
+bench-ablation: .venv/installed ## Do split data and pretraining help, as in the paper's table 3?
 	$(BIN)/python -m benchmarks.ablation $(ARGS)
 
 bench-budget: .venv/installed ## Is the budget kept in sixty random searches? (minutes)
