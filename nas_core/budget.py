@@ -7,20 +7,47 @@ what is left of it on the widths of the derived network.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from nas_core import cost
-from nas_core.architecture import Architecture, Block, Reduction, live
+from nas_core.architecture import Architecture, Block, Edge, Reduction, live
 from nas_core.space import SearchSpace
+from nas_core.spec import NO_LIMITS, Limits
 
 FLOOR = 1e-3
 """What is left of a λ that the press would have zeroed but must spare."""
 
 Edges = list[tuple[int, int]]
+CostOf = Callable[[Sequence[Edges], Sequence[Sequence[float]], float], Any]
+"""What live edges of each group cost, with the reductions' branches above a level."""
+
+
+def effective_cost(
+    architecture: Architecture,
+    budget: int | float,
+    limits: Limits,
+    estimate: Callable[[Architecture], float] | None = None,
+    widths: Any = None,
+) -> Any:
+    """The multiply-adds of `architecture`, or `budget` times the largest share of a limit where that is more.
+
+    It is at most `budget` where budget and limits are kept. Latency counts where there is an `estimate` of it, in
+    milliseconds; `widths`, as in `cost.total`, does not change that one.
+    """
+    total = cost.total(architecture, widths)
+    effective = total.multiply_adds
+    if limits.parameters is not None:
+        effective = np.maximum(effective, total.parameters / limits.parameters * budget)
+    if limits.activations is not None:
+        peak = cost.peak_activations(architecture, widths)
+        effective = np.maximum(effective, peak / limits.activations * budget)
+    if limits.latency_ms is not None and estimate is not None:
+        effective = np.maximum(effective, estimate(architecture) / limits.latency_ms * budget)
+    return effective
 
 
 class BlockCost:
@@ -82,6 +109,7 @@ class Press:
         reductions: Sequence[Sequence[float]],
         weights: Sequence[Sequence[float]],
         target: float,
+        cost_of: CostOf | None = None,
     ) -> tuple[float, list[Edges], list[set[tuple[int, int]]]]:
         """The smallest level τ for which λ > τ·weight keeps the cost at or below `target`.
 
@@ -90,7 +118,11 @@ class Press:
         strongest path (the one whose weakest edge is strongest), and of a reduction the stronger branch stays. Where
         even these paths cost more than the target, blocks are emptied, the weakest first, all but one. The cost may
         end above the target only where a single path is left.
+
+        The cost is in multiply-adds, or what `cost_of` says, which must not rise when edges go. Then a block may be
+        emptied before a weaker one which, as with a peak, adds nothing to the cost.
         """
+        count = cost_of or self._cost
         output = self.space.nodes + 1
         times = [
             {
@@ -100,38 +132,54 @@ class Press:
             }
             for vector, of_edges in zip(scaling, weights, strict=True)
         ]
-        spared = [set(strongest_path(time, output)) for time in times]
-        least = self._cost([list(path) for path in spared], reductions, math.inf)
+        paths = [strongest_path(time, output) for time in times]
         weakest_first = sorted(
             (min(time[edge] for edge in path), group)
-            for group, (time, path) in enumerate(zip(times, spared, strict=True))
+            for group, (time, path) in enumerate(zip(times, paths, strict=True))
             if path
         )
-        for _, group in weakest_first[:-1]:
-            if least <= target:
-                break
-            least -= self.group_cost(group, list(spared[group]))
-            spared[group] = set()
+
+        def least(groups: Sequence[int]) -> Any:
+            return count([path if group in groups else [] for group, path in enumerate(paths)], reductions, math.inf)
+
+        kept = [group for _, group in reversed(weakest_first)]
+        if least(kept) > target:
+            strongest_first, kept = kept, []
+            for group in strongest_first:
+                if least([*kept, group]) <= target:
+                    kept.append(group)
+                elif cost_of is None:
+                    break
+            kept = kept or strongest_first[:1]
+        spared = [set(path) if group in kept else set() for group, path in enumerate(paths)]
 
         def alive_at(level: float) -> list[Edges]:
             return [
-                live([edge for edge in self.edges if time.get(edge, 0.0) > level or edge in kept], output)
-                for time, kept in zip(times, spared, strict=True)
+                live([edge for edge in self.edges if time.get(edge, 0.0) > level or edge in path], output)
+                for time, path in zip(times, spared, strict=True)
             ]
 
         levels = sorted(
             {t for time in times for t in time.values()} | {s for pair in reductions for s in pair if s > 0}
         )
-        if not levels or self._cost(alive_at(0.0), reductions, 0.0) <= target:
+        if not levels or count(alive_at(0.0), reductions, 0.0) <= target:
             return 0.0, alive_at(0.0), [set() for _ in spared]
         low, high = -1, len(levels) - 1
         while high - low > 1:
             middle = (low + high) // 2
-            if self._cost(alive_at(levels[middle]), reductions, levels[middle]) <= target:
+            if count(alive_at(levels[middle]), reductions, levels[middle]) <= target:
                 high = middle
             else:
                 low = middle
         return levels[high], alive_at(levels[high]), spared
+
+    def architecture(self, alive: Sequence[Edges], reductions: Sequence[Sequence[float]], level: float) -> Architecture:
+        """The network of `alive` edges and of the reductions' branches above `level`; all its strengths are 1."""
+        blocks = [Block(tuple(Edge(*edge, 1.0) for edge in edges)) for edges in alive]
+        if self.space.share:
+            blocks *= sum(self.space.blocks)
+        pairs = (Reduction(*map(float, branches(pair, level))) for pair in reductions)
+        return Architecture(self.space, self.space.widths, tuple(blocks), tuple(pairs))
 
     def _cost(self, alive: Sequence[Edges], reductions: Sequence[Sequence[float]], level: float) -> int:
         """Multiply-adds of the whole network with `alive` edges and the reductions' branches above `level`."""
@@ -162,26 +210,33 @@ def strongest_path(strength: dict[tuple[int, int], float], output: int) -> Edges
     return best[output][1] if output in best else []
 
 
-def fit_widths(architecture: Architecture, budget: int) -> Architecture:
-    """The architecture with the widths that use `budget` up, as far as whole channels can.
+def narrowest(architecture: Architecture) -> Architecture:
+    """The architecture with the fewest channels that it can have."""
+    # Half of the first stage's channels must be at least one, where the stem has several convolutions.
+    first = 1 if len(architecture.space.stem) == 1 else 2
+    return replace(architecture, widths=(first, *[1] * (len(architecture.widths) - 1)))
+
+
+def fit_widths(architecture: Architecture, budget: int, limits: Limits = NO_LIMITS) -> Architecture:
+    """The architecture with the widths that use up `budget` or one of the `limits` on parameters and activations.
 
     All stages are scaled by the same factor, and then moved apart by single channels where that comes closer to the
-    budget. Taken are the widths nearest to equal scaling that leave at most 2 % of it, since a network whose stages
-    are out of proportion learns worse; where there are none, those that leave least.
-    Raises `ValueError` where the architecture costs more than the budget even with the fewest channels.
+    tightest of them. Taken are the widths nearest to equal scaling that leave at most 2 % of it, since a network whose
+    stages are out of proportion learns worse; where there are none, those that leave least, and of these the largest.
+    Raises `ValueError` where the architecture is over the budget or a limit even with the fewest channels.
     """
-    widths = architecture.widths
-    # Half of the first stage's channels must be at least one, where the stem has several convolutions.
-    fewest = [1 if stage or len(architecture.space.stem) == 1 else 2 for stage in range(len(widths))]
+    widths, fewest = architecture.widths, narrowest(architecture).widths
 
     def scaled(factor: float) -> tuple[int, ...]:
         return tuple(max(least, round(width * factor)) for least, width in zip(fewest, widths, strict=True))
 
     def costs(chosen: Any) -> Any:
-        return cost.total(architecture, chosen).multiply_adds
+        return effective_cost(architecture, budget, limits, widths=chosen)
 
     if costs(fewest) > budget:
-        raise ValueError(f"at least {costs(fewest)} multiply-adds are over the budget of {budget}")
+        limited = "" if limits == NO_LIMITS else f", or a limit of {limits} is passed"
+        least = cost.total(architecture, fewest).multiply_adds
+        raise ValueError(f"at least {least} multiply-adds are over the budget of {budget}{limited}")
     low, high = 0.0, 1.0
     while costs(scaled(high)) <= budget:
         low, high = high, high * 2
@@ -199,9 +254,9 @@ def fit_widths(architecture: Architecture, budget: int) -> Architecture:
     distortion = np.abs(ratios - ratios.mean(0)).sum(0)
     within = totals <= budget
     close = within & (totals >= 0.98 * budget)
-    best = (
-        np.flatnonzero(close)[np.argmin(distortion[close])]
-        if close.any()
-        else np.flatnonzero(within)[np.argmax(totals[within])]
-    )
+    if close.any():
+        best = np.flatnonzero(close)[np.argmin(distortion[close])]
+    else:
+        fullest = np.flatnonzero(within & (totals == totals[within].max()))
+        best = fullest[np.argmax(cost.total(architecture, grid).multiply_adds[fullest])]
     return replace(architecture, widths=tuple(int(axis[best]) for axis in grid))

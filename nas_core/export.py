@@ -8,12 +8,9 @@ itself before they are given out.
 import copy
 import io
 import json
-import platform
-import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import onnxruntime
 import torch
 from torch import Tensor, nn
@@ -21,6 +18,8 @@ from torch import Tensor, nn
 from nas_core.architecture import Architecture
 from nas_core.data import Data
 from nas_core.files import FILES
+from nas_core.latency import Latency as Latency
+from nas_core.latency import measure_latency as measure_latency
 from nas_core.layers import BN_EPS, BN_MOMENTUM, BatchNorm, SqueezeExcitation
 from nas_core.network import Network, NetworkBlock, NetworkReduction
 from nas_core.spec import SearchSpec
@@ -102,33 +101,6 @@ def _check(runtime: str, network: Network, run: Callable[[Tensor], Tensor]) -> N
         if not torch.allclose(found, wanted, rtol=0, atol=allowed):
             off = (found - wanted).abs().max().item()
             raise RuntimeError(f"the logits of {runtime} are off by {off:.2g}, of {allowed:.2g} allowed")
-
-
-class Latency(NamedTuple):
-    """How long one image takes, in milliseconds: the median, the 10th and the 90th percentile, on `threads` threads."""
-
-    median: float
-    low: float
-    high: float
-    threads: int
-
-
-@torch.inference_mode()
-def measure_latency(network: Network, threads: int = 1, runs: int = 100, warm_up: int = 10) -> Latency:
-    """Time `runs` forward passes of one image through `network` on this machine's CPU, after `warm_up` untimed ones."""
-    network, before = _deployed(network), torch.get_num_threads()
-    image = _images(network, 1)
-    seconds = []
-    torch.set_num_threads(threads)
-    try:
-        for _ in range(warm_up + runs):
-            begin = time.perf_counter()
-            network(image)
-            seconds.append(time.perf_counter() - begin)
-    finally:
-        torch.set_num_threads(before)
-    low, median, high = np.percentile(np.array(seconds[warm_up:]) * 1000, [10, 50, 90]).tolist()
-    return Latency(median, low, high, threads)
 
 
 def to_python(
@@ -378,7 +350,7 @@ Found by direct sparse optimisation ([DSO-NAS](https://arxiv.org/abs/1811.01567)
 - Test accuracy: **{result["accuracy"]:.2%}** on {images:,} images,
   95 % interval {result["accuracy_low"]:.1%} to {result["accuracy_high"]:.1%} (Wilson)
 - Latency: {latency.median:.3g} ms for one image in PyTorch (median; 10th to 90th percentile {latency.low:.3g} to
-  {latency.high:.3g} ms), {platform.machine()} CPU of the machine that trained it, threads: {latency.threads}
+  {latency.high:.3g} ms), {latency.where}
 
 ## Input and output
 

@@ -133,4 +133,8 @@ def path(budget: int) -> str:
 
 
 def _cost(architecture: Architecture) -> dict[str, int]:
-    return {"multiply_adds": architecture.multiply_adds, "parameters": architecture.parameters}
+    return {
+        "multiply_adds": architecture.multiply_adds,
+        "parameters": architecture.parameters,
+        "activations": architecture.peak_activations,
+    }

@@ -5,12 +5,14 @@ trains, and DDP would have to be built anew each time. All workers see the same 
 λ steps and remove the same parts.
 """
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+Value = TypeVar("Value")
 
 
 def world() -> tuple[int, int]:
@@ -69,3 +71,13 @@ def total(values: Tensor) -> Tensor:
         values = values.clone()
         dist.all_reduce(values)
     return values
+
+
+def first(make: Callable[[], Value]) -> Value:
+    """What `make` returns on worker 0, on every worker; the others do not call it. It must be possible to pickle."""
+    rank, workers = world()
+    if workers == 1:
+        return make()
+    made = [make() if rank == 0 else None]
+    dist.broadcast_object_list(made, src=0)
+    return made[0]  # type: ignore[return-value]

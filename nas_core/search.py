@@ -4,25 +4,31 @@ One object, advanced one optimiser step at a time, whose whole state can be save
 again: what it then returns is bit for bit what it would have returned.
 """
 
+import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nas_core import parallel
+from nas_core import cost, latency, parallel
 from nas_core.architecture import Architecture
-from nas_core.budget import FLOOR, Press, branches, fit_widths, strongest_path
+from nas_core.budget import FLOOR, Edges, Press, branches, effective_cost, fit_widths, narrowest, strongest_path
 from nas_core.data import Augment, Data, generator, steps_per_epoch
+from nas_core.errors import InvalidValue
+from nas_core.network import Network
 from nas_core.proximal import ApgNag, soft_threshold
-from nas_core.spec import SearchSpec
+from nas_core.spec import NO_LIMITS, SearchSpec
 from nas_core.supernet import Replacement, Supernet, follow
 from nas_core.training import backward, bn_scales, calibrate, evaluate, weight_optimizer
 
 SNAPSHOT_SHARE = 0.97
 """A picture of the supernet is due when its cost has fallen to this share of the last one's."""
+
+NARROWINGS = 6
+"""How often widths between the fewest and those of the budget are halved, in search of those fast enough."""
 
 
 class Search:
@@ -43,6 +49,10 @@ class Search:
         self.press = Press(spec.space)
         self.output = spec.space.nodes + 1
         self.edge_factors = [[1.0] * len(self.press.edges) for _ in self.press.groups]
+        if self.settings.penalty == "memory":
+            self.edge_factors = cost.memory_access_weights(spec.space)
+        self.latency_table: latency.LatencyTable | None = None
+        self.latencies: dict[int, latency.Latency] = {}
         self._optimizers()
         self.architectures: dict[int, Architecture] = {}
         self.live = spec.space.complete()
@@ -86,8 +96,13 @@ class Search:
         return self.step >= self.steps_per_epoch * self.settings.pretrain_epochs
 
     def advance(self) -> list[dict[str, Any]]:
-        """Take one weight step and, while searching, the λ step that is due after it; returns the journal lines."""
+        """Take one weight step and, while searching, the λ step that is due after it; returns the journal lines.
+
+        Raises `InvalidValue` where no network, or none with the edges that live, is as fast as the limit wants.
+        """
         lines: list[dict[str, Any]] = []
+        if self.latency_table is None and (self.settings.penalty == "latency" or self.spec.limits.latency_ms):
+            self._measure_parts()
         phase, epochs = (
             ("search", self.settings.search_epochs) if self.searching else ("pretrain", self.settings.pretrain_epochs)
         )
@@ -104,6 +119,65 @@ class Search:
         if done_here % self.steps_per_epoch == 0:
             lines.append(self._epoch_line(phase, done_here // self.steps_per_epoch, epochs))
         return lines
+
+    def _measure_parts(self) -> None:
+        """Make the table of latencies, and refuse a limit that no network keeps before any time is spent on it."""
+        space, limit, threads = self.spec.space, self.spec.limits.latency_ms, self.spec.cpus_per_worker
+        self._use(parallel.first(lambda: latency.measure_table(space, self.device, threads)))
+        if limit is not None:
+            fastest = self._time(self._lightest(self.spec.budgets[0])).median
+            if fastest > limit:
+                reason = f"no network of this search space is that fast on {self.device} with {threads} threads"
+                raise InvalidValue("limits.latency_ms", limit, reason, f"{fastest:.3g} or more")
+
+    def _use(self, table: latency.LatencyTable) -> None:
+        self.latency_table = table
+        if self.settings.penalty == "latency":
+            self.edge_factors = table.penalty_weights(self.spec.space)
+
+    def _time(self, architecture: Architecture) -> latency.Latency:
+        """How long worker 0 takes for one image with a network of `architecture`."""
+
+        def measure() -> latency.Latency:
+            with torch.random.fork_rng(devices=[]):
+                network = Network(architecture)
+            return latency.measure_latency(network, self.spec.cpus_per_worker, device=self.device)
+
+        return parallel.first(measure)
+
+    def _cost(self, architecture: Architecture, budget: float) -> Any:
+        """What `architecture` costs by the budget and the limits, in terms of `budget` (`effective_cost`)."""
+        estimate = self.latency_table.estimate if self.latency_table else None
+        return effective_cost(architecture, budget, self.spec.limits, estimate)
+
+    def _lightest(self, budget: int) -> Architecture:
+        """The network of the space that uses the least of `budget` and the limits."""
+        return min(self.spec.space.single_paths(), key=lambda architecture: self._cost(architecture, budget))
+
+    def _fit(self, architecture: Architecture, budget: int) -> Architecture:
+        """The architecture with the widths that use up `budget` or a limit; latency is measured."""
+        limits = self.spec.limits
+        fitted = fit_widths(architecture, budget, limits)
+        if limits.latency_ms is None:
+            return fitted
+        measured = self._time(fitted)
+        if measured.median > limits.latency_ms:
+            low, high = narrowest(architecture).multiply_adds, fitted.multiply_adds
+            fitted = narrowest(architecture)
+            measured = self._time(fitted)
+            if measured.median > limits.latency_ms:
+                reason = f"the network found for {budget} multiply-adds takes longer even with the fewest channels"
+                raise InvalidValue("limits.latency_ms", limits.latency_ms, reason, f"{measured.median:.3g} or more")
+            for _ in range(NARROWINGS):
+                middle = round(math.sqrt(low * high))
+                wider = fit_widths(architecture, middle, limits)
+                tried = self._time(wider)
+                if tried.median <= limits.latency_ms:
+                    low, fitted, measured = middle, wider, tried
+                else:
+                    high = middle
+        self.latencies[budget] = measured
+        return fitted
 
     def _weight_step(self) -> None:
         """One step of W on its own part of the data."""
@@ -161,7 +235,8 @@ class Search:
     @torch.no_grad()
     def _press(self, progress: float) -> list[dict[str, Any]]:
         """Bring the cost down to where the schedule wants it at `progress` (0 … 1), and note the budgets passed."""
-        complete = self.spec.space.complete().multiply_adds
+        # In terms of the largest budget, so that the limits are kept when that is reached, and not at one blow.
+        complete = self._cost(self.spec.space.complete(), self.spec.budgets[-1])
         if progress >= 1:
             target = float(self.spec.budgets[0])
         elif self.settings.form == "paper":
@@ -174,14 +249,14 @@ class Search:
         for stop in [*(budget for budget in stops if budget >= target), target]:
             self._press_to(stop)
             for budget in stops:
-                if budget not in self.architectures and self.live.multiply_adds <= budget:
-                    self.architectures[budget] = fit_widths(self.live, budget)
+                if budget not in self.architectures and self._cost(self.live, budget) <= budget:
+                    self.architectures[budget] = self._fit(self.live, budget)
                     lines.append({"kind": "architecture", "budget": budget})
         if progress >= 1:
-            # Where even a single path of what lives is over the budget, the space still holds a cheaper network.
+            # Where even a single path of what lives is over the budget or a limit, the space holds a lighter network.
             for budget in stops:
                 if budget not in self.architectures:
-                    self.architectures[budget] = fit_widths(self.spec.space.cheapest(), budget)
+                    self.architectures[budget] = self._fit(self._lightest(budget), budget)
                     lines.append({"kind": "architecture", "budget": budget})
         if self.live.multiply_adds <= SNAPSHOT_SHARE * self.snapshot_cost:
             self.snapshot_cost = self.live.multiply_adds
@@ -200,7 +275,13 @@ class Search:
         vectors = [parameter.tolist() for parameter in self.supernet.block_scaling]
         pairs = [parameter.tolist() for parameter in self.supernet.reduction_scaling]
         weights = self._penalty_weights()
-        level, alive, spared = self.press.solve(vectors, pairs, weights, target)
+        reference = min(target, self.spec.budgets[-1])
+
+        def cost_of(alive: Sequence[Edges], reductions: Sequence[Sequence[float]], level: float) -> Any:
+            return self._cost(self.press.architecture(alive, reductions, level), reference)
+
+        limited = self.spec.limits != NO_LIMITS
+        level, alive, spared = self.press.solve(vectors, pairs, weights, target, cost_of if limited else None)
         self.gamma = self.settings.gamma + level / self.settings.scaling_lr
         for parameter, weight, kept, edges in zip(self.supernet.block_scaling, weights, spared, alive, strict=True):
             if self.settings.form != "cut":
@@ -255,6 +336,8 @@ class Search:
             "gamma": self.gamma,
             "snapshot_cost": self.snapshot_cost,
             "losses": self.losses,
+            "latency_table": self.latency_table.to_dict() if self.latency_table else None,
+            "latencies": {budget: list(measured) for budget, measured in self.latencies.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -268,3 +351,6 @@ class Search:
         self.architectures = {b: Architecture.from_dict(a) for b, a in state["architectures"].items()}
         self.step, self.gamma = state["step"], state["gamma"]
         self.snapshot_cost, self.losses = state["snapshot_cost"], list(state["losses"])
+        if state["latency_table"]:
+            self._use(latency.LatencyTable.from_dict(state["latency_table"]))
+        self.latencies = {budget: latency.Latency(*measured) for budget, measured in state["latencies"].items()}

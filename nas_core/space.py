@@ -153,11 +153,11 @@ class SearchSpace:
             reductions=(Reduction(1.0, 1.0),) * (len(self.blocks) - 1),
         )
 
-    def cheapest(self) -> "Architecture":
-        """The network of the fewest multiply-adds that is no bare chain of shortcuts.
+    def single_paths(self) -> list["Architecture"]:
+        """The smallest networks that are no bare chain of shortcuts.
 
-        One block (every block, where they share their edges) holds a single operation, the cheapest; reductions
-        are their 1×1 branch.
+        One block (every block, where they share their edges) holds a single operation; reductions are their 1×1
+        branch.
         """
         from nas_core.architecture import Architecture, Block, Edge, Reduction
 
@@ -176,7 +176,11 @@ class SearchSpace:
                 Architecture(self, self.widths, blocks, (Reduction(1.0, 0.0),) * (len(self.blocks) - 1))
                 for blocks in layouts
             ]
-        return min(candidates, key=lambda architecture: architecture.multiply_adds)
+        return candidates
+
+    def cheapest(self) -> "Architecture":
+        """Of the `single_paths` the one of the fewest multiply-adds."""
+        return min(self.single_paths(), key=lambda architecture: architecture.multiply_adds)
 
     def feasible_budgets(self) -> tuple[int, int]:
         """The smallest and the largest budget, in multiply-adds, for which this space holds a network."""

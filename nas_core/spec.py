@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
@@ -12,19 +13,19 @@ _SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 _COUNT = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e\+?([0-9]{1,2}))?\s*([kmg]?)\s*", re.IGNORECASE)
 
 
-def parse_count(value: Any, field: str = "budgets") -> int:
-    """A number of multiply-adds: 600000000, 6e8, "6e8" and "600M" are the same; k, M and G are powers of 1000.
+def parse_count(value: Any, field: str = "budgets", unit: str = "multiply-adds") -> int:
+    """A number of `unit`: 600000000, 6e8, "6e8" and "600M" are the same; k, M and G are powers of 1000.
 
     Raises `InvalidValue` for anything that is not a positive number.
     """
-    accepted = 'a positive number of multiply-adds such as 600000000, 6e8 or "600M"'
+    accepted = f'a positive number of {unit} such as 600000000, 6e8 or "600M"'
     number: float | None = None
     if isinstance(value, str) and (match := _COUNT.fullmatch(value)):
         number = float(f"{match[1]}e{match[2] or 0}") * _SUFFIXES[match[3].lower()]
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         number = value
     if number is None or not math.isfinite(number):
-        raise InvalidValue(field, value, "not a number of multiply-adds", accepted)
+        raise InvalidValue(field, value, f"not a number of {unit}", accepted)
     if round(number) <= 0:
         raise InvalidValue(field, value, "not above zero", accepted)
     return round(number)
@@ -37,6 +38,77 @@ def infeasible(budget: int, space: SearchSpace) -> InvalidValue | None:
         return None
     reason = f"not feasible: too {'small' if budget < smallest else 'large'} for this search space"
     return InvalidValue("budgets", budget, reason, f"{smallest} to {largest} multiply-adds")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What every network of a search keeps besides its budget; None is no limit.
+
+    `parameters` trainable ones; `activations` the elements that inference of one image holds at once
+    (`Architecture.peak_activations`); `latency_ms` the milliseconds that one image takes on the search's device, with
+    the threads of one worker. Raises `InvalidValue` where a limit cannot be used.
+    """
+
+    parameters: int | None = None
+    activations: int | None = None
+    latency_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("parameters", "activations"):
+            count = getattr(self, name)
+            if count is not None and (type(count) is not int or count < 1):
+                raise InvalidValue(f"limits.{name}", count, "not a usable number", "an integer above 0")
+        latency = self.latency_ms
+        if latency is not None and (type(latency) not in (int, float) or not 0 < latency < math.inf):
+            raise InvalidValue("limits.latency_ms", latency, "not a usable number", "milliseconds, above 0")
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """The limits that a user gives; counts may be written as `parse_count` reads them.
+
+        Raises `InvalidValue` for an unknown limit or one that cannot be used.
+        """
+        known = [field.name for field in fields(cls)]
+        for name, value in values.items():
+            if name not in known:
+                raise InvalidValue(f"limits.{name}", value, "no such limit", "one of " + ", ".join(known))
+        units = {"parameters": "parameters", "activations": "elements"}
+        counts = {
+            name: parse_count(values[name], f"limits.{name}", unit)
+            for name, unit in units.items()
+            if values.get(name) is not None
+        }
+        return cls(**{**values, **counts})
+
+
+NO_LIMITS = Limits()
+
+
+def unmet(limits: Limits, budget: int, space: SearchSpace) -> list[InvalidValue]:
+    """What is wrong with limits that no network of `space` keeps, alone or together with a feasible budget.
+
+    Latency is not judged: that takes the device (`nas_core.search`).
+    """
+    if limits.parameters is None and limits.activations is None:
+        return []
+    networks = space.single_paths()
+    costs = [{"parameters": one.parameters, "activations": one.peak_activations} for one in networks]
+    given = {name: limit for name in costs[0] if (limit := getattr(limits, name)) is not None}
+    problems = []
+    for name, limit in given.items():
+        smallest = min(cost[name] for cost in costs)
+        if limit < smallest:
+            reason = "not feasible: too small for this search space"
+            problems.append(InvalidValue(f"limits.{name}", limit, reason, f"{smallest} or more"))
+    if problems:
+        return problems
+    together = given | {"budget": budget}
+    costs = [cost | {"budget": one.multiply_adds} for cost, one in zip(costs, networks, strict=True)]
+    nearest = min(costs, key=lambda cost: max(cost[name] / limit for name, limit in together.items()))
+    if all(nearest[name] <= limit for name, limit in together.items()):
+        return []
+    accepted = "for example " + " with ".join(f"{name} {nearest[name]}" for name in together)
+    return [InvalidValue("limits", together, "not feasible: no network of this search space keeps all", accepted)]
 
 
 FORMS = ("press", "cut", "paper")
@@ -185,8 +257,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 class SearchSpec:
     """One search: the data set, ascending budgets in multiply-adds, the space, and what it may use.
 
-    `workers` data-parallel processes, each with `cpus_per_worker` CPU threads and `gpus_per_worker` GPUs (0 or 1).
-    Raises `InvalidValue` where a field cannot be used or a budget is not feasible in the space.
+    Every network keeps its budget and all `limits`. `workers` data-parallel processes, each with `cpus_per_worker` CPU
+    threads and `gpus_per_worker` GPUs (0 or 1).
+    Raises `InvalidValue` where a field cannot be used or a budget or a limit is not feasible in the space.
     """
 
     dataset: str
@@ -197,6 +270,7 @@ class SearchSpec:
     workers: int = 1
     cpus_per_worker: int = 1
     gpus_per_worker: int = 0
+    limits: Limits = NO_LIMITS
 
     def __post_init__(self) -> None:
         for field, smallest, largest in (
@@ -215,6 +289,8 @@ class SearchSpec:
         for budget in self.budgets:
             if problem := infeasible(budget, self.space):
                 raise problem
+        for problem in unmet(self.limits, self.budgets[0], self.space):
+            raise problem
         for name in ("batch_size", "retrain_batch_size"):
             size = getattr(self.settings, name)
             if size % self.workers or size // self.workers < 2:
@@ -239,17 +315,19 @@ class SearchSpec:
             "budgets": list(self.budgets),
             "space": self.space.to_dict(),
             "settings": asdict(self.settings),
+            "limits": asdict(self.limits),
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The specification that `to_dict` described; other keys are passed over."""
-        own = {field.name: values[field.name] for field in fields(cls)}
+        """The specification that `to_dict` described; other keys are passed over, and `limits` may be missing."""
+        own = {field.name: values[field.name] for field in fields(cls) if field.name != "limits"}
         return cls(
             **own
             | {
                 "budgets": tuple(values["budgets"]),
                 "space": SearchSpace.from_dict(values["space"]),
                 "settings": Settings(**values["settings"]),
+                "limits": Limits(**values.get("limits", {})),
             }
         )

@@ -24,6 +24,7 @@ from nas_core.files import FILES
 from nas_core.space import PRESETS
 from service import terminal
 from service.client import ENDED, Client, ClientError, Unreachable
+from service.formats import at_most
 
 app = typer.Typer(
     help="Find compact image networks under a FLOPs budget.",
@@ -45,8 +46,17 @@ Dataset = Annotated[
     str, typer.Argument(metavar="DATASET", help=", ".join(DATASETS) + ", or the path of an image folder.")
 ]
 Budgets = Annotated[
-    list[str],
+    list[str] | None,
     typer.Option("--budget", "-b", help="Multiply-adds a network may cost, such as 300k or 600M; may be repeated."),
+]
+Limit = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--limit",
+        metavar="NAME=VALUE",
+        help="What every network keeps, besides a budget or instead: parameters=20k, activations=9k (elements held at "
+        "once) or latency_ms=2.5 (one image, on the search's device); may be repeated.",
+    ),
 ]
 Preset = Annotated[
     str | None, typer.Option(help=f"Search space and schedule: {', '.join(PRESETS)} (default: what suits).")
@@ -92,7 +102,8 @@ def serve() -> None:
 @app.command()
 def submit(
     dataset: Dataset,
-    budget: Budgets,
+    budget: Budgets = None,
+    limit: Limit = None,
     preset: Preset = None,
     share: Share = None,
     seed: Seed = 0,
@@ -108,7 +119,7 @@ def submit(
 ) -> None:
     """Queue a search."""
     with refusals(), Client(url) as client:
-        body = request_body(dataset, budget, preset, share, seed, workers, cpus, gpus, project, name, setting)
+        body = request_body(dataset, budget, preset, share, seed, workers, cpus, gpus, project, name, setting, limit)
         search = client.submit(**body)
         if wait:
             follow(client, search["id"], as_json)
@@ -196,7 +207,8 @@ def fetch(
 @app.command()
 def run(
     dataset: Dataset,
-    budget: Budgets,
+    budget: Budgets = None,
+    limit: Limit = None,
     preset: Preset = None,
     share: Share = None,
     seed: Seed = 0,
@@ -211,7 +223,7 @@ def run(
     from service.domain.request import Capacity, InvalidRequest, SearchRequest, check
 
     with refusals():
-        body = request_body(dataset, budget, preset, share, seed, workers, cpus, gpus, "default", "", setting)
+        body = request_body(dataset, budget, preset, share, seed, workers, cpus, gpus, "default", "", setting, limit)
         try:
             # Without a GPU driver's device there is none; with it Ray counts them.
             here = Capacity(os.cpu_count() or 1, float("inf") if Path("/dev/nvidiactl").exists() else 0)
@@ -277,7 +289,7 @@ def run_here(folder: Path, budgets: Sequence[int], quiet: bool) -> int:
 
 def request_body(
     dataset: str,
-    budgets: Sequence[str],
+    budgets: Sequence[str] | None,
     preset: str | None,
     share: bool | None,
     seed: int,
@@ -287,25 +299,18 @@ def request_body(
     project: str,
     name: str,
     settings: Sequence[str] | None,
+    limits: Sequence[str] | None,
 ) -> dict[str, Any]:
     """The request that the options describe."""
     if os.sep in dataset:
         dataset = str(Path(dataset).expanduser().absolute())
     space = {key: value for key, value in (("preset", preset), ("share", share)) if value is not None}
-    given: dict[str, Any] = {}
-    for pair in settings or ():
-        field, equals, text = pair.partition("=")
-        if not (field and equals and text):
-            raise InvalidValue("--set", pair, "not FIELD=VALUE", "such as retrain_epochs=30 or flip=true")
-        try:
-            given[field] = json.loads(text)
-        except ValueError:
-            given[field] = text
-    return {
+    asked = {"budgets": list(budgets)} if budgets else {}
+    return asked | {
         "dataset": dataset,
-        "budgets": list(budgets),
+        "limits": named_values("--limit", limits, "such as parameters=20k or latency_ms=2.5"),
         "space": space,
-        "settings": given,
+        "settings": named_values("--set", settings, "such as retrain_epochs=30 or flip=true"),
         "seed": seed,
         "workers": workers,
         "cpus_per_worker": cpus,
@@ -313,6 +318,20 @@ def request_body(
         "project": project,
         "name": name,
     }
+
+
+def named_values(option: str, pairs: Sequence[str] | None, example: str) -> dict[str, Any]:
+    """What an option that may be repeated gives, by name: JSON values, and texts where they are none."""
+    given: dict[str, Any] = {}
+    for pair in pairs or ():
+        name, equals, text = pair.partition("=")
+        if not (name and equals and text):
+            raise InvalidValue(option, pair, "not NAME=VALUE", example)
+        try:
+            given[name] = json.loads(text)
+        except ValueError:
+            given[name] = text
+    return given
 
 
 def data_roots() -> tuple[str, ...]:
@@ -341,6 +360,8 @@ def describe(search: dict[str, Any]) -> None:
     colour = terminal.COLOURS.get(search["status"], "default")
     name = escape(search["name"])
     out.print(f"search [bold]{search['id']}[/] {name}: [{colour}]{search['status']}[/]", highlight=False)
+    if search["limits"]:
+        out.print(", ".join(at_most(search["limits"])), highlight=False)
     if search["reason"]:
         out.print(escape(search["reason"]), highlight=False)
     if search["error"] and search["status"] != "succeeded":

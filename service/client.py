@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -71,9 +71,13 @@ class Client:
         """Close the connections."""
         self.http.close()
 
-    def submit(self, dataset: str, budgets: list[int | float | str], **fields: Any) -> dict[str, Any]:
-        """Queue a search; `fields` are the request's others, such as `space`, `settings`, `seed` and `workers`."""
-        return self._json("POST", "/api/v1/searches", json={"dataset": dataset, "budgets": budgets} | fields)
+    def submit(self, dataset: str, budgets: Sequence[int | float | str] | None = None, **fields: Any) -> dict[str, Any]:
+        """Queue a search; `fields` are the request's others, such as `limits`, `space`, `settings` and `workers`.
+
+        Without `budgets` there must be `limits`.
+        """
+        asked = {} if budgets is None else {"budgets": list(budgets)}
+        return self._json("POST", "/api/v1/searches", json={"dataset": dataset} | asked | fields)
 
     def get(self, search_id: str) -> dict[str, Any]:
         """One search."""

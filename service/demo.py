@@ -70,7 +70,7 @@ def demonstrate(console: Console, folder: Path, url: str, service: "subprocess.P
                 console.print(f"[red]the service did not start[/]; its log is {folder / 'service.log'}")
                 return 1
             time.sleep(0.2)
-        search = client.submit("digits", BUDGETS, name="demo")  # type: ignore[arg-type]
+        search = client.submit("digits", BUDGETS, name="demo")
         console.print(
             f"Submitted search [bold]{search['id']}[/]: scikit-learn's digits, budgets of "
             f"{' and '.join(map(short, search['budgets']))} multiply-adds; the complete supernet costs "

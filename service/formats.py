@@ -1,5 +1,7 @@
 """How pages and terminal write numbers and times."""
 
+from collections.abc import Mapping
+
 
 def short(number: float) -> str:
     """A count in at most three digits: 1.48G, 600M, 297k."""
@@ -12,6 +14,12 @@ def short(number: float) -> str:
 def exact(number: int) -> str:
     """A count in full: 297,294."""
     return f"{number:,}"
+
+
+def at_most(limits: Mapping[str, float]) -> list[str]:
+    """The limits of a search in words: at most 20,000 parameters, at most 2.5 ms."""
+    words = {"parameters": " parameters", "activations": " activations at once", "latency_ms": "\N{NO-BREAK SPACE}ms"}
+    return [f"at most {limit:,}{words[name]}" for name, limit in limits.items()]
 
 
 def percent(share: float, digits: int = 1) -> str:

@@ -12,14 +12,14 @@ from worker.run_folder import RunFolder
 def write_exports(folder: RunFolder, job: SearchJob, versions: Mapping[str, str]) -> dict[str, Any]:
     """Write the newest network of `job` in every form; returns what its result says of them.
 
-    That is its `files` by kind, its `latency_ms`, and under `not_exported` by kind why a form is missing: a network
-    that one format cannot express is a result all the same.
+    That is its `files` by kind, its `latency_ms` (that which was held to a limit, where there is one), and under
+    `not_exported` by kind why a form is missing: a network that one format cannot express is a result all the same.
     """
     data, result = job.data, job.results[-1]
     budget = result["budget"]
     architecture = job.architectures[budget]
     network = export.restore(architecture, job.weights[budget])
-    latency = export.measure_latency(network)
+    latency = job.search.latencies.get(budget) or export.measure_latency(network)
     not_exported: dict[str, str] = {}
     forms: dict[str, Callable[[], bytes]] = {
         "onnx": lambda: export.to_onnx(network),

@@ -24,7 +24,7 @@ from safetensors.torch import save
 
 from nas_core import parallel
 from nas_core.data import Data, load
-from nas_core.errors import Diverged
+from nas_core.errors import Diverged, InvalidValue
 from nas_core.files import FILES
 from nas_core.job import SearchJob, path
 from nas_core.picture import draw
@@ -37,8 +37,8 @@ def train_loop(config: dict[str, Any]) -> None:
     """What each Ray Train worker runs; `config` holds the run's `folder` (URL), its `attempt`, and how many seconds
     after a checkpoint the next is due, at the first end of an epoch.
 
-    Raises `RuntimeError` where the workers disagree. Data that cannot be read and a training that diverges end the
-    run at once, with the reason in `error.json`: a new start would meet the same.
+    Raises `RuntimeError` where the workers disagree. Data that cannot be read, a training that diverges and a
+    latency that cannot be kept end the run at once, with the reason in `error.json`: a new start would meet the same.
     """
     folder = RunFolder(config["folder"])
     values = folder.read_json("spec.json")
@@ -68,10 +68,11 @@ def train_loop(config: dict[str, Any]) -> None:
     while not job.done:
         try:
             lines = job.advance()
-        except Diverged as error:
+        except (Diverged, InvalidValue) as error:
             if journal is not None:
                 journal.flush(force=True)
-                folder.write_json("error.json", problem(config["attempt"], "diverged", str(error), retryable=False))
+                kind = "diverged" if isinstance(error, Diverged) else "limits"
+                folder.write_json("error.json", problem(config["attempt"], kind, str(error), retryable=False))
             return
         for line in lines:
             if rank == 0:

@@ -13,18 +13,21 @@ from service.store.models import ArchitectureRow, Search
 
 
 class ArchitectureView(BaseModel):
-    """A network that a search returned for a budget; costs in multiply-adds and parameters."""
+    """A network that a search returned for a budget; costs in multiply-adds, parameters and elements of activations."""
 
     id: str
     budget: int
     multiply_adds: int
     parameters: int
+    activations: int | None
+    """The most that inference of one image holds at once; None where it was not counted."""
     accuracy: float
     accuracy_low: float
     accuracy_high: float
     test_images: int
     latency_ms: float | None
-    """Of one image on the machine that trained it; None where it was not measured."""
+    """Of one image on the machine that trained it (on the search's device where it is limited); None where it was not
+    measured."""
     files: dict[str, str]
     """URLs below the service, by kind of file."""
     not_exported: dict[str, str]
@@ -48,6 +51,7 @@ class SearchView(BaseModel):
                     "accuracy": 0.97,
                     "dataset": "digits",
                     "budgets": [300000, 600000],
+                    "limits": {"parameters": 20000},
                     "seed": 0,
                     "workers": 1,
                     "attempt": 1,
@@ -75,6 +79,7 @@ class SearchView(BaseModel):
     accuracy: float | None
     dataset: str
     budgets: list[int]
+    limits: dict[str, Any]
     seed: int
     workers: int
     attempt: int
@@ -109,6 +114,7 @@ def view_search(search: Search, architectures: Sequence[ArchitectureRow]) -> Sea
         accuracy=search.accuracy,
         dataset=search.dataset,
         budgets=search.spec["budgets"],
+        limits=limits(search),
         seed=search.spec["seed"],
         workers=search.spec["workers"],
         attempt=search.attempt,
@@ -130,11 +136,17 @@ def view_architecture(row: ArchitectureRow) -> ArchitectureView:
     return ArchitectureView(
         id=row.id,
         budget=row.budget,
+        activations=row.result.get("activations"),
         latency_ms=row.result.get("latency_ms"),
         files={kind: f"/api/v1/architectures/{row.id}/files/{kind}" for kind in row.result["files"]},
         not_exported=row.result.get("not_exported", {}),
         **{name: row.result[name] for name in names},
     )
+
+
+def limits(search: Search) -> dict[str, Any]:
+    """The limits that a search has, by name."""
+    return {name: limit for name, limit in search.spec.get("limits", {}).items() if limit is not None}
 
 
 def iso(seconds: float) -> str:

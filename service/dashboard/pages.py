@@ -28,7 +28,7 @@ from service import formats
 from service.api.context import COOKIE, Context, ContextDep, authorised, project_of
 from service.api.problems import ProblemError
 from service.api.searches import seen
-from service.api.views import cursor, iso, place
+from service.api.views import cursor, iso, limits, place
 from service.dashboard.timeline import timeline
 from service.domain.lifecycle import TERMINAL, Status
 from service.store.models import Event, Search
@@ -341,5 +341,6 @@ TEMPLATES.filters |= {
     "percent": formats.percent,
     "duration": formats.duration,
     "iso": iso,
+    "limits": lambda search: formats.at_most(limits(search)),
 }
 TEMPLATES.globals |= {"static": static, "statuses": Status, "clock": time.time}

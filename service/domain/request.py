@@ -16,7 +16,7 @@ from nas_core.datasets import DATASETS, DatasetInfo, describe
 from nas_core.errors import InvalidValue
 from nas_core.operations import OPERATIONS, PAPER_OPERATIONS
 from nas_core.space import PRESETS, SearchSpace
-from nas_core.spec import SearchSpec, Settings, infeasible, parse_count
+from nas_core.spec import NO_LIMITS, Limits, SearchSpec, Settings, infeasible, parse_count, unmet
 
 Value = TypeVar("Value")
 
@@ -40,7 +40,7 @@ class SpaceRequest(BaseModel):
 
 
 class SearchRequest(BaseModel):
-    """One search: a data set, budgets, and what it may use."""
+    """One search: a data set, budgets or limits or both, and what it may use."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -61,8 +61,16 @@ class SearchRequest(BaseModel):
     )
 
     dataset: str = Field(description=", ".join(DATASETS) + ", or the path of an image folder.")
-    budgets: Annotated[list[Any], Field(min_length=1, max_length=100)] = Field(
-        description='Multiply-adds that a network may cost: numbers, or texts such as "300k" and "600M".'
+    budgets: Annotated[list[Any], Field(min_length=1, max_length=100)] | None = Field(
+        None,
+        description='Multiply-adds that a network may cost: numbers, or texts such as "300k" and "600M". '
+        "By default those of the complete network, where limits are given.",
+    )
+    limits: dict[str, Any] = Field(
+        default_factory=dict,
+        description="What every network keeps besides its budget: parameters and activations (the most elements that "
+        'inference of one image holds at once), as numbers or texts such as "20k"; latency_ms (of one image, on the '
+        "search's device).",
     )
     space: SpaceRequest = Field(default_factory=SpaceRequest)
     settings: dict[str, Any] = Field(
@@ -112,26 +120,36 @@ def check(
             return None
 
     info = collect(lambda: describe(request.dataset, roots, any_folder))
-    budgets = [collect(partial(parse_count, value)) for value in request.budgets]
+    limits = collect(lambda: Limits.parse(request.limits))
+    if request.budgets is None and limits == NO_LIMITS:
+        problems.append(InvalidValue("budgets", None, "missing", "one or more budgets, or limits"))
+    given = [collect(partial(parse_count, value)) for value in request.budgets or ()]
     space = collect(lambda: _space(request, info)) if info else None
+    budgets = sorted({budget for budget in given if budget is not None})
     if space is not None:
-        problems += [problem for budget in budgets if budget and (problem := infeasible(budget, space))]
+        if request.budgets is None:
+            budgets = [space.complete().multiply_adds]
+        unfit = [problem for budget in budgets if (problem := infeasible(budget, space))]
+        if limits is not None and budgets and not unfit:
+            unfit = unmet(limits, budgets[0], space)
+        problems += unfit
     unmirrored = {} if info is None or info.flip else {"flip": False}
     settings = collect(lambda: Settings.preset(_preset(request, info), **(unmirrored | request.settings)))
     if capacity is not None:
         problems += _too_much(request, capacity)
-    if info is None or space is None or settings is None or problems:
+    if info is None or space is None or settings is None or limits is None or problems:
         raise InvalidRequest(problems)
     try:
         return SearchSpec(
             dataset=request.dataset,
-            budgets=tuple(sorted({budget for budget in budgets if budget is not None})),
+            budgets=tuple(budgets),
             space=space,
             settings=settings,
             seed=request.seed,
             workers=request.workers,
             cpus_per_worker=request.cpus_per_worker,
             gpus_per_worker=request.gpus_per_worker,
+            limits=limits,
         )
     except InvalidValue as problem:
         raise InvalidRequest([problem]) from problem
