@@ -1,7 +1,9 @@
 """What brings a cost down to a budget, and keeps it there."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -9,7 +11,8 @@ from hypothesis import strategies as st
 
 from nas_core import Architecture, SearchSpace
 from nas_core.architecture import Block, Edge, Reduction, live
-from nas_core.budget import Press, branches, fit_widths, strongest_path
+from nas_core.budget import Edges, Press, branches, effective_cost, fit_widths, narrowest, strongest_path
+from nas_core.spec import Limits
 from tests.unit.nas_core.networks import architectures, spaces
 
 
@@ -104,6 +107,98 @@ def test_every_feasible_budget_of_a_preset_is_used_to_97_percent(preset: str, sh
 def test_a_network_that_costs_too_much_at_any_width_is_refused() -> None:
     with pytest.raises(ValueError, match="over the budget"):
         fit_widths(SearchSpace.preset("digits").complete(), 1000)
+
+
+@st.composite
+def limits_of(draw: st.DrawFn, architecture: Architecture, least: float, most: float) -> Limits:
+    """Limits at `least` to `most` times what a network takes; its latency is said to be its live edges."""
+    share = st.none() | st.floats(least, most)
+    parameters, activations, latency = draw(share), draw(share), draw(share)
+    return Limits(
+        None if parameters is None else max(1, round(parameters * architecture.parameters)),
+        None if activations is None else max(1, round(activations * architecture.peak_activations)),
+        None if latency is None else 1 + latency * architecture.live_edges,
+    )
+
+
+def edges_of(architecture: Architecture) -> float:
+    return architecture.live_edges
+
+
+@given(st.data(), architectures(searchable=True), st.floats(0, 1))
+def test_a_press_with_limits_keeps_every_one(data: st.DataObject, architecture: Architecture, share: float) -> None:
+    limits, budget = data.draw(limits_of(architecture, 0.1, 1.0)), 1 + round(share * architecture.multiply_adds)
+    space, press = architecture.space, Press(architecture.space)
+    vectors, pairs = strengths_of(architecture)
+
+    def cost_of(alive: Sequence[Edges], reductions: Sequence[Sequence[float]], level: float) -> Any:
+        return effective_cost(press.architecture(alive, reductions, level), budget, limits, edges_of)
+
+    weights = [[1.0] * len(space.edges())] * len(vectors)
+    level, alive, _ = press.solve(vectors, pairs, weights, budget, cost_of)
+    left = press.architecture(alive, pairs, level)
+    kept = (
+        left.multiply_adds <= budget
+        and (limits.parameters is None or left.parameters <= limits.parameters)
+        and (limits.activations is None or left.peak_activations <= limits.activations)
+        and (limits.latency_ms is None or left.live_edges <= limits.latency_ms)
+    )
+    assert kept == (effective_cost(left, budget, limits, edges_of) <= budget)
+    if not kept:
+        paths = [edges for edges in alive if edges]
+        assert len(paths) <= 1 and all(len({target for _, target in edges}) == len(edges) for edges in paths)
+        assert all(min(reduction.strengths) == 0 for reduction in left.reductions)
+
+
+def test_a_peak_empties_the_blocks_that_have_it_and_no_others() -> None:
+    space = SearchSpace.preset("digits", blocks=(1, 2), levels=1)
+    press = Press(space)
+    # The first block is the strongest, and the only one whose activations are over the limit.
+    vectors = [[strength] * len(press.edges) for strength in (3.0, 2.0, 1.0)]
+    pairs, weights = [[1.0, 1.0]], [[1.0] * len(press.edges)] * 3
+    path = [(0, 1), (1, space.nodes + 1)]
+    limit = press.architecture([[], path, path], pairs, 5.0).peak_activations
+    assert press.architecture([path, [], []], pairs, 5.0).peak_activations > limit
+    budget = space.complete().multiply_adds
+
+    def cost_of(alive: Sequence[Edges], reductions: Sequence[Sequence[float]], level: float) -> Any:
+        return effective_cost(press.architecture(alive, reductions, level), budget, Limits(activations=limit))
+
+    _, alive, _ = press.solve(vectors, pairs, weights, budget, cost_of)
+    assert [bool(edges) for edges in alive] == [False, True, True]
+
+
+@given(st.data(), architectures(searchable=True), st.floats(0.5, 4))
+def test_widths_use_the_tightest_of_budget_and_limits_up_as_far_as_whole_channels_can(
+    data: st.DataObject, architecture: Architecture, times: float
+) -> None:
+    limits = replace(data.draw(limits_of(architecture, 0.5, 4.0)), latency_ms=None)
+    budget = round(architecture.multiply_adds * times)
+    try:
+        fitted = fit_widths(architecture, budget, limits)
+    except ValueError:
+        assert effective_cost(narrowest(architecture), budget, limits) > budget
+        return
+    assert fitted.multiply_adds <= budget
+    assert limits.parameters is None or fitted.parameters <= limits.parameters
+    assert limits.activations is None or fitted.peak_activations <= limits.activations
+    if effective_cost(fitted, budget, limits) < 0.97 * budget:
+        # With so few channels, one more everywhere is more than 3 %.
+        wider = replace(fitted, widths=tuple(width + 1 for width in fitted.widths))
+        assert effective_cost(wider, budget, limits) > budget
+
+
+@pytest.mark.parametrize("preset", ["digits", "cifar10", "imagenet"])
+def test_a_limit_on_parameters_is_used_to_97_percent_and_one_on_activations_but_for_a_channel(preset: str) -> None:
+    complete = SearchSpace.preset(preset).complete()
+    for part in (0.3, 0.5, 0.8):
+        limit = round(part * complete.parameters)
+        fitted = fit_widths(complete, complete.multiply_adds, Limits(parameters=limit))
+        assert 0.97 * limit <= fitted.parameters <= limit
+        limit = round(part * complete.peak_activations)
+        fitted = fit_widths(complete, complete.multiply_adds, Limits(activations=limit))
+        # The peak lies in the first stage or in the stem, which has half of its channels.
+        assert (1 - 2 / fitted.widths[0]) * limit <= fitted.peak_activations <= limit
 
 
 EDGES = SearchSpace.preset("digits", levels=2).edges()

@@ -9,11 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas_core import ApgNag, Architecture, Search, SearchSpace, Supernet
+from nas_core import ApgNag, Architecture, Search, SearchSpace, Supernet, cost, latency
 from nas_core.architecture import Block, Edge
 from nas_core.errors import InvalidValue
 from nas_core.job import SearchJob
-from nas_core.spec import SearchSpec
+from nas_core.latency import Latency, LatencyTable, StageTimes
+from nas_core.network import Network
+from nas_core.spec import Limits, SearchSpec
 from nas_core.supernet import follow
 from nas_core.training import weight_optimizer
 from tests.unit.nas_core.networks import architectures, tiny_data, tiny_spec
@@ -178,3 +180,155 @@ def test_a_checkpoint_may_be_taken_up_by_other_workers() -> None:
     theirs.advance()
     ours.load_state_dict(theirs.state_dict())
     assert ours.search.step == 1
+
+
+def searched(spec: SearchSpec) -> SearchJob:
+    """A job whose search is done."""
+    done = job(spec)
+    while not done.search.done:
+        done.advance()
+    return done
+
+
+@pytest.mark.parametrize("form", ["press", "paper"])
+def test_a_limit_on_parameters_alone_is_kept_and_used(form: str) -> None:
+    complete = tiny_spec().space.complete()
+    limit = complete.parameters // 3
+    spec = tiny_spec(budgets=(complete.multiply_adds,), limits=Limits(parameters=limit), settings={"form": form})
+    [found] = searched(spec).architectures.values()
+    assert 0.95 * limit <= found.parameters <= limit and found.live_edges < complete.live_edges
+
+
+def test_activations_and_multiply_adds_are_kept_together() -> None:
+    spec = tiny_spec(limits=Limits(activations=900))
+    assert spec.space.complete().peak_activations > 2 * 900
+    done = searched(spec)
+    assert sorted(done.architectures) == list(spec.budgets)
+    for budget, found in done.architectures.items():
+        assert found.multiply_adds <= budget and found.peak_activations <= 900
+        # With four channels, one more is a quarter of them.
+        wider = replace(found, widths=tuple(width + 1 for width in found.widths))
+        assert wider.multiply_adds > budget or wider.peak_activations > 900
+
+
+def test_limits_are_reached_gradually_and_not_with_the_largest_budget_at_one_blow() -> None:
+    spec = tiny_spec(settings={"search_epochs": 8})
+    complete = spec.space.complete()
+    steps = job(replace(spec, limits=Limits(parameters=complete.parameters // 3)))
+    before = after = complete.parameters
+    while spec.budgets[-1] not in steps.architectures:
+        steps.advance()
+        before, after = after, steps.search.live.parameters
+    assert after <= complete.parameters // 3 and before < complete.parameters // 2
+
+
+def test_without_limits_a_search_never_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "measure_table", None)
+    monkeypatch.setattr(latency, "measure_latency", None)
+    searched(tiny_spec(settings={"penalty": "memory"}))
+
+
+def table_of(space: SearchSpace) -> LatencyTable:
+    """A table in which an operation takes 0.1 ms times its place in the space, in the second stage twice that."""
+    times = {name: 0.1 * (place + 1) for place, name in enumerate(space.operations)}
+    stages = (
+        StageTimes(times, addition=0.01, output=0.05, closing=0.02),
+        StageTimes({name: 2 * ms for name, ms in times.items()}, addition=0.01, output=0.05, closing=0.02),
+    )
+    return LatencyTable(stages, reductions=((0.1, 0.3),), rest=0.2)
+
+
+class Stopwatch:
+    """Stands in for a device on which a network takes what the table says at the supernet's widths, and in proportion
+    to its multiply-adds at others.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, off: float = 1.0) -> None:
+        self.off, self.measured = off, 0
+        monkeypatch.setattr(latency, "measure_table", lambda space, device, threads: self.table(space))
+        monkeypatch.setattr(latency, "measure_latency", lambda network, *_, **__: self.time(network))
+
+    def table(self, space: SearchSpace) -> LatencyTable:
+        self.measured += 1
+        return table_of(space)
+
+    def time(self, network: Network) -> Latency:
+        found = network.architecture
+        same = replace(found, widths=found.space.widths)
+        ms = table_of(found.space).estimate(found) * found.multiply_adds / same.multiply_adds
+        ms *= self.off if found.live_edges > 2 else 1.0
+        return Latency(ms, ms, ms, 1)
+
+
+@pytest.mark.parametrize("off", [0.8, 1.0, 1.25])
+def test_a_network_keeps_the_latency_that_is_measured_and_not_only_estimated(
+    off: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Stopwatch(monkeypatch, off)
+    complete = tiny_spec().space.complete()
+    limit = table_of(complete.space).estimate(complete) / 2
+    done = searched(tiny_spec(budgets=(complete.multiply_adds,), limits=Limits(latency_ms=limit)))
+    [found], [measured] = done.architectures.values(), done.search.latencies.values()
+    assert measured == watch.time(Network(found)) and 0.85 * limit <= measured.median <= limit
+    assert found.live_edges < complete.live_edges
+
+
+def test_a_resumed_search_does_not_measure_the_parts_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = Stopwatch(monkeypatch)
+    spec = tiny_spec(limits=Limits(latency_ms=4), settings={"penalty": "latency"})
+    whole = job(spec)
+    for _ in range(9):
+        whole.advance()
+    kept = io.BytesIO()
+    torch.save(whole.state_dict(), kept)
+    kept.seek(0)
+    resumed = job(spec)
+    resumed.load_state_dict(torch.load(kept, weights_only=True))
+    assert finish(resumed) == finish(whole)
+    assert resumed.architectures == whole.architectures and resumed.search.latencies == whole.search.latencies
+    assert watch.measured == 1
+
+
+def test_a_latency_that_no_network_has_is_refused_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    Stopwatch(monkeypatch)
+    refused = job(tiny_spec(limits=Limits(latency_ms=0.1)))
+    with pytest.raises(InvalidValue, match="no network of this search space is that fast") as told:
+        refused.advance()
+    assert told.value.field == "limits.latency_ms" and refused.search.step == 0
+
+
+def test_a_latency_that_what_was_found_cannot_keep_is_told_with_what_it_reaches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Stopwatch(monkeypatch, off=1000.0)
+    with pytest.raises(InvalidValue, match="even with the fewest channels") as told:
+        searched(tiny_spec(limits=Limits(latency_ms=4)))
+    assert told.value.field == "limits.latency_ms" and float(told.value.accepted.split()[0]) > 4
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_the_l1_weight_of_an_edge_follows_the_penalty(share: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    Stopwatch(monkeypatch)
+    spec = tiny_spec(share=share)
+    wanted = {
+        "uniform": [[1.0] * len(spec.space.edges())] * (1 if share else 2),
+        "memory": cost.memory_access_weights(spec.space),
+        "latency": table_of(spec.space).penalty_weights(spec.space),
+    }
+    for penalty, weights in wanted.items():
+        search = job(
+            tiny_spec(share=share, settings={"penalty": penalty, "gamma": 0.5, "scaling_lr": 0.5, "momentum": 0.0})
+        ).search
+        while not search.searching:
+            search.advance()
+        # Without a gradient or momentum, one step takes lr·γ·weight off each λ.
+        monkeypatch.setattr("nas_core.search.backward", lambda loss, factors, *_: [silence(one) for one in factors])
+        search._scaling_step(0)
+        monkeypatch.undo()
+        Stopwatch(monkeypatch)
+        for parameter, vector in zip(search.supernet.block_scaling, weights, strict=True):
+            torch.testing.assert_close(parameter.data, 1 - 0.25 * torch.tensor(vector))
+
+
+def silence(parameter: torch.Tensor) -> None:
+    parameter.grad = torch.zeros_like(parameter)
