@@ -124,7 +124,8 @@ def cost(budget: int) -> dict[str, Any]:
     """What an `architecture` line says of a budget's network."""
     found = network(budget)
     path = f"architectures/{budget}"
-    return {"multiply_adds": found.multiply_adds, "parameters": found.parameters, "path": path}
+    counted = {"multiply_adds": found.multiply_adds, "parameters": found.parameters}
+    return counted | {"activations": found.peak_activations, "path": path}
 
 
 def result(budget: int) -> dict[str, Any]:

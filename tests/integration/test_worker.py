@@ -19,19 +19,22 @@ from sklearn.datasets import load_digits
 
 from nas_core import Architecture, Network, SearchSpace
 from nas_core.files import FILES
-from nas_core.spec import SearchSpec, Settings
+from nas_core.spec import NO_LIMITS, Limits, SearchSpec, Settings
 
 pytestmark = pytest.mark.slow
 PATIENCE = 150
 
 
-def write_spec(folder: Path, dataset: str = "digits", workers: int = 1, **settings: Any) -> SearchSpec:
+def write_spec(
+    folder: Path, dataset: str = "digits", workers: int = 1, limits: Limits = NO_LIMITS, **settings: Any
+) -> SearchSpec:
     """A search of the digits that lasts a few seconds."""
     space = SearchSpace.preset("digits", channels=4, blocks=(1, 1), levels=2)
     schedule: dict[str, Any] = {"pretrain_epochs": 1, "search_epochs": 4, "retrain_epochs": 2, "batch_size": 64}
     smallest, largest = space.feasible_budgets()
     budgets = ((3 * smallest + largest) // 4, (smallest + largest) // 2)
-    spec = SearchSpec(dataset, budgets, space, Settings.preset("digits", **schedule | settings), workers=workers)
+    schedule |= settings
+    spec = SearchSpec(dataset, budgets, space, Settings.preset("digits", **schedule), workers=workers, limits=limits)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "spec.json").write_text(json.dumps(spec.to_dict() | {"search_id": "test", "data_roots": []}))
     return spec
@@ -228,3 +231,15 @@ def test_a_training_that_diverges_is_told_by_all_workers_and_not_tried_again(
     error = json.loads((folder / "error.json").read_text())
     assert error["kind"] == "diverged" and not error["retryable"] and error["message"].startswith("pretrain: ")
     assert len(some(folder, "started")) == 1
+
+
+@pytest.mark.timeout(300)
+def test_a_latency_that_no_network_has_is_told_by_all_workers_and_not_tried_again(
+    tmp_path: Path, start: Callable[[Path], "subprocess.Popen[bytes]"]
+) -> None:
+    folder = tmp_path / "run"
+    write_spec(folder, workers=2, limits=Limits(latency_ms=1e-6))
+    assert start(folder).wait(PATIENCE) == 1
+    error = json.loads((folder / "error.json").read_text())
+    assert error["kind"] == "limits" and not error["retryable"] and "limits.latency_ms: " in error["message"]
+    assert len(some(folder, "started")) == 1 and some(folder, "epoch") == []

@@ -122,7 +122,7 @@ def limits_of(draw: st.DrawFn, architecture: Architecture, least: float, most: f
 
 
 def edges_of(architecture: Architecture) -> float:
-    return architecture.live_edges
+    return float(architecture.live_edges)
 
 
 @given(st.data(), architectures(searchable=True), st.floats(0, 1))

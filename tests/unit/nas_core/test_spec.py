@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nas_core.errors import InvalidValue
 from nas_core.space import SearchSpace
-from nas_core.spec import SearchSpec, Settings, parse_count
+from nas_core.spec import Limits, SearchSpec, Settings, parse_count
 from tests.unit.nas_core.networks import spaces, tiny_spec
 
 
@@ -68,6 +68,57 @@ def test_the_feasible_range_is_that_of_the_space(space: SearchSpace) -> None:
 def test_a_specification_comes_back_from_json() -> None:
     spec = tiny_spec(seed=3, workers=2)
     assert SearchSpec.from_dict(json.loads(json.dumps(spec.to_dict() | {"search_id": "x"}))) == spec
+    limited = tiny_spec(limits=Limits(parameters=2000, latency_ms=2.5))
+    assert SearchSpec.from_dict(json.loads(json.dumps(limited.to_dict()))) == limited
+    before_limits = {name: value for name, value in spec.to_dict().items() if name != "limits"}
+    assert SearchSpec.from_dict(before_limits) == spec
+
+
+def test_limits_are_read_as_users_write_them() -> None:
+    assert Limits.parse({"parameters": "20k", "activations": 9e3}) == Limits(20_000, 9000)
+    assert Limits.parse({"latency_ms": 2, "parameters": None}) == Limits(latency_ms=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("parameters", value) for value in (0, -1, "many", True, 0.2)],
+        *[("activations", "0"), ("activations", float("inf")), ("activations", [])],
+        *[("latency_ms", value) for value in (0, -1.0, "2ms", True, float("nan"), float("inf"))],
+        ("flops", 1),
+    ],
+)
+def test_a_limit_that_cannot_be_used_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(InvalidValue) as refused:
+        Limits.parse({name: value})
+    assert refused.value.field == f"limits.{name}" and refused.value.accepted
+
+
+@pytest.mark.parametrize("name", ["parameters", "activations"])
+@pytest.mark.parametrize("share", [False, True])
+def test_the_smallest_limit_that_a_network_keeps_is_accepted_and_told_for_a_smaller_one(name: str, share: bool) -> None:
+    space = tiny_spec(share=share).space
+    costs = {"parameters": [one.parameters for one in space.single_paths()]}
+    costs["activations"] = [one.peak_activations for one in space.single_paths()]
+    smallest = min(costs[name])
+    tiny_spec(share=share, limits=Limits(**{name: smallest}))
+    with pytest.raises(InvalidValue) as refused:
+        tiny_spec(share=share, limits=Limits(**{name: smallest - 1}))
+    assert refused.value.field == f"limits.{name}" and refused.value.accepted == f"{smallest} or more"
+
+
+def test_limits_that_no_network_keeps_together_are_refused_with_an_example() -> None:
+    space = SearchSpace.preset("digits", blocks=(1, 1), levels=1, operations=["max_pool3"])
+    early, late = space.single_paths()
+    assert early.parameters < late.parameters and early.peak_activations > late.peak_activations
+    both = Limits(parameters=early.parameters, activations=late.peak_activations)
+    settings = Settings.preset("digits")
+    budgets = (space.complete().multiply_adds,)
+    for limits in (Limits(parameters=both.parameters), Limits(activations=both.activations)):
+        SearchSpec("digits", budgets, space, settings, limits=limits)
+    with pytest.raises(InvalidValue) as refused:
+        SearchSpec("digits", budgets, space, settings, limits=both)
+    assert refused.value.field == "limits" and f"activations {late.peak_activations}" in refused.value.accepted
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,20 @@ def test_a_search_is_queued_and_found_again(http: httpx.Client) -> None:
         ({"workers": "2"}, "workers", "2", "a whole number"),
         ({"gpus_per_worker": 1}, "gpus_per_worker", 1, "at most 0 GPUs"),
         ({"seed": -1}, "seed", -1, "0 to"),
+        ({"budgets": None}, "budgets", None, "or limits"),
+        ({"budgets": None, "limits": {"parameters": None}}, "budgets", None, "or limits"),
+        ({"limits": {"parameters": "2841"}}, "limits.parameters", 2841, "2842 or more"),
+        ({"limits": {"activations": 2047}}, "limits.activations", 2047, "2048 or more"),
+        (
+            {"limits": {"parameters": 3000, "activations": 2500}},
+            "limits",
+            {"parameters": 3000, "activations": 2500, "budget": 300_000},
+            "for example parameters 3674 with activations 2048 with budget",
+        ),
+        ({"limits": {"activations": "few"}}, "limits.activations", "few", "number of elements"),
+        ({"limits": {"latency_ms": 0}}, "limits.latency_ms", 0, "above 0"),
+        ({"limits": {"flops": 1}}, "limits.flops", 1, "parameters, activations, latency_ms"),
+        ({"limits": 7}, "limits", 7, ""),
         ({"budget": 1}, "budget", 1, "only the fields"),
     ],
 )
@@ -91,6 +105,17 @@ def test_a_search_may_choose_from_every_registered_operation(http: httpx.Client)
     unknown = http.post("/api/v1/searches", json=GOOD | {"space": {"operations": ["separable3", "separable9"]}})
     [error] = unknown.json()["errors"]
     assert error["field"] == "space.operations" and all(name in error["accepted"] for name in OPERATIONS)
+
+
+def test_limits_may_stand_alone_or_with_budgets(http: httpx.Client) -> None:
+    limits = {"parameters": "20k", "latency_ms": 2.5}
+    alone = http.post("/api/v1/searches", json={"dataset": "digits", "limits": limits}).json()
+    assert alone["budgets"] == [2_114_880] and alone["limits"] == {"parameters": 20_000, "latency_ms": 2.5}
+    both = http.post("/api/v1/searches", json=GOOD | {"limits": {"activations": 9000}}).json()
+    assert both["budgets"] == [300_000, 600_000] and both["limits"] == {"activations": 9000}
+    assert http.post("/api/v1/searches", json=GOOD).json()["limits"] == {}
+    page = http.get(f"/searches/{alone['id']}").text
+    assert "at most 20,000 parameters" in page and "at most 2.5\N{NO-BREAK SPACE}ms" in page
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"3", b"\xff", b'{"dataset": NaN}'])

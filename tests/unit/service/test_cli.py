@@ -48,6 +48,13 @@ def test_submits_what_the_options_say(url: str) -> None:
     assert search["settings"]["retrain_schedule"] == "linear"
 
 
+def test_submits_limits_with_or_without_a_budget(url: str) -> None:
+    told = yoso("submit", "digits", "--limit", "parameters=20k", "--limit", "latency_ms=2.5", "--json", url=url)
+    search = json.loads(told.stdout)
+    assert search["limits"] == {"parameters": 20_000, "latency_ms": 2.5} and search["budgets"] == [2_114_880]
+    assert "at most 20,000 parameters, at most 2.5" in yoso("show", search["id"], url=url).stdout
+
+
 @pytest.mark.parametrize(
     ("words", "field", "accepted"),
     [
@@ -64,6 +71,10 @@ def test_submits_what_the_options_say(url: str) -> None:
         (["digits", "-b", "300k", "--set", "flip=True"], "settings.flip", "true or false"),
         (["digits", "-b", "300k", "--workers", "0"], "workers", "1 to"),
         (["digits", "-b", "300k", "--seed", "-1"], "seed", "0 to"),
+        (["digits"], "budgets", "or limits"),
+        (["digits", "--limit", "parameters=2k"], "limits.parameters", "2842 or more"),
+        (["digits", "--limit", "activations"], "--limit", "parameters=20k"),
+        (["digits", "-b", "300k", "--limit", "latency_ms=2ms"], "limits.latency_ms", "milliseconds"),
     ],
 )
 @pytest.mark.parametrize("command", ["submit", "run"])
