@@ -212,14 +212,15 @@ def test_activations_and_multiply_adds_are_kept_together() -> None:
 
 
 def test_limits_are_reached_gradually_and_not_with_the_largest_budget_at_one_blow() -> None:
-    spec = tiny_spec(settings={"search_epochs": 8})
-    complete = spec.space.complete()
-    steps = job(replace(spec, limits=Limits(parameters=complete.parameters // 3)))
+    complete = tiny_spec().space.complete()
+    budgets = complete.multiply_adds // 6, complete.multiply_adds * 9 // 10
+    limit = complete.parameters // 3
+    steps = job(tiny_spec(budgets=budgets, limits=Limits(parameters=limit), settings={"search_epochs": 8}))
     before = after = complete.parameters
-    while spec.budgets[-1] not in steps.architectures:
+    while budgets[-1] not in steps.architectures:
         steps.advance()
         before, after = after, steps.search.live.parameters
-    assert after <= complete.parameters // 3 and before < complete.parameters // 2
+    assert after <= limit < before < 1.5 * limit
 
 
 def test_without_limits_a_search_never_measures(monkeypatch: pytest.MonkeyPatch) -> None:
