@@ -7,7 +7,7 @@ again: what it then returns is bit for bit what it would have returned.
 import math
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,11 +31,25 @@ NARROWINGS = 6
 """How often widths between the fewest and those of the budget are halved, in search of those fast enough."""
 
 
+class Candidate(NamedTuple):
+    """What was alive of the supernet when its cost passed a budget, and its state, λ and W, to start from."""
+
+    live: Architecture
+    state: dict[str, Tensor]
+
+    def supernet(self) -> Supernet:
+        """The supernet as it was then, on the CPU."""
+        supernet = Supernet(self.live.space)
+        supernet.prune(self.live)
+        supernet.load_state_dict(self.state)
+        return supernet
+
+
 class Search:
     """Finds an architecture for each budget of `spec` on `data`.
 
     `advance` takes one step and returns the journal lines it gives rise to; `architectures` fills by budget, from
-    the largest to the smallest, as the cost passes them.
+    the largest to the smallest, as the cost passes them, and so do the `candidates` that they were made from.
     """
 
     def __init__(self, spec: SearchSpec, data: Data, device: torch.device | str) -> None:
@@ -55,6 +69,7 @@ class Search:
         self.latencies: dict[int, latency.Latency] = {}
         self._optimizers()
         self.architectures: dict[int, Architecture] = {}
+        self.candidates: dict[int, Candidate] = {}
         self.live = spec.space.complete()
         self.step = 0
         self.gamma = 0.0
@@ -251,6 +266,8 @@ class Search:
             for budget in stops:
                 if budget not in self.architectures and self._cost(self.live, budget) <= budget:
                     self.architectures[budget] = self._fit(self.live, budget)
+                    state = {name: tensor.cpu().clone() for name, tensor in self.supernet.state_dict().items()}
+                    self.candidates[budget] = Candidate(self.live, state)
                     lines.append({"kind": "architecture", "budget": budget})
         if progress >= 1:
             # Where even a single path of what lives is over the budget or a limit, the space holds a lighter network.
@@ -333,6 +350,7 @@ class Search:
             "weight_step": self.weight_step.state_dict(),
             "scaling_step": self.scaling_step.state_dict(),
             "architectures": {budget: a.to_dict() for budget, a in self.architectures.items()},
+            "candidates": {budget: (c.live.to_dict(), c.state) for budget, c in self.candidates.items()},
             "gamma": self.gamma,
             "snapshot_cost": self.snapshot_cost,
             "losses": self.losses,
@@ -349,6 +367,10 @@ class Search:
         self.weight_step.load_state_dict(state["weight_step"])
         self.scaling_step.load_state_dict(state["scaling_step"])
         self.architectures = {b: Architecture.from_dict(a) for b, a in state["architectures"].items()}
+        self.candidates = {
+            budget: Candidate(Architecture.from_dict(live), weights)
+            for budget, (live, weights) in state["candidates"].items()
+        }
         self.step, self.gamma = state["step"], state["gamma"]
         self.snapshot_cost, self.losses = state["snapshot_cost"], list(state["losses"])
         if state["latency_table"]:

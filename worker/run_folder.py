@@ -4,6 +4,7 @@
     journal/{attempt:04d}-{number:06d}.jsonl  what happened, in chunks of JSON lines
     train/                                  Ray Train's checkpoints
     architectures/{budget}/                 a network's files, as `nas_core/files.py` names them
+    candidates/{budget}.safetensors         the supernet when it passed a budget, its architecture in the metadata
     result.json                             written last: where it is, the search has succeeded
     error.json                              why an attempt failed
 

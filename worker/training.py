@@ -139,6 +139,9 @@ def write_files(folder: RunFolder, job: SearchJob, line: dict[str, Any]) -> None
         architecture = job.architectures[line["budget"]]
         folder.write(f"{path(line['budget'])}/{FILES['architecture']}", architecture.to_json().encode())
         folder.write(f"{path(line['budget'])}/{FILES['picture']}", draw(architecture).encode())
+        if candidate := job.search.candidates.get(line["budget"]):
+            metadata = {"architecture": candidate.live.to_json()}
+            folder.write(f"candidates/{line['budget']}.safetensors", save(candidate.state, metadata))
     elif line["kind"] == "retrained":
         folder.write(f"{path(line['budget'])}/{FILES['weights']}", save(job.weights[line["budget"]]))
         job.results[-1] |= write_exports(folder, job, versions())

@@ -14,6 +14,7 @@ from typing import Any
 import onnxruntime
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
@@ -103,6 +104,10 @@ def check_finished(folder: Path, spec: SearchSpec) -> dict[str, Any]:
         assert one["not_exported"] == {} and one["latency_ms"] > 0
         assert {path.name for path in files.iterdir()} == set(one["files"].values()) == set(FILES.values())
         check_exports(files, network)
+        with safe_open(folder / "candidates" / f"{one['budget']}.safetensors", "pt") as candidate:
+            live = Architecture.from_json(candidate.metadata()["architecture"])
+            assert live.multiply_adds <= one["budget"] and live.blocks == architecture.blocks
+            assert any("block_scaling" in name for name in candidate.keys())  # noqa: SIM118
     told = result["dataset"]
     assert told["class_names"] == [str(digit) for digit in range(told["classes"])]
     assert sum(told["splits"].values()) == 1797 and told["skipped"] == {"count": 0, "files": []}

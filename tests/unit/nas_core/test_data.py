@@ -247,7 +247,7 @@ def test_a_data_set_of_torchvision_loads_from_its_own_files(tmp_path: Path, name
     MAKERS[name](tmp_path)
     roots = (str(tmp_path / "elsewhere"), str(tmp_path))
     layout = LAYOUTS[name]
-    spec = spec_for(name, roots, image_size=min(layout.image_size, 32), blocks=(1,))
+    spec = spec_for(name, roots, image_size=min(layout.image_size, 32), blocks=(1, 1))
     data = load(spec, roots, "cpu")
     held_out = torch.zeros(len(data.labels), dtype=torch.bool)
     held_out[data.parts["test"]] = True

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from nas_core import ApgNag, Architecture, Search, SearchSpace, Supernet, cost, latency
 from nas_core.architecture import Block, Edge
+from nas_core.budget import fit_widths
 from nas_core.errors import InvalidValue
 from nas_core.job import SearchJob
 from nas_core.latency import Latency, LatencyTable, StageTimes
@@ -145,6 +146,24 @@ def test_a_reduction_keeps_its_last_branch_whatever_presses_on_it() -> None:
     finish(done)
     for architecture in done.architectures.values():
         assert [strength > 0 for strength in architecture.reductions[0].strengths] == [True, False]
+
+
+def test_a_candidate_is_the_supernet_as_it_was_when_it_passed_the_budget() -> None:
+    search = Search(tiny_spec(), tiny_data(), "cpu")
+    images = torch.randn(4, 1, 8, 8)
+    told: dict[int, torch.Tensor] = {}
+    while not search.done:
+        search.advance()
+        for budget in set(search.candidates) - set(told):
+            if search.live == search.candidates[budget].live:
+                # By the batch's own statistics: the running ones are estimated anew when an epoch ends.
+                with torch.no_grad():
+                    told[budget] = search.supernet(images)
+    assert set(told) == set(search.spec.budgets)
+    for budget, logits in told.items():
+        candidate = search.candidates[budget]
+        assert fit_widths(candidate.live, budget) == search.architectures[budget]
+        torch.testing.assert_close(candidate.supernet()(images), logits)
 
 
 # The first pretraining step, its last, the middle of the search, its last step, and both retrainings.
