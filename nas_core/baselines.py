@@ -8,7 +8,7 @@ have empty blocks or waste a part of the budget would flatter the search.
 import torch
 
 from nas_core.architecture import Architecture, Block, Edge, Reduction
-from nas_core.budget import Press, branches, fit_widths
+from nas_core.budget import Press, branches, fit_widths, spend
 from nas_core.data import generator
 from nas_core.space import SearchSpace
 
@@ -39,7 +39,7 @@ def random_architecture(space: SearchSpace, budget: int, seed: int) -> Architect
     if space.share:
         blocks *= sum(space.blocks)
     reductions = tuple(Reduction(*pair) for pair in pairs)
-    return fit_widths(Architecture(space, space.widths, tuple(blocks), reductions), budget)
+    return spend(Architecture(space, space.widths, tuple(blocks), reductions), budget)
 
 
 def thin_complete(space: SearchSpace, budget: int) -> Architecture:

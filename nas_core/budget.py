@@ -2,13 +2,15 @@
 
 Two things keep the promise "at most the budget". While λ is learned, `Press` finds, at each λ step, the smallest
 level of the proximal step for which what stays alive costs no more than the schedule allows: the L1 weight is the
-multiplier of the budget's constraint, solved for rather than tuned. And when a budget is reached, `fit_widths` spends
-what is left of it on the widths of the derived network.
+multiplier of the budget's constraint, solved for rather than tuned. And when a budget is reached, `spend` uses
+up what is left of it, by the widths of the derived network above all.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from itertools import chain, combinations, islice
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,12 @@ from nas_core.spec import NO_LIMITS, Limits
 
 FLOOR = 1e-3
 """What is left of a λ that the press would have zeroed but must spare."""
+
+LEAST_USED = 0.97
+"""The share of a budget that a network is to use."""
+
+RELATIVES = 200
+"""How many lighter relatives of a network are tried for it, and five times as many in all."""
 
 Edges = list[tuple[int, int]]
 CostOf = Callable[[Sequence[Edges], Sequence[Sequence[float]], float], Any]
@@ -215,6 +223,55 @@ def narrowest(architecture: Architecture) -> Architecture:
     # Half of the first stage's channels must be at least one, where the stem has several convolutions.
     first = 1 if len(architecture.space.stem) == 1 else 2
     return replace(architecture, widths=(first, *[1] * (len(architecture.widths) - 1)))
+
+
+def spend(architecture: Architecture, budget: int, limits: Limits = NO_LIMITS) -> Architecture:
+    """The network of `architecture` that uses at least `LEAST_USED` of the budget or of a limit, and passes none.
+
+    The widths do it (`fit_widths`) wherever a channel is a small part of the network. Where it is not, in small spaces,
+    a near relative does: without its weakest edges, and so wider; or else with an operation or two more as well. Where
+    none does, the one that uses most. Raises `ValueError` as `fit_widths` does.
+    """
+    best = fit_widths(architecture, budget, limits)
+    bases = [architecture, *islice(lighter(architecture), RELATIVES)]
+    for relative in islice(chain(bases[1:], chain.from_iterable(map(heavier, bases))), 5 * RELATIVES):
+        if effective_cost(best, budget, limits) >= LEAST_USED * budget:
+            break
+        with suppress(ValueError):
+            best = max(best, fit_widths(relative, budget, limits), key=lambda a: effective_cost(a, budget, limits))
+    return best
+
+
+def lighter(architecture: Architecture) -> Iterator[Architecture]:
+    """The architecture without its weakest edge, without its two weakest, …, as long as every block keeps a path."""
+    space, output = architecture.space, architecture.space.nodes + 1
+    weakest_first = sorted(
+        {(edge.strength, edge[:2], i) for i, b in enumerate(architecture.blocks) for edge in b.edges}
+    )
+    blocks = list(architecture.blocks)
+    for _, pair, index in weakest_first:
+        changed = range(len(blocks)) if space.share else [index]
+        left = [edge for edge in blocks[index].edges if edge[:2] != pair]
+        kept = set(live([edge[:2] for edge in left], output))
+        if kept and len(left) < len(blocks[index].edges):
+            smaller = Block(tuple(edge for edge in left if edge[:2] in kept))
+            blocks = [smaller if i in changed else block for i, block in enumerate(blocks)]
+            yield replace(architecture, blocks=tuple(blocks))
+
+
+def heavier(architecture: Architecture) -> Iterator[Architecture]:
+    """The architecture with one or two more operations of the first level in a block (in all where edges are shared)."""
+    space, output = architecture.space, architecture.space.nodes + 1
+    first_level = range(1, len(space.operations) + 1)
+    for count in (1, 2):
+        for index, block in enumerate(architecture.blocks[:1] if space.share else architecture.blocks):
+            for nodes in combinations([node for node in first_level if node not in block.operations], count):
+                more = tuple(Edge(*pair, FLOOR) for node in nodes for pair in ((0, node), (node, output)))
+                larger = Block(tuple(sorted(block.edges + more, key=lambda edge: (edge.target, edge.source))))
+                yield replace(
+                    architecture,
+                    blocks=tuple(larger if space.share or i == index else b for i, b in enumerate(architecture.blocks)),
+                )
 
 
 def fit_widths(architecture: Architecture, budget: int, limits: Limits = NO_LIMITS) -> Architecture:

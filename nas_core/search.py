@@ -7,6 +7,7 @@ again: what it then returns is bit for bit what it would have returned.
 import math
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from nas_core import cost, latency, parallel
 from nas_core.architecture import Architecture
-from nas_core.budget import FLOOR, Edges, Press, branches, effective_cost, fit_widths, narrowest, strongest_path
+from nas_core.budget import FLOOR, Edges, Press, branches, effective_cost, fit_widths, narrowest, spend, strongest_path
 from nas_core.data import Augment, Data, generator, steps_per_epoch
 from nas_core.errors import InvalidValue
 from nas_core.network import Network
@@ -170,11 +171,12 @@ class Search:
         return min(self.spec.space.single_paths(), key=lambda architecture: self._cost(architecture, budget))
 
     def _fit(self, architecture: Architecture, budget: int) -> Architecture:
-        """The architecture with the widths that use up `budget` or a limit; latency is measured."""
+        """What `spend` makes of the architecture for `budget` and the limits; latency is measured."""
         limits = self.spec.limits
-        fitted = fit_widths(architecture, budget, limits)
+        fitted = spend(architecture, budget, limits)
         if limits.latency_ms is None:
             return fitted
+        architecture = replace(fitted, widths=self.spec.space.widths)
         measured = self._time(fitted)
         if measured.median > limits.latency_ms:
             low, high = narrowest(architecture).multiply_adds, fitted.multiply_adds

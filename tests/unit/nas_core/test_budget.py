@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import pytest
@@ -11,7 +11,19 @@ from hypothesis import strategies as st
 
 from nas_core import Architecture, SearchSpace
 from nas_core.architecture import Block, Edge, Reduction, live
-from nas_core.budget import Edges, Press, branches, effective_cost, fit_widths, narrowest, strongest_path
+from nas_core.budget import (
+    LEAST_USED,
+    Edges,
+    Press,
+    branches,
+    effective_cost,
+    fit_widths,
+    heavier,
+    lighter,
+    narrowest,
+    spend,
+    strongest_path,
+)
 from nas_core.spec import Limits
 from tests.unit.nas_core.networks import architectures, spaces
 
@@ -91,6 +103,31 @@ def test_widths_use_the_budget_up_and_never_pass_it(architecture: Architecture, 
     assert fitted.blocks == architecture.blocks
     if times >= 1:
         assert fitted.multiply_adds >= min(architecture.multiply_adds, 0.97 * budget)
+
+
+@given(architectures(searchable=True), st.floats(1, 4))
+def test_relatives_are_networks_of_the_space_nearest_first(architecture: Architecture, times: float) -> None:
+    costs = [relative.multiply_adds for relative in lighter(architecture)]
+    assert costs == sorted(costs, reverse=True) and all(one <= architecture.multiply_adds for one in costs)
+    for relative in islice(lighter(architecture), 30):
+        assert [bool(block.edges) for block in relative.blocks] == [bool(block.edges) for block in architecture.blocks]
+    for relative in islice(heavier(architecture), 30):
+        assert relative.live_edges > architecture.live_edges
+        for before, after in zip(architecture.blocks, relative.blocks, strict=True):
+            assert set(before.edges) <= set(after.edges)
+
+
+def test_in_a_single_narrow_stage_relatives_use_more_than_widths_alone_can() -> None:
+    """One channel is a fifth of such a network: no width fits some budgets, and a few no network of the space does."""
+    space = SearchSpace.preset("digits", channels=9, blocks=[1], levels=3)
+    smallest, largest = space.feasible_budgets()
+    complete, by_widths, by_relatives = space.complete(), [], []
+    for step in range(1, 12):
+        budget = round(smallest * (largest / smallest) ** (step / 12))
+        by_widths.append(fit_widths(complete, budget).multiply_adds / budget)
+        by_relatives.append(spend(complete, budget).multiply_adds / budget)
+    assert max(by_relatives) <= 1 and all(a >= b for a, b in zip(by_relatives, by_widths, strict=True))
+    assert sum(used >= LEAST_USED for used in by_relatives) > sum(used >= LEAST_USED for used in by_widths)
 
 
 @pytest.mark.parametrize("preset", ["digits", "cifar10", "imagenet"])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nas_core import ApgNag, Architecture, Search, SearchSpace, Supernet, cost, latency
 from nas_core.architecture import Block, Edge
-from nas_core.budget import fit_widths
+from nas_core.budget import spend
 from nas_core.errors import InvalidValue
 from nas_core.job import SearchJob
 from nas_core.latency import Latency, LatencyTable, StageTimes
@@ -162,7 +162,7 @@ def test_a_candidate_is_the_supernet_as_it_was_when_it_passed_the_budget() -> No
     assert set(told) == set(search.spec.budgets)
     for budget, logits in told.items():
         candidate = search.candidates[budget]
-        assert fit_widths(candidate.live, budget) == search.architectures[budget]
+        assert spend(candidate.live, budget) == search.architectures[budget]
         torch.testing.assert_close(candidate.supernet()(images), logits)
 
 
