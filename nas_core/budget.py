@@ -260,7 +260,7 @@ def lighter(architecture: Architecture) -> Iterator[Architecture]:
 
 
 def heavier(architecture: Architecture) -> Iterator[Architecture]:
-    """The architecture with one or two more operations of the first level in a block (in all where edges are shared)."""
+    """The architecture with one or two more operations of the first level in a block, in all where they share edges."""
     space, output = architecture.space, architecture.space.nodes + 1
     first_level = range(1, len(space.operations) + 1)
     for count in (1, 2):
