@@ -153,7 +153,7 @@ def test_one_worker_killed_and_one_left_alone_find_the_same(
 ) -> None:
     """SIGKILL to the Ray Train worker in mid-search: it goes on from its checkpoint, and nothing is lost or changed."""
     left_alone, struck = tmp_path / "left alone", tmp_path / "struck"
-    schedule: dict[str, Any] = {"search_epochs": 60}
+    schedule: dict[str, Any] = {"search_epochs": 30}
     spec = write_spec(left_alone, **schedule)
     assert write_spec(struck, **schedule) == spec
     job = start(struck)
@@ -178,7 +178,7 @@ def test_two_workers_agree_and_a_driver_that_is_killed_is_followed_by_one_that_r
     tmp_path: Path, start: Callable[[Path], "subprocess.Popen[bytes]"]
 ) -> None:
     folder = tmp_path / "run"
-    spec = write_spec(folder, workers=2, search_epochs=40)
+    spec = write_spec(folder, workers=2, search_epochs=24)
     job = start(folder)
     until(lambda: some(folder, "checkpoint"), job)
     assert some(folder, "started")[0]["workers"] == 2

@@ -48,6 +48,8 @@ def worker(rank: int, folder: Path, steps: int | None, precise: bool) -> None:
     result = found(steps, precise)
     if rank == 0:
         torch.save(result, folder / "found")
+    # Neither leaves while the other still listens to it.
+    dist.barrier()
     dist.destroy_process_group()
 
 
