@@ -25,6 +25,7 @@ from service.dispatch.executors.ray_jobs import Endpoint
 log = logging.getLogger(__name__)
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
+KILL_SECONDS = 10.0
 
 
 class LocalRay:
@@ -69,9 +70,13 @@ class LocalRay:
                 if self.child is not None:
                     self.child.poll()
                 time.sleep(0.1)
-            for member in session_members(pid):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(member, signal.SIGKILL)
+            # A process that is killed takes a moment to be gone.
+            give_up = time.monotonic() + KILL_SECONDS
+            while (left := session_members(pid)) and time.monotonic() < give_up:
+                for member in left:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(member, signal.SIGKILL)
+                time.sleep(0.1)
             if self.child is not None:
                 self.child.wait()
                 self.child = None
