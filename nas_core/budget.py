@@ -233,12 +233,14 @@ def spend(architecture: Architecture, budget: int, limits: Limits = NO_LIMITS) -
     none does, the one that uses most. Raises `ValueError` as `fit_widths` does.
     """
     best = fit_widths(architecture, budget, limits)
+    if effective_cost(best, budget, limits) >= LEAST_USED * budget:
+        return best
     bases = [architecture, *islice(lighter(architecture), RELATIVES)]
     for relative in islice(chain(bases[1:], chain.from_iterable(map(heavier, bases))), 5 * RELATIVES):
-        if effective_cost(best, budget, limits) >= LEAST_USED * budget:
-            break
         with suppress(ValueError):
             best = max(best, fit_widths(relative, budget, limits), key=lambda a: effective_cost(a, budget, limits))
+            if effective_cost(best, budget, limits) >= LEAST_USED * budget:
+                break
     return best
 
 

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from nas_core.architecture import Architecture
 from nas_core.data import Data
 from nas_core.files import FILES
-from nas_core.latency import Latency as Latency
-from nas_core.latency import measure_latency as measure_latency
+from nas_core.latency import Latency
 from nas_core.layers import BN_EPS, BN_MOMENTUM, BatchNorm, SqueezeExcitation
 from nas_core.network import Network, NetworkBlock, NetworkReduction
 from nas_core.spec import SearchSpec

@@ -6,6 +6,7 @@ from typing import Any
 from nas_core import export
 from nas_core.files import FILES
 from nas_core.job import SearchJob, path
+from nas_core.latency import measure_latency
 from worker.run_folder import RunFolder
 
 
@@ -19,7 +20,7 @@ def write_exports(folder: RunFolder, job: SearchJob, versions: Mapping[str, str]
     budget = result["budget"]
     architecture = job.architectures[budget]
     network = export.restore(architecture, job.weights[budget])
-    latency = job.search.latencies.get(budget) or export.measure_latency(network)
+    latency = job.search.latencies.get(budget) or measure_latency(network)
     not_exported: dict[str, str] = {}
     forms: dict[str, Callable[[], bytes]] = {
         "onnx": lambda: export.to_onnx(network),

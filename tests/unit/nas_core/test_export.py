@@ -21,6 +21,7 @@ from torch import Tensor
 from nas_core import Architecture, Network, SearchSpace, export
 from nas_core.architecture import Block, Edge
 from nas_core.files import FILES
+from nas_core.latency import Latency, measure_latency
 from nas_core.layers import BatchNorm
 from nas_core.operations import OPERATIONS
 from tests.unit.nas_core.networks import architectures, tiny_data, tiny_spec
@@ -87,7 +88,7 @@ def exported(network: Network) -> Exported:
     before = process()
     made = export.to_onnx(training), export.to_torch_export(training)
     python = export.to_python(network.architecture, [10.0, 20.0, 30.0], [1.0, 2.0, 4.0], CLASSES)
-    export.measure_latency(training, threads=before[1] + 1, runs=2)
+    measure_latency(training, threads=before[1] + 1, runs=2)
     export.restore(network.architecture, network.state_dict())
     return Exported(*made, python, training, before, process())
 
@@ -189,7 +190,7 @@ def test_a_program_whose_logits_are_off_is_not_given_out(exported: Exported, mon
 
 
 def test_latency_is_in_order_and_says_its_threads(network: Network) -> None:
-    latency = export.measure_latency(network, threads=1, runs=20)
+    latency = measure_latency(network, threads=1, runs=20)
     assert 0 < latency.low <= latency.median <= latency.high and latency.threads == 1
 
 
@@ -202,7 +203,7 @@ def test_the_card_says_what_the_next_person_must_know() -> None:
         architecture,
         data,
         {"budget": spec.budgets[0]} | accuracy,
-        export.Latency(1.25, 1.125, 1.5, 1),
+        Latency(1.25, 1.125, 1.5, 1),
         {"yoso": "0.1.0", "torch": "2.15.0"},
         {"onnx": "RuntimeError: no"},
     )
@@ -220,7 +221,7 @@ def test_the_card_says_what_the_next_person_must_know() -> None:
 def test_the_card_names_the_classes_whatever_they_are_called() -> None:
     spec, data = tiny_spec(), replace(tiny_data(), class_names=CLASSES)
     result = {"budget": spec.budgets[0], "accuracy": 1, "accuracy_low": 1, "accuracy_high": 1, "test_images": 9}
-    card = export.model_card(spec, spec.space.cheapest(), data, result, export.Latency(1, 1, 1, 1), {})
+    card = export.model_card(spec, spec.space.cheapest(), data, result, Latency(1, 1, 1, 1), {})
     listed = card.split("## Classes\n\n```json\n")[1].split("\n```\n")[0]
     assert list(json.loads(listed).items()) == [(str(index), name) for index, name in enumerate(CLASSES)]
     assert "é" in listed
