@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from service.api import architectures, health, problems, schemas, searches
+from service.api import architectures, cluster, health, problems, projects, schemas, searches
 from service.api.context import Context
 from service.dashboard import add_dashboard
 from service.dispatch.dispatcher import Dispatcher
@@ -18,7 +18,9 @@ from service.dispatch.executors.ray_jobs import Endpoint, RayJobs
 from service.dispatch.local_ray import LocalRay
 from service.dispatch.runs import Runs
 from service.settings import Settings
+from service.store.cluster import ClusterStore
 from service.store.database import connect, migrate
+from service.store.projects import Projects
 from service.store.searches import Searches
 
 log = logging.getLogger(__name__)
@@ -35,7 +37,7 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
     local_ray = LocalRay(Path(settings.storage)) if dispatch and settings.ray_address is None else None
     jobs = RayJobs(local_ray.endpoint if local_ray else lambda: remote(settings))
     dispatcher = Dispatcher(stored, runs, jobs, settings.data_roots, ensure_ray=local_ray.ensure if local_ray else None)
-    context = Context(settings, stored, runs, dispatcher, threading.Event())
+    context = Context(settings, stored, Projects(engine), runs, ClusterStore(engine), dispatcher, threading.Event())
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -60,7 +62,7 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
     )
     app.state.context = context
     problems.install(app)
-    for resource in (searches, architectures, schemas, health):
+    for resource in (searches, architectures, projects, cluster, schemas, health):
         app.include_router(resource.router)
     add_dashboard(app)
     return app

@@ -220,7 +220,8 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Search here and now, without a service, in the foreground."""
-    from service.domain.request import Capacity, InvalidRequest, SearchRequest, check
+    from service.domain.request import InvalidRequest, SearchRequest, check
+    from service.domain.scheduling import Capacity
 
     with refusals():
         body = request_body(dataset, budget, preset, share, seed, workers, cpus, gpus, "default", "", setting, limit)

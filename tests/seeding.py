@@ -18,12 +18,14 @@ from nas_core.space import SearchSpace
 from service.api.context import Context
 from service.app import create_app
 from service.domain.lifecycle import Status
-from service.domain.request import Capacity, SearchRequest, check
+from service.domain.request import SearchRequest, check
+from service.domain.scheduling import Capacity, Node
 from service.settings import Settings
+from service.store.work import Work
 
 OWNER = "tests"
 BUDGETS = [300_000, 600_000]
-LARGE = Capacity(10_000, 10_000)
+LARGE = Capacity.of([Node("large", 10_000, 10_000)])
 
 
 def make_app(folder: Path, database_url: str | None = None, **settings: Any) -> FastAPI:
@@ -38,6 +40,11 @@ def parts(app: FastAPI) -> Context:
     return context
 
 
+def report(app: FastAPI, cpus: float = 8, gpus: float = 0, error: str | None = None) -> None:
+    """Report a cluster of one node as a dispatcher would; no node where there is an `error`."""
+    parts(app).cluster.report(OWNER, None if error else [Node("node", cpus, gpus)], error)
+
+
 def queue(app: FastAPI, **fields: Any) -> str:
     """Queue a search on the digits; returns its id."""
     request = SearchRequest(**({"dataset": "digits", "budgets": BUDGETS} | fields))
@@ -48,28 +55,26 @@ class Run:
     """A dispatcher's and a worker's part in one search, played step by step."""
 
     def __init__(self, app: FastAPI, search_id: str) -> None:
-        self.searches, self.runs, self.id = parts(app).searches, parts(app).runs, search_id
-        claimed = {search.id: search for search in self.searches.claim(OWNER, LARGE)}
-        self.token = claimed[search_id].lease_token or ""
-        self.searches.hand_back({key: one.lease_token or "" for key, one in claimed.items() if key != search_id})
+        self.work, self.runs, self.id = Work(parts(app).searches.engine), parts(app).runs, search_id
+        self.token = next(one.lease_token or "" for one in self.work.claim(OWNER, LARGE) if one.id == search_id)
         self.chunk = 0
 
     def move(self, *states: Status, **changes: Any) -> "Run":
         """Go through `states`; `changes` come with the last."""
         for state in states:
-            self.searches.move(self.id, self.token, state, **(changes if state == states[-1] else {}))
+            self.work.move(self.id, self.token, state, **(changes if state == states[-1] else {}))
         return self
 
     def start(self) -> "Run":
         """Launch the first attempt and have its workers begin."""
-        self.move(Status.LAUNCHING, attempt=1).move(Status.WAITING, Status.RUNNING)
+        self.move(Status.WAITING, Status.RUNNING)
         return self.tell({"kind": "started", "workers": 1, "device": "cpu", "resumed": False})
 
     def tell(self, *lines: dict[str, Any]) -> "Run":
         """Write lines to the journal."""
         self.chunk += 1
         told = [{"time": time.time(), "attempt": 1} | line for line in lines]
-        self.searches.follow(self.id, self.token, f"0001-{self.chunk:06d}.jsonl", told)
+        self.work.follow(self.id, self.token, f"0001-{self.chunk:06d}.jsonl", told)
         return self
 
     def pretrain(self, epochs: int = 12) -> "Run":
@@ -106,7 +111,7 @@ class Run:
             self.retrain(budget)
         self.move(Status.FINISHING)
         found = [result(budget) | {"files": files} for budget in BUDGETS]
-        self.searches.succeed(self.id, self.token, {"architectures": found})
+        self.work.succeed(self.id, self.token, {"architectures": found})
 
     def write(self, budget: int, name: str, content: bytes) -> None:
         """Write one of a network's files."""

@@ -10,11 +10,18 @@ from fastapi import Depends, Request
 from service.api.problems import ProblemError
 from service.dispatch.dispatcher import Dispatcher
 from service.dispatch.runs import Runs
+from service.domain.scheduling import Capacity
 from service.settings import Settings
+from service.store.cluster import ClusterStore
+from service.store.projects import Projects
 from service.store.searches import Searches
 
 COOKIE = "yoso_token"
 """The cookie that carries the dashboard's token."""
+
+
+OPERATOR = "*"
+"""What stands for a project in YOSO_TOKENS where a token opens all of them."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +30,27 @@ class Context:
 
     settings: Settings
     searches: Searches
+    projects: Projects
     runs: Runs
+    cluster: ClusterStore
+    """What the dispatchers report of the cluster."""
     dispatcher: Dispatcher
     stopping: threading.Event
     """Set when the service is about to stop: open streams end then."""
+
+    def capacity(self) -> Capacity | None:
+        """What the cluster has, or None where that is not known yet."""
+        state = self.cluster.read()
+        return state.capacity if state is not None and state.nodes else None
+
+    def ray_error(self) -> str | None:
+        """Why nothing is launched at present, or None."""
+        state = self.cluster.read()
+        return state.error if state is not None else None
+
+    def wake(self) -> None:
+        """Let the dispatcher of this process look at once; others look by themselves."""
+        self.dispatcher.wake.set()
 
 
 def context(request: Request) -> Context:
@@ -46,7 +70,7 @@ def project_of(settings: Settings, token: str) -> str | None:
 
 
 def authorised(request: Request) -> str | None:
-    """The project that the request's token opens; None where the service asks for no token.
+    """The project that the request's token opens; None, for all, where it is an operator's or none is asked for.
 
     Raises `ProblemError` 401 where the token is missing or wrong.
     """
@@ -61,7 +85,7 @@ def authorised(request: Request) -> str | None:
         raise ProblemError(
             401, "Not authorised", "Send a valid token: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"}
         )
-    return project
+    return None if project == OPERATOR else project
 
 
 ContextDep = Annotated[Context, Depends(context)]

@@ -26,8 +26,9 @@ def ready(service: ContextDep) -> JSONResponse:
             session.execute(text("SELECT 1"))
     except SQLAlchemyError as error:
         problems["database"] = type(error).__name__
-    if service.dispatcher.ray_error is not None:
-        problems["ray"] = service.dispatcher.ray_error
-    elif service.dispatcher.capacity is None:
-        problems["ray"] = "not there yet"
+    else:
+        if (told := service.ray_error()) is not None:
+            problems["ray"] = told
+        elif service.capacity() is None:
+            problems["ray"] = "not there yet"
     return JSONResponse({"status": "not ready" if problems else "ready"} | problems, 503 if problems else 200)

@@ -11,7 +11,10 @@ from starlette.exceptions import HTTPException
 
 from nas_core.errors import InvalidValue
 from service.domain.request import InvalidRequest
-from service.store.searches import UnknownSearch
+from service.store.changes import UnknownSearch
+from service.store.idempotency import KeyReused
+from service.store.projects import OverQuota
+from service.store.searches import NotEnded
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -73,6 +76,21 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(UnknownSearch)
     def unknown(request: Request, error: UnknownSearch) -> JSONResponse:
         return answer(404, "No such search", f"There is no search {error.args[0]!r}.")
+
+    @app.exception_handler(NotEnded)
+    def not_ended(request: Request, error: NotEnded) -> JSONResponse:
+        return answer(409, "Not ended", str(error))
+
+    @app.exception_handler(KeyReused)
+    def key_reused(request: Request, error: KeyReused) -> JSONResponse:
+        return answer(422, "Idempotency key used for another request", str(error))
+
+    @app.exception_handler(OverQuota)
+    def over_quota(request: Request, error: OverQuota) -> JSONResponse:
+        reason = f"project {error.project} has {error.queued} queued searches and may have {error.limit}"
+        accepted = "a new search once some of them have started, or a larger max_queued of the project"
+        field = FieldError(field="project", value=error.project, reason=reason, accepted=accepted)
+        return answer(403, "Over quota", str(error), [field])
 
     @app.exception_handler(RequestValidationError)
     def malformed(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -6,15 +6,18 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
+from sqlalchemy.orm import Session
 
 from nas_core.errors import InvalidValue
 from service.api.context import Context, ContextDep, ProjectDep
+from service.api.idempotency import KeyDep, once
 from service.api.problems import Problem
-from service.api.views import Page, SearchView, cursor, iso, place, view_search
+from service.api.views import AttemptView, Page, SearchView, cursor, iso, place, view_attempt, view_search
 from service.domain.lifecycle import TERMINAL, Status
 from service.domain.request import SearchRequest, check
+from service.store.changes import UnknownSearch
+from service.store.idempotency import Answer
 from service.store.models import Event, Search
-from service.store.searches import UnknownSearch
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "The body is not JSON."},
@@ -22,6 +25,10 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     422: {"model": Problem, "description": "A field cannot be used; `errors` says which, and what would be accepted."},
 }
 UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "There is no such resource."}}
+QUOTA: dict[int | str, dict[str, Any]] = {
+    403: {"model": Problem, "description": "The project has as many queued searches as it may have."}
+}
+NOT_ENDED: dict[int | str, dict[str, Any]] = {409: {"model": Problem, "description": "It has not failed."}}
 EVENT_SECONDS = 0.5
 KEEP_ALIVE_TURNS = 30
 
@@ -44,19 +51,22 @@ SeenDep = Annotated[Search, Depends(_seen)]
 router = APIRouter(prefix="/api/v1/searches", tags=["searches"], responses=PROBLEMS)
 
 
-@router.post("", status_code=201)
-def submit(request: SearchRequest, response: Response, service: ContextDep, project: ProjectDep) -> SearchView:
+@router.post("", status_code=201, response_model=SearchView, responses=QUOTA)
+def submit(request: SearchRequest, service: ContextDep, project: ProjectDep, key: KeyDep) -> Response:
     """Queue a search. Everything that can be known to be wrong is refused here, before anything is queued."""
     settings = service.settings
     if project is not None:
         if "project" in request.model_fields_set and request.project != project:
             raise InvalidValue("project", request.project, "not the project of the token", project)
         request = request.model_copy(update={"project": project})
-    spec = check(request, settings.data_roots, settings.any_folder, service.dispatcher.capacity)
-    search = service.searches.create(request, spec)
-    service.dispatcher.wake.set()
-    response.headers["Location"] = f"/api/v1/searches/{search.id}"
-    return view_search(search, [])
+    spec = check(request, settings.data_roots, settings.any_folder, service.capacity())
+
+    def create(session: Session) -> Answer:
+        search = service.searches.create(request, spec, session)
+        shown = view_search(search, []).model_dump(mode="json")
+        return Answer(201, shown, {"Location": f"/api/v1/searches/{search.id}"})
+
+    return once(service, key, create)
 
 
 @router.get("")
@@ -85,12 +95,30 @@ def look(search: SeenDep, service: ContextDep) -> SearchView:
     return view(service, search)
 
 
-@router.post("/{search_id}/cancel", responses=UNKNOWN)
-def cancel(search: SeenDep, service: ContextDep) -> SearchView:
+@router.post("/{search_id}/cancel", response_model=SearchView, responses=UNKNOWN)
+def cancel(search: SeenDep, service: ContextDep, key: KeyDep) -> Response:
     """Cancel a search; one that has ended stays as it is."""
-    search = service.searches.cancel(search.id)
-    service.dispatcher.wake.set()
-    return view(service, search)
+
+    def do(session: Session) -> Answer:
+        return Answer(200, view(service, service.searches.cancel(search.id, session), session).model_dump(mode="json"))
+
+    return once(service, key, do)
+
+
+@router.post("/{search_id}/retry", response_model=SearchView, responses=UNKNOWN | QUOTA | NOT_ENDED)
+def retry(search: SeenDep, service: ContextDep, key: KeyDep) -> Response:
+    """Queue a search that failed or was cancelled again; it goes on from its last checkpoint, if it has one."""
+
+    def do(session: Session) -> Answer:
+        return Answer(200, view(service, service.searches.retry(search.id, session), session).model_dump(mode="json"))
+
+    return once(service, key, do)
+
+
+@router.get("/{search_id}/attempts", responses=UNKNOWN)
+def attempts(search: SeenDep, service: ContextDep) -> list[AttemptView]:
+    """Its launches, in order."""
+    return [view_attempt(attempt) for attempt in service.searches.attempts(search.id)]
 
 
 @router.get("/{search_id}/journal", responses=UNKNOWN)
@@ -137,6 +165,6 @@ def line(event: Event) -> dict[str, Any]:
     return {"seq": event.seq, "time": iso(event.time), "kind": event.kind} | event.data
 
 
-def view(service: Context, search: Search) -> SearchView:
+def view(service: Context, search: Search, within: Session | None = None) -> SearchView:
     """What the API says of one search."""
-    return view_search(search, service.searches.architectures([search.id])[search.id])
+    return view_search(search, service.searches.architectures([search.id], within)[search.id])

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from nas_core.errors import InvalidValue
-from service.store.models import ArchitectureRow, Search
+from service.store.models import ArchitectureRow, Attempt, Search
 
 
 class ArchitectureView(BaseModel):
@@ -54,6 +54,7 @@ class SearchView(BaseModel):
                     "limits": {"parameters": 20000},
                     "seed": 0,
                     "workers": 1,
+                    "priority": 0,
                     "attempt": 1,
                     "supernet_multiply_adds": 2114880,
                     "created_at": "2026-01-01T12:00:00Z",
@@ -82,6 +83,7 @@ class SearchView(BaseModel):
     limits: dict[str, Any]
     seed: int
     workers: int
+    priority: int
     attempt: int
     supernet_multiply_adds: int
     created_at: str
@@ -92,6 +94,18 @@ class SearchView(BaseModel):
     request: dict[str, Any]
     space: dict[str, Any]
     settings: dict[str, Any]
+
+
+class AttemptView(BaseModel):
+    """One launch of a search: from the claim until its job was proved gone."""
+
+    number: int
+    dispatcher: str
+    started_at: str
+    ended_at: str | None
+    outcome: str | None
+    """The state that the search went to; None while it lasts."""
+    error: dict[str, Any] | None
 
 
 class Page(BaseModel):
@@ -117,6 +131,7 @@ def view_search(search: Search, architectures: Sequence[ArchitectureRow]) -> Sea
         limits=limits(search),
         seed=search.spec["seed"],
         workers=search.spec["workers"],
+        priority=search.priority,
         attempt=search.attempt,
         supernet_multiply_adds=search.supernet_multiply_adds,
         created_at=iso(search.created_at),
@@ -127,6 +142,18 @@ def view_search(search: Search, architectures: Sequence[ArchitectureRow]) -> Sea
         request=search.request,
         space=search.spec["space"],
         settings=search.spec["settings"],
+    )
+
+
+def view_attempt(attempt: Attempt) -> AttemptView:
+    """What the API says of a launch."""
+    return AttemptView(
+        number=attempt.number,
+        dispatcher=attempt.owner,
+        started_at=iso(attempt.started_at),
+        ended_at=iso(attempt.ended_at) if attempt.ended_at else None,
+        outcome=attempt.outcome,
+        error=attempt.error,
     )
 
 

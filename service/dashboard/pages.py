@@ -31,8 +31,8 @@ from service.api.searches import seen
 from service.api.views import cursor, iso, limits, place
 from service.dashboard.timeline import timeline
 from service.domain.lifecycle import TERMINAL, Status
+from service.store.changes import UnknownSearch
 from service.store.models import Event, Search
-from service.store.searches import UnknownSearch
 
 STATIC = Path(__file__).parent / "static"
 PAGE_SIZE = 50
@@ -215,7 +215,7 @@ def listed(service: Context, project: str | None, status: str | None, after: str
         if len(found) > PAGE_SIZE
         else None,
         "paged": after is not None,
-        "ray_error": service.dispatcher.ray_error,
+        "ray_error": service.ray_error(),
         "newest": newest,
         "signed_in": bool(service.settings.tokens),
     }

@@ -2,34 +2,50 @@
 
 What it promises is at-least-once launches, fenced, with results committed once. A search is worked on by whoever
 holds its lease; every write names the lease's token; a launch names the search and the attempt, and Ray refuses an
-id that it has seen. Whether a search has succeeded is decided by `result.json` in its folder and by nothing else.
+id that it has. Whether a search has succeeded is decided by `result.json` in its folder and by nothing else. A slot is
+free when job, actors and placement groups of the attempt are proved gone.
 
 Nothing here holds a transaction open while it talks to Ray or to the storage.
 """
 
 import logging
 import os
+import secrets
 import shlex
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from service.dispatch.executors.ray_jobs import RayJobs, RayUnavailable
-from service.dispatch.runs import Runs
-from service.domain.lifecycle import MAX_ATTEMPTS, IllegalTransition, Status, backoff
-from service.domain.request import Capacity
-from service.store.models import Search, now
-from service.store.searches import LEASE_SECONDS, LostLease, Searches
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.dispatch.executors.ray_jobs import Job, RayJobs, RayUnavailable
+from service.dispatch.runs import Runs, TornFile
+from service.domain.lifecycle import IllegalTransition, Status, backoff
+from service.domain.scheduling import Capacity, Node
+from service.store.changes import UnknownSearch
+from service.store.cluster import ClusterStore
+from service.store.models import Search
+from service.store.searches import Searches
+from service.store.work import LEASE_SECONDS, LostLease, Work
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
 CAPACITY_SECONDS = 10.0
+SWEEP_SECONDS = 60.0
+HEARTBEAT_SECONDS = LEASE_SECONDS / 3
+STALLED_SECONDS = 120.0
+"""A dispatcher that has not got on for so long lets its leases run out: its beating heart proves nothing."""
+
 STOP_AGAIN_SECONDS = 60.0
 """Longer than a job takes to stop: a driver that is told twice gives up its orderly end."""
+
+THREADS = 8
+"""How many searches are followed at once, so that a slow answer holds up few others."""
 
 JOB_ENVIRONMENT = {
     "RAY_JOB_STOP_SIGNAL": "SIGINT",
@@ -39,6 +55,9 @@ JOB_ENVIRONMENT = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+
+Spread = Callable[[Callable[[str], None], Iterable[str]], Iterable[None]]
+"""How the steps of one turn are taken: one after the other (`map`), or several at once (a pool's `map`)."""
 
 
 class Dispatcher:
@@ -57,186 +76,305 @@ class Dispatcher:
         ensure_ray: Callable[[], object] | None = None,
     ) -> None:
         self.searches, self.runs, self.jobs = searches, runs, jobs
+        self.work, self.cluster = Work(searches.engine), ClusterStore(searches.engine)
         self.data_roots, self.python, self.ensure_ray = data_roots, python, ensure_ray
-        self.owner = f"{socket.gethostname()}-{os.getpid()}"
-        self.held: dict[str, Search] = {}
+        self.owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+        self.held: dict[str, str] = {}
+        """The tokens of the leases that it holds, by the searches' ids."""
         self.capacity: Capacity | None = None
         self.ray_error: str | None = None
         self.wake = threading.Event()
         self.stopping = threading.Event()
-        self._renewed = self._measured = float("-inf")
+        self.last_turn = time.monotonic()
+        self._measured = self._swept = float("-inf")
         self._stopped: dict[str, float] = {}
 
     def run(self) -> None:
         """Take turns until `stop` is called; then give the leases back."""
-        while not self.stopping.is_set():
-            try:
-                self.turn()
-            except Exception:
-                log.exception("a turn of the dispatcher failed; going on")
-            self.wake.wait(POLL_SECONDS)
-            self.wake.clear()
-        self.searches.hand_back(self._tokens())
+        heart = threading.Thread(target=self._beat, name="heartbeat")
+        heart.start()
+        with ThreadPoolExecutor(THREADS, "follow") as pool:
+            while not self.stopping.is_set():
+                try:
+                    self.turn(pool.map)
+                except Exception as error:
+                    log.error("a turn of the dispatcher failed; going on: %s", error, exc_info=not _is_away(error))
+                self.wake.wait(POLL_SECONDS)
+                self.wake.clear()
+        heart.join()
+        try:
+            self.work.hand_back(self.held.values())
+        except SQLAlchemyError as error:
+            log.warning("the leases could not be handed back and will run out: %s", error)
 
     def stop(self) -> None:
         """Make `run` return after the current turn."""
         self.stopping.set()
         self.wake.set()
 
-    def turn(self) -> None:
-        """Renew the leases, claim what can be claimed, and take one step with each search that is held."""
-        if self.held and time.monotonic() - self._renewed > LEASE_SECONDS / 3:
-            still = self.searches.renew(self._tokens())
-            self.held = {search_id: search for search_id, search in self.held.items() if search_id in still}
-            self._renewed = time.monotonic()
+    def turn(self, spread: Spread = map) -> None:
+        """Claim what can be claimed, and take one step with each search that is held."""
+        self.last_turn = time.monotonic()
         self._measure()
-        for search in self.searches.claim(self.owner, self.capacity or Capacity(0, 0)):
-            log.info("claimed search %s, %s", search.id, search.status)
-            self.held[search.id] = search
-        if not self.held:
-            self._renewed = time.monotonic()
-        for search_id in list(self.held):
-            try:
-                # The state may have been changed by a user since: cancelling.
-                self._step(self.searches.get(search_id))
-            except LostLease:
-                log.warning("lost the lease of search %s", search_id)
-                del self.held[search_id]
-            except IllegalTransition as error:
-                log.info("search %s was overtaken: %s", search_id, error)
-            except RayUnavailable as error:
-                log.warning("search %s: %s", search_id, error)
-                self._measured = float("-inf")
-            except OSError as error:
-                log.warning("search %s: its folder cannot be reached: %s", search_id, error)
+        if self.ray_error is None:
+            for search in self.work.claim(self.owner, self.capacity or Capacity(0, 0)):
+                log.info("claimed search %s, %s, attempt %d", search.id, search.status, search.attempt)
+                self.held[search.id] = search.lease_token or ""
+        for _ in spread(self._safely_step, list(self.held)):
+            self.last_turn = time.monotonic()
+        if time.monotonic() - self._swept > SWEEP_SECONDS:
+            self._swept = time.monotonic()
+            self._sweep()
 
-    def _tokens(self) -> dict[str, str]:
-        return {search_id: search.lease_token or "" for search_id, search in self.held.items()}
+    def renew(self) -> None:
+        """Prolong the leases, and let go of those that have gone to others."""
+        held = dict(self.held)
+        if held:
+            still = self.work.renew(held.values())
+            for search_id, token in held.items():
+                if token not in still and self.held.get(search_id) == token:
+                    log.warning("lost the lease of search %s", search_id)
+                    del self.held[search_id]
+
+    def _beat(self) -> None:
+        """Renew the leases while the turns get on, however long one takes."""
+        while not self.stopping.wait(HEARTBEAT_SECONDS):
+            if time.monotonic() - self.last_turn > STALLED_SECONDS:
+                log.error("no search has got on for %.0f s: the leases are left to others", STALLED_SECONDS)
+                continue
+            try:
+                self.renew()
+            except SQLAlchemyError as error:
+                log.warning("the leases could not be renewed: %s", error)
 
     def _measure(self) -> None:
-        """Learn what the cluster has, now and then, and bring Ray back where it is gone."""
+        """Learn what the cluster has, now and then, tell the database, and bring Ray back where it is gone."""
         if time.monotonic() - self._measured < CAPACITY_SECONDS:
             return
+        nodes: list[Node] | None = None
         try:
             if self.ensure_ray is not None:
                 self.ensure_ray()
-            capacity = self.jobs.capacity()
-            self.ray_error = None
-            if capacity.cpus > 0:  # a Ray that has just started does not know its own node yet
-                self.capacity = capacity
-                self._measured = time.monotonic()
+            nodes = [Node(node.name, node.cpus, node.gpus) for node in self.jobs.nodes() if node.alive]
+            self.ray_error = None if nodes else "the cluster has no node yet"
         except (RayUnavailable, RuntimeError) as error:
             self.ray_error = str(error)
-            log.warning("%s", error)
+        if self.ray_error is None and nodes:
+            self.capacity = Capacity.of(nodes)
+            self._measured = time.monotonic()
+        else:
+            log.warning("%s", self.ray_error)
+        self.cluster.report(self.owner, nodes or None, self.ray_error)
 
-    def _step(self, search: Search) -> None:
+    def _sweep(self) -> None:
+        """Stop jobs of attempts that are over: what a dispatcher launched that had lost its lease without knowing."""
+        try:
+            mine = {job_id: parsed for job_id in self.jobs.running() if (parsed := parse_submission_id(job_id))}
+            current = self.work.current_attempts(search_id for search_id, _ in mine.values())
+            for job_id, (search_id, attempt) in mine.items():
+                # A search that is not in this database belongs to another service on the same cluster.
+                if search_id in current and current[search_id] != attempt:
+                    log.warning("stopping job %s, which nobody waits for", job_id)
+                    self.jobs.stop(job_id)
+            self.work.forget_old_keys()
+        except RayUnavailable as error:
+            log.info("the jobs could not be looked through: %s", error)
+
+    def _safely_step(self, search_id: str) -> None:
+        """One step with one search; what goes wrong with it is told and does not hold up the others."""
+        token = self.held.get(search_id)
+        if token is None:
+            return
+        try:
+            if self.ray_error is None:
+                # The state may have been changed by a user since: cancelling.
+                self._step(self.searches.get(search_id), token)
+        except (LostLease, UnknownSearch):
+            log.warning("lost the lease of search %s", search_id)
+            self.held.pop(search_id, None)
+        except IllegalTransition as error:
+            log.info("search %s was overtaken: %s", search_id, error)
+        except RayUnavailable as error:
+            log.warning("search %s: %s", search_id, error)
+            self._measured = float("-inf")
+        except OSError as error:
+            log.warning("search %s: its folder cannot be used: %s", search_id, error)
+            self._explain(
+                search_id, token, f"its folder cannot be used, which is tried again: {error.strerror or error}"
+            )
+        except SQLAlchemyError as error:
+            log.warning("search %s: the database does not answer: %s", search_id, type(error).__name__)
+        except Exception:
+            log.exception("a step with search %s failed; it is tried again", search_id)
+
+    def _explain(self, search_id: str, token: str, reason: str) -> None:
+        try:
+            if self.searches.get(search_id).reason != reason:
+                self.work.explain(search_id, token, reason)
+        except (LostLease, SQLAlchemyError) as error:
+            log.info("search %s: its reason could not be noted: %s", search_id, error)
+
+    def _step(self, search: Search, token: str) -> None:
         """Take the one step that a search's state asks for."""
-        token = self.held[search.id].lease_token or ""
         if search.lease_token != token:
             raise LostLease(search.id)
         match Status(search.status):
-            case Status.QUEUED:
-                self._launch(search, token)
             case Status.LAUNCHING:
-                self._submit(search)
-                self._follow(search, token)
+                self._launch(search, token)
             case Status.WAITING | Status.RUNNING:
                 self._follow(search, token)
             case Status.FINISHING:
                 self._finish(search, token)
             case Status.CANCELLING:
                 self._cancel(search, token)
-            case Status.SUCCEEDED | Status.FAILED | Status.CANCELLED:
-                del self.held[search.id]
+            case Status.QUEUED | Status.SUCCEEDED | Status.FAILED | Status.CANCELLED:
+                self.held.pop(search.id, None)
 
     def _launch(self, search: Search, token: str) -> None:
-        """Note the attempt, then hand it to Ray: a crash between the two is repaired by submitting again."""
-        search = self.searches.move(search.id, token, Status.LAUNCHING, attempt=search.attempt + 1, reason=None)
-        self._submit(search)
+        """Hand the attempt to Ray, unless an earlier one has left its result after all.
 
-    def _submit(self, search: Search) -> None:
-        self.runs.write_spec(search.id, search.spec, self.data_roots)
+        The attempt was noted when the search was claimed: a crash after that is repaired by submitting again.
+        """
+        if self._result(search) is not None:
+            self._finish(self.work.move(search.id, token, Status.FINISHING, reason=None), token)
+            return
+        self.runs.write_spec(search.id, search.spec | {"attempt": search.attempt}, self.data_roots)
         entrypoint = shlex.join([self.python, "-m", "worker.job", self.runs.url(search.id)])
         environment = JOB_ENVIRONMENT | {"YOSO_ATTEMPT": str(search.attempt)}
         self.jobs.submit(submission_id(search), entrypoint, environment)
+        each = f"{search.cpus / search.workers:g} CPUs and {search.gpus / search.workers:g} GPUs"
+        capacity = self.capacity or Capacity(0, 0)
+        reason = (
+            f"waiting for Ray to start {search.workers} workers of {each}; the cluster has {capacity.cpus:g} CPUs and "
+            f"{capacity.gpus:g} GPUs in all"
+        )
+        self.work.move(search.id, token, Status.WAITING, reason=reason)
 
     def _follow(self, search: Search, token: str) -> None:
         """Read what is new in the folder, and compare it with what Ray says of the job."""
         # Asked before the folder is read: what a job did before it ended is then in what is read.
         job = self.jobs.job(submission_id(search))
         for name, lines in self.runs.chunks(search.id, search.journal_cursor):
-            search = self.searches.follow(search.id, token, name, lines)
-            started = any(line["kind"] == "started" and line["attempt"] == search.attempt for line in lines)
-            if started and search.status != Status.RUNNING:
-                search = self.searches.move(search.id, token, Status.RUNNING, reason=None)
-        if self.runs.read_json(search.id, "result.json") is not None:
-            self._finish(self.searches.move(search.id, token, Status.FINISHING, reason=None), token)
-        elif job is None and search.status != Status.LAUNCHING:
+            search = self.work.follow(search.id, token, name, lines)
+            started = any(line["kind"] == "started" and line.get("attempt") == search.attempt for line in lines)
+            if started and search.status == Status.WAITING:
+                search = self.work.move(search.id, token, Status.RUNNING, reason=None)
+        if self._result(search) is not None:
+            self._finish(self.work.move(search.id, token, Status.FINISHING, reason=None), token)
+        elif job is None:
             self._failed(search, token, {"kind": "vanished", "message": "Ray knows the job no more", "retryable": True})
-        elif job is not None and job.status.ended:
+        elif job.status.ended:
+            self._failed(search, token, self._error(search, job))
+
+    def _result(self, search: Search) -> dict[str, Any] | None:
+        """The result, where it is there and whole: a torn one is no result, and the attempt's end decides."""
+        try:
+            result = self.runs.read_json(search.id, "result.json")
+        except TornFile as error:
+            log.warning("search %s: %s", search.id, error)
+            return None
+        return result if result and result.get("architectures") else None
+
+    def _error(self, search: Search, job: Job) -> dict[str, Any]:
+        """Why an attempt failed: what its driver wrote, or else what Ray says."""
+        try:
             error = self.runs.read_json(search.id, "error.json")
-            if error is None or error.get("attempt") != search.attempt:
-                error = {"kind": "job", "message": job.message or f"the job ended: {job.status}", "retryable": True}
-            self._failed(search, token, error)
-        elif job is not None and search.status == Status.LAUNCHING:
-            reason = "waiting for the cluster to start the workers"
-            self.searches.move(search.id, token, Status.WAITING, reason=reason)
+        except TornFile:
+            error = None
+        if error is None or error.get("attempt") != search.attempt:
+            return {"kind": "job", "message": job.message or f"the job ended: {job.status}", "retryable": True}
+        return error
 
     def _finish(self, search: Search, token: str) -> None:
-        result = self.runs.read_json(search.id, "result.json")
+        """Take the result over, which ends the search; one that is gone or unusable ends the attempt."""
+        result = self._result(search)
         if result is None:
-            error = {"kind": "storage", "message": "the result is gone from the run's folder", "retryable": False}
-            self._failed(search, token, error)
+            self._failed(search, token, {"kind": "storage", "message": "the result is torn or gone", "retryable": True})
             return
-        self.searches.succeed(search.id, token, result)
+        try:
+            self.work.succeed(search.id, token, result)
+        except (KeyError, TypeError, ValueError) as error:
+            unusable = f"the result cannot be used: {type(error).__name__} {error}"
+            self._failed(search, token, {"kind": "result", "message": unusable, "retryable": False})
+            return
         log.info("search %s has succeeded", search.id)
-        del self.held[search.id]
-        self._forget(search)
+        self._done(search)
 
     def _failed(self, search: Search, token: str, error: dict[str, Any]) -> None:
-        """Try again what may be tried again, from the last checkpoint; otherwise the search has failed."""
+        """Try again what may be tried again, from the last checkpoint; otherwise the search has failed.
+
+        Not before the attempt is proved gone: what Ray calls failed may be alive, and two must not write one folder.
+        """
+        if not self._gone(search, token):
+            return
         told = {key: error[key] for key in ("kind", "message", "traceback") if error.get(key)}
         told |= {"attempt": search.attempt}
-        if error.get("retryable") and search.attempt < MAX_ATTEMPTS:
+        if error.get("retryable") and search.attempt < search.last_attempt:
             seconds = backoff(search.attempt)
             log.warning("search %s, attempt %d failed: %s", search.id, search.attempt, told["message"])
-            self.searches.move(
-                search.id,
-                token,
-                Status.QUEUED,
-                error=told,
-                not_before=now() + seconds,
-                reason=f"attempt {search.attempt} failed and is tried again in {seconds:g} s: {told['message']}",
-            )
+            reason = f"attempt {search.attempt} failed and is tried again in {seconds:g} s: {told['message']}"
+            self.work.try_again(search.id, token, seconds, error=told, reason=reason)
         else:
             log.warning("search %s has failed: %s", search.id, told["message"])
-            self.searches.move(search.id, token, Status.FAILED, error=told, reason=None)
-        del self.held[search.id]
-        self._forget(search)
+            self.work.move(search.id, token, Status.FAILED, error=told, reason=None)
+        self._done(search)
 
     def _cancel(self, search: Search, token: str) -> None:
-        """Stop the job, and end the search when it is gone."""
-        job = self.jobs.job(submission_id(search))
-        if job is not None and not job.status.ended:
-            if time.monotonic() - self._stopped.get(search.id, float("-inf")) > STOP_AGAIN_SECONDS:
-                self._stopped[search.id] = time.monotonic()
-                self.jobs.stop(submission_id(search))
-            return
-        self._stopped.pop(search.id, None)
-        self.searches.move(search.id, token, Status.CANCELLED, reason=None)
-        del self.held[search.id]
-        self._forget(search)
+        """End the search when its attempt is proved gone."""
+        if self._gone(search, token):
+            late = self._result(search) is not None
+            reason = "cancelled; the result that was written meanwhile was not taken over" if late else None
+            self.work.move(search.id, token, Status.CANCELLED, reason=reason)
+            self._done(search)
 
-    def _forget(self, search: Search) -> None:
-        """Make Ray forget the job, whose truth is in its folder; that it may be unreachable does no harm."""
+    def _gone(self, search: Search, token: str) -> bool:
+        """Stop the attempt's job, and tell whether it and all that it started are gone; else note what is left."""
+        name = submission_id(search)
+        job = self.jobs.job(name)
+        alive = job is not None and not job.status.ended
+        remains = [f"job {name}"] if alive else self.jobs.remains(name)
+        if not remains:
+            self._stopped.pop(name, None)
+            return True
+        since = self._stopped.get(name, float("-inf"))
+        if time.monotonic() - since > STOP_AGAIN_SECONDS:
+            if since > float("-inf"):
+                told = f"told to stop, and still there after {STOP_AGAIN_SECONDS:g} s: {', '.join(remains[:5])}"
+                log.warning("search %s: %s", search.id, told)
+                self._explain(search.id, token, told)
+            self._stopped[name] = time.monotonic()
+            self.jobs.stop(name)
+        return False
+
+    def _done(self, search: Search) -> None:
+        """Let go of a search that has ended, or waits for another attempt.
+
+        Its driver's output is kept in its folder, and Ray forgets the job. That Ray or the storage may be away does no
+        harm: the job stays until the cluster ends.
+        """
+        self.held.pop(search.id, None)
+        name = submission_id(search)
         try:
-            job = self.jobs.job(submission_id(search))
+            job = self.jobs.job(name)
             if job is not None and job.status.ended:
-                self.jobs.delete(submission_id(search))
-        except RayUnavailable as error:
-            log.info("job of search %s stays with Ray: %s", search.id, error)
+                self.runs.write(search.id, f"logs/driver-{search.attempt:04d}.log", self.jobs.logs(name).encode())
+                self.jobs.delete(name)
+        except (RayUnavailable, OSError) as error:
+            log.info("job %s stays with Ray: %s", name, error)
 
 
 def submission_id(search: Search) -> str:
     """The id under which an attempt is known to Ray."""
     return f"yoso-{search.id}-{search.attempt}"
+
+
+def parse_submission_id(text: str) -> tuple[str, int] | None:
+    """The search and the attempt that an id was made of; None where Yoso did not make it."""
+    prefix, _, rest = text.partition("-")
+    search_id, _, attempt = rest.rpartition("-")
+    return (search_id, int(attempt)) if prefix == "yoso" and search_id and attempt.isdigit() else None
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether it is no more than a database that does not answer, of which a traceback tells nothing."""
+    return isinstance(error, SQLAlchemyError)

@@ -1,15 +1,27 @@
 """The service's view of the runs' folders: it writes the specification and reads everything else.
 
-What the files hold is told in `worker/run_folder.py`; a worker and the service share nothing but the folder.
+What the files hold is told in `worker/run_folder.py`; a worker and the service share nothing but the folder. Workers
+write every file whole, but a disk may have been full, and a file system may show what is half there: what is torn or
+odd has an outcome that each method states.
 """
 
 import json
+import math
 import posixpath
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from fsspec.core import url_to_fs
+
+
+class TornFile(RuntimeError):
+    """A file that is there and does not hold what it should: a part of it, or something else."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} does not hold a whole JSON object")
+        self.name = name
 
 
 class Runs:
@@ -19,6 +31,7 @@ class Runs:
         self.storage = storage
         self.fs, root = url_to_fs(storage)
         self.root = str(root).rstrip("/")
+        self.local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
 
     def url(self, search_id: str) -> str:
         """The folder of a search, as a worker is told it."""
@@ -28,29 +41,50 @@ class Runs:
         """Where a file of a search is, in terms of the file system."""
         return f"{self.root}/searches/{search_id}/{name}"
 
-    def write_spec(self, search_id: str, spec: dict[str, Any], data_roots: tuple[str, ...]) -> None:
-        """Write what the worker is to do, whole."""
-        values = spec | {"version": 1, "search_id": search_id, "data_roots": list(data_roots)}
-        path = self.path(search_id, "spec.json")
-        content = json.dumps(values, indent=1).encode()
-        if "file" not in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,)):
+    def write(self, search_id: str, name: str, content: bytes) -> None:
+        """Write a file whole: nobody sees a part of it, and of several who write it at once one wins.
+
+        Raises `OSError`. It is not forced to the disk: with the machine, Ray dies too, and the next attempt writes anew.
+        """
+        path = self.path(search_id, name)
+        if not self.local:
             self.fs.pipe_file(path, content)
             return
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(path + ".tmp")
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        temporary = Path(f"{path}.{uuid.uuid4().hex}.tmp")
+        try:
+            temporary.write_bytes(content)
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def write_spec(self, search_id: str, spec: dict[str, Any], data_roots: tuple[str, ...]) -> None:
+        """Write what the worker is to do, whole. Raises `OSError`."""
+        values = spec | {"version": 1, "search_id": search_id, "data_roots": list(data_roots)}
+        self.write(search_id, "spec.json", json.dumps(values, indent=1).encode())
 
     def read_json(self, search_id: str, name: str) -> dict[str, Any] | None:
-        """The JSON object in a file, or None where there is no such file."""
+        """The JSON object in a file, or None where there is no such file.
+
+        Raises `TornFile` for a file that holds anything else, and `OSError` where it cannot be reached.
+        """
         try:
-            values = json.loads(self.fs.cat_file(self.path(search_id, name)))
+            content = self.fs.cat_file(self.path(search_id, name))
         except FileNotFoundError:
             return None
-        return values if isinstance(values, dict) else None
+        values = _parse(content)
+        if values is None:
+            raise TornFile(f"{search_id}/{name}")
+        return values
 
     def chunks(self, search_id: str, after: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-        """The journal's chunks behind the one called `after`, in order: name and lines."""
+        """The journal's chunks behind the one called `after`, in order: name and lines.
+
+        In the place of a line that is no object with a `kind` and a `time` there is one of the kind `torn`, with the
+        time of the line before it (0 for the first), the chunk's name as `file`, and the number of the `line` from 1.
+        Raises `OSError`.
+        """
         self.fs.invalidate_cache()
         folder = self.path(search_id, "journal")
         try:
@@ -59,9 +93,43 @@ class Runs:
             return
         for name in names:
             if name.endswith(".jsonl") and name > after:
-                text = self.fs.cat_file(f"{folder}/{name}").decode()
-                yield name, [json.loads(line) for line in text.splitlines()]
+                yield name, _lines(name, self.fs.cat_file(f"{folder}/{name}"))
 
     def read(self, search_id: str, name: str) -> bytes:
         """A file's content. Raises `FileNotFoundError`."""
         return bytes(self.fs.cat_file(self.path(search_id, name)))
+
+
+def _lines(name: str, content: bytes) -> list[dict[str, Any]]:
+    lines: list[dict[str, Any]] = []
+    for number, text in enumerate(content.removesuffix(b"\n").split(b"\n") if content else (), start=1):
+        line = _parse(text)
+        if line is None or not isinstance(line.get("kind"), str) or not _is_time(line.get("time")):
+            time = lines[-1]["time"] if lines else 0
+            line = {"kind": "torn", "time": time, "file": name, "line": number}
+        lines.append(line)
+    return lines
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e12
+
+
+def _parse(content: bytes) -> dict[str, Any] | None:
+    """The JSON object in `content`, or None where there is none. Numbers are finite: no database takes others."""
+    try:
+        values = json.loads(content.decode(), parse_constant=_refuse, parse_float=_finite)
+    except (ValueError, RecursionError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is too large")
+    return value

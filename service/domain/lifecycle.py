@@ -2,7 +2,8 @@
 
 `queued` waits for room; `launching` is being handed to Ray; `waiting` is with Ray, which looks for resources;
 `running` has begun; `finishing` has its result in its folder, which is being read. An attempt that failed and may be
-tried again goes back to `queued`. From anywhere before the end a search can be cancelled.
+tried again goes back to `queued`. From anywhere before the end a search can be cancelled, and one that has failed or
+was cancelled can be queued again by its user. `docs/lifecycle.md` draws this table.
 """
 
 from enum import StrEnum
@@ -23,20 +24,45 @@ class Status(StrEnum):
 
 
 S = Status
-TRANSITIONS: dict[Status, frozenset[Status]] = {
-    S.QUEUED: frozenset({S.LAUNCHING, S.CANCELLING, S.CANCELLED}),
-    S.LAUNCHING: frozenset({S.WAITING, S.RUNNING, S.FINISHING, S.QUEUED, S.FAILED, S.CANCELLING}),
-    S.WAITING: frozenset({S.RUNNING, S.FINISHING, S.QUEUED, S.FAILED, S.CANCELLING}),
-    S.RUNNING: frozenset({S.WAITING, S.FINISHING, S.QUEUED, S.FAILED, S.CANCELLING}),
-    S.FINISHING: frozenset({S.SUCCEEDED, S.FAILED, S.CANCELLING}),
-    S.CANCELLING: frozenset({S.CANCELLED}),
-    S.SUCCEEDED: frozenset(),
-    S.FAILED: frozenset(),
-    S.CANCELLED: frozenset(),
+TRANSITIONS: dict[Status, dict[Status, str]] = {
+    S.QUEUED: {S.LAUNCHING: "claimed", S.CANCELLED: "cancel"},
+    S.LAUNCHING: {
+        S.WAITING: "Ray has the job",
+        S.FINISHING: "result written",
+        S.QUEUED: "lost, tried again",
+        S.FAILED: "refused for good",
+        S.CANCELLING: "cancel",
+    },
+    S.WAITING: {
+        S.RUNNING: "workers started",
+        S.FINISHING: "result written",
+        S.QUEUED: "lost, tried again",
+        S.FAILED: "failed for good",
+        S.CANCELLING: "cancel",
+    },
+    S.RUNNING: {
+        S.FINISHING: "result written",
+        S.QUEUED: "lost, tried again",
+        S.FAILED: "failed for good",
+        S.CANCELLING: "cancel",
+    },
+    S.FINISHING: {
+        S.SUCCEEDED: "result stored",
+        S.QUEUED: "result torn, tried again",
+        S.FAILED: "result unusable",
+        S.CANCELLING: "cancel",
+    },
+    S.CANCELLING: {S.CANCELLED: "job, actors and placement groups gone"},
+    S.SUCCEEDED: {},
+    S.FAILED: {S.QUEUED: "retry"},
+    S.CANCELLED: {S.QUEUED: "retry"},
 }
-TERMINAL = frozenset(status for status, ways in TRANSITIONS.items() if not ways)
+"""For each state those that may follow, and what makes them follow."""
+
+TERMINAL = frozenset({S.SUCCEEDED, S.FAILED, S.CANCELLED})
+"""The states that a search stays in unless its user queues it again."""
 WITH_RAY = frozenset({S.LAUNCHING, S.WAITING, S.RUNNING, S.FINISHING, S.CANCELLING})
-"""The states in which a search may hold resources of the cluster."""
+"""The states in which a search has a lease and may hold resources of the cluster."""
 
 
 class IllegalTransition(ValueError):
@@ -50,9 +76,18 @@ def check(before: Status, after: Status) -> None:
 
 
 MAX_ATTEMPTS = 3
-"""Launches of one search before it has failed for good."""
+"""Launches of one search, since it was last queued by its user, before it has failed for good."""
 
 
 def backoff(attempt: int) -> float:
     """Seconds to wait before the attempt after `attempt`: 2, 4, 8, … up to five minutes."""
-    return min(300.0, 2.0**attempt)
+    return min(300.0, 2.0 ** min(attempt, 10))
+
+
+def mermaid() -> str:
+    """The table as a Mermaid state diagram (https://mermaid.js.org/syntax/stateDiagram.html)."""
+    lines = ["stateDiagram-v2", "    [*] --> queued: submit"]
+    for before, ways in TRANSITIONS.items():
+        lines += [f"    {before} --> {after}: {why}" for after, why in ways.items()]
+    lines += [f"    {end} --> [*]" for end in S if end in TERMINAL]
+    return "\n".join(lines) + "\n"

@@ -4,9 +4,8 @@ The API, the command line and the dashboard's form all come through `check`, so 
 the same words.
 """
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
@@ -17,6 +16,7 @@ from nas_core.errors import InvalidValue
 from nas_core.operations import OPERATIONS, PAPER_OPERATIONS
 from nas_core.space import PRESETS, SearchSpace
 from nas_core.spec import NO_LIMITS, Limits, SearchSpec, Settings, infeasible, parse_count, unmet
+from service.domain.scheduling import Capacity
 
 Value = TypeVar("Value")
 
@@ -82,16 +82,11 @@ class SearchRequest(BaseModel):
     workers: int = Field(1, description="Data-parallel workers.")
     cpus_per_worker: int = 1
     gpus_per_worker: int = Field(0, description="0 or 1.")
+    priority: int = Field(
+        0, ge=-10, le=10, description="Within the project: a step is worth an hour of waiting ahead of the others."
+    )
     project: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     name: str = Field("", max_length=200)
-
-
-@dataclass(frozen=True)
-class Capacity:
-    """What a cluster has in all; what is not known yet is no limit."""
-
-    cpus: float = math.inf
-    gpus: float = math.inf
 
 
 class InvalidRequest(ValueError):
@@ -170,19 +165,17 @@ def _space(request: SearchRequest, info: DatasetInfo) -> SearchSpace:
 
 
 def _too_much(request: SearchRequest, capacity: Capacity) -> list[InvalidValue]:
-    problems = []
-    for field, each, there in (
-        ("cpus_per_worker", request.cpus_per_worker, capacity.cpus),
-        ("gpus_per_worker", request.gpus_per_worker, capacity.gpus),
-    ):
-        if each > 0 and request.workers * each > there:
-            what = "CPUs" if field.startswith("cpus") else "GPUs"
-            problems.append(
-                InvalidValue(
-                    "workers" if each <= there else field,
-                    request.workers if each <= there else each,
-                    f"more than the cluster can ever have: {request.workers * each} {what} in all",
-                    f"at most {there:g} {what}, workers times those of each",
-                )
-            )
-    return problems
+    """What is wrong with workers that the cluster could not run even if it were empty."""
+    cpus, gpus = max(0, request.cpus_per_worker), max(0, request.gpus_per_worker)
+    places = capacity.places(cpus, gpus) if cpus or gpus else request.workers
+    if request.workers <= places:
+        return []
+    field = "workers" if places >= 1 else "gpus_per_worker" if capacity.places(cpus, 0) >= 1 else "cpus_per_worker"
+    return [
+        InvalidValue(
+            field,
+            getattr(request, field),
+            f"more than the cluster can ever have: {request.workers} workers of {cpus} CPUs and {gpus} GPUs",
+            f"at most {places:g} such workers, in a cluster of {capacity.cpus:g} CPUs and {capacity.gpus:g} GPUs",
+        )
+    ]

@@ -42,8 +42,15 @@ class Search(Base):
     """As the user gave it."""
     spec: Mapped[dict[str, Any]] = mapped_column(JSON)
     """`SearchSpec.to_dict()` of what it means."""
+    workers: Mapped[int] = mapped_column(Integer)
     cpus: Mapped[int] = mapped_column(Integer)
+    """Of all workers together, like `gpus`."""
     gpus: Mapped[int] = mapped_column(Integer)
+    accelerators: Mapped[float] = mapped_column(Float)
+    """What it counts as in shares and quotas."""
+    priority: Mapped[int] = mapped_column(Integer)
+    rank: Mapped[float] = mapped_column(Float)
+    """Its place in the project's queue, smallest first (`scheduling.rank`)."""
     supernet_multiply_adds: Mapped[int] = mapped_column(BigInteger)
 
     status: Mapped[str] = mapped_column(String(16))
@@ -55,6 +62,8 @@ class Search(Base):
     """The newest validation accuracy while it runs, the best test accuracy once it has succeeded."""
     error: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     attempt: Mapped[int] = mapped_column(Integer, default=0)
+    last_attempt: Mapped[int] = mapped_column(Integer)
+    """The attempt after which it is given up."""
     not_before: Mapped[float] = mapped_column(Float, default=0.0)
     journal_cursor: Mapped[str] = mapped_column(String(32), default="")
     """The last chunk of the journal whose lines are among the events."""
@@ -71,6 +80,8 @@ class Search(Base):
         Index("searches_by_time", "created_at", "id"),
         Index("searches_by_status", "status", "created_at", "id"),
         Index("searches_by_project", "project", "created_at", "id"),
+        Index("searches_by_project_and_status", "project", "status", "created_at", "id"),
+        Index("searches_in_queue", "status", "project", "rank", "id"),
     )
 
 
@@ -98,3 +109,69 @@ class ArchitectureRow(Base):
     budget: Mapped[int] = mapped_column(BigInteger)
     result: Mapped[dict[str, Any]] = mapped_column(JSON)
     """What `result.json` says of it."""
+
+
+class Attempt(Base):
+    """One launch of a search: the search held its resources from `started_at` to `ended_at`."""
+
+    __tablename__ = "attempts"
+
+    search_id: Mapped[str] = mapped_column(ForeignKey("searches.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True)
+    owner: Mapped[str] = mapped_column(String(64))
+    """The dispatcher that launched it."""
+    started_at: Mapped[float] = mapped_column(Float)
+    ended_at: Mapped[float | None] = mapped_column(Float, index=True)
+    outcome: Mapped[str | None] = mapped_column(String(16))
+    """The state that the search went to when it ended."""
+    error: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+
+
+class Project(Base):
+    """A project's weight and quotas, and what it has used.
+
+    `used` is in accelerator-seconds of ended attempts, decayed to `used_at`. It is a meter and not a count of what is
+    held: that is always asked of the searches themselves.
+    """
+
+    __tablename__ = "projects"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    weight: Mapped[float] = mapped_column(Float, default=1.0)
+    max_running: Mapped[int | None] = mapped_column(Integer)
+    max_accelerators: Mapped[float | None] = mapped_column(Float)
+    max_queued: Mapped[int | None] = mapped_column(Integer)
+    used: Mapped[float] = mapped_column(Float, default=0.0)
+    used_at: Mapped[float] = mapped_column(Float, default=0.0)
+
+
+class IdempotencyKey(Base):
+    """A request that was made under a key, and the answer that it got."""
+
+    __tablename__ = "idempotency_keys"
+
+    scope: Mapped[str] = mapped_column(String(64), primary_key=True)
+    """The project of the caller's token; empty where there are no tokens."""
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    request: Mapped[str] = mapped_column(Text)
+    """Method and path."""
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    """SHA-256 of the request."""
+    created_at: Mapped[float] = mapped_column(Float, index=True)
+    status: Mapped[int | None] = mapped_column(Integer)
+    headers: Mapped[dict[str, str] | None] = mapped_column(JSON)
+    body: Mapped[Any | None] = mapped_column(JSON)
+
+
+class ClusterRow(Base):
+    """What a dispatcher last saw of the cluster; there is one row."""
+
+    __tablename__ = "cluster"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    nodes: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
+    error: Mapped[str | None] = mapped_column(Text)
+    """Why Ray could not be asked, when it was last tried."""
+    seen_at: Mapped[float] = mapped_column(Float)
+    """When a dispatcher last reported."""
+    reporter: Mapped[str] = mapped_column(String(64))

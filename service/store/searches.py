@@ -1,33 +1,25 @@
-"""Every query on searches, their events and their architectures.
-
-A dispatcher's writes name the lease token it holds; where the token no longer holds, the write raises `LostLease`
-and nothing is changed: what a stale dispatcher found out must not overwrite what the new one knows.
-"""
+"""What users do with searches, and every query on searches, their events and their architectures."""
 
 import base64
 import secrets
 from collections.abc import Iterable, Sequence
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
 
-from sqlalchemy import Engine, and_, func, or_, select, tuple_, update
+from sqlalchemy import Engine, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from nas_core.spec import SearchSpec
-from service.domain import lifecycle
-from service.domain.lifecycle import TERMINAL, WITH_RAY, Status
-from service.domain.request import Capacity, SearchRequest
+from service.domain import scheduling
+from service.domain.lifecycle import MAX_ATTEMPTS, TERMINAL, Status
+from service.domain.request import SearchRequest
+from service.store import changes
 from service.store.database import reading, writing
-from service.store.models import ArchitectureRow, Event, Search, now
-
-LEASE_SECONDS = 30.0
-
-
-class LostLease(RuntimeError):
-    """A write by a dispatcher whose lease has gone to another."""
+from service.store.models import ArchitectureRow, Attempt, Event, Search
+from service.store.projects import admit_to_queue
 
 
-class UnknownSearch(LookupError):
-    """No search of that id."""
+class NotEnded(RuntimeError):
+    """Only a search that has failed or was cancelled can be queued again."""
 
 
 class Searches:
@@ -38,9 +30,11 @@ class Searches:
 
     # What users do
 
-    def create(self, request: SearchRequest, spec: SearchSpec) -> Search:
-        """Queue a search."""
-        with writing(self.engine) as session:
+    def create(self, request: SearchRequest, spec: SearchSpec, within: Session | None = None) -> Search:
+        """Queue a search. Raises `OverQuota`."""
+        with self._writing(within) as session:
+            admit_to_queue(session, request.project)
+            time = changes.time_of(session)
             search = Search(
                 id=base64.b32encode(secrets.token_bytes(8)).decode().lower()[:12],
                 project=request.project,
@@ -48,25 +42,32 @@ class Searches:
                 dataset=request.dataset,
                 request=request.model_dump(exclude_unset=True),
                 spec=spec.to_dict(),
+                workers=spec.workers,
                 cpus=spec.workers * spec.cpus_per_worker,
                 gpus=spec.workers * spec.gpus_per_worker,
+                accelerators=scheduling.accelerators(
+                    spec.workers * spec.cpus_per_worker, spec.workers * spec.gpus_per_worker
+                ),
+                priority=request.priority,
+                rank=scheduling.rank(time, request.priority),
                 supernet_multiply_adds=spec.space.complete().multiply_adds,
                 status=Status.QUEUED,
                 progress=0.0,
                 attempt=0,
+                last_attempt=MAX_ATTEMPTS,
                 not_before=0.0,
                 journal_cursor="",
-                created_at=_time(session),
+                created_at=time,
             )
             session.add(search)
             session.flush()
-            _note(session, search.id, "status", {"status": Status.QUEUED})
+            changes.note(session, search.id, "status", {"status": Status.QUEUED}, time)
             return search
 
     def get(self, search_id: str) -> Search:
         """The search of that id. Raises `UnknownSearch`."""
         with reading(self.engine) as session:
-            return _get(session, search_id)
+            return changes.get(session, search_id)
 
     def page(
         self,
@@ -86,18 +87,54 @@ class Searches:
         with reading(self.engine) as session:
             return session.scalars(query).all()
 
-    def cancel(self, search_id: str) -> Search:
+    def cancel(self, search_id: str, within: Session | None = None) -> Search:
         """Cancel a search: at once where nothing was launched, else by way of `cancelling`.
 
         One that has ended, or is being cancelled, stays as it is. Raises `UnknownSearch`.
         """
-        with writing(self.engine) as session:
-            search = _get(session, search_id, lock=True)
+        with self._writing(within) as session:
+            search = changes.get(session, search_id, lock=True)
             status = Status(search.status)
-            if status not in TERMINAL and status != Status.CANCELLING:
-                launched = status != Status.QUEUED
-                _move(session, search, Status.CANCELLING if launched else Status.CANCELLED, reason=None)
+            if status == Status.QUEUED:
+                changes.move(session, search, Status.CANCELLED, reason=None)
+            elif status not in TERMINAL and status != Status.CANCELLING:
+                changes.move(session, search, Status.CANCELLING, reason="its job is being stopped")
             return search
+
+    def retry(self, search_id: str, within: Session | None = None) -> Search:
+        """Queue a search that failed or was cancelled again; it goes on from its last checkpoint, if it has one.
+
+        Raises `UnknownSearch`, `NotEnded` and `OverQuota`.
+        """
+        with self._writing(within) as session:
+            search = changes.get(session, search_id, lock=True)
+            if search.status not in (Status.FAILED, Status.CANCELLED):
+                raise NotEnded(f"search {search_id} is {search.status}; only a failed or cancelled one is tried again")
+            admit_to_queue(session, search.project)
+            last = search.attempt + MAX_ATTEMPTS
+            changes.move(session, search, Status.QUEUED, reason=None, error=None, not_before=0.0, last_attempt=last)
+            return search
+
+    def _writing(self, within: Session | None) -> AbstractContextManager[Session]:
+        """The caller's transaction, or one of its own."""
+        return writing(self.engine) if within is None else nullcontext(within)
+
+    # What is asked
+
+    def ahead(self, search: Search) -> int:
+        """How many searches of its project are in the queue before this one."""
+        query = select(func.count()).where(
+            Search.status == Status.QUEUED,
+            Search.project == search.project,
+            tuple_(Search.rank, Search.id) < tuple_(search.rank, search.id),
+        )
+        with reading(self.engine) as session:
+            return session.execute(query).scalar_one()
+
+    def attempts(self, search_id: str) -> Sequence[Attempt]:
+        """The launches of a search, in order."""
+        with reading(self.engine) as session:
+            return session.scalars(select(Attempt).where(Attempt.search_id == search_id).order_by(Attempt.number)).all()
 
     def events(self, search_id: str, after: int = 0, kind: str | None = None, limit: int = 1000) -> Sequence[Event]:
         """At most `limit` events of a search behind the number `after`, in order."""
@@ -129,7 +166,9 @@ class Searches:
         with reading(self.engine) as session:
             return session.execute(query).scalar_one()
 
-    def architectures(self, search_ids: Iterable[str]) -> dict[str, Sequence[ArchitectureRow]]:
+    def architectures(
+        self, search_ids: Iterable[str], within: Session | None = None
+    ) -> dict[str, Sequence[ArchitectureRow]]:
         """The networks of each search, the smallest budget first."""
         found: dict[str, list[ArchitectureRow]] = {search_id: [] for search_id in search_ids}
         query = (
@@ -137,7 +176,7 @@ class Searches:
             .where(ArchitectureRow.search_id.in_(list(found)))
             .order_by(ArchitectureRow.search_id, ArchitectureRow.budget)
         )
-        with reading(self.engine) as session:
+        with reading(self.engine) if within is None else nullcontext(within) as session:
             for row in session.scalars(query):
                 found[row.search_id].append(row)
         return dict(found)
@@ -146,143 +185,3 @@ class Searches:
         """The network of that id, if there is one."""
         with reading(self.engine) as session:
             return session.get(ArchitectureRow, architecture_id)
-
-    # What a dispatcher does
-
-    def claim(self, owner: str, capacity: Capacity) -> list[Search]:
-        """Take the leases of searches that nobody holds: all that are with Ray, and queued ones that fit.
-
-        Queued searches are taken in the order of their creation, and none is passed over for a later one. What is
-        held is computed from the searches themselves.
-        """
-        with writing(self.engine) as session:
-            free = or_(Search.lease_expires_at.is_(None), Search.lease_expires_at < now())
-            with_ray = Search.status.in_(WITH_RAY)
-            claimed = list(session.scalars(select(Search).where(with_ray, free).with_for_update(skip_locked=True)))
-            cpus, gpus = session.execute(
-                select(func.coalesce(func.sum(Search.cpus), 0), func.coalesce(func.sum(Search.gpus), 0)).where(
-                    or_(with_ray, and_(Search.status == Status.QUEUED, Search.lease_expires_at >= now()))
-                )
-            ).one()
-            queued = (
-                select(Search)
-                .where(Search.status == Status.QUEUED, free)
-                .order_by(Search.created_at, Search.id)
-                .limit(100)
-                .with_for_update(skip_locked=True)
-            )
-            time = _time(session)
-            for search in session.scalars(queued):
-                if search.not_before > time:
-                    continue
-                cpus, gpus = cpus + search.cpus, gpus + search.gpus
-                if cpus > capacity.cpus or gpus > capacity.gpus:
-                    search.reason = (
-                        f"needs {search.cpus} CPUs and {search.gpus} GPUs; the cluster has {capacity.cpus:g} and "
-                        f"{capacity.gpus:g}, of which {cpus - search.cpus:g} and {gpus - search.gpus:g} are taken"
-                    )
-                    break
-                claimed.append(search)
-            for search in claimed:
-                search.lease_owner, search.lease_token = owner, secrets.token_hex(16)
-                search.lease_expires_at = time + LEASE_SECONDS
-            return claimed
-
-    def renew(self, tokens: dict[str, str]) -> set[str]:
-        """Prolong the leases of searches by id and token; returns the ids whose lease still holds."""
-        held: set[str] = set()
-        with writing(self.engine) as session:
-            for search_id, token in tokens.items():
-                held |= set(
-                    session.scalars(
-                        update(Search)
-                        .where(Search.id == search_id, Search.lease_token == token)
-                        .values(lease_expires_at=now() + LEASE_SECONDS)
-                        .returning(Search.id)
-                    )
-                )
-        return held
-
-    def hand_back(self, tokens: dict[str, str]) -> None:
-        """Give leases back, so that another dispatcher need not wait for them to expire."""
-        with writing(self.engine) as session:
-            for search_id, token in tokens.items():
-                session.execute(
-                    update(Search)
-                    .where(Search.id == search_id, Search.lease_token == token)
-                    .values(lease_owner=None, lease_token=None, lease_expires_at=None)
-                )
-
-    def move(self, search_id: str, token: str, status: Status, **changes: Any) -> Search:
-        """Change a search's state, and columns with it, and note the change as an event.
-
-        Raises `LostLease`, and `lifecycle.IllegalTransition` for a change that the table does not know, such as one
-        that a user's cancelling has overtaken.
-        """
-        with writing(self.engine) as session:
-            search = _held(session, search_id, token)
-            _move(session, search, status, **changes)
-            return search
-
-    def follow(self, search_id: str, token: str, cursor: str, lines: Sequence[dict[str, Any]]) -> Search:
-        """Append journal lines as events and move the cursor past them, in one transaction. Raises `LostLease`."""
-        with writing(self.engine) as session:
-            search = _held(session, search_id, token)
-            for line in lines:
-                data = {key: value for key, value in line.items() if key not in ("kind", "time")}
-                _note(session, search_id, line["kind"], data, line["time"])
-                search.phase = line.get("phase", search.phase)
-                search.progress = line.get("progress", search.progress)
-                if line["kind"] == "epoch":
-                    search.accuracy = line["accuracy"]
-            search.journal_cursor = cursor
-            return search
-
-    def succeed(self, search_id: str, token: str, result: dict[str, Any]) -> None:
-        """Take over the result and end the search, in one transaction. Raises `LostLease`."""
-        with writing(self.engine) as session:
-            search = _held(session, search_id, token)
-            for one in result["architectures"]:
-                row_id = f"{search_id}-{one['budget']}"
-                session.add(ArchitectureRow(id=row_id, search_id=search_id, budget=one["budget"], result=one))
-            best = max(one["accuracy"] for one in result["architectures"])
-            _move(session, search, Status.SUCCEEDED, progress=1.0, accuracy=best, reason=None, error=None)
-
-
-def _time(session: Session) -> float:
-    return float(session.execute(select(now())).scalar_one())
-
-
-def _get(session: Session, search_id: str, lock: bool = False) -> Search:
-    search = session.get(Search, search_id, with_for_update=lock or None)
-    if search is None:
-        raise UnknownSearch(search_id)
-    return search
-
-
-def _held(session: Session, search_id: str, token: str) -> Search:
-    search = _get(session, search_id, lock=True)
-    if search.lease_token != token:
-        raise LostLease(search_id)
-    return search
-
-
-def _move(session: Session, search: Search, status: Status, **changes: Any) -> None:
-    lifecycle.check(Status(search.status), status)
-    time = _time(session)
-    search.status = status
-    for column, value in changes.items():
-        setattr(search, column, value)
-    if status == Status.RUNNING and search.started_at is None:
-        search.started_at = time
-    if status in TERMINAL:
-        search.ended_at = time
-    if status in TERMINAL or status == Status.QUEUED:
-        search.lease_owner = search.lease_token = search.lease_expires_at = None
-    data: dict[str, Any] = {"status": status, "attempt": search.attempt}
-    data |= {key: changes[key] for key in ("reason", "error") if changes.get(key)}
-    _note(session, search.id, "status", data, time)
-
-
-def _note(session: Session, search_id: str, kind: str, data: dict[str, Any], time: float | None = None) -> None:
-    session.add(Event(search_id=search_id, time=_time(session) if time is None else time, kind=kind, data=data))

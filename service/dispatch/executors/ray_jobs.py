@@ -1,17 +1,25 @@
 """Ray's Jobs REST interface: where runs are executed.
 
-A submission id is the fence against double launches: Ray refuses one that it has seen, so submitting again after a
-time-out is safe. Reference: https://docs.ray.io/en/latest/cluster/running-applications/job-submission/rest.html
+A submission id is the fence against double launches: Ray refuses one that it knows, so submitting again after a
+time-out is safe. It forgets the id of a job that is deleted, which could then be launched again.
+
+Whatever goes wrong between here and Ray, every method raises `RayUnavailable` and nothing else. Several threads may
+use one `RayJobs`. References: https://docs.ray.io/en/latest/cluster/running-applications/job-submission/rest.html and,
+for what `nodes` and `remains` ask, `ray/util/state/common.py` of Ray 2.60.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 import httpx
 
-from service.domain.request import Capacity
+from service.domain.scheduling import Capacity
+
+LIMIT = "10000"
+"""How many rows to ask for: as many as Ray gives at most."""
 
 
 class JobStatus(StrEnum):
@@ -31,10 +39,35 @@ class JobStatus(StrEnum):
 
 @dataclass(frozen=True)
 class Job:
-    """A job as Ray sees it; `message` is Ray's own word on its state."""
+    """A job as Ray sees it; `message` is Ray's own word on its state.
+
+    `driver_job_id` is the number under which the cluster knows the job's driver, from when that has connected.
+    """
 
     status: JobStatus
     message: str
+    driver_job_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine of the cluster, as it joined: `cpus`, `gpus` and `memory` (bytes) are what it has, taken or free."""
+
+    id: str
+    name: str
+    ip: str
+    head: bool
+    alive: bool
+    cpus: float
+    gpus: float
+    memory: float
+    labels: Mapping[str, str]
+
+
+def capacity_of(nodes: Iterable[Node]) -> Capacity:
+    """CPUs and GPUs of the nodes that are alive, together."""
+    alive = [node for node in nodes if node.alive]
+    return Capacity(sum(node.cpus for node in alive), sum(node.gpus for node in alive))
 
 
 @dataclass(frozen=True)
@@ -53,16 +86,21 @@ class RayUnavailable(RuntimeError):
 
 
 class RayJobs:
-    """The jobs of the Ray cluster at what `endpoint` returns when asked."""
+    """The jobs of the Ray cluster at what `endpoint` returns when asked.
 
-    def __init__(self, endpoint: Callable[[], Endpoint], seconds: float = 10.0) -> None:
+    A request may take `seconds`; `transport` carries the requests in the place of the network.
+    """
+
+    def __init__(
+        self, endpoint: Callable[[], Endpoint], seconds: float = 10.0, transport: httpx.BaseTransport | None = None
+    ) -> None:
         self.endpoint = endpoint
-        self.client = httpx.Client(timeout=seconds)
+        self.client = httpx.Client(timeout=seconds, transport=transport)
 
     def submit(self, submission_id: str, entrypoint: str, environment: dict[str, str]) -> None:
         """Launch `entrypoint` as the job `submission_id`, unless Ray already has that job.
 
-        Raises `RayUnavailable`.
+        Raises `RayUnavailable`: then the job may have been launched, or not.
         """
         body = {
             "submission_id": submission_id,
@@ -72,44 +110,95 @@ class RayJobs:
             "metadata": {"service": "yoso"},
         }
         response = self._ask("POST", "/api/jobs/", json=body)
-        if response.status_code >= 400 and self.job(submission_id) is None:
+        # Whatever Ray said, or something that answers in its place: what counts is whether the job is there.
+        if response.status_code != 200 and self.job(submission_id) is None:
             raise RayUnavailable(f"Ray refused the job: {_reason(response)}")
+        if response.status_code == 200 and _object(response).get("submission_id") != submission_id:
+            raise RayUnavailable("Ray answered a submission without naming the job")
 
     def job(self, submission_id: str) -> Job | None:
         """The job of that id, or None where Ray knows of none. Raises `RayUnavailable`."""
         response = self._ask("GET", f"/api/jobs/{submission_id}")
         if response.status_code == 404:
             return None
-        values = self._json(response)
+        values = _object(response)
         try:
-            return Job(JobStatus(values["status"]), str(values.get("message") or ""))
-        except (KeyError, ValueError) as error:
+            status = JobStatus(values["status"])
+        except (KeyError, ValueError, TypeError) as error:
             raise RayUnavailable(f"Ray answered with an unknown job state: {error}") from error
+        driver = values.get("job_id")
+        return Job(status, str(values.get("message") or ""), str(driver) if driver else None)
+
+    def remains(self, submission_id: str) -> list[str]:
+        """What is still alive in the cluster of a job that has ended, in words; empty once its resources are free.
+
+        These are the job's supervisor, which looks after the driver's process, and whatever the driver started: its
+        actors, detached ones as well, and its placement groups. A job whose driver never connected has none of these,
+        and of a job that Ray knows no more nothing can be found. Not counted are detached actors with a name and
+        without CPUs and GPUs: such are Ray's own for the whole cluster (as Ray Train's AutoscalingCoordinator), made by
+        whichever job came first and found by name by every later one. Raises `RayUnavailable`.
+        """
+        job = self.job(submission_id)
+        if job is None or job.driver_job_id is None:
+            return []
+        # Of two filters that are equalities Ray applies both before it cuts a list short; of "!=" it does not.
+        supervisor = {"name": f"_ray_internal_job_actor_{submission_id}", "state": "ALIVE"}
+        supervisors = self._listed("actors", equal=supervisor)
+        actors = self._listed("actors", equal={"job_id": job.driver_job_id}, other_than={"state": "DEAD"})
+        groups = self._listed(
+            "placement_groups", equal={"creator_job_id": job.driver_job_id}, other_than={"state": "REMOVED"}
+        )
+        return [
+            *(f"the job's supervisor, {row.get('state')}" for row in supervisors),
+            *(
+                f"actor {row.get('name') or row.get('class_name')}, {row.get('state')}"
+                for row in actors
+                if not _is_shared(row)
+            ),
+            *(
+                f"placement group {row.get('name') or row.get('placement_group_id')}, {row.get('state')}"
+                for row in groups
+            ),
+        ]
 
     def stop(self, submission_id: str) -> None:
-        """Ask Ray to stop a job; it ends some seconds later. Raises `RayUnavailable`."""
+        """Ask Ray to stop a job; it ends some seconds later. A job that has ended, or is unknown, stays as it is.
+
+        Raises `RayUnavailable`.
+        """
         response = self._ask("POST", f"/api/jobs/{submission_id}/stop")
-        if response.status_code not in (200, 404):
-            raise RayUnavailable(f"Ray did not stop the job: {_reason(response)}")
+        if response.status_code != 404:
+            _object(response)
+
+    def running(self) -> list[str]:
+        """The submission ids of all jobs that have not ended. Raises `RayUnavailable`."""
+        response = self._ask("GET", "/api/jobs/")
+        try:
+            jobs = response.json()
+            return [
+                str(job["submission_id"]) for job in jobs if job["submission_id"] and not JobStatus(job["status"]).ended
+            ]
+        except (ValueError, TypeError, KeyError) as error:
+            raise RayUnavailable(f"Ray's list of jobs cannot be read: {type(error).__name__}") from error
 
     def logs(self, submission_id: str) -> str:
         """What a job's driver has printed; empty where Ray knows of no such job. Raises `RayUnavailable`."""
         response = self._ask("GET", f"/api/jobs/{submission_id}/logs")
-        return "" if response.status_code == 404 else str(self._json(response).get("logs") or "")
+        return "" if response.status_code == 404 else str(_object(response).get("logs") or "")
 
     def delete(self, submission_id: str) -> None:
-        """Make Ray forget a job that has ended. Raises `RayUnavailable`."""
-        self._ask("DELETE", f"/api/jobs/{submission_id}")
+        """Make Ray forget a job that has ended. Raises `RayUnavailable`, also where the job has not ended."""
+        response = self._ask("DELETE", f"/api/jobs/{submission_id}")
+        if response.status_code != 404:
+            _object(response)
+
+    def nodes(self) -> list[Node]:
+        """The cluster's nodes, dead ones as well; none while Ray has only just started. Raises `RayUnavailable`."""
+        return [_node(row) for row in self._listed("nodes")]
 
     def capacity(self) -> Capacity:
         """CPUs and GPUs of all nodes that are alive. Raises `RayUnavailable`."""
-        values = self._json(self._ask("GET", "/api/v0/nodes", params={"detail": "true", "limit": "10000"}))
-        try:
-            nodes = [node for node in values["data"]["result"]["result"] if node["state"] == "ALIVE"]
-            resources = [node["resources_total"] for node in nodes]
-        except (KeyError, TypeError) as error:
-            raise RayUnavailable(f"Ray's list of nodes has no {error}") from error
-        return Capacity(*(sum(float(one.get(name, 0)) for one in resources) for name in ("CPU", "GPU")))
+        return capacity_of(self.nodes())
 
     def close(self) -> None:
         """Close the connections."""
@@ -120,25 +209,72 @@ class RayJobs:
         headers = {"Authorization": f"Bearer {endpoint.token}"} if endpoint.token else {}
         try:
             response = self.client.request(method, endpoint.url + path, headers=headers, **options)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
             raise RayUnavailable(f"Ray does not answer: {type(error).__name__}") from error
         if response.status_code in (401, 403):
             raise RayUnavailable("Ray wants another token: set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH")
-        if response.status_code >= 500 and method == "GET":
-            raise RayUnavailable(f"Ray failed: {_reason(response)}")
         return response
 
-    @staticmethod
-    def _json(response: httpx.Response) -> dict[str, Any]:
+    def _listed(
+        self, what: str, equal: Mapping[str, str] | None = None, other_than: Mapping[str, str] | None = None
+    ) -> list[dict[str, Any]]:
+        """The rows of one of the lists that Ray keeps of its cluster."""
+        filters = [(key, "=", value) for key, value in (equal or {}).items()]
+        filters += [(key, "!=", value) for key, value in (other_than or {}).items()]
+        query = [("detail", "true"), ("limit", LIMIT)]
+        for filtered in filters:
+            query += zip(("filter_keys", "filter_predicates", "filter_values"), filtered, strict=True)
+        values = _object(self._ask("GET", f"/api/v0/{what}", params=query))
         try:
-            values = response.json()
-        except ValueError as error:
-            raise RayUnavailable("Ray's answer is not JSON") from error
-        if response.status_code >= 400 or not isinstance(values, dict):
-            raise RayUnavailable(f"Ray failed: {_reason(response)}")
-        return values
+            rows = values["data"]["result"]["result"]
+        except (KeyError, TypeError) as error:
+            raise RayUnavailable(f"Ray's list of {what} has no {error}") from error
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise RayUnavailable(f"Ray's list of {what} is none")
+        return rows
+
+
+def _is_shared(actor: dict[str, Any]) -> bool:
+    """Whether an actor serves the whole cluster and takes nothing of it."""
+    needs = actor.get("required_resources")
+    takes_nothing = not isinstance(needs, dict) or not (needs.get("CPU") or needs.get("GPU"))
+    return actor.get("is_detached") is True and bool(actor.get("name")) and takes_nothing
+
+
+def _node(row: dict[str, Any]) -> Node:
+    resources, labels = row.get("resources_total") or {}, row.get("labels") or {}
+    if not isinstance(row.get("state"), str) or not isinstance(resources, dict) or not isinstance(labels, dict):
+        raise RayUnavailable("Ray's list of nodes has a node without state or resources")
+    cpus, gpus, memory = (_number(resources.get(name, 0)) for name in ("CPU", "GPU", "memory"))
+    name, ip = str(row.get("node_name") or ""), str(row.get("node_ip") or "")
+    told = {str(key): str(value) for key, value in labels.items()}
+    head, alive = row.get("is_head_node") is True, row["state"] == "ALIVE"
+    return Node(str(row.get("node_id") or ""), name or ip, ip, head, alive, cpus, gpus, memory, told)
+
+
+def _number(value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise RayUnavailable("Ray's list of nodes has a resource that is not a number")
+    return number
+
+
+def _object(response: httpx.Response) -> dict[str, Any]:
+    """The JSON object of an answer that went well."""
+    if response.status_code != 200:
+        raise RayUnavailable(f"Ray failed: {_reason(response)}")
+    try:
+        values = response.json()
+    except (ValueError, RecursionError) as error:
+        raise RayUnavailable("Ray's answer is not JSON") from error
+    if not isinstance(values, dict):
+        raise RayUnavailable("Ray's answer is not a JSON object")
+    return values
 
 
 def _reason(response: httpx.Response) -> str:
-    lines = response.text.strip().splitlines()
-    return f"{response.status_code} {lines[-1][:200] if lines else ''}".strip()
+    lines = [line for line in response.text.strip().splitlines() if line.strip(" .^")]
+    return f"{response.status_code} {lines[-1].strip()[:200] if lines else ''}".strip()

@@ -15,7 +15,6 @@ from nas_core.datasets import DATASETS
 from nas_core.files import FILES
 from nas_core.operations import OPERATIONS
 from service.domain.lifecycle import Status
-from service.domain.request import Capacity
 from tests import seeding
 
 GOOD: dict[str, Any] = {"dataset": "digits", "budgets": ["300k", 600000]}
@@ -60,10 +59,10 @@ def test_a_search_is_queued_and_found_again(http: httpx.Client) -> None:
         ({"settings": {"lr": 0}}, "settings.lr", 0, "above 0"),
         ({"settings": {"epochs": 1}}, "settings.epochs", 1, "search_epochs"),
         ({"workers": 0}, "workers", 0, "1 to 4096"),
-        ({"workers": 9}, "workers", 9, "at most 8 CPUs"),
+        ({"workers": 9}, "workers", 9, "at most 8 such workers"),
         ({"workers": 1.5}, "workers", 1.5, "a whole number"),
         ({"workers": "2"}, "workers", "2", "a whole number"),
-        ({"gpus_per_worker": 1}, "gpus_per_worker", 1, "at most 0 GPUs"),
+        ({"gpus_per_worker": 1}, "gpus_per_worker", 1, "at most 0 such workers"),
         ({"seed": -1}, "seed", -1, "0 to"),
         ({"budgets": None}, "budgets", None, "or limits"),
         ({"budgets": None, "limits": {"parameters": None}}, "budgets", None, "or limits"),
@@ -85,9 +84,7 @@ def test_a_search_is_queued_and_found_again(http: httpx.Client) -> None:
 def test_what_cannot_be_done_is_refused_with_field_value_and_what_would_do(
     app: FastAPI, http: httpx.Client, change: dict[str, Any], field: str, value: Any, accepted: str
 ) -> None:
-    dispatcher = seeding.parts(app).dispatcher
-    assert dispatcher is not None
-    dispatcher.capacity = Capacity(8, 0)
+    seeding.report(app, cpus=8)
     told = http.post("/api/v1/searches", json=GOOD | change)
     assert told.status_code == 422, told.text
     assert told.headers["content-type"] == "application/problem+json"
@@ -276,10 +273,8 @@ def test_a_lost_file_is_not_an_internal_error(app: FastAPI, http: httpx.Client, 
 
 def test_health_tells_life_from_readiness(app: FastAPI, http: httpx.Client) -> None:
     assert http.get("/healthz").status_code == 200
-    dispatcher = seeding.parts(app).dispatcher
-    assert dispatcher is not None
     assert http.get("/readyz").status_code == 503
-    dispatcher.capacity = Capacity(8, 0)
+    seeding.report(app, cpus=8)
     assert http.get("/readyz").status_code == 200
 
 

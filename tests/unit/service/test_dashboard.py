@@ -195,7 +195,7 @@ def test_without_tokens_there_is_nothing_to_sign_in_to(browser: httpx.Client) ->
 
 def test_a_search_that_waits_says_for_what(app: FastAPI, browser: httpx.Client) -> None:
     search_id = seeding.queue(app)
-    seeding.Run(app, search_id).move(Status.LAUNCHING, attempt=1).move(Status.WAITING, reason="no GPU is free")
+    seeding.Run(app, search_id).move(Status.WAITING, reason="no GPU is free")
     assert "no GPU is free" in browser.get(f"/searches/{search_id}").text
     assert "no GPU is free" in browser.get("/searches").text
 

@@ -12,10 +12,11 @@ from sqlalchemy import update
 from nas_core.files import FILES
 from service.dispatch.dispatcher import Dispatcher
 from service.dispatch.executors.ray_jobs import RayJobs
-from service.domain.lifecycle import MAX_ATTEMPTS, Status
+from service.domain.lifecycle import MAX_ATTEMPTS
 from service.store.database import writing
 from service.store.models import Search
 from service.store.searches import Searches
+from service.store.work import Work
 from tests import seeding
 from tests.unit.service.ray_double import RayDouble, ray_double
 
@@ -86,7 +87,6 @@ def service(app: FastAPI, ray: RayDouble) -> Iterator[Service]:
 def begin(service: Service, search_id: str, dispatcher: Dispatcher, attempt: int = 1) -> None:
     """Turn until the search runs."""
     dispatcher.turn()
-    dispatcher.turn()
     assert service.status(search_id) == "waiting"
     service.journal(search_id, f"{attempt:04d}-000001", {"kind": "started", "resumed": attempt > 1, "workers": 1})
     dispatcher.turn()
@@ -125,11 +125,8 @@ def test_a_job_that_ray_calls_failed_but_whose_result_is_there_has_succeeded(ser
 
 def test_a_dispatcher_that_died_between_noting_and_launching_is_followed_by_one_that_launches(service: Service) -> None:
     search_id = service.queue()
-    first = service.dispatcher()
-    first._measure()
-    assert first.capacity is not None
-    claimed = service.searches.claim("one", first.capacity)[0]
-    service.searches.move(search_id, claimed.lease_token or "", Status.LAUNCHING, attempt=1)
+    Work(service.searches.engine).claim("one", seeding.LARGE)
+    assert service.status(search_id) == "launching" and service.ray.submitted == []
     service.set(search_id, lease_expires_at=0.0)
     second = service.dispatcher("two")
     second.turn()
@@ -182,9 +179,10 @@ def test_a_search_that_does_not_fit_waits_and_says_why(service: Service) -> None
     dispatcher.turn()
     dispatcher.turn()
     assert [service.status(search_id) for search_id in (first, second, third)] == ["waiting", "queued", "queued"]
-    assert service.searches.get(second).reason == (
-        "needs 2 CPUs and 0 GPUs; the cluster has 2 and 0, of which 2 and 0 are taken"
-    )
+    queue = seeding.parts(service.app).projects.queue(dispatcher.capacity or seeding.LARGE, 10)
+    assert [one.id for one in queue.holders] == [first] and [one.id for one in queue.next] == [second, third]
+    assert queue.reason(queue.next[0]) == "everything that the cluster has is held, or set aside for others"
+    assert queue.reason(queue.next[1]) == f"behind {second} in project default"
     service.searches.cancel(first)
     service.ray.end(first, "STOPPED")
     dispatcher.turn()
@@ -245,13 +243,19 @@ def test_cancelling_a_running_search_ends_when_its_job_is_gone(service: Service)
     assert service.searches.cancel(search_id).status == "cancelled"
 
 
-def test_a_queued_search_is_cancelled_at_once_even_when_it_is_claimed(service: Service) -> None:
+def test_a_queued_search_is_cancelled_at_once(service: Service) -> None:
     search_id, dispatcher = service.queue(), service.dispatcher()
-    dispatcher._measure()
-    assert dispatcher.capacity is not None
-    dispatcher.held = {one.id: one for one in service.searches.claim("one", dispatcher.capacity)}
     assert service.searches.cancel(search_id).status == "cancelled"
     dispatcher.turn()
+    assert service.ray.submitted == [] and service.status(search_id) == "cancelled"
+
+
+def test_one_that_is_cancelled_before_it_is_handed_to_ray_never_is(service: Service) -> None:
+    search_id = service.queue()
+    Work(service.searches.engine).claim("one", seeding.LARGE)
+    assert service.searches.cancel(search_id).status == "cancelling"
+    service.set(search_id, lease_expires_at=0.0)
+    service.dispatcher().turn()
     assert service.ray.submitted == [] and service.status(search_id) == "cancelled"
 
 

@@ -3,7 +3,6 @@
 import pytest
 
 from nas_core.errors import InvalidValue
-from service.domain.lifecycle import TERMINAL, TRANSITIONS, IllegalTransition, Status, backoff, check
 from service.settings import Settings, is_loopback
 from service.store.database import connect
 
@@ -51,25 +50,3 @@ def test_other_databases_are_refused_without_their_password(url: str) -> None:
     with pytest.raises(InvalidValue) as refused:
         connect(url)
     assert refused.value.field == "YOSO_DATABASE_URL" and "secret" not in str(refused.value)
-
-
-def test_every_search_can_end_and_what_has_ended_stays() -> None:
-    assert {Status.SUCCEEDED, Status.FAILED, Status.CANCELLED} == TERMINAL
-    for start in Status:
-        reached, todo = {start}, [start]
-        while todo:
-            for status in TRANSITIONS[todo.pop()] - reached:
-                reached.add(status)
-                todo.append(status)
-        assert start in TERMINAL or {Status.CANCELLED} <= reached & TERMINAL
-        if start != Status.CANCELLING and start not in TERMINAL:
-            assert {Status.CANCELLING, Status.CANCELLED} & TRANSITIONS[start]
-        for status in Status:
-            if status not in TRANSITIONS[start]:
-                with pytest.raises(IllegalTransition, match=f"from {start} to {status}"):
-                    check(start, status)
-
-
-def test_waits_grow_and_stay_below_five_minutes() -> None:
-    waits = [backoff(attempt) for attempt in range(1, 20)]
-    assert waits == sorted(waits) and waits[0] == 2 and waits[-1] == 300

@@ -1,0 +1,117 @@
+"""The cluster: what it has, who holds it, and who waits for it."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel
+
+from service.api.context import ContextDep, ProjectDep
+from service.api.projects import ProjectView, views
+from service.api.searches import PROBLEMS
+from service.domain.scheduling import Capacity
+from service.store.models import Search
+
+router = APIRouter(prefix="/api/v1/cluster", tags=["cluster"], responses=PROBLEMS)
+
+
+class NodeView(BaseModel):
+    """A machine of the cluster that is alive, and what it has."""
+
+    name: str
+    cpus: float
+    gpus: float
+
+
+class Holder(BaseModel):
+    """A search that holds a part of the cluster. Of another project's one only the project is told."""
+
+    id: str | None
+    project: str
+    status: str
+    reason: str | None
+    cpus: int
+    gpus: int
+    dispatcher: str | None
+
+
+class Waiting(BaseModel):
+    """A queued search: its place if everything came free now, and why it waits."""
+
+    place: int
+    id: str | None
+    project: str
+    cpus: int
+    gpus: int
+    reason: str
+
+
+class ClusterView(BaseModel):
+    """The cluster as a dispatcher last saw it, `age` seconds ago; `error` says why Ray could not be asked."""
+
+    cpus: float
+    gpus: float
+    held_cpus: int
+    held_gpus: int
+    nodes: list[NodeView]
+    age: float | None
+    error: str | None
+    holders: list[Holder]
+    queued: int
+    queue: list[Waiting]
+    projects: list[ProjectView]
+
+
+@router.get("")
+def look(service: ContextDep, project: ProjectDep, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> ClusterView:
+    """Capacity, what is held by whom, and the first `limit` of the queue with the reasons why they wait."""
+    state = service.cluster.read()
+    capacity = state.capacity if state is not None else Capacity()
+    known = capacity if state is not None and state.nodes else Capacity(0, 0, ())
+    queue = service.projects.queue(known, limit)
+    standings = views(service.projects.standings())
+    shown = {view.name for view in standings if project in (None, view.name)}
+
+    def named(search: Search) -> str | None:
+        return search.id if search.project in shown else None
+
+    def why(search: Search) -> str:
+        if state is None:
+            return "no dispatcher has reported what the cluster has"
+        if state.error is not None:
+            return f"Ray cannot be asked: {state.error}"
+        return queue.reason(search)
+
+    return ClusterView(
+        cpus=known.cpus,
+        gpus=known.gpus,
+        held_cpus=sum(search.cpus for search in queue.holders),
+        held_gpus=sum(search.gpus for search in queue.holders),
+        nodes=[NodeView(name=node.name, cpus=node.cpus, gpus=node.gpus) for node in known.nodes or ()],
+        age=state.age if state is not None else None,
+        error=state.error if state is not None else None,
+        holders=[
+            Holder(
+                id=named(search),
+                project=search.project,
+                status=search.status,
+                reason=search.reason if named(search) else None,
+                cpus=search.cpus,
+                gpus=search.gpus,
+                dispatcher=search.lease_owner,
+            )
+            for search in queue.holders
+        ],
+        queued=sum(view.queued for view in standings),
+        queue=[
+            Waiting(
+                place=place,
+                id=named(search),
+                project=search.project,
+                cpus=search.cpus,
+                gpus=search.gpus,
+                reason=why(search),
+            )
+            for place, search in enumerate(queue.next, 1)
+        ],
+        projects=[view for view in standings if view.name in shown],
+    )

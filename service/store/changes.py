@@ -1,0 +1,74 @@
+"""Changes of state: every one goes through `move`, which notes it as an event in the same transaction."""
+
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from service.domain import lifecycle, scheduling
+from service.domain.lifecycle import TERMINAL, WITH_RAY, Status
+from service.store.models import Attempt, Event, Project, Search, now
+
+
+class UnknownSearch(LookupError):
+    """No search of that id."""
+
+
+def time_of(session: Session) -> float:
+    """The database's time."""
+    return float(session.execute(select(now())).scalar_one())
+
+
+def get(session: Session, search_id: str, lock: bool = False) -> Search:
+    """The search of that id, with its row locked until the transaction's end if wanted. Raises `UnknownSearch`."""
+    search = session.get(Search, search_id, with_for_update=lock or None)
+    if search is None:
+        raise UnknownSearch(search_id)
+    return search
+
+
+def note(session: Session, search_id: str, kind: str, data: dict[str, Any], time: float | None = None) -> None:
+    """Append an event."""
+    session.add(Event(search_id=search_id, time=time_of(session) if time is None else time, kind=kind, data=data))
+
+
+def move(session: Session, search: Search, status: Status, **changes: Any) -> None:
+    """Change the state of a locked search, and columns with it.
+
+    Going to `launching` begins an attempt; leaving Ray ends it, charges the project for it, and gives up the lease.
+    Raises `lifecycle.IllegalTransition`.
+    """
+    before = Status(search.status)
+    lifecycle.check(before, status)
+    time = time_of(session)
+    search.status = status
+    for column, value in changes.items():
+        setattr(search, column, value)
+    if status == Status.LAUNCHING:
+        search.attempt += 1
+        owner = search.lease_owner or ""
+        session.add(Attempt(search_id=search.id, number=search.attempt, owner=owner, started_at=time))
+    if before in WITH_RAY and status not in WITH_RAY:
+        _end_attempt(session, search, status, time)
+        search.lease_owner = search.lease_token = search.lease_expires_at = None
+    if status == Status.RUNNING and search.started_at is None:
+        search.started_at = time
+    search.ended_at = time if status in TERMINAL else None
+    data: dict[str, Any] = {"status": status, "attempt": search.attempt}
+    data |= {key: changes[key] for key in ("reason", "error") if changes.get(key)}
+    note(session, search.id, "status", data, time)
+
+
+def _end_attempt(session: Session, search: Search, status: Status, time: float) -> None:
+    attempt = session.get_one(Attempt, (search.id, search.attempt))
+    attempt.ended_at, attempt.outcome, attempt.error = time, status, search.error
+    project = session.get_one(Project, search.project, with_for_update=True)
+    spent = scheduling.usage(search.accelerators, time - attempt.started_at)
+    project.used = scheduling.decayed(project.used, time - project.used_at) + spent
+    project.used_at = time
+
+
+def queued(session: Session, project: str) -> int:
+    """How many searches of a project are queued."""
+    query = select(func.count()).where(Search.status == Status.QUEUED, Search.project == project)
+    return session.execute(query).scalar_one()

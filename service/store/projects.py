@@ -1,0 +1,112 @@
+"""Projects: their weights and quotas, what they hold and have used, and who waits behind whom."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Engine, func, select
+from sqlalchemy.orm import Session
+
+from service.domain.lifecycle import WITH_RAY, Status
+from service.domain.scheduling import Capacity, Share, Verdict
+from service.store import changes
+from service.store.database import insert, reading
+from service.store.models import Project, Search
+from service.store.work import judge, standing, typical_seconds
+
+
+FULL = "everything that the cluster has is held, or set aside for others"
+
+
+class OverQuota(RuntimeError):
+    """A project has as many searches in its queue as it may have."""
+
+    def __init__(self, project: str, queued: int, limit: int) -> None:
+        super().__init__(f"project {project} has {queued} queued searches and may have {limit}")
+        self.project, self.queued, self.limit = project, queued, limit
+
+
+def admit_to_queue(session: Session, name: str, count: int = 1) -> None:
+    """Make sure that the project is known and may queue `count` more searches. Raises `OverQuota`."""
+    values = {"name": name, "weight": 1.0, "used": 0.0, "used_at": 0.0}
+    session.execute(insert(session, Project).values(values).on_conflict_do_nothing())
+    limit = session.execute(select(Project.max_queued).where(Project.name == name)).scalar_one()
+    if limit is None:
+        return
+    # One at a time, so that two submissions cannot take the last place both.
+    limit = session.execute(select(Project.max_queued).where(Project.name == name).with_for_update()).scalar_one()
+    queued = changes.queued(session, name)
+    if limit is not None and queued + count > limit:
+        raise OverQuota(name, queued, limit)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A project's share and how many of its searches are queued."""
+
+    share: Share
+    max_queued: int | None
+    queued: int
+
+
+@dataclass(frozen=True)
+class Queue:
+    """Who holds what, and who would be launched next if everything came free: the first of the queue, in order."""
+
+    holders: Sequence[Search]
+    next: Sequence[Search]
+    verdict: Verdict
+    """What would be decided now."""
+    time: float
+
+    def reason(self, search: Search) -> str:
+        """Why a search of `next` waits."""
+        if search.not_before > self.time:
+            return search.reason or "it is tried again later"
+        if search.id in self.verdict.waiting:
+            return self.verdict.waiting[search.id]
+        if any(ask.id == search.id for ask in self.verdict.admitted):
+            return "there is room for it; it is launched next"
+        first = next((one for one in self.next if one.project == search.project), search)
+        return f"behind {first.id} in project {search.project}" if first is not search else FULL
+
+
+class Projects:
+    """The projects in the database behind `engine`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def standings(self, within: Session | None = None) -> list[Standing]:
+        """All projects, by name."""
+        with reading(self.engine) if within is None else nullcontext(within) as session:
+            shares = standing(session, changes.time_of(session), typical_seconds(session))
+            queued: dict[str, int] = dict(
+                session.execute(
+                    select(Search.project, func.count()).where(Search.status == Status.QUEUED).group_by(Search.project)
+                )
+                .tuples()
+                .all()
+            )
+            limits: dict[str, int | None] = dict(session.execute(select(Project.name, Project.max_queued)).tuples())
+        return [Standing(share, limits[share.project], queued.get(share.project, 0)) for share in shares]
+
+    def set(self, name: str, changed: dict[str, Any], within: Session) -> None:
+        """Change a project's weight and quotas, whether it had a search yet or not."""
+        admit_to_queue(within, name, 0)
+        project = within.get_one(Project, name, with_for_update=True, populate_existing=True)
+        for column, value in changed.items():
+            setattr(project, column, value)
+
+    def queue(self, capacity: Capacity, limit: int) -> Queue:
+        """Who holds the cluster, and at most `limit` of those who wait, in the order that they would be launched."""
+        with reading(self.engine) as session:
+            time = changes.time_of(session)
+            holders = session.scalars(
+                select(Search).where(Search.status.in_(WITH_RAY)).order_by(Search.project, Search.id)
+            ).all()
+            verdict = judge(session, capacity, limit)
+            order = [ask.id for ask in judge(session, Capacity(), limit).admitted]
+            found = {one.id: one for one in session.scalars(select(Search).where(Search.id.in_(order)))}
+        return Queue(holders, [found[one] for one in order if one in found], verdict, time)

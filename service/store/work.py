@@ -1,0 +1,248 @@
+"""What a dispatcher reads and writes: claims with a lease, and changes that only the lease's holder may make.
+
+Every write names the token of the lease. Where the token no longer holds, the write raises `LostLease` and nothing is
+changed: what a stale dispatcher found out must not overwrite what the new one knows.
+"""
+
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import Engine, delete, exists, func, or_, select, text, tuple_, update
+from sqlalchemy.orm import Session
+
+from service.domain import scheduling
+from service.domain.lifecycle import WITH_RAY, Status
+from service.domain.scheduling import Ask, Capacity, Share, Verdict
+from service.store import changes
+from service.store.database import reading, writing
+from service.store.models import ArchitectureRow, Attempt, IdempotencyKey, Project, Search, now
+
+LEASE_SECONDS = 30.0
+CLAIMED_AT_ONCE = 16
+"""At most so many in one claim, so that several dispatchers share what comes."""
+
+RECENT_ATTEMPTS = 50
+UNKNOWN_SECONDS = 600.0
+"""How long a search is expected to run while none has ended yet."""
+
+KEY_SECONDS = 7 * 86400.0
+"""How long an idempotency key is remembered."""
+
+_CLAIM_LOCK = 7_364_201_812
+"""The key of the advisory lock under which PostgreSQL's clients claim; any number that nobody else uses."""
+
+
+class LostLease(RuntimeError):
+    """A write by a dispatcher whose lease has gone to another."""
+
+
+class Work:
+    """The searches in the database behind `engine`, as dispatchers see them."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def claim(self, owner: str, capacity: Capacity) -> list[Search]:
+        """Take the leases of searches with Ray whose lease has run out, and launch queued ones as `admit` decides.
+
+        A queued search that is claimed is `launching`, in a new attempt, when this returns.
+        """
+        with reading(self.engine) as session:
+            if not session.execute(select(or_(exists(_adrift()), exists(_ripe())))).scalar_one():
+                return []
+        with writing(self.engine) as session:
+            # One claim at a time: two that looked at once could both fill the same room.
+            if self.engine.dialect.name == "postgresql":
+                session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _CLAIM_LOCK})
+            adrift = _adrift().with_only_columns(Search).with_for_update(skip_locked=True)
+            claimed = list(session.scalars(adrift))
+            for search in claimed:
+                _lease(search, owner, changes.time_of(session))
+            asks = judge(session, capacity, CLAIMED_AT_ONCE).admitted
+            chosen = select(Search).where(Search.id.in_([ask.id for ask in asks]), Search.status == Status.QUEUED)
+            found = {one.id: one for one in session.scalars(chosen.with_for_update(skip_locked=True))}
+            for search in (found[ask.id] for ask in asks if ask.id in found):
+                _lease(search, owner, changes.time_of(session))
+                changes.move(session, search, Status.LAUNCHING, reason=None)
+                claimed.append(search)
+            return claimed
+
+    def renew(self, tokens: Iterable[str]) -> set[str]:
+        """Prolong leases by their tokens; returns the tokens that still hold."""
+        with writing(self.engine) as session:
+            return set(
+                session.scalars(
+                    update(Search)
+                    .where(Search.lease_token.in_(list(tokens)), Search.status.in_(WITH_RAY))
+                    .values(lease_expires_at=now() + LEASE_SECONDS)
+                    .returning(Search.lease_token)
+                    .execution_options(synchronize_session=False)
+                )
+            )
+
+    def hand_back(self, tokens: Iterable[str]) -> None:
+        """Give leases back, so that another dispatcher need not wait for them to expire."""
+        with writing(self.engine) as session:
+            session.execute(
+                update(Search)
+                .where(Search.lease_token.in_(list(tokens)))
+                .values(lease_owner=None, lease_token=None, lease_expires_at=None)
+            )
+
+    def move(self, search_id: str, token: str, status: Status, **columns: Any) -> Search:
+        """Change a search's state, and columns with it, and note the change as an event.
+
+        Raises `LostLease`, and `lifecycle.IllegalTransition` for a change that the table does not know, such as one
+        that a user's cancelling has overtaken.
+        """
+        with writing(self.engine) as session:
+            search = _held(session, search_id, token)
+            changes.move(session, search, status, **columns)
+            return search
+
+    def try_again(self, search_id: str, token: str, seconds: float, **columns: Any) -> Search:
+        """Queue a search whose attempt failed, to be launched in `seconds` at the earliest. Raises as `move`."""
+        return self.move(search_id, token, Status.QUEUED, not_before=now() + seconds, **columns)
+
+    def explain(self, search_id: str, token: str, reason: str | None) -> None:
+        """Say why a search does not get on; changes nothing else. Raises `LostLease`."""
+        with writing(self.engine) as session:
+            _held(session, search_id, token).reason = reason
+
+    def follow(self, search_id: str, token: str, cursor: str, lines: Sequence[dict[str, Any]]) -> Search:
+        """Append journal lines as events and move the cursor past them, in one transaction. Raises `LostLease`."""
+        with writing(self.engine) as session:
+            search = _held(session, search_id, token)
+            for line in lines:
+                data = {key: value for key, value in line.items() if key not in ("kind", "time")}
+                changes.note(session, search_id, line["kind"], data, line["time"])
+                search.phase = line.get("phase", search.phase)
+                search.progress = line.get("progress", search.progress)
+                if line["kind"] == "epoch":
+                    search.accuracy = line["accuracy"]
+            search.journal_cursor = cursor
+            return search
+
+    def succeed(self, search_id: str, token: str, result: dict[str, Any]) -> None:
+        """Take over the result and end the search, in one transaction. Raises `LostLease`."""
+        with writing(self.engine) as session:
+            search = _held(session, search_id, token)
+            for one in result["architectures"]:
+                row_id = f"{search_id}-{one['budget']}"
+                session.add(ArchitectureRow(id=row_id, search_id=search_id, budget=one["budget"], result=one))
+            best = max(one["accuracy"] for one in result["architectures"])
+            changes.move(session, search, Status.SUCCEEDED, progress=1.0, accuracy=best, reason=None, error=None)
+
+    def current_attempts(self, search_ids: Iterable[str]) -> dict[str, int | None]:
+        """Of the searches among these that exist: the attempt that may be with Ray, or None where none may."""
+        query = select(Search.id, Search.attempt, Search.status).where(Search.id.in_(list(search_ids)))
+        with reading(self.engine) as session:
+            return {row.id: row.attempt if row.status in WITH_RAY else None for row in session.execute(query)}
+
+    def forget_old_keys(self) -> None:
+        """Delete idempotency keys that are older than `KEY_SECONDS`."""
+        with writing(self.engine) as session:
+            session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < now() - KEY_SECONDS))
+
+
+def judge(session: Session, capacity: Capacity, limit: int) -> Verdict:
+    """Whom `scheduling.admit` would launch now, by what the database holds at this moment."""
+    time = changes.time_of(session)
+    typical = typical_seconds(session)
+    shares = {share.project: share for share in standing(session, time, typical)}
+    cpus, gpus = session.execute(
+        select(func.coalesce(func.sum(Search.cpus), 0), func.coalesce(func.sum(Search.gpus), 0)).where(
+            Search.status.in_(WITH_RAY)
+        )
+    ).one()
+    with_queue = select(Project.name).where(
+        exists(select(1).where(Search.status == Status.QUEUED, Search.project == Project.name))
+    )
+    contenders = [shares[name] for name in session.scalars(with_queue)]
+    return scheduling.admit(
+        contenders, lambda project: _queue(session, project, time), capacity, Capacity(cpus, gpus), typical, limit
+    )
+
+
+def standing(session: Session, time: float, typical: float) -> list[Share]:
+    """Every project with its weight, quotas, use and what it holds, from the searches that are with Ray now."""
+    shares = {
+        row.name: Share(
+            row.name,
+            row.weight,
+            row.max_running,
+            row.max_accelerators,
+            scheduling.decayed(row.used, time - row.used_at),
+        )
+        for row in session.scalars(select(Project).order_by(Project.name))
+    }
+    running = (
+        select(Search.project, Search.accelerators, Attempt.started_at)
+        .join(Attempt, (Attempt.search_id == Search.id) & (Attempt.number == Search.attempt))
+        .where(Search.status.in_(WITH_RAY))
+    )
+    for project, amount, started_at in session.execute(running):
+        share, age = shares[project], time - started_at
+        share.running += 1
+        share.held += amount
+        share.used += scheduling.usage(amount, age)
+        share.ahead += amount * max(0.0, typical - age)
+    return list(shares.values())
+
+
+def typical_seconds(session: Session) -> float:
+    """How long the newest attempts that have ended ran, on average."""
+    newest = (
+        select(Attempt.ended_at, Attempt.started_at)
+        .where(Attempt.ended_at.is_not(None))
+        .order_by(Attempt.ended_at.desc())
+        .limit(RECENT_ATTEMPTS)
+        .subquery()
+    )
+    mean = session.execute(select(func.avg(newest.c.ended_at - newest.c.started_at))).scalar_one()
+    return UNKNOWN_SECONDS if mean is None else max(0.0, float(mean))
+
+
+def _queue(session: Session, project: str, time: float) -> Iterator[Ask]:
+    """The searches of a project's queue that may be launched, in order."""
+    behind: tuple[float, str] | None = None
+    size = 4
+    while True:
+        query = (
+            select(Search.id, Search.workers, Search.cpus, Search.gpus, Search.rank)
+            .where(Search.status == Status.QUEUED, Search.project == project, Search.not_before <= time)
+            .order_by(Search.rank, Search.id)
+            .limit(size)
+        )
+        if behind is not None:
+            query = query.where(tuple_(Search.rank, Search.id) > tuple_(*behind))
+        rows = session.execute(query).all()
+        for row in rows:
+            yield Ask(row.id, row.workers, row.cpus, row.gpus)
+        if len(rows) < size:
+            return
+        behind, size = (rows[-1].rank, rows[-1].id), CLAIMED_AT_ONCE
+
+
+def _adrift() -> Any:
+    """Searches with Ray whose lease nobody holds."""
+    free = or_(Search.lease_expires_at.is_(None), Search.lease_expires_at < now())
+    return select(Search.id).where(Search.status.in_(WITH_RAY), free)
+
+
+def _ripe() -> Any:
+    """Queued searches that need not wait for their time."""
+    return select(Search.id).where(Search.status == Status.QUEUED, Search.not_before <= now())
+
+
+def _lease(search: Search, owner: str, time: float) -> None:
+    search.lease_owner, search.lease_token = owner, secrets.token_hex(16)
+    search.lease_expires_at = time + LEASE_SECONDS
+
+
+def _held(session: Session, search_id: str, token: str) -> Search:
+    search = changes.get(session, search_id, lock=True)
+    if search.lease_token != token:
+        raise LostLease(search_id)
+    return search
