@@ -15,7 +15,6 @@ from service.store.database import insert, reading
 from service.store.models import Project, Search
 from service.store.work import judge, standing, typical_seconds
 
-
 FULL = "everything that the cluster has is held, or set aside for others"
 
 
