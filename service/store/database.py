@@ -14,6 +14,7 @@ from sqlalchemy.orm import DeclarativeBase, Session
 from nas_core.errors import InvalidValue
 
 BUSY_SECONDS = 30
+MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 7_364_201_811
 """The key of the advisory lock under which PostgreSQL is migrated; any number that nobody else uses."""
 
@@ -77,12 +78,17 @@ def insert(session: Session, table: type[DeclarativeBase]) -> postgresql.Insert 
     return (postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert)(table)
 
 
+def migrations(connection: Connection) -> Config:
+    """Alembic's configuration for the database behind `connection`."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["connection"] = connection
+    return config
+
+
 def migrate(engine: Engine) -> None:
     """Bring the tables up to date; several processes may call this at once."""
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     with engine.execution_options(writes=True).connect() as connection, connection.begin():
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(migrations(connection), "head")

@@ -1,5 +1,7 @@
 """Projects, attempts, idempotency keys, the cluster, and places in the queue"""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -8,17 +10,20 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
-NEW_COLUMNS = ("workers", "accelerators", "priority", "rank", "last_attempt")
+NEW_COLUMNS: dict[str, tuple[Any, str]] = {
+    "workers": (sa.Integer, "1"),
+    "accelerators": (sa.Float, "0"),
+    "priority": (sa.Integer, "0"),
+    "rank": (sa.Float, "0"),
+    "last_attempt": (sa.Integer, "3"),
+}
+"""Type and value for the searches that are there, by name."""
 
 
 def upgrade() -> None:
     """Create the tables, and give every search its place in the queue."""
-    with op.batch_alter_table("searches") as searches:
-        searches.add_column(sa.Column("workers", sa.Integer, nullable=False, server_default="1"))
-        searches.add_column(sa.Column("accelerators", sa.Float, nullable=False, server_default="0"))
-        searches.add_column(sa.Column("priority", sa.Integer, nullable=False, server_default="0"))
-        searches.add_column(sa.Column("rank", sa.Float, nullable=False, server_default="0"))
-        searches.add_column(sa.Column("last_attempt", sa.Integer, nullable=False, server_default="3"))
+    for name, (kind, value) in NEW_COLUMNS.items():
+        op.add_column("searches", sa.Column(name, kind, nullable=False, server_default=value))
     number = "json_extract(spec, '$.workers')" if op.get_bind().dialect.name == "sqlite" else "(spec->>'workers')::int"
     op.execute(
         f"UPDATE searches SET rank = created_at, workers = {number}, "
@@ -82,6 +87,6 @@ def downgrade() -> None:
         op.drop_table(table)
     for index in ("searches_in_queue", "searches_by_project_and_status"):
         op.drop_index(index, "searches")
-    with op.batch_alter_table("searches") as searches:
-        for column in NEW_COLUMNS:
-            searches.drop_column(column)
+    # Not by copying the table, which SQLite could not drop while events refer to it.
+    for name in NEW_COLUMNS:
+        op.drop_column("searches", name)

@@ -1,0 +1,143 @@
+"""Every revision with data in it, up and down, on both databases."""
+
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, inspect, text
+
+from service.domain.lifecycle import Status
+from service.store import database
+from service.store.database import connect, migrate
+from service.store.models import Base
+from service.store.searches import Searches
+from service.store.work import Work
+from tests.seeding import LARGE
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    """An empty database."""
+    made = connect(database_url)
+    yield made
+    made.dispose()
+
+
+def go(engine: Engine, revision: str, up: bool = True) -> None:
+    """Migrate to a revision."""
+    with engine.execution_options(writes=True).connect() as connection, connection.begin():
+        config = database.migrations(connection)
+        (command.upgrade if up else command.downgrade)(config, revision)
+
+
+def revisions() -> list[str]:
+    """All revisions, the oldest first."""
+    scripts = ScriptDirectory.from_config(_config())
+    return [script.revision for script in reversed(list(scripts.walk_revisions()))]
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(database.MIGRATIONS))
+    return config
+
+
+def insert_first(connection: Connection, search_id: str, status: str, workers: int) -> None:
+    """A search as the first revision knew it."""
+    values: dict[str, Any] = {
+        "id": search_id,
+        "project": "vision",
+        "name": "old",
+        "dataset": "digits",
+        "request": json.dumps({"dataset": "digits"}),
+        "spec": json.dumps({"workers": workers, "budgets": [300000]}),
+        "cpus": 2 * workers,
+        "gpus": 0,
+        "supernet_multiply_adds": 2_114_880,
+        "status": status,
+        "progress": 0.5,
+        "attempt": 0 if status == "queued" else 1,
+        "not_before": 0.0,
+        "journal_cursor": "",
+        "created_at": 1000.0 + workers,
+        "lease_owner": "before" if status == "running" else None,
+    }
+    names = ", ".join(values)
+    given = ", ".join(f":{name}" for name in values)
+    connection.execute(text(f"INSERT INTO searches ({names}) VALUES ({given})"), values)
+    connection.execute(
+        text("INSERT INTO events (search_id, time, kind, data) VALUES (:id, 1.0, 'status', '{}')"), {"id": search_id}
+    )
+
+
+def test_data_of_the_first_revision_is_carried_up_worked_with_and_carried_down(engine: Engine) -> None:
+    go(engine, "0001")
+    with engine.execution_options(writes=True).connect() as connection, connection.begin():
+        insert_first(connection, "waits", "queued", workers=4)
+        insert_first(connection, "runs", "running", workers=1)
+        insert_first(connection, "done", "succeeded", workers=2)
+    migrate(engine)
+    searches, work = Searches(engine), Work(engine)
+    waits = searches.get("waits")
+    assert (waits.workers, waits.accelerators, waits.rank, waits.priority) == (4, 1.0, 1004.0, 0)
+    claimed = {search.id: search for search in work.claim("now", LARGE)}
+    assert {search_id: search.status for search_id, search in claimed.items()} == {
+        "waits": "launching",
+        "runs": "running",
+    }
+    work.move("runs", claimed["runs"].lease_token or "", Status.QUEUED, not_before=0.0)
+    assert [(one.number, one.owner, one.outcome) for one in searches.attempts("runs")] == [(1, "before", "queued")]
+    for revision in reversed(revisions()[:-1]):
+        go(engine, revision, up=False)
+    with engine.connect() as connection:
+        kept = connection.execute(text("SELECT id, status, name FROM searches ORDER BY id")).all()
+        assert [tuple(row) for row in kept] == [
+            ("done", "succeeded", "old"),
+            ("runs", "queued", "old"),
+            ("waits", "launching", "old"),
+        ]
+        assert connection.execute(text("SELECT count(*) FROM events")).scalar_one() >= 3
+    migrate(engine)
+    assert searches.get("waits").workers == 4
+
+
+def test_the_migrations_make_the_tables_that_the_code_expects_and_leave_none(engine: Engine) -> None:
+    migrate(engine)
+    seen = inspect(engine)
+    assert set(seen.get_table_names()) == {*Base.metadata.tables, "alembic_version"}
+    for name, table in Base.metadata.tables.items():
+        assert {column["name"] for column in seen.get_columns(name)} == set(table.columns.keys())
+        nullable = {column["name"] for column in seen.get_columns(name) if column["nullable"]}
+        assert nullable == {column.name for column in table.columns if column.nullable}
+        assert {index["name"] for index in seen.get_indexes(name)} == {index.name for index in table.indexes}
+    go(engine, "base", up=False)
+    assert set(inspect(engine).get_table_names()) == {"alembic_version"}
+
+
+def test_several_that_migrate_at_once_do_not_disturb_each_other(engine: Engine) -> None:
+    errors: list[BaseException] = []
+
+    def one() -> None:
+        own = connect(engine.url.render_as_string(hide_password=False))
+        try:
+            migrate(own)
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            own.dispose()
+
+    threads = [threading.Thread(target=one) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    with engine.connect() as connection:
+        assert MigrationContext.configure(connection).get_current_revision() == revisions()[-1]
+        assert connection.execute(text("SELECT count(*) FROM searches")).scalar_one() == 0
