@@ -81,14 +81,11 @@ class Projects:
         """All projects, by name."""
         with reading(self.engine) if within is None else nullcontext(within) as session:
             shares = standing(session, changes.time_of(session), typical_seconds(session))
-            queued: dict[str, int] = dict(
-                session.execute(
-                    select(Search.project, func.count()).where(Search.status == Status.QUEUED).group_by(Search.project)
-                )
-                .tuples()
-                .all()
+            per_project = (
+                select(Search.project, func.count()).where(Search.status == Status.QUEUED).group_by(Search.project)
             )
-            limits: dict[str, int | None] = dict(session.execute(select(Project.name, Project.max_queued)).tuples())
+            queued = dict(session.execute(per_project).all())
+            limits = dict(session.execute(select(Project.name, Project.max_queued)).all())
         return [Standing(share, limits[share.project], queued.get(share.project, 0)) for share in shares]
 
     def set(self, name: str, changed: dict[str, Any], within: Session) -> None:

@@ -48,15 +48,13 @@ class Work:
 
         A queued search that is claimed is `launching`, in a new attempt, when this returns.
         """
-        with reading(self.engine) as session:
-            if not session.execute(select(or_(exists(_adrift()), exists(_ripe())))).scalar_one():
-                return []
         with writing(self.engine) as session:
             # One claim at a time: two that looked at once could both fill the same room.
             if self.engine.dialect.name == "postgresql":
                 session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _CLAIM_LOCK})
-            adrift = _adrift().with_only_columns(Search).with_for_update(skip_locked=True)
-            claimed = list(session.scalars(adrift))
+            free = or_(Search.lease_expires_at.is_(None), Search.lease_expires_at < now())
+            adrift = select(Search).where(Search.status.in_(WITH_RAY), free)
+            claimed = list(session.scalars(adrift.with_for_update(skip_locked=True)))
             for search in claimed:
                 _lease(search, owner, changes.time_of(session))
             asks = judge(session, capacity, CLAIMED_AT_ONCE).admitted
@@ -86,7 +84,7 @@ class Work:
         with writing(self.engine) as session:
             session.execute(
                 update(Search)
-                .where(Search.lease_token.in_(list(tokens)))
+                .where(Search.lease_token.in_(list(tokens)), Search.status.in_(WITH_RAY))
                 .values(lease_owner=None, lease_token=None, lease_expires_at=None)
             )
 
@@ -120,7 +118,7 @@ class Work:
                 search.phase = line.get("phase", search.phase)
                 search.progress = line.get("progress", search.progress)
                 if line["kind"] == "epoch":
-                    search.accuracy = line["accuracy"]
+                    search.accuracy = line.get("accuracy", search.accuracy)
             search.journal_cursor = cursor
             return search
 
@@ -223,17 +221,6 @@ def _queue(session: Session, project: str, time: float) -> Iterator[Ask]:
         if len(rows) < size:
             return
         behind, size = (rows[-1].rank, rows[-1].id), CLAIMED_AT_ONCE
-
-
-def _adrift() -> Any:
-    """Searches with Ray whose lease nobody holds."""
-    free = or_(Search.lease_expires_at.is_(None), Search.lease_expires_at < now())
-    return select(Search.id).where(Search.status.in_(WITH_RAY), free)
-
-
-def _ripe() -> Any:
-    """Queued searches that need not wait for their time."""
-    return select(Search.id).where(Search.status == Status.QUEUED, Search.not_before <= now())
 
 
 def _lease(search: Search, owner: str, time: float) -> None:

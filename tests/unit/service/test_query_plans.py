@@ -1,0 +1,138 @@
+"""With 100,000 searches every query that a page, a claim or a poll makes walks an index, on both databases.
+
+The queries are caught as the code sends them; a new one without an index fails here.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, event, text
+
+from service.domain.lifecycle import Status
+from service.store.database import connect, migrate
+from service.store.models import Search
+from service.store.projects import Projects
+from service.store.searches import Searches
+from service.store.work import Work
+from tests.seeding import LARGE
+
+ROWS = 100_000
+SMALL = {"projects", "cluster", "CONSTANT"}
+"""Tables that have few rows however many searches there are, and SQLite's word for no table."""
+
+FILL = {
+    "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :rows) ",
+    "postgresql": "WITH n AS (SELECT i FROM generate_series(1, :rows) AS i) ",
+}
+SEARCHES = """
+INSERT INTO searches (id, project, name, dataset, request, spec, workers, cpus, gpus, accelerators, priority, rank,
+                      supernet_multiply_adds, status, progress, attempt, last_attempt, not_before, journal_cursor,
+                      created_at)
+{fill} SELECT 's' || i, 'p' || (i % 20), 'n', 'digits', '{{}}', '{{}}', 1, 1, 0, 0.125, 0, i, 1,
+       CASE WHEN i % 10 = 0 THEN 'queued' WHEN i <= 40 THEN 'running' WHEN i % 2 = 0 THEN 'succeeded' ELSE 'failed' END,
+       0, 1, 3, 0, '', i FROM n
+"""
+OTHERS = (
+    "INSERT INTO projects (name, weight, used, used_at) SELECT DISTINCT project, 1.0, 0.0, 0.0 FROM searches",
+    "INSERT INTO events (search_id, time, kind, data) SELECT id, created_at, 'status', '{}' FROM searches",
+    "INSERT INTO architectures (id, search_id, budget, result) SELECT id || '-1', id, 1, '{}' FROM searches",
+    "INSERT INTO idempotency_keys (scope, key, request, fingerprint, created_at) "
+    "SELECT '', id, 'POST', '', 1e11 + 100 * created_at FROM searches",
+    "INSERT INTO attempts (search_id, number, owner, started_at, ended_at) SELECT id, 1, 'o', created_at, "
+    "CASE WHEN status = 'running' THEN NULL ELSE created_at + 60 END FROM searches WHERE status <> 'queued'",
+)
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[Engine]:
+    """A database with `ROWS` searches of twenty projects, a tenth of them queued and 36 running."""
+    made = connect(database_url)
+    migrate(made)
+    with made.execution_options(writes=True).connect() as connection, connection.begin():
+        # Text that is inserted as JSON, as the drivers would.
+        insert = SEARCHES.format(fill=FILL[made.dialect.name])
+        if made.dialect.name == "postgresql":
+            # PostgreSQL wants the WITH before the INSERT's SELECT, and its rows of one kind each.
+            insert = insert.replace("'{}', '{}'", "'{}'::json, '{}'::json")
+        connection.execute(text(insert), {"rows": ROWS})
+        for other in OTHERS:
+            connection.execute(text(other.replace("'{}'", "'{}'::json") if _is_postgres(made) else other))
+        if _is_postgres(made):  # which does so by itself; SQLite only when told to, and nobody tells it
+            connection.execute(text("ANALYZE"))
+    yield made
+    made.dispose()
+
+
+def _is_postgres(engine: Engine) -> bool:
+    return engine.dialect.name == "postgresql"
+
+
+def sent(engine: Engine, do: Callable[[], object]) -> list[tuple[str, Any]]:
+    """The statements that `do` sends, with their parameters."""
+    statements: list[tuple[str, Any]] = []
+
+    def note(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
+        statements.append((statement, parameters))
+
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        do()
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+    return [one for one in statements if re.match(r"\s*(SELECT|UPDATE|DELETE|WITH)", one[0])]
+
+
+def scans(engine: Engine, statement: str, parameters: Any) -> list[str]:
+    """The large tables that a statement reads from end to end, by the database's own plan."""
+    explain = "EXPLAIN " if _is_postgres(engine) else "EXPLAIN QUERY PLAN "
+    with engine.connect() as connection:
+        rows = [str(row[-1]) for row in connection.exec_driver_sql(explain + statement, parameters)]
+    found = []
+    for row in rows:
+        match = re.search(r"Seq Scan on (\w+)", row) or re.match(r"SCAN (\w+)\b(?! USING)", row)
+        if match and match[1] not in SMALL and not match[1].startswith("anon"):
+            found.append(f"{match[1]}: {row.strip()}")
+    return found
+
+
+USERS: dict[str, Callable[[Engine], object]] = {
+    "first page": lambda engine: Searches(engine).page(50),
+    "later page": lambda engine: Searches(engine).page(50, (500.0, "s500")),
+    "page of a state": lambda engine: Searches(engine).page(50, None, Status.FAILED),
+    "page of a rare state": lambda engine: Searches(engine).page(50, (5000.0, "s5"), Status.RUNNING),
+    "page of a project": lambda engine: Searches(engine).page(50, None, None, "p3"),
+    "page of both": lambda engine: Searches(engine).page(50, (5000.0, "s5"), Status.QUEUED, "p10"),
+    "one search": lambda engine: Searches(engine).get("s77"),
+    "events": lambda engine: Searches(engine).events("s77", 5),
+    "events of a kind": lambda engine: Searches(engine).events("s77", 5, "epoch"),
+    "newest event": lambda engine: (Searches(engine).newest_event("s77", "x"), Searches(engine).newest_seq("s77")),
+    "newest of all": lambda engine: Searches(engine).newest_seq(),
+    "networks": lambda engine: Searches(engine).architectures(["s1", "s2"]),
+    "attempts": lambda engine: Searches(engine).attempts("s77"),
+    "place": lambda engine: Searches(engine).ahead(Search(project="p10", rank=50.0, id="s50")),
+    "projects": lambda engine: Projects(engine).standings(),
+    "queue": lambda engine: Projects(engine).queue(LARGE, 100),
+}
+DISPATCHERS: dict[str, Callable[[Engine], object]] = {
+    "claim": lambda engine: Work(engine).claim("o", LARGE),
+    "renew": lambda engine: Work(engine).renew(["a", "b"]),
+    "current attempts": lambda engine: Work(engine).current_attempts(["s1", "s2"]),
+    "hand back": lambda engine: Work(engine).hand_back(["a", "b"]),
+    "old keys": lambda engine: Work(engine).forget_old_keys(),
+}
+
+
+def test_every_query_walks_an_index(engine: Engine) -> None:
+    found = {}
+    for name, do in (USERS | DISPATCHERS).items():
+        for statement, parameters in sent(engine, partial(do, engine)):
+            if slow := scans(engine, statement, parameters):
+                found[f"{name}: {statement}"] = slow
+    assert found == {}
+
+
+def test_a_query_without_an_index_would_be_found(engine: Engine) -> None:
+    assert scans(engine, "SELECT id FROM searches WHERE name = 'x'", ()) != []
