@@ -44,7 +44,7 @@ class Runs:
     def write(self, search_id: str, name: str, content: bytes) -> None:
         """Write a file whole: nobody sees a part of it, and of several who write it at once one wins.
 
-        Raises `OSError`. It is not forced to the disk: with the machine, Ray dies too, and the next attempt writes anew.
+        Raises `OSError`. It is not forced to the disk: with the machine Ray dies too, and the next attempt writes it.
         """
         path = self.path(search_id, name)
         if not self.local:

@@ -9,14 +9,12 @@ for what `nodes` and `remains` ask, `ray/util/state/common.py` of Ray 2.60.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 import httpx
-
-from service.domain.scheduling import Capacity
 
 LIMIT = "10000"
 """How many rows to ask for: as many as Ray gives at most."""
@@ -62,12 +60,6 @@ class Node:
     gpus: float
     memory: float
     labels: Mapping[str, str]
-
-
-def capacity_of(nodes: Iterable[Node]) -> Capacity:
-    """CPUs and GPUs of the nodes that are alive, together."""
-    alive = [node for node in nodes if node.alive]
-    return Capacity(sum(node.cpus for node in alive), sum(node.gpus for node in alive))
 
 
 @dataclass(frozen=True)
@@ -155,10 +147,7 @@ class RayJobs:
                 for row in actors
                 if not _is_shared(row)
             ),
-            *(
-                f"placement group {row.get('name') or row.get('placement_group_id')}, {row.get('state')}"
-                for row in groups
-            ),
+            *(f"placement group {row.get('placement_group_id')}, {row.get('state')}" for row in groups),
         ]
 
     def stop(self, submission_id: str) -> None:
@@ -172,9 +161,10 @@ class RayJobs:
 
     def running(self) -> list[str]:
         """The submission ids of all jobs that have not ended. Raises `RayUnavailable`."""
-        response = self._ask("GET", "/api/jobs/")
+        jobs = _json(self._ask("GET", "/api/jobs/"))
+        if not isinstance(jobs, list):
+            raise RayUnavailable("Ray's list of jobs is none")
         try:
-            jobs = response.json()
             return [
                 str(job["submission_id"]) for job in jobs if job["submission_id"] and not JobStatus(job["status"]).ended
             ]
@@ -195,10 +185,6 @@ class RayJobs:
     def nodes(self) -> list[Node]:
         """The cluster's nodes, dead ones as well; none while Ray has only just started. Raises `RayUnavailable`."""
         return [_node(row) for row in self._listed("nodes")]
-
-    def capacity(self) -> Capacity:
-        """CPUs and GPUs of all nodes that are alive. Raises `RayUnavailable`."""
-        return capacity_of(self.nodes())
 
     def close(self) -> None:
         """Close the connections."""
@@ -264,15 +250,20 @@ def _number(value: Any) -> float:
 
 def _object(response: httpx.Response) -> dict[str, Any]:
     """The JSON object of an answer that went well."""
-    if response.status_code != 200:
-        raise RayUnavailable(f"Ray failed: {_reason(response)}")
-    try:
-        values = response.json()
-    except (ValueError, RecursionError) as error:
-        raise RayUnavailable("Ray's answer is not JSON") from error
+    values = _json(response)
     if not isinstance(values, dict):
         raise RayUnavailable("Ray's answer is not a JSON object")
     return values
+
+
+def _json(response: httpx.Response) -> Any:
+    """The content of an answer that went well."""
+    if response.status_code != 200:
+        raise RayUnavailable(f"Ray failed: {_reason(response)}")
+    try:
+        return response.json()
+    except (ValueError, RecursionError) as error:
+        raise RayUnavailable("Ray's answer is not JSON") from error
 
 
 def _reason(response: httpx.Response) -> str:

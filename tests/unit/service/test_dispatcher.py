@@ -18,7 +18,7 @@ from service.store.models import Search
 from service.store.searches import Searches
 from service.store.work import Work
 from tests import seeding
-from tests.unit.service.ray_double import RayDouble, ray_double
+from tests.ray_double import RayDouble, ray_double
 
 
 @pytest.fixture
