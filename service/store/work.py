@@ -141,7 +141,8 @@ class Work:
     def forget_old_keys(self) -> None:
         """Delete idempotency keys that are older than `KEY_SECONDS`."""
         with writing(self.engine) as session:
-            session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < now() - KEY_SECONDS))
+            oldest = changes.time_of(session) - KEY_SECONDS
+            session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < oldest))
 
 
 def judge(session: Session, capacity: Capacity, limit: int) -> Verdict:
