@@ -10,6 +10,8 @@ import argparse
 import os
 import signal
 import sys
+import threading
+import time
 import traceback
 from typing import TYPE_CHECKING
 
@@ -26,6 +28,7 @@ RAY_DEFAULTS = {
 }
 INTERRUPTED = 130
 CHECKPOINT_SECONDS = 5.0
+FENCE_SECONDS = 5.0
 WORKER_RESTARTS = 3
 """How often Ray Train starts the workers anew from the last checkpoint within one attempt."""
 
@@ -39,19 +42,20 @@ def main() -> int:
     from worker.run_folder import RunFolder
 
     folder = RunFolder(folder_url if "://" in folder_url else os.path.abspath(folder_url))
-    if folder.exists("result.json"):
+    if finished(folder):
         return 0
     attempt = int(os.environ.get("YOSO_ATTEMPT") or folder.newest_attempt() + 1)
     folder.remove("error.json")
     for name, value in RAY_DEFAULTS.items():
         os.environ.setdefault(name, value)
     interrupts = Interrupts()
+    give_way(folder, attempt)
     failure: BaseException | None = None
     try:
         run(folder, attempt)
     except BaseException as error:
         failure = error
-    if folder.exists("result.json"):
+    if finished(folder):
         return 0
     if interrupts.came():
         return INTERRUPTED
@@ -98,6 +102,37 @@ def run(folder: "RunFolder", attempt: int) -> None:
         ),
     )
     trainer.fit()
+
+
+def finished(folder: "RunFolder") -> bool:
+    """Whether the folder holds a whole result; a torn one is written anew."""
+    try:
+        return bool(folder.read_json("result.json").get("architectures"))
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def give_way(folder: "RunFolder", attempt: int, seconds: float = FENCE_SECONDS) -> threading.Thread:
+    """Interrupt this process as soon as `spec.json` names a later attempt: two must not write one folder.
+
+    The service launches a later one only when it holds this one for gone; a cluster that lost sight of it may have
+    told it so wrongly.
+    """
+
+    def watch() -> None:
+        while True:
+            try:
+                if folder.read_json("spec.json").get("attempt", attempt) > attempt:
+                    print(f"attempt {attempt} gives way to a later one", file=sys.stderr, flush=True)
+                    os.kill(os.getpid(), signal.SIGINT)
+                    return
+            except (OSError, ValueError) as error:
+                print(f"spec.json cannot be read just now: {error}", file=sys.stderr, flush=True)
+            time.sleep(seconds)
+
+    thread = threading.Thread(target=watch, name="fence", daemon=True)
+    thread.start()
+    return thread
 
 
 class Interrupts:
