@@ -58,7 +58,13 @@ def train_loop(config: dict[str, Any]) -> None:
     if resumed is not None:
         with resumed.as_directory() as directory:
             state = torch.load(Path(directory) / "job.pt", map_location=device, weights_only=True)
-        job.load_state_dict(state["job"])
+        try:
+            job.load_state_dict(state["job"])
+        except InvalidValue as error:
+            if rank == 0:
+                told = problem(config["attempt"], "checkpoint", str(error), retryable=False)
+                folder.write_json("error.json", told)
+            return
         begin -= state["seconds"]
 
     journal = Journal(folder, config["attempt"]) if rank == 0 else None
