@@ -67,6 +67,9 @@ Workers = Annotated[int, typer.Option(help="Data-parallel workers.")]
 Cpus = Annotated[int, typer.Option("--cpus-per-worker", help="CPU threads of each worker.")]
 Gpus = Annotated[int, typer.Option("--gpus-per-worker", help="GPUs of each worker: 0 or 1.")]
 Project = Annotated[str, typer.Option(help="The project that it counts for.")]
+Priority = Annotated[
+    int, typer.Option(min=-10, max=10, help="A step is worth an hour of waiting in the project's queue.")
+]
 Name = Annotated[str, typer.Option(help="A name for people.")]
 Set = Annotated[
     list[str] | None,
@@ -111,6 +114,7 @@ def submit(
     cpus: Cpus = 1,
     gpus: Gpus = 0,
     project: Project = "default",
+    priority: Priority = 0,
     name: Name = "",
     setting: Set = None,
     wait: Annotated[bool, typer.Option("--wait", help="Stay and watch it until it ends.")] = False,
@@ -120,7 +124,7 @@ def submit(
     """Queue a search."""
     with refusals(), Client(url) as client:
         body = request_body(dataset, budget, preset, share, seed, workers, cpus, gpus, project, name, setting, limit)
-        search = client.submit(**body)
+        search = client.submit(**body | {"priority": priority})
         if wait:
             follow(client, search["id"], as_json)
         elif as_json:
@@ -175,6 +179,65 @@ def cancel(search_id: SearchId, url: Url = None, as_json: Json = False) -> None:
             print(json.dumps(search))
         else:
             out.print(f"search {search_id} is {search['status']}", highlight=False)
+
+
+@app.command()
+def retry(search_id: SearchId, url: Url = None, as_json: Json = False) -> None:
+    """Queue a search that failed or was cancelled again; it goes on from its last checkpoint."""
+    with refusals(), Client(url) as client:
+        search = client.retry(search_id)
+        if as_json:
+            print(json.dumps(search))
+        else:
+            out.print(f"search {search_id} is {search['status']} again", highlight=False)
+
+
+@app.command()
+def cluster(
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many of the queue to show.")] = 20,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Show the cluster: what it has, who holds it, who waits and why, and the projects' shares."""
+    with refusals(), Client(url) as client:
+        seen = client.cluster(limit)
+        if as_json:
+            print(json.dumps(seen))
+        else:
+            out.print(terminal.cluster(seen))
+
+
+@app.command()
+def project(
+    name: Annotated[str, typer.Argument(metavar="PROJECT", help="The project's name.")],
+    weight: Annotated[float | None, typer.Option(help="Its part in shares, beside the others'.")] = None,
+    max_running: Annotated[str | None, typer.Option(help="Searches it may run at once, or none.")] = None,
+    max_accelerators: Annotated[str | None, typer.Option(help="Accelerators it may hold at once, or none.")] = None,
+    max_queued: Annotated[str | None, typer.Option(help="Searches it may have in the queue, or none.")] = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Change a project's weight and quotas ("none" lifts one), and show where it stands."""
+    with refusals(), Client(url) as client:
+        changed: dict[str, float | None] = {} if weight is None else {"weight": weight}
+        quotas = {"max_running": max_running, "max_accelerators": max_accelerators, "max_queued": max_queued}
+        changed |= {field: quota(field, text) for field, text in quotas.items() if text is not None}
+        seen = client.change_project(name, **changed)
+        if as_json:
+            print(json.dumps(seen))
+        else:
+            out.print(terminal.projects([seen]))
+
+
+def quota(field: str, text: str) -> float | None:
+    """The number that an option gives; None where it lifts the quota. Raises `InvalidValue`."""
+    if text == "none":
+        return None
+    try:
+        return float(text) if field == "max_accelerators" else int(text)
+    except ValueError as error:
+        option = "--" + field.replace("_", "-")
+        raise InvalidValue(option, text, "not a number", "a number, or none") from error
 
 
 @app.command()

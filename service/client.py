@@ -3,6 +3,7 @@
 import json
 import os
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -15,6 +16,13 @@ from nas_core.errors import InvalidValue
 from service.settings import DEFAULT_PORT
 
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
+PUT_OFF = frozenset({429, 503})
+"""Answers that ask for the same request later."""
+
+RETRY_SECONDS = (0.5, 1.0, 2.0, 4.0)
+"""How long to wait before asking again, unless the service says."""
+
+LONGEST_WAIT = 30.0
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,18 @@ class Client:
         """Cancel a search."""
         return self._json("POST", f"/api/v1/searches/{search_id}/cancel")
 
+    def retry(self, search_id: str) -> dict[str, Any]:
+        """Queue a search that failed or was cancelled again."""
+        return self._json("POST", f"/api/v1/searches/{search_id}/retry")
+
+    def cluster(self, limit: int = 100) -> dict[str, Any]:
+        """What the cluster has, who holds it, and the first `limit` that wait, with the reasons."""
+        return self._json("GET", "/api/v1/cluster", params={"limit": limit})
+
+    def change_project(self, name: str, **changed: float | None) -> dict[str, Any]:
+        """Change a project's `weight`, `max_running`, `max_accelerators` or `max_queued`; None lifts a quota."""
+        return self._json("PATCH", f"/api/v1/projects/{name}", json=changed)
+
     def events(self, search_id: str, patience: float = 60.0) -> Iterator[Event]:
         """Everything that has happened to a search and happens to it until it ends.
 
@@ -148,10 +168,21 @@ class Client:
         return values
 
     def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:
-        try:
-            response = self.http.request(method, path, **options)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise Unreachable(f"no service answers at {self.url}; `yoso serve` starts one") from error
+        """Ask, and ask again where the answer was lost or put off: with a key, what changes something is done once."""
+        headers = {} if method == "GET" else {"Idempotency-Key": str(uuid.uuid4())}
+        for wait in (*RETRY_SECONDS, None):
+            try:
+                response = self.http.request(method, path, headers=headers, **options)
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                # Where nobody listens nothing was lost, and waiting would only hide it.
+                if wait is None or isinstance(error, (httpx.ConnectError, httpx.InvalidURL, httpx.UnsupportedProtocol)):
+                    raise Unreachable(f"no service answers at {self.url}; `yoso serve` starts one") from error
+            else:
+                if response.status_code not in PUT_OFF or wait is None:
+                    break
+                told = response.headers.get("Retry-After", "")
+                wait = min(float(told), LONGEST_WAIT) if told.isdigit() else wait
+            time.sleep(wait)
         if response.status_code >= 400:
             raise _error(response)
         return response

@@ -112,3 +112,46 @@ def searches(items: Iterable[Mapping[str, Any]]) -> Table:
         row = (one["id"], state, escape(one["name"]), escape(one["dataset"]), budgets)
         table.add_row(*row, f"{one['progress']:.0%}", accuracy, submitted)
     return table
+
+
+def cluster(seen: Mapping[str, Any]) -> Group:
+    """What the cluster has, who holds it, who waits and why."""
+    first = f"{seen['held_cpus']} of {seen['cpus']:g} CPUs and {seen['held_gpus']} of {seen['gpus']:g} GPUs are held"
+    lines: list[Any] = [Text(f"{len(seen['nodes'])} nodes; {first}")]
+    if seen["error"]:
+        lines.append(Text(f"Ray cannot be asked: {seen['error']}", style="red"))
+    if seen["holders"]:
+        holders = Table("holds", "project", "CPUs", "GPUs", "state", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for one in seen["holders"]:
+            state = one["status"] + (f": {one['reason']}" if one["reason"] else "")
+            holders.add_row(one["id"] or "…", one["project"], str(one["cpus"]), str(one["gpus"]), escape(state))
+        lines.append(holders)
+    if seen["queue"]:
+        title = f"{len(seen['queue'])} of {seen['queued']} waiting"
+        queue = Table("", "waits", "project", "CPUs", "GPUs", "why", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for one in seen["queue"]:
+            needs = (str(one["cpus"]), str(one["gpus"]), escape(one["reason"]))
+            queue.add_row(str(one["place"]), one["id"] or "…", one["project"], *needs)
+        lines += [Text(title), queue]
+    return Group(*lines, projects(seen["projects"]))
+
+
+def projects(items: Iterable[Mapping[str, Any]]) -> Table:
+    """The table of projects: shares, quotas, and what they hold."""
+    headings = ("project", "weight", "share", "running", "queued", "accelerators", "used (s)")
+    table = Table(*headings, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for one in items:
+
+        def of(value: float, quota: float | None) -> str:
+            return f"{value:g}" if quota is None else f"{value:g} of {quota:g}"
+
+        table.add_row(
+            one["name"],
+            f"{one['weight']:g}",
+            f"{one['share']:.0%}",
+            of(one["running"], one["max_running"]),
+            of(one["queued"], one["max_queued"]),
+            of(one["accelerators"], one["max_accelerators"]),
+            f"{one['used']:,.0f}",
+        )
+    return table

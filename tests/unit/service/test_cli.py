@@ -25,7 +25,7 @@ def yoso(*words: str, url: str | None = None) -> Result:
     return CliRunner().invoke(commands, [*words, *(("--url", url) if url else ())])
 
 
-@pytest.mark.parametrize("command", ["serve", "submit", "list", "show", "watch", "cancel", "fetch", "run"])
+@pytest.mark.parametrize("command", "serve submit list show watch cancel retry cluster project fetch run".split())
 def test_every_command_explains_itself(command: str) -> None:
     told = yoso(command, "--help")
     assert told.exit_code == 0 and "Usage" in told.output
@@ -215,3 +215,18 @@ def test_serve_refuses_settings_that_cannot_be(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("YOSO_HOST", "0.0.0.0")
     told = yoso("serve")
     assert told.exit_code == 2 and told.stderr.startswith("YOSO_HOST: ") and "YOSO_TOKENS" in told.stderr
+
+
+def test_queues_again_and_shows_the_cluster_and_its_projects(app: FastAPI, url: str) -> None:
+    seeding.report(app, cpus=4)
+    search_id = json.loads(yoso("submit", "digits", "-b", "300k", "--priority", "3", "--json", url=url).stdout)["id"]
+    refused = yoso("retry", search_id, url=url)
+    assert refused.exit_code != 0 and "only a failed or cancelled one" in refused.stderr
+    yoso("cancel", search_id, url=url)
+    assert f"search {search_id} is queued again" in yoso("retry", search_id, url=url).stdout
+    told = yoso("project", "default", "--weight", "2", "--max-running", "5", "--max-accelerators", "none", url=url)
+    assert told.exit_code == 0 and "0 of 5" in told.stdout
+    told = yoso("cluster", url=url)
+    assert "0 of 4 CPUs" in told.stdout and search_id in told.stdout and "there is room" in told.stdout
+    wrong = yoso("project", "default", "--max-queued", "few", url=url)
+    assert wrong.exit_code == 2 and "--max-queued" in wrong.stderr and "or none" in wrong.stderr

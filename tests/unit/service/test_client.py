@@ -2,8 +2,13 @@
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from fastapi import FastAPI
 
@@ -122,3 +127,72 @@ def test_a_token_is_sent(tmp_path: Path) -> None:
         with Client(url, token="a-token-of-sixteen") as client:
             assert client.submit("digits", ["300k"])["project"] == "vision"
     seeding.parts(app).searches.engine.dispose()
+
+
+@contextmanager
+def losing_answers(url: str, count: int, status: int | None = None) -> Iterator[str]:
+    """A way to the service that loses its first `count` answers, or gives `status` instead without asking it."""
+    left = [count]
+
+    class Handler(BaseHTTPRequestHandler):
+        def handle_any(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            left[0] -= 1
+            if left[0] >= 0 and status is not None:
+                self.send_response(status)
+                self.send_header("Retry-After", "0")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            headers = {k: v for k, v in self.headers.items() if k.lower() not in ("host", "content-length")}
+            answer = httpx.request(self.command, url + self.path, content=body, headers=headers)
+            if left[0] >= 0:
+                self.close_connection = True
+                return
+            self.send_response(answer.status_code)
+            self.send_header("Content-Type", answer.headers["content-type"])
+            self.send_header("Content-Length", str(len(answer.content)))
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        do_GET = do_POST = do_PATCH = handle_any
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_a_submission_whose_answer_is_lost_is_sent_again_and_queued_once(url: str) -> None:
+    with losing_answers(url, 1) as lossy, Client(lossy) as client:
+        search = client.submit("digits", ["300k"])
+    with Client(url) as client:
+        assert [one["id"] for one in client.list()["items"]] == [search["id"]]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_what_the_service_puts_off_is_asked_again(url: str, status: int) -> None:
+    with losing_answers(url, 3, status) as busy, Client(busy) as client:
+        assert client.submit("digits", ["300k"])["status"] == "queued"
+    with losing_answers(url, 1000, status) as busy, Client(busy) as client, pytest.raises(ClientError) as refused:
+        client.cluster()
+    assert refused.value.status == status
+
+
+def test_retries_projects_and_the_cluster(app: FastAPI, url: str) -> None:
+    seeding.report(app)
+    with Client(url) as client:
+        search_id = client.submit("digits", ["300k"], project="vision")["id"]
+        client.cancel(search_id)
+        assert client.retry(search_id)["status"] == "queued"
+        assert client.change_project("vision", weight=2.0, max_running=3)["max_running"] == 3
+        assert client.change_project("vision", max_running=None)["weight"] == 2.0
+        assert [one["id"] for one in client.cluster()["queue"]] == [search_id]
