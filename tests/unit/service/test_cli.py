@@ -25,7 +25,10 @@ def yoso(*words: str, url: str | None = None) -> Result:
     return CliRunner().invoke(commands, [*words, *(("--url", url) if url else ())])
 
 
-@pytest.mark.parametrize("command", "serve submit list show watch cancel retry cluster project fetch run".split())
+COMMANDS = ("serve", "submit", "list", "show", "watch", "cancel", "retry", "cluster", "project", "fetch", "run")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command: str) -> None:
     told = yoso(command, "--help")
     assert told.exit_code == 0 and "Usage" in told.output

@@ -1,13 +1,16 @@
 """The dispatcher against a Ray that keeps jobs and runs nothing: what it promises when things go wrong."""
 
 import json
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import update
+from sqlalchemy import create_engine, make_url, text, update
+from sqlalchemy.exc import OperationalError
 
 from nas_core.files import FILES
 from service.dispatch.dispatcher import Dispatcher
@@ -291,3 +294,182 @@ def test_an_orderly_stop_gives_the_leases_back(service: Service) -> None:
     second = service.dispatcher("two")
     second.turn()
     assert service.searches.get(search_id).lease_owner == "two"
+
+
+def test_a_torn_result_is_none_and_the_attempt_s_end_decides(service: Service) -> None:
+    search_id, dispatcher = service.queue(), service.dispatcher()
+    begin(service, search_id, dispatcher)
+    (service.folder(search_id) / "result.json").write_text('{"architectures": [{"budget": 3000')
+    dispatcher.turn()
+    assert service.status(search_id) == "running", "its job may still write it whole"
+    service.ray.end(search_id, "SUCCEEDED")
+    dispatcher.turn()
+    search = service.searches.get(search_id)
+    assert search.status == "queued" and "the job ended: SUCCEEDED" in (search.reason or "")
+    service.set(search_id, not_before=0.0)
+    begin(service, search_id, dispatcher, attempt=2)
+    service.result(search_id)
+    dispatcher.turn()
+    assert service.status(search_id) == "succeeded"
+
+
+def test_a_result_that_says_nothing_usable_fails_the_search_and_commits_nothing(service: Service) -> None:
+    search_id, dispatcher = service.queue(), service.dispatcher()
+    begin(service, search_id, dispatcher)
+    (service.folder(search_id) / "result.json").write_text('{"architectures": [{"accuracy": 0.5}]}')
+    service.ray.end(search_id, "SUCCEEDED")
+    dispatcher.turn()
+    search = service.searches.get(search_id)
+    assert search.status == "failed" and search.error is not None and search.error["kind"] == "result"
+    assert service.searches.architectures([search_id]) == {search_id: []}
+
+
+def test_a_torn_line_of_the_journal_is_noted_and_the_rest_is_read(service: Service) -> None:
+    search_id, dispatcher = service.queue(), service.dispatcher()
+    begin(service, search_id, dispatcher)
+    chunk = service.folder(search_id) / "journal" / "0001-000002.jsonl"
+    chunk.write_text(json.dumps({"time": 2.0, "attempt": 1, "kind": "checkpoint", "step": 1}) + '\n{"time": 3.0, "ki')
+    service.journal(search_id, "0001-000003", seeding.epoch("search", 3, 30, 0.25))
+    dispatcher.turn()
+    kinds = [event.kind for event in service.searches.events(search_id)][-3:]
+    assert kinds == ["checkpoint", "torn", "epoch"] and service.searches.get(search_id).progress == 0.25
+
+
+def test_a_storage_that_cannot_be_written_is_told_and_tried_again(service: Service) -> None:
+    search_id, dispatcher = service.queue(), service.dispatcher()
+    folder = service.folder(search_id)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.write_text("in the way")
+    for _ in range(3):
+        dispatcher.turn()
+    search = service.searches.get(search_id)
+    assert search.status == "launching" and search.attempt == 1 and service.ray.submitted == []
+    assert "its folder cannot be used, which is tried again" in (search.reason or "")
+    folder.unlink()
+    dispatcher.turn()
+    assert service.status(search_id) == "waiting"
+
+
+def test_a_result_that_came_after_all_ends_the_search_without_another_launch(service: Service) -> None:
+    search_id, dispatcher = service.queue(), service.dispatcher()
+    begin(service, search_id, dispatcher)
+    service.ray.end(search_id, "FAILED", message="lost sight of it")
+    dispatcher.turn()
+    assert service.status(search_id) == "queued"
+    service.result(search_id)
+    service.set(search_id, not_before=0.0)
+    dispatcher.turn()
+    assert service.status(search_id) == "succeeded" and service.ray.submitted == [f"yoso-{search_id}-1"]
+
+
+def test_a_job_that_nobody_waits_for_is_stopped_and_another_service_s_is_not(service: Service) -> None:
+    search_id, dispatcher = service.queue(), service.dispatcher()
+    begin(service, search_id, dispatcher)
+    service.searches.cancel(search_id)
+    service.ray.end(search_id, "STOPPED")
+    dispatcher.turn()
+    assert service.status(search_id) == "cancelled"
+    # A dispatcher that had been asleep wakes up and submits what it had claimed long ago.
+    late, foreign = f"yoso-{search_id}-1", "yoso-zzzzzzzzzzzz-1"
+    with_spec = service.clients[0]
+    for job in (late, foreign):
+        with_spec.submit(job, f"python -m worker.job {service.folder(search_id)}", {"YOSO_ATTEMPT": "1"})
+    dispatcher._swept = float("-inf")
+    dispatcher.turn()
+    assert service.ray.stopped == [late]
+
+
+def test_what_is_left_of_a_cancelled_search_keeps_its_slot_and_is_named(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.ray.cpus = 1
+    first, second, dispatcher = service.queue(), service.queue(), service.dispatcher()
+    begin(service, first, dispatcher)
+    service.searches.cancel(first)
+    dispatcher.turn()
+    service.ray.end(first, "STOPPED")
+    monkeypatch.setattr(dispatcher.jobs, "remains", lambda name: ["placement group pg, CREATED"])
+    monkeypatch.setattr("service.dispatch.dispatcher.STOP_AGAIN_SECONDS", 0.0)
+    dispatcher.turn()
+    assert (service.status(first), service.status(second)) == ("cancelling", "queued")
+    assert "placement group pg, CREATED" in (service.searches.get(first).reason or "")
+    monkeypatch.undo()
+    dispatcher.turn()
+    dispatcher.turn()
+    assert (service.status(first), service.status(second)) == ("cancelled", "waiting")
+
+
+def test_a_result_written_while_it_was_cancelled_is_not_taken_over_and_that_is_told(service: Service) -> None:
+    search_id, dispatcher = service.queue(), service.dispatcher()
+    begin(service, search_id, dispatcher)
+    service.searches.cancel(search_id)
+    service.result(search_id)
+    service.ray.end(search_id, "SUCCEEDED")
+    dispatcher.turn()
+    search = service.searches.get(search_id)
+    assert search.status == "cancelled" and "the result that was written meanwhile" in (search.reason or "")
+    assert service.searches.architectures([search_id]) == {search_id: []}
+
+
+def test_the_driver_s_output_is_kept_before_ray_forgets_the_job(service: Service) -> None:
+    search_id, dispatcher = service.queue(), service.dispatcher()
+    begin(service, search_id, dispatcher)
+    service.ray.end(search_id, "FAILED", message="killed")
+    dispatcher.turn()
+    assert (service.folder(search_id) / "logs" / "driver-0001.log").exists()
+    assert f"yoso-{search_id}-1" not in service.ray.jobs
+
+
+def test_a_dispatcher_that_does_not_get_on_lets_its_leases_run_out(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search_id, dispatcher = service.queue(), service.dispatcher()
+    begin(service, search_id, dispatcher)
+    renewed: list[bool] = []
+    monkeypatch.setattr("service.dispatch.dispatcher.HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr(dispatcher, "renew", lambda: renewed.append(True))
+    heart = threading.Thread(target=dispatcher._beat)
+    heart.start()
+    until(lambda: renewed)
+    monkeypatch.setattr("service.dispatch.dispatcher.STALLED_SECONDS", -1.0)
+    dispatcher.stopping.wait(0.1)
+    renewed.clear()
+    dispatcher.stopping.wait(0.1)
+    assert renewed == []
+    dispatcher.stop()
+    heart.join()
+
+
+def test_a_database_that_is_away_for_a_while_costs_nothing(service: Service, database_url: str) -> None:
+    """PostgreSQL refuses and cuts all connections; the dispatcher's loop outlives that and goes on."""
+    if "postgresql" not in database_url:
+        return
+    search_id, dispatcher = service.queue(), service.dispatcher()
+    begin(service, search_id, dispatcher)
+    loop = threading.Thread(target=dispatcher.run)
+    loop.start()
+    name = make_url(database_url).database
+    admin = create_engine(make_url(database_url).set(database="postgres"), isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false"))
+        connection.execute(
+            text("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"), {"name": name}
+        )
+        service.result(search_id)
+        service.ray.end(search_id, "SUCCEEDED")
+        with pytest.raises(OperationalError):
+            service.status(search_id)
+        connection.execute(text(f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS true"))
+    admin.dispose()
+    until(lambda: service.status(search_id) == "succeeded")
+    dispatcher.stop()
+    loop.join()
+    assert service.statuses(search_id).count("succeeded") == 1
+
+
+def until(holds: Callable[[], object]) -> None:
+    """Wait until it holds."""
+    give_up = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
