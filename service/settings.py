@@ -2,14 +2,15 @@
 
 import ipaddress
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 from nas_core.errors import InvalidValue
 
 DEFAULT_PORT = 8765
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,9 @@ class Settings:
 
     `storage` is a folder or an fsspec URL; `ray_address` the URL of a Ray cluster's dashboard, or None for a Ray of
     the service's own on this machine; `data_roots` the folders that image folders may lie in, empty for any;
-    `tokens` maps a bearer token to its project. Raises `InvalidValue` where a setting cannot be used.
+    `tokens` maps a bearer token to its project. What one process takes on: bodies of `max_body` bytes; from one
+    token (or address, where it is not this machine's own) `rate` requests a second and `rate_burst` at once; and
+    `max_streams` open streams of events. Raises `InvalidValue` where a setting cannot be used.
     """
 
     storage: str
@@ -28,8 +31,21 @@ class Settings:
     port: int = DEFAULT_PORT
     data_roots: tuple[str, ...] = ()
     tokens: Mapping[str, str] = field(default_factory=dict, repr=False)
+    max_body: int = 1024 * 1024
+    rate: float = 50.0
+    rate_burst: int = 200
+    max_streams: int = 200
 
     def __post_init__(self) -> None:
+        for name, value, least in (
+            ("YOSO_MAX_BODY", self.max_body, 1024),
+            ("YOSO_RATE_BURST", self.rate_burst, 1),
+            ("YOSO_MAX_STREAMS", self.max_streams, 1),
+        ):
+            if value < least:
+                raise InvalidValue(name, value, "too small", f"{least} or more")
+        if not 0 < self.rate < float("inf"):
+            raise InvalidValue("YOSO_RATE", self.rate, "not a rate", "requests a second, above 0")
         if not 0 < self.port < 65536:
             raise InvalidValue("YOSO_PORT", self.port, "not a port", "a number from 1 to 65535")
         if not is_loopback(self.host):
@@ -70,10 +86,6 @@ class Settings:
                     "sqlite:///PATH or postgresql://…",
                 )
             database_url = f"sqlite:///{storage}/yoso.db"
-        try:
-            port = int(given.get("YOSO_PORT", DEFAULT_PORT))
-        except ValueError as error:
-            raise InvalidValue("YOSO_PORT", given["YOSO_PORT"], "not a number", "1 to 65535") from error
         address = given.get("YOSO_RAY_ADDRESS")
         if address is not None and not address.startswith(("http://", "https://")):
             raise InvalidValue(
@@ -84,10 +96,22 @@ class Settings:
             database_url=database_url,
             ray_address=address.rstrip("/") if address else None,
             host=given.get("YOSO_HOST", "127.0.0.1"),
-            port=port,
+            port=number(given, "YOSO_PORT", int, DEFAULT_PORT),
             data_roots=tuple(filter(None, given.get("YOSO_DATA_ROOTS", "").split(os.pathsep))),
             tokens=parse_tokens(given.get("YOSO_TOKENS", "")),
+            max_body=number(given, "YOSO_MAX_BODY", int, cls.max_body),
+            rate=number(given, "YOSO_RATE", float, cls.rate),
+            rate_burst=number(given, "YOSO_RATE_BURST", int, cls.rate_burst),
+            max_streams=number(given, "YOSO_MAX_STREAMS", int, cls.max_streams),
         )
+
+
+def number(given: Mapping[str, str], name: str, kind: Callable[[str], Number], default: Number) -> Number:
+    """The number that a variable holds, or `default`. Raises `InvalidValue` for what is no number."""
+    try:
+        return kind(given[name]) if name in given else default
+    except ValueError as error:
+        raise InvalidValue(name, given[name], "not a number", f"such as {default}") from error
 
 
 def parse_tokens(text: str) -> dict[str, str]:

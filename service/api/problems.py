@@ -1,5 +1,7 @@
 """Errors as RFC 9457 problem documents that say which field, what was wrong, and what would be right."""
 
+import logging
+import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,6 +9,8 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from nas_core.errors import InvalidValue
@@ -16,6 +20,9 @@ from service.store.idempotency import KeyReused
 from service.store.projects import OverQuota
 from service.store.searches import NotEnded
 
+log = logging.getLogger(__name__)
+RETRY_SECONDS = 5
+"""When to ask again where the database is away."""
 MEDIA_TYPE = "application/problem+json"
 
 
@@ -102,9 +109,29 @@ def install(app: FastAPI) -> None:
         detail = f"{request.method} {request.url.path}: {error.detail}"
         return answer(error.status_code, title, detail, headers=dict(error.headers or {}))
 
+    @app.exception_handler(DBAPIError)
+    @app.exception_handler(PoolTimeout)
+    def database(request: Request, error: SQLAlchemyError) -> JSONResponse:
+        if not is_away(error):
+            raise error
+        log.warning("the database is away: %s", str(getattr(error, "orig", None) or error).strip())
+        told = "The database is not to be had just now. Try again in a few seconds."
+        return answer(503, "Database unavailable", told, headers={"Retry-After": str(RETRY_SECONDS)})
+
     @app.exception_handler(Exception)
     def failed(request: Request, error: Exception) -> JSONResponse:
         return answer(500, "Internal error", "The service failed on this request; its log says more.")
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether an error says that the database is gone, full or busy, and not that we asked for nonsense."""
+    if isinstance(error, PoolTimeout):
+        return True
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    # SQLite calls a missing table an operational error as well.
+    nonsense = getattr(getattr(error, "orig", None), "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR
+    return isinstance(error, (OperationalError, InterfaceError)) and not nonsense
 
 
 def invalid_fields(problems: Sequence[InvalidValue]) -> JSONResponse:

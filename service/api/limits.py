@@ -1,0 +1,230 @@
+"""What one process takes on: the size of a body, how fast it comes, requests per client, and open streams of events.
+
+All of it is refused here with a problem document, before the application sees the request; a body is handed on only
+when it is there whole. Sizes of headers are uvicorn's to limit.
+"""
+
+import asyncio
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Callable
+
+import anyio
+from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.problems import answer, is_away
+from service.api.tokens import project_of, token_of
+from service.settings import Settings, is_loopback
+
+log = logging.getLogger(__name__)
+BODY_SECONDS = 30.0
+"""How long a body may take to arrive."""
+RETRY_SECONDS = 2
+"""When a client whose stream was ended, or not begun, may come back."""
+RETRY_HINT = f"retry: {RETRY_SECONDS * 1000}\n\n".encode()
+FORGET_ABOVE = 10_000
+"""Clients known to the rate limit before those that have been quiet are forgotten."""
+
+
+class Streams:
+    """The open streams of events, at most `limit`."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.ending = False
+        """Whether no other stream may begin; those that are open end when `end` is called."""
+        self._open: set[anyio.CancelScope] = set()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def end(self) -> None:
+        """End every stream and begin no other; to be called in the event loop."""
+        self.ending = True
+        for scope in self._open:
+            scope.cancel()
+
+    def begin(self, scope: anyio.CancelScope) -> bool:
+        """Count the stream that runs in `scope`, unless there are too many."""
+        if self.ending or len(self._open) >= self.limit:
+            return False
+        self._open.add(scope)
+        return True
+
+    def over(self, scope: anyio.CancelScope) -> None:
+        """Forget a stream."""
+        self._open.discard(scope)
+
+
+class Rate:
+    """A token bucket for every client: `rate` requests a second, and up to `burst` at once."""
+
+    def __init__(self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.rate, self.burst, self.clock = rate, burst, clock
+        self._left: dict[bytes, tuple[float, float]] = {}
+
+    def wait(self, client: bytes) -> float:
+        """Count a request of `client`: 0 where it may go on, otherwise the seconds until it may."""
+        now = self.clock()
+        if len(self._left) > FORGET_ABOVE:
+            full = now - self.burst / self.rate
+            self._left = {key: state for key, state in self._left.items() if state[1] > full}
+        left, since = self._left.get(client, (self.burst, now))
+        left = min(self.burst, left + (now - since) * self.rate)
+        if left < 1:
+            self._left[client] = left, now
+            return (1 - left) / self.rate
+        self._left[client] = left - 1, now
+        return 0.0
+
+
+class Limits:
+    """ASGI middleware that holds every request to the settings' limits."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, streams: Streams) -> None:
+        self.app, self.settings, self.streams = app, settings, streams
+        self.rate = Rate(settings.rate, settings.rate_burst)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request, or refuse it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        client = client_of(scope, self.settings)
+        if client is not None and (seconds := self.rate.wait(client)):
+            told = f"At most {self.settings.rate:g} requests a second, and {self.settings.rate_burst} at once."
+            await refuse(scope, receive, send, 429, "Too many requests", told, retry=math.ceil(seconds))
+            return
+        length = headers.get("content-length")
+        if length is not None and not (length.isascii() and length.isdigit()):
+            told = (
+                f"Content-Length: not a number of bytes (got {length[:40]!r}); accepted: 0 to {self.settings.max_body}"
+            )
+            await refuse(scope, receive, send, 400, "Malformed header", told)
+            return
+        if length is not None and (len(length) > 18 or int(length) > self.settings.max_body):
+            await self._too_large(scope, receive, send)
+            return
+        if length is not None or "transfer-encoding" in headers:
+            try:
+                async with asyncio.timeout(BODY_SECONDS):
+                    body = await self._body(receive)
+            except TimeoutError:
+                told = f"The body was not there after {BODY_SECONDS:g} seconds."
+                await refuse(scope, receive, send, 408, "Body too slow", told)
+                return
+            except Disconnected:
+                return
+            if body is None:
+                await self._too_large(scope, receive, send)
+                return
+            receive = replay(body, receive)
+        await self._stream(scope, receive, send)
+
+    async def _body(self, receive: Receive) -> bytes | None:
+        """The whole body, or None as soon as it is too large, whatever its length was said to be."""
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise Disconnected
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
+            if size > self.settings.max_body:
+                return None
+            if not message.get("more_body", False):
+                return b"".join(chunks)
+
+    async def _too_large(self, scope: Scope, receive: Receive, send: Send) -> None:
+        told = f"At most {self.settings.max_body} bytes are read; YOSO_MAX_BODY sets it."
+        await refuse(scope, receive, send, 413, "Body too large", told)
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the application answer; a stream of events is counted, and ends when the service does."""
+        started = refused = ended = False
+        with anyio.CancelScope() as answering:
+
+            async def sending(message: Message) -> None:
+                nonlocal started, refused
+                if message["type"] == "http.response.start" and is_event_stream(message):
+                    if not self.streams.begin(answering):
+                        refused = True
+                        answering.cancel()
+                        await anyio.lowlevel.checkpoint()
+                    started = True
+                elif started and self.streams.ending and not message.get("more_body", False):
+                    message["body"] = message.get("body", b"") + RETRY_HINT
+                await send(message)
+
+            try:
+                await self.app(scope, receive, sending)
+            except Exception as error:
+                if not started or not causes(error, is_away):
+                    raise
+                log.warning("a stream ends since the database is away")
+                ended = True
+            finally:
+                self.streams.over(answering)
+        if refused:
+            told = "The service is stopping." if self.streams.ending else f"{self.streams.limit} streams are open."
+            await refuse(scope, receive, send, 503, "No more streams", told, retry=RETRY_SECONDS)
+        elif ended or (started and answering.cancelled_caught):
+            await send({"type": "http.response.body", "body": RETRY_HINT, "more_body": False})
+
+
+class Disconnected(Exception):
+    """The client has gone before its body was there."""
+
+
+def causes(error: BaseException, wanted: Callable[[BaseException], bool]) -> bool:
+    """Whether `error`, what led to it, or one of a group is what is `wanted`."""
+    led = [error.__cause__, *(error.exceptions if isinstance(error, BaseExceptionGroup) else ())]
+    return wanted(error) or any(causes(one, wanted) for one in led if one is not None)
+
+
+def is_event_stream(start: Message) -> bool:
+    """Whether a response that starts so is a stream of events."""
+    return Headers(raw=start["headers"]).get("content-type", "").startswith("text/event-stream")
+
+
+def replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that hands out a body that was read already, and then what else there is."""
+    told = False
+
+    async def again() -> Message:
+        nonlocal told
+        if told:
+            return await receive()
+        told = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
+
+
+async def refuse(
+    scope: Scope, receive: Receive, send: Send, status: int, title: str, detail: str, retry: int | None = None
+) -> None:
+    """Answer with a problem document; what is left of a body is not read, so the connection ends."""
+    headers = {"Retry-After": str(retry)} if retry is not None else {"Connection": "close"}
+    await answer(status, title, detail, headers=headers)(scope, receive, send)
+
+
+def client_of(scope: Scope, settings: Settings) -> bytes | None:
+    """Whom a request counts for: its token if that is one of ours, else its address; None where nobody is limited.
+
+    A wrong token counts for the address, or else whoever guesses tokens would never be slowed down.
+    """
+    host = str((scope.get("client") or ("",))[0])
+    if settings.tokens:
+        token = token_of(HTTPConnection(scope))
+        if project_of(settings, token) is not None:
+            return hashlib.sha256(token.encode()).digest()
+    elif is_loopback(host):
+        return None
+    return host.encode()
