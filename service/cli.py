@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
@@ -25,6 +25,9 @@ from nas_core.space import PRESETS
 from service import terminal
 from service.client import ENDED, Client, ClientError, Unreachable
 from service.formats import at_most
+
+if TYPE_CHECKING:
+    from service.settings import Settings
 
 app = typer.Typer(
     help="Find compact image networks under a FLOPs budget.",
@@ -80,26 +83,45 @@ Set = Annotated[
 
 
 @app.command()
-def serve() -> None:
+def serve(
+    no_dispatch: Annotated[
+        bool, typer.Option("--no-dispatch", help="Accept and show only; `yoso dispatch` launches what is accepted.")
+    ] = False,
+) -> None:
     """Start the service: API, dashboard, dispatcher and, unless YOSO_RAY_ADDRESS is set, a Ray on this machine.
 
     Settings come from the environment: YOSO_STORAGE, YOSO_DATABASE_URL, YOSO_RAY_ADDRESS, YOSO_HOST, YOSO_PORT,
-    YOSO_DATA_ROOTS, YOSO_TOKENS.
+    YOSO_DATA_ROOTS, YOSO_TOKENS; and the limits YOSO_MAX_BODY, YOSO_RATE, YOSO_RATE_BURST, YOSO_MAX_STREAMS.
     """
-    import uvicorn
+    from service import processes
 
-    from service.app import create_app
-    from service.settings import Settings
+    with refusals(), configured() as settings:
+        where = f"http://{settings.host}:{settings.port}"
+        out.print(f"Yoso listens at [bold]{where}[/]; results go to {settings.storage}", highlight=False)
+        raise typer.Exit(processes.serve(settings, dispatch=not no_dispatch))
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for noisy in ("httpx", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    with refusals():
-        settings = Settings.from_environment()
-        application = create_app(settings)
-    where = f"http://{settings.host}:{settings.port}"
-    out.print(f"Yoso listens at [bold]{where}[/]; results go to {settings.storage}", highlight=False)
-    uvicorn.run(application, host=settings.host, port=settings.port, timeout_graceful_shutdown=5, access_log=False)
+
+@app.command()
+def dispatch() -> None:
+    """Start a dispatcher alone, for replicas of `yoso serve --no-dispatch`; several share the work on PostgreSQL.
+
+    Settings are those of `yoso serve`; without YOSO_RAY_ADDRESS it brings up a Ray on this machine.
+    """
+    from service import processes
+
+    with refusals(), configured() as settings:
+        raise typer.Exit(processes.dispatch(settings))
+
+
+@app.command()
+def migrate(
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the database to be there.")] = 0.0,
+) -> None:
+    """Bring the database of YOSO_DATABASE_URL up to date, and leave."""
+    from service import processes
+
+    with refusals(), configured() as settings:
+        processes.migrate(settings, wait)
 
 
 @app.command()
@@ -477,6 +499,22 @@ def interruptible() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def configured() -> "Iterator[Settings]":
+    """The environment's settings for a process of the service, which logs to stderr; tells of a database away."""
+    from sqlalchemy.exc import OperationalError
+
+    from service.settings import Settings
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for noisy in ("httpx", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        yield Settings.from_environment()
+    except OperationalError as error:
+        raise OSError(f"the database cannot be used: {str(error.orig).strip()}") from error
 
 
 @contextmanager

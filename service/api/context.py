@@ -1,24 +1,21 @@
 """What the resources need of the service, and who may ask."""
 
-import hmac
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
 
+from service.api.limits import Streams
 from service.api.problems import ProblemError
-from service.dispatch.dispatcher import Dispatcher
+from service.api.tokens import project_of, token_of
+from service.dispatch.process import Dispatching
 from service.dispatch.runs import Runs
 from service.domain.scheduling import Capacity
 from service.settings import Settings
 from service.store.cluster import ClusterStore
 from service.store.projects import Projects
 from service.store.searches import Searches
-
-COOKIE = "yoso_token"
-"""The cookie that carries the dashboard's token."""
-
 
 OPERATOR = "*"
 """What stands for a project in YOSO_TOKENS where a token opens all of them."""
@@ -34,8 +31,11 @@ class Context:
     runs: Runs
     cluster: ClusterStore
     """What the dispatchers report of the cluster."""
-    dispatcher: Dispatcher
-    stopping: threading.Event
+    dispatching: Dispatching | None
+    """The dispatcher of this process, where it has one."""
+    streams: Streams
+    """The streams of events that are open."""
+    stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the service is about to stop: open streams end then."""
 
     def capacity(self) -> Capacity | None:
@@ -50,7 +50,8 @@ class Context:
 
     def wake(self) -> None:
         """Let the dispatcher of this process look at once; others look by themselves."""
-        self.dispatcher.wake.set()
+        if self.dispatching is not None:
+            self.dispatching.dispatcher.wake.set()
 
 
 def context(request: Request) -> Context:
@@ -58,15 +59,6 @@ def context(request: Request) -> Context:
     found = request.app.state.context
     assert isinstance(found, Context)
     return found
-
-
-def project_of(settings: Settings, token: str) -> str | None:
-    """The project that a token opens, or None; takes equally long for every wrong token."""
-    project = None
-    for known, name in settings.tokens.items():
-        if hmac.compare_digest(known.encode(), token.encode()):
-            project = name
-    return project
 
 
 def authorised(request: Request) -> str | None:
@@ -77,10 +69,7 @@ def authorised(request: Request) -> str | None:
     settings = context(request).settings
     if not settings.tokens:
         return None
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer":
-        token = request.cookies.get(COOKIE, "")
-    project = project_of(settings, token)
+    project = project_of(settings, token_of(request))
     if project is None:
         raise ProblemError(
             401, "Not authorised", "Send a valid token: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"}

@@ -2,33 +2,40 @@
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
-from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.api.context import ContextDep
-from service.store.database import reading
+
+REPORT_SECONDS = 60.0
+"""How old the dispatchers' last report of the cluster may be: they write one every ten seconds."""
 
 router = APIRouter(tags=["health"])
 
 
-@router.get("/healthz")
-def alive() -> dict[str, str]:
-    """Whether the process answers."""
-    return {"status": "alive"}
+@router.get("/healthz", responses={503: {"description": "The dispatcher of this process is stuck."}})
+async def alive(service: ContextDep) -> JSONResponse:
+    """Whether the process answers and its dispatcher, where it has one, takes turns; if not, start it anew."""
+    stuck = service.dispatching is not None and service.dispatching.stuck and not service.stopping.is_set()
+    return JSONResponse({"status": "stuck" if stuck else "alive"}, 503 if stuck else 200)
 
 
-@router.get("/readyz")
+@router.get("/readyz", responses={503: {"description": "Something is missing; the answer says what."}})
 def ready(service: ContextDep) -> JSONResponse:
-    """Whether database and Ray answer: 200, or 503 with what is missing."""
+    """Whether the database answers, and a dispatcher has lately found Ray well: 200, or 503 with what is missing."""
     problems = {}
+    if service.stopping.is_set():
+        problems["service"] = "stopping"
     try:
-        with reading(service.searches.engine) as session:
-            session.execute(text("SELECT 1"))
+        state = service.cluster.read()
     except SQLAlchemyError as error:
         problems["database"] = type(error).__name__
     else:
-        if (told := service.ray_error()) is not None:
-            problems["ray"] = told
-        elif service.capacity() is None:
-            problems["ray"] = "not there yet"
+        if state is None:
+            problems["dispatcher"] = "none has reported yet"
+        elif state.age > REPORT_SECONDS:
+            problems["dispatcher"] = f"none has reported for {state.age:.0f} s"
+        elif state.error is not None:
+            problems["ray"] = state.error
+        elif not state.nodes:
+            problems["ray"] = "it has no nodes yet"
     return JSONResponse({"status": "not ready" if problems else "ready"} | problems, 503 if problems else 200)

@@ -25,9 +25,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from nas_core.architecture import Architecture
 from nas_core.picture import draw
 from service import formats
-from service.api.context import COOKIE, Context, ContextDep, authorised, project_of
+from service.api.context import Context, ContextDep, authorised
 from service.api.problems import ProblemError
 from service.api.searches import seen
+from service.api.tokens import COOKIE, project_of
 from service.api.views import cursor, iso, limits, place
 from service.dashboard.timeline import timeline
 from service.domain.lifecycle import TERMINAL, Status

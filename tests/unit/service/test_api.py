@@ -271,13 +271,6 @@ def test_a_lost_file_is_not_an_internal_error(app: FastAPI, http: httpx.Client, 
     assert http.get(first["files"]["weights"]).status_code == 404
 
 
-def test_health_tells_life_from_readiness(app: FastAPI, http: httpx.Client) -> None:
-    assert http.get("/healthz").status_code == 200
-    assert http.get("/readyz").status_code == 503
-    seeding.report(app, cpus=8)
-    assert http.get("/readyz").status_code == 200
-
-
 def test_with_tokens_each_project_sees_its_own(tmp_path: Path) -> None:
     tokens = {"a-token-of-sixteen": "vision", "another-of-sixteen": "audio"}
     app = seeding.make_app(tmp_path, tokens=tokens, data_roots=(str(tmp_path),))

@@ -1,0 +1,66 @@
+"""A dispatcher in a thread of its own, with the Ray that it brings up where it is the service's own."""
+
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+
+from service.dispatch.dispatcher import Dispatcher
+from service.dispatch.executors.ray_jobs import Endpoint, RayJobs
+from service.dispatch.local_ray import LocalRay
+from service.dispatch.runs import Runs
+from service.settings import Settings
+from service.store.searches import Searches
+
+log = logging.getLogger(__name__)
+DRAIN_SECONDS = 6.0
+STUCK_SECONDS = 120.0
+"""Longer than any turn that gets anywhere: bringing up a Ray may take 60 s."""
+
+
+class Dispatching:
+    """What `yoso serve` and `yoso dispatch` have in common."""
+
+    def __init__(self, settings: Settings, searches: Searches, runs: Runs) -> None:
+        self.local_ray = LocalRay(Path(settings.storage)) if settings.ray_address is None else None
+        self.jobs = RayJobs(self.local_ray.endpoint if self.local_ray else lambda: remote(settings))
+        ensure = self.local_ray.ensure if self.local_ray else None
+        self.dispatcher = Dispatcher(searches, runs, self.jobs, settings.data_roots, ensure_ray=ensure)
+        # A daemon, so that a turn that hangs in the storage cannot keep the process.
+        self.thread = threading.Thread(target=self.dispatcher.run, name="dispatcher", daemon=True)
+
+    def start(self) -> None:
+        """Begin to take turns."""
+        self.thread.start()
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the dispatcher has stopped taking turns, or has not taken one for a long time."""
+        return not self.thread.is_alive() or time.monotonic() - self.dispatcher.last_turn > STUCK_SECONDS
+
+    def drain(self, seconds: float = DRAIN_SECONDS) -> bool:
+        """Claim nothing more and hand the leases back; False where a turn takes longer than `seconds`.
+
+        The leases then run out by themselves. Only the first call waits.
+        """
+        if not self.dispatcher.stopping.is_set():
+            self.dispatcher.stop()
+            self.thread.join(seconds)
+            if self.thread.is_alive():
+                log.warning("the dispatcher's last turn takes too long; its leases run out by themselves")
+        return not self.thread.is_alive()
+
+    def close(self) -> None:
+        """Stop the Ray of the service's own, with what runs on it, and close the connections to Ray."""
+        if self.local_ray is not None:
+            self.local_ray.stop()
+        self.jobs.close()
+
+
+def remote(settings: Settings) -> Endpoint:
+    """The Ray cluster that the settings name, with the token from the environment where one is set."""
+    token = os.environ.get("RAY_AUTH_TOKEN")
+    if token is None and (path := os.environ.get("RAY_AUTH_TOKEN_PATH")):
+        token = Path(path).read_text().strip()
+    return Endpoint(settings.ray_address or "", token)

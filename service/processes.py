@@ -1,0 +1,124 @@
+"""The processes that a service is made of, and how each ends: in order, within ten seconds, with exit code 0.
+
+On SIGTERM or SIGINT nothing new is claimed and the leases are handed back, readiness says 503 and open streams end
+with a hint to come back. A second signal ends the process at once; what it held then is taken over by another when
+the leases run out.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from sqlalchemy.exc import OperationalError
+
+from service.api.context import Context
+from service.app import create_app
+from service.dispatch.process import Dispatching
+from service.dispatch.runs import Runs
+from service.settings import Settings
+from service.store.database import connect
+from service.store.database import migrate as bring_up_to_date
+from service.store.searches import Searches
+
+log = logging.getLogger(__name__)
+LAME_SECONDS = 1.0
+"""How long a replica that stops still answers, so that whoever asks for its readiness can learn of it."""
+GRACE_SECONDS = 2
+"""How long requests that are being answered may still take then."""
+
+
+class Server(uvicorn.Server):
+    """Uvicorn, which waits for open connections before it tells the application: here the application knows first."""
+
+    def __init__(self, config: uvicorn.Config, context: Context) -> None:
+        super().__init__(config)
+        self.context = context
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop in order; at once when told twice."""
+        if self.context.stopping.is_set():
+            os._exit(128 + sig)
+        self.context.stopping.set()
+        self.context.streams.ending = True
+        self.should_exit = True
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        """End the streams and the dispatcher while readiness can still be asked for, then stop listening."""
+        self.context.streams.end()
+        dispatching = self.context.dispatching
+        drained = asyncio.to_thread(dispatching.drain) if dispatching else asyncio.sleep(0, True)
+        await asyncio.gather(drained, asyncio.sleep(LAME_SECONDS))
+        await super().shutdown(sockets)
+
+
+def serve(settings: Settings, dispatch: bool) -> int:
+    """Run the API and the dashboard, with a dispatcher if asked for, until told to stop; returns the exit code.
+
+    That is 1 where the dispatcher's last turn hung. Raises `InvalidValue` for a database it cannot use.
+    """
+    app = create_app(settings, dispatch)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        access_log=False,
+        log_config=None,
+    )
+    context: Context = app.state.context
+    Server(config, context).run()
+    return 0 if context.dispatching is None or context.dispatching.drain() else 1
+
+
+def dispatch(settings: Settings) -> int:
+    """Run a dispatcher alone until told to stop; returns the exit code, which is 1 where a turn hung.
+
+    Raises `InvalidValue` for a database it cannot use.
+    """
+    engine = connect(settings.database_url)
+    bring_up_to_date(engine)
+    dispatching = Dispatching(settings, Searches(engine), Runs(settings.storage))
+    asked: list[int] = []
+
+    def stop(sig: int, frame: FrameType | None) -> None:
+        if asked:
+            os._exit(128 + sig)
+        asked.append(sig)
+
+    before = {sig: signal.signal(sig, stop) for sig in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        dispatching.start()
+        while not asked and not dispatching.stuck:
+            time.sleep(0.1)
+        if not asked:
+            log.error("the dispatcher has not taken a turn for a long time; its leases run out by themselves")
+            return 1
+        orderly = dispatching.drain()
+        dispatching.close()
+        engine.dispose()
+        return 0 if orderly else 1
+    finally:
+        for sig, handler in before.items():
+            signal.signal(sig, handler)
+
+
+def migrate(settings: Settings, wait: float) -> None:
+    """Bring the database up to date, waiting up to `wait` seconds for it to be there.
+
+    Raises `InvalidValue` for a database it cannot use and `OSError` for one that is not there.
+    """
+    engine = connect(settings.database_url)
+    give_up = time.monotonic() + wait
+    while True:
+        try:
+            bring_up_to_date(engine)
+            return
+        except OperationalError as error:
+            if time.monotonic() > give_up:
+                raise OSError(f"the database does not answer: {str(error.orig).strip()}") from error
+            time.sleep(0.5)
