@@ -96,8 +96,6 @@ def serve(
     from service import processes
 
     with refusals(), configured() as settings:
-        where = f"http://{settings.host}:{settings.port}"
-        out.print(f"Yoso listens at [bold]{where}[/]; results go to {settings.storage}", highlight=False)
         raise typer.Exit(processes.serve(settings, dispatch=not no_dispatch))
 
 

@@ -24,6 +24,7 @@ from service.settings import Settings
 from service.store.database import connect
 from service.store.database import migrate as bring_up_to_date
 from service.store.searches import Searches
+from service.store.single import hold
 
 log = logging.getLogger(__name__)
 LAME_SECONDS = 1.0
@@ -38,6 +39,12 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, context: Context) -> None:
         super().__init__(config)
         self.context = context
+
+    async def startup(self, sockets: Any = None) -> None:
+        """Listen, and say where."""
+        await super().startup(sockets)
+        settings = self.context.settings
+        log.info("Yoso listens at http://%s:%d; results go to %s", settings.host, settings.port, settings.storage)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop in order; at once when told twice."""
@@ -59,52 +66,55 @@ class Server(uvicorn.Server):
 def serve(settings: Settings, dispatch: bool) -> int:
     """Run the API and the dashboard, with a dispatcher if asked for, until told to stop; returns the exit code.
 
-    That is 1 where the dispatcher's last turn hung. Raises `InvalidValue` for a database it cannot use.
+    That is 1 where the dispatcher's last turn hung. Raises `InvalidValue` for a database it cannot use, or that another
+    process uses where it is SQLite.
     """
-    app = create_app(settings, dispatch)
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        timeout_graceful_shutdown=GRACE_SECONDS,
-        access_log=False,
-        log_config=None,
-    )
-    context: Context = app.state.context
-    Server(config, context).run()
-    return 0 if context.dispatching is None or context.dispatching.drain() else 1
+    with hold(settings.database_url):
+        app = create_app(settings, dispatch)
+        config = uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+            access_log=False,
+            log_config=None,
+        )
+        context: Context = app.state.context
+        Server(config, context).run()
+        return 0 if context.dispatching is None or context.dispatching.drain() else 1
 
 
 def dispatch(settings: Settings) -> int:
     """Run a dispatcher alone until told to stop; returns the exit code, which is 1 where a turn hung.
 
-    Raises `InvalidValue` for a database it cannot use.
+    Raises `InvalidValue` for a database it cannot use, or that another process uses where it is SQLite.
     """
-    engine = connect(settings.database_url)
-    bring_up_to_date(engine)
-    dispatching = Dispatching(settings, Searches(engine), Runs(settings.storage))
-    asked: list[int] = []
+    with hold(settings.database_url):
+        engine = connect(settings.database_url)
+        bring_up_to_date(engine)
+        dispatching = Dispatching(settings, Searches(engine), Runs(settings.storage))
+        asked: list[int] = []
 
-    def stop(sig: int, frame: FrameType | None) -> None:
-        if asked:
-            os._exit(128 + sig)
-        asked.append(sig)
+        def stop(sig: int, frame: FrameType | None) -> None:
+            if asked:
+                os._exit(128 + sig)
+            asked.append(sig)
 
-    before = {sig: signal.signal(sig, stop) for sig in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        dispatching.start()
-        while not asked and not dispatching.stuck:
-            time.sleep(0.1)
-        if not asked:
-            log.error("the dispatcher has not taken a turn for a long time; its leases run out by themselves")
-            return 1
-        orderly = dispatching.drain()
-        dispatching.close()
-        engine.dispose()
-        return 0 if orderly else 1
-    finally:
-        for sig, handler in before.items():
-            signal.signal(sig, handler)
+        before = {sig: signal.signal(sig, stop) for sig in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            dispatching.start()
+            while not asked and not dispatching.stuck:
+                time.sleep(0.1)
+            if not asked:
+                log.error("the dispatcher has not taken a turn for a long time; its leases run out by themselves")
+                return 1
+            orderly = dispatching.drain()
+            dispatching.close()
+            engine.dispose()
+            return 0 if orderly else 1
+        finally:
+            for sig, handler in before.items():
+                signal.signal(sig, handler)
 
 
 def migrate(settings: Settings, wait: float) -> None:

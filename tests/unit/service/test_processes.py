@@ -206,6 +206,28 @@ def test_a_turn_that_hangs_does_not_keep_a_process(words: tuple[str, ...], yoso:
             assert process.wait(DRAIN_SECONDS) == 1
 
 
+@pytest.mark.parametrize("second", [("serve", "--no-dispatch"), ("serve",), ("dispatch",)])
+def test_a_second_process_on_sqlite_is_refused_and_told_what_to_use(
+    second: tuple[str, ...], yoso: Yoso, tmp_path: Path
+) -> None:
+    database = tmp_path / "storage" / "yoso.db"
+    yoso.environment["YOSO_DATABASE_URL"] = f"sqlite:///{database}"
+    first, client = yoso.replica()
+    with client:
+        command = [sys.executable, "-m", "service.cli", *second]
+        told = subprocess.run(command, env=yoso.environment, capture_output=True, text=True, timeout=60)
+        assert told.returncode == 2 and told.stderr.startswith("YOSO_DATABASE_URL: "), told.stderr
+        assert f"process {first.pid} holds {database}.lock" in told.stderr.replace("\n", "")
+        assert "postgresql://" in told.stderr and "listens" not in told.stderr
+        assert client.http.get("/healthz").status_code == 200, "the first one is left in peace"
+        first.kill()
+        first.wait()
+        again, other = yoso.replica()
+        with other:
+            again.send_signal(signal.SIGTERM)
+            assert again.wait(DRAIN_SECONDS) == 0
+
+
 def test_migrate_waits_for_the_database(tmp_path: Path) -> None:
     folder = tmp_path / "pg"
     folder.mkdir()
