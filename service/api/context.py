@@ -39,9 +39,9 @@ class Context:
     """Set when the service is about to stop: open streams end then."""
 
     def capacity(self) -> Capacity | None:
-        """What the cluster has, or None where that is not known yet."""
+        """What the cluster has, or None while that is not known: a head without CPUs comes up before the workers."""
         state = self.cluster.read()
-        return state.capacity if state is not None and state.nodes else None
+        return state.capacity if state is not None and state.capacity.cpus > 0 else None
 
     def ray_error(self) -> str | None:
         """Why nothing is launched at present, or None."""

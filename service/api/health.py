@@ -36,6 +36,6 @@ def ready(service: ContextDep) -> JSONResponse:
             problems["dispatcher"] = f"none has reported for {state.age:.0f} s"
         elif state.error is not None:
             problems["ray"] = state.error
-        elif not state.nodes:
-            problems["ray"] = "it has no nodes yet"
+        elif not state.nodes or state.capacity.cpus <= 0:
+            problems["ray"] = "it has no CPUs yet"
     return JSONResponse({"status": "not ready" if problems else "ready"} | problems, 503 if problems else 200)

@@ -35,6 +35,11 @@ def test_a_replica_is_ready_when_a_dispatcher_has_lately_found_ray_well(
     seeding.report(app, error="Ray does not answer")
     told = http.get("/readyz")
     assert told.status_code == 503 and told.json()["ray"] == "Ray does not answer"
+    seeding.report(app, cpus=0)
+    told = http.get("/readyz")
+    assert told.status_code == 503 and told.json()["ray"] == "it has no CPUs yet"
+    asked = http.post("/api/v1/searches", json={"dataset": "digits", "budgets": ["300k"]})
+    assert asked.status_code == 201, "workers may still come"
     seeding.report(app)
     monkeypatch.setattr(health, "REPORT_SECONDS", -1.0)
     told = http.get("/readyz")
