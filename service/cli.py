@@ -96,7 +96,7 @@ def serve(
     from service import processes
 
     with refusals(), configured() as settings:
-        raise typer.Exit(processes.serve(settings, dispatch=not no_dispatch))
+        processes.leave(processes.serve(settings, dispatch=not no_dispatch))
 
 
 @app.command()
@@ -108,7 +108,7 @@ def dispatch() -> None:
     from service import processes
 
     with refusals(), configured() as settings:
-        raise typer.Exit(processes.dispatch(settings))
+        processes.leave(processes.dispatch(settings))
 
 
 @app.command()

@@ -158,8 +158,8 @@ class Limits:
                         answering.cancel()
                         await anyio.lowlevel.checkpoint()
                     started = True
-                elif started and self.streams.ending and not message.get("more_body", False):
-                    message["body"] = message.get("body", b"") + RETRY_HINT
+                elif started:
+                    message["more_body"] = True  # its last word is said below
                 await send(message)
 
             try:
@@ -174,8 +174,9 @@ class Limits:
         if refused:
             told = "The service is stopping." if self.streams.ending else f"{self.streams.limit} streams are open."
             await refuse(scope, receive, send, 503, "No more streams", told, retry=RETRY_SECONDS)
-        elif ended or (started and answering.cancelled_caught):
-            await send({"type": "http.response.body", "body": RETRY_HINT, "more_body": False})
+        elif started:
+            hint = RETRY_HINT if ended or self.streams.ending else b""
+            await send({"type": "http.response.body", "body": hint, "more_body": False})
 
 
 class Disconnected(Exception):

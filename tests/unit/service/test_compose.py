@@ -1,0 +1,140 @@
+"""docker-compose.yml: what it promises, checked without an engine; and by docker-compose itself where that is there."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tools import compose_by_hand
+from tools.compose_by_hand import Misconfigured, Place, in_order, load, substitute
+
+ROOT = Path(compose_by_hand.__file__).parents[1]
+SECRETS = {
+    "YOSO_DATABASE_PASSWORD": "a-database-password",
+    "YOSO_RAY_TOKEN": "a-token-for-ray",
+    "YOSO_TOKENS": "vision=0123456789abcdef",
+}
+REPLICAS, DISPATCHERS = ("api-1", "api-2"), ("dispatch-1", "dispatch-2")
+
+
+@pytest.fixture
+def services() -> dict[str, dict[str, Any]]:
+    return load(SECRETS)
+
+
+def test_the_parts_are_those_that_the_documentation_names(services: dict[str, dict[str, Any]]) -> None:
+    parts = {"postgres", "migrate", *REPLICAS, *DISPATCHERS, "proxy", "ray-head", "ray-cpu"}
+    assert set(services) == parts
+    everything = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    assert set(everything["services"]) == parts | {"ray-gpu"} and everything["services"]["ray-gpu"]["profiles"] == [
+        "gpu"
+    ]
+    for name in REPLICAS:
+        assert services[name]["command"] == ["yoso", "serve", "--no-dispatch"]
+    for name in DISPATCHERS:
+        assert services[name]["command"] == ["yoso", "dispatch"]
+    for name in (*REPLICAS, *DISPATCHERS):
+        assert services[name]["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
+        assert services[name]["environment"]["YOSO_DATABASE_URL"].startswith("postgresql://")
+    assert "--num-cpus=0" in services["ray-head"]["command"]
+    storages = {one["volumes"][0] for name, one in services.items() if name not in ("postgres", "proxy")}
+    assert storages == {"storage:/storage"}, "all of them see the same files"
+    assert [name for name, one in services.items() if "ports" in one] == ["proxy"], "only the proxy is reachable"
+    order = list(in_order(services))
+    assert order.index("postgres") < order.index("migrate") < order.index("api-1") < order.index("proxy")
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_no_secret_has_a_default(name: str) -> None:
+    for given in ({k: v for k, v in SECRETS.items() if k != name}, SECRETS | {name: ""}):
+        with pytest.raises(Misconfigured, match=name):
+            load(given)
+    text = (ROOT / "docker-compose.yml").read_text()
+    assert len(re.findall(rf"\$\{{{name}\b", text)) == len(re.findall(rf"\$\{{{name}:\?", text)) > 0
+
+
+def test_ray_asks_for_the_token_that_the_dispatchers_send(services: dict[str, dict[str, Any]]) -> None:
+    for name in ("ray-head", "ray-cpu"):
+        environment = services[name]["environment"]
+        assert environment["RAY_AUTH_MODE"] == "token" and environment["RAY_AUTH_TOKEN"] == SECRETS["YOSO_RAY_TOKEN"]
+    assert all(services[name]["environment"]["RAY_AUTH_TOKEN"] == SECRETS["YOSO_RAY_TOKEN"] for name in DISPATCHERS)
+
+
+def test_variables_are_replaced_as_compose_does() -> None:
+    assert substitute("${A:-x}/${B}", {"B": "b"}) == "x/b" and substitute("${A:-x}", {"A": ""}) == "x"
+    with pytest.raises(Misconfigured, match="A is not set: say it"):
+        substitute("${A:?say it}", {})
+
+
+def test_by_hand_every_text_is_as_in_the_file_but_for_places(
+    services: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    place = Place(services, tmp_path)
+    local = {k: place.local("api-1", v) for k, v in services["api-1"]["environment"].items()}
+    assert local["YOSO_PORT"] == str(place.ports["api-1", "8765"]) != str(place.ports["api-2", "8765"])
+    postgres = place.ports["postgres", "5432"]
+    assert local["YOSO_DATABASE_URL"] == f"postgresql://yoso:a-database-password@127.0.0.1:{postgres}/yoso"
+    assert local["YOSO_RAY_ADDRESS"] == f"http://127.0.0.1:{place.ports['ray-head', '8265']}"
+    assert local["YOSO_STORAGE"] == f"{tmp_path}/storage" and local["YOSO_DATA_ROOTS"] == f"{tmp_path}/data"
+    assert local["YOSO_TOKENS"] == SECRETS["YOSO_TOKENS"]
+    joins = [place.local("ray-cpu", word) for word in services["ray-cpu"]["command"]]
+    assert f"--address=127.0.0.1:{place.ports['ray-head', '6379']}" in joins and "--num-cpus=2" in joins
+
+
+def test_docker_compose_accepts_it() -> None:
+    """Where docker-compose is installed; what it would find is otherwise checked above."""
+    program = shutil.which("docker-compose")
+    if program is None:
+        assert "version" not in yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+        return
+    environment = {"PATH": os.environ["PATH"]} | SECRETS
+    told = subprocess.run([program, "config", "-q"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    del environment["YOSO_TOKENS"]
+    told = subprocess.run([program, "config", "-q"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert told.returncode != 0 and "project=token pairs" in told.stderr
+
+
+@pytest.mark.parametrize("name", ["service", "worker"])
+def test_an_image_runs_as_nobody_special_and_takes_no_secret(name: str) -> None:
+    text = (ROOT / "deploy" / f"{name}.Dockerfile").read_text()
+    assert text.index("USER yoso") > text.index("useradd --uid 10001")
+    assert not re.search(r"^(ARG|ENV)\b|--mount=type=secret", text, re.MULTILINE)
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    assert ignored[0] == "*", "what is sent to the builder is named one by one"
+    copied = [word for line in text.splitlines() if line.startswith("COPY ") for word in line.split()[1:-1]]
+    assert all(f"!{word}" in ignored and (ROOT / word).exists() for word in copied)
+
+
+def test_the_service_needs_no_more_than_its_image_has(tmp_path: Path) -> None:
+    """Everything the service loads comes from what its image installs: no package of the worker's or of the tests'."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    name = re.compile(r"[\w-]+")
+    needed = {name.findall(one)[0].lower() for one in project["dependencies"]}
+    extras = {name.findall(one)[0] for one in project["optional-dependencies"]["worker"]}
+    assert not needed & extras and {"torch", "ray"} <= extras
+    refused = {"PIL" if one == "pillow" else "sklearn" if one == "scikit-learn" else one for one in extras}
+    refused |= {"worker", "tests", "yaml", "hypothesis"}
+    program = f"""
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {sorted(refused)!r}:
+            raise ModuleNotFoundError(f"the service's image has no {{name}}")
+sys.meta_path.insert(0, Refuse())
+import service.app, service.cli, service.client, service.dashboard.pages, service.processes
+from service.settings import Settings
+app = service.app.create_app(Settings("{{0}}", "sqlite:///{{0}}/yoso.db"), dispatch=False)
+from service.domain.request import SearchRequest, check
+check(SearchRequest(dataset="digits", budgets=["300k"]), (), True)
+"""
+    command = [sys.executable, "-c", program.replace("{0}", str(tmp_path))]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
