@@ -25,7 +25,10 @@ def yoso(*words: str, url: str | None = None) -> Result:
     return CliRunner().invoke(commands, [*words, *(("--url", url) if url else ())])
 
 
-COMMANDS = ("serve", "submit", "list", "show", "watch", "cancel", "retry", "cluster", "project", "fetch", "run")
+COMMANDS = (
+    *("serve", "dispatch", "migrate"),
+    *("submit", "list", "show", "watch", "cancel", "retry", "cluster", "project", "fetch", "run"),
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
