@@ -125,6 +125,8 @@ class Client:
                 with self.http.stream("GET", f"/api/v1/searches/{search_id}/events", headers=headers) as response:
                     if response.status_code >= 400:
                         response.read()
+                        if response.status_code in PUT_OFF:
+                            raise Unreachable(f"the service at {self.url} takes no streams just now")
                         raise _error(response)
                     for event in _parse(response.iter_lines()):
                         last, silent_since = event.seq, time.monotonic()

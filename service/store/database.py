@@ -14,6 +14,7 @@ from sqlalchemy.orm import DeclarativeBase, Session
 from nas_core.errors import InvalidValue
 
 BUSY_SECONDS = 30
+CONNECT_SECONDS = 5
 MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 7_364_201_811
 """The key of the advisory lock under which PostgreSQL is migrated; any number that nobody else uses."""
@@ -30,7 +31,8 @@ def connect(url: str) -> Engine:
     if parsed.drivername in ("postgres", "postgresql"):
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.get_backend_name() == "postgresql":
-        return create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=20)
+        waits = {"connect_timeout": CONNECT_SECONDS}
+        return create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=20, connect_args=waits)
     if parsed.get_backend_name() != "sqlite":
         raise InvalidValue(
             "YOSO_DATABASE_URL", parsed.drivername, "no such database here", "sqlite:///PATH or postgresql://…"

@@ -440,10 +440,9 @@ def test_a_dispatcher_that_does_not_get_on_lets_its_leases_run_out(
     heart.join()
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_a_database_that_is_away_for_a_while_costs_nothing(service: Service, database_url: str) -> None:
     """PostgreSQL refuses and cuts all connections; the dispatcher's loop outlives that and goes on."""
-    if "postgresql" not in database_url:
-        return
     search_id, dispatcher = service.queue(), service.dispatcher()
     begin(service, search_id, dispatcher)
     loop = threading.Thread(target=dispatcher.run)
