@@ -8,6 +8,7 @@ Nodes of a block are numbered: 0 is its input, 1 … M·N its operations, level 
 """
 
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 
 from nas_core.errors import InvalidValue
@@ -184,7 +185,7 @@ class SearchSpace:
 
     def feasible_budgets(self) -> tuple[int, int]:
         """The smallest and the largest budget, in multiply-adds, for which this space holds a network."""
-        return self.cheapest().multiply_adds, self.complete().multiply_adds
+        return _feasible_budgets(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The space as JSON values."""
@@ -203,6 +204,12 @@ class SearchSpace:
             )
         given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
         return cls(**given)
+
+
+@lru_cache(maxsize=256)
+def _feasible_budgets(space: SearchSpace) -> tuple[int, int]:
+    """Kept, since a request is held to it at several doors and a large space takes a tenth of a second."""
+    return space.cheapest().multiply_adds, space.complete().multiply_adds
 
 
 PRESETS: dict[str, dict[str, Any]] = {

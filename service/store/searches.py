@@ -50,7 +50,7 @@ class Searches:
                 ),
                 priority=request.priority,
                 rank=scheduling.rank(time, request.priority),
-                supernet_multiply_adds=spec.space.complete().multiply_adds,
+                supernet_multiply_adds=spec.space.feasible_budgets()[1],
                 status=Status.QUEUED,
                 progress=0.0,
                 attempt=0,
