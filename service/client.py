@@ -118,7 +118,7 @@ class Client:
         A connection that breaks is taken up again behind the last event; after `patience` seconds without a service
         `Unreachable` is raised.
         """
-        last, silent_since = 0, time.monotonic()
+        last, ended, silent_since = 0, False, time.monotonic()
         while True:
             try:
                 headers = {"Last-Event-ID": str(last)}
@@ -130,8 +130,11 @@ class Client:
                         raise _error(response)
                     for event in _parse(response.iter_lines()):
                         last, silent_since = event.seq, time.monotonic()
+                        if event.kind == "status":
+                            ended = event.data["status"] in ENDED
                         yield event
-                if self.get(search_id)["status"] in ENDED:
+                # A stream may end because the service does; what came since is told by the next.
+                if ended and self.get(search_id)["status"] in ENDED:
                     return
             except (httpx.HTTPError, Unreachable) as error:
                 if time.monotonic() - silent_since > patience:
