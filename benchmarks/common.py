@@ -51,7 +51,9 @@ TASKS = {
     "glyphs": Task(
         "glyphs",
         SearchSpace("glyphs", 1, SIZE, CLASSES, (2,), 8, (1, 1)),
-        Settings.preset("digits", pretrain_epochs=6, search_epochs=12, retrain_epochs=16, scaling_lr=0.03),
+        Settings.preset(
+            "digits", pretrain_epochs=12, search_epochs=36, retrain_epochs=16, scaling_lr=0.03, gamma=0.01
+        ),
         (0.30, 0.50),
     ),
     "digits": Task(
@@ -96,6 +98,7 @@ Arm = Callable[[Task, int], dict[int, Architecture]]
 ARMS: dict[str, Arm] = {
     "searched": lambda task, seed: search(task, task.spec(seed)).architectures,
     "γ = 0": lambda task, seed: search(task, task.spec(seed, form="cut", gamma=0.0)).architectures,
+    "press": lambda task, seed: search(task, task.spec(seed, form="press", gamma=1e-3)).architectures,
     "paper's form": lambda task, seed: search(task, task.spec(seed, form="paper", gamma=0.01)).architectures,
     "random": lambda task, seed: {b: random_architecture(task.space, b, seed) for b in task.budgets},
     "thin": lambda task, seed: {b: thin_complete(task.space, b) for b in task.budgets},

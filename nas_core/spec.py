@@ -111,10 +111,10 @@ def unmet(limits: Limits, budget: int, space: SearchSpace) -> list[InvalidValue]
     return [InvalidValue("limits", together, "not feasible: no network of this search space keeps all", accepted)]
 
 
-FORMS = ("press", "cut", "paper")
-"""How a search brings the cost down: by the proximal step, whose level is solved for at each step (`press`); by
-removing the weakest edges without shrinking the others (`cut`); or by a fixed L1 weight, with an exact cut at the end
-where that was not enough (`paper`)."""
+FORMS = ("cut", "press", "paper")
+"""How a search brings the cost down: a fixed L1 weight presses, and the weakest edges are cut on a schedule (`cut`); the
+proximal step does it alone, with a level that is solved for at each step (`press`); or a fixed L1 weight presses, with an
+exact cut at the end where that was not enough (`paper`)."""
 
 PENALTIES = ("uniform", "flops", "memory", "latency")
 """How the L1 weight differs between edges: not at all; by what is alive of the block (paper, eq. 9); by the memory
@@ -158,7 +158,7 @@ class Settings:
     retrain_weight_decay: float = 3e-4
     gamma: float = 1e-3
     clip: float = 2.0
-    form: str = "press"
+    form: str = "cut"
     penalty: str = "flops"
     retrain_clip: float = 5.0
     ratio: int = 1
@@ -218,6 +218,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         pretrain_epochs=12,
         search_epochs=30,
         retrain_epochs=60,
+        gamma=1e-2,
         batch_size=64,
         retrain_batch_size=64,
         retrain_lr=0.1,
