@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
 
-from service.api import architectures, cluster, health, problems, projects, schemas, searches
+from service.api import architectures, cluster, health, problems, projects, schemas, searches, sweeps
 from service.api.context import Context
 from service.api.limits import Limits, Streams
 from service.dashboard import add_dashboard
@@ -17,6 +17,7 @@ from service.store.cluster import ClusterStore
 from service.store.database import connect, migrate
 from service.store.projects import Projects
 from service.store.searches import Searches
+from service.store.sweeps import Sweeps
 
 
 def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
@@ -32,6 +33,7 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
         settings,
         stored,
         Projects(engine),
+        Sweeps(engine),
         runs,
         ClusterStore(engine),
         dispatching,
@@ -58,7 +60,7 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
     app.state.context = context
     app.add_middleware(Limits, settings=settings, streams=context.streams)
     problems.install(app)
-    for resource in (searches, architectures, projects, cluster, schemas, health):
+    for resource in (searches, sweeps, architectures, projects, cluster, schemas, health):
         app.include_router(resource.router)
     add_dashboard(app)
     return app

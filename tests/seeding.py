@@ -51,12 +51,19 @@ def queue(app: FastAPI, **fields: Any) -> str:
     return parts(app).searches.create(request, check(request, (), True)).id
 
 
+def claims(app: FastAPI) -> list[str]:
+    """The searches that a dispatcher with a large cluster claims now."""
+    return [one.id for one in Work(parts(app).searches.engine).claim(OWNER, LARGE)]
+
+
 class Run:
     """A dispatcher's and a worker's part in one search, played step by step."""
 
-    def __init__(self, app: FastAPI, search_id: str) -> None:
+    def __init__(self, app: FastAPI, search_id: str, only: bool = False) -> None:
+        """Claim the search; with `only` in a cluster that has room for no other."""
         self.work, self.runs, self.id = Work(parts(app).searches.engine), parts(app).runs, search_id
-        self.token = next(one.lease_token or "" for one in self.work.claim(OWNER, LARGE) if one.id == search_id)
+        room = Capacity.of([Node("small", 1, 0)]) if only else LARGE
+        self.token = next(one.lease_token or "" for one in self.work.claim(OWNER, room) if one.id == search_id)
         self.chunk = 0
 
     def move(self, *states: Status, **changes: Any) -> "Run":

@@ -16,6 +16,7 @@ from service.settings import Settings
 from service.store.cluster import ClusterStore
 from service.store.projects import Projects
 from service.store.searches import Searches
+from service.store.sweeps import Sweeps
 
 OPERATOR = "*"
 """What stands for a project in YOSO_TOKENS where a token opens all of them."""
@@ -28,6 +29,7 @@ class Context:
     settings: Settings
     searches: Searches
     projects: Projects
+    sweeps: Sweeps
     runs: Runs
     cluster: ClusterStore
     """What the dispatchers report of the cluster."""

@@ -19,6 +19,7 @@ from service.store.changes import UnknownSearch
 from service.store.idempotency import KeyReused
 from service.store.projects import OverQuota
 from service.store.searches import NotEnded
+from service.store.sweeps import UnknownSweep
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 5
@@ -83,6 +84,10 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(UnknownSearch)
     def unknown(request: Request, error: UnknownSearch) -> JSONResponse:
         return answer(404, "No such search", f"There is no search {error.args[0]!r}.")
+
+    @app.exception_handler(UnknownSweep)
+    def unknown_sweep(request: Request, error: UnknownSweep) -> JSONResponse:
+        return answer(404, "No such sweep", f"There is no sweep {error.args[0]!r}.")
 
     @app.exception_handler(NotEnded)
     def not_ended(request: Request, error: NotEnded) -> JSONResponse:

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from nas_core.errors import InvalidValue
-from service.store.models import ArchitectureRow, Attempt, Search
+from service.store.models import ArchitectureRow, Attempt, Search, Sweep
 
 
 class ArchitectureView(BaseModel):
@@ -43,6 +43,7 @@ class SearchView(BaseModel):
                 {
                     "id": "k3v9qa2m7xw4",
                     "project": "default",
+                    "sweep": None,
                     "name": "first steps",
                     "status": "running",
                     "reason": None,
@@ -72,6 +73,8 @@ class SearchView(BaseModel):
 
     id: str
     project: str
+    sweep: str | None
+    """The sweep that it belongs to."""
     name: str
     status: str
     reason: str | None
@@ -120,6 +123,7 @@ def view_search(search: Search, architectures: Sequence[ArchitectureRow]) -> Sea
     return SearchView(
         id=search.id,
         project=search.project,
+        sweep=search.sweep_id,
         name=search.name,
         status=search.status,
         reason=search.reason,
@@ -181,9 +185,9 @@ def iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def cursor(search: Search) -> str:
-    """The place of a search in a list, as an opaque text."""
-    return base64.urlsafe_b64encode(f"{search.created_at!r} {search.id}".encode()).decode()
+def cursor(one: Search | Sweep) -> str:
+    """The place of a search or a sweep in a list, as an opaque text."""
+    return base64.urlsafe_b64encode(f"{one.created_at!r} {one.id}".encode()).decode()
 
 
 def place(text: str) -> tuple[float, str]:

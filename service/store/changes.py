@@ -59,6 +59,12 @@ def move(session: Session, search: Search, status: Status, **changes: Any) -> No
     note(session, search.id, "status", data, time)
 
 
+def queue_again(session: Session, search: Search) -> None:
+    """Queue a locked search that failed or was cancelled again, with as many attempts as a new one has."""
+    last = search.attempt + lifecycle.MAX_ATTEMPTS
+    move(session, search, Status.QUEUED, reason=None, error=None, not_before=0.0, last_attempt=last)
+
+
 def _end_attempt(session: Session, search: Search, status: Status, time: float) -> None:
     attempt = session.get_one(Attempt, (search.id, search.attempt))
     attempt.ended_at, attempt.outcome, attempt.error = time, status, search.error

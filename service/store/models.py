@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, String, Text
+from sqlalchemy import JSON, BigInteger, Boolean, Float, ForeignKey, Index, Integer, String, Text
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.sql.functions import FunctionElement
@@ -36,6 +36,7 @@ class Search(Base):
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     project: Mapped[str] = mapped_column(String(64))
+    sweep_id: Mapped[str | None] = mapped_column(String(32))
     name: Mapped[str] = mapped_column(String(200))
     dataset: Mapped[str] = mapped_column(Text)
     request: Mapped[dict[str, Any]] = mapped_column(JSON)
@@ -82,6 +83,27 @@ class Search(Base):
         Index("searches_by_project", "project", "created_at", "id"),
         Index("searches_by_project_and_status", "project", "status", "created_at", "id"),
         Index("searches_in_queue", "status", "project", "rank", "id"),
+        Index("searches_of_sweep", "sweep_id", "status"),
+    )
+
+
+class Sweep(Base):
+    """Searches that were asked for together."""
+
+    __tablename__ = "sweeps"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    project: Mapped[str] = mapped_column(String(64))
+    name: Mapped[str] = mapped_column(String(200))
+    request: Mapped[dict[str, Any]] = mapped_column(JSON)
+    """As the user gave it."""
+    budgets: Mapped[list[int]] = mapped_column(JSON)
+    paused: Mapped[bool] = mapped_column(Boolean, default=False)
+    created_at: Mapped[float] = mapped_column(Float)
+
+    __table_args__ = (
+        Index("sweeps_by_time", "created_at", "id"),
+        Index("sweeps_by_project", "project", "created_at", "id"),
     )
 
 

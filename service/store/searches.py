@@ -4,6 +4,7 @@ import base64
 import secrets
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from sqlalchemy import Engine, func, select, tuple_
 from sqlalchemy.orm import Session
@@ -35,30 +36,7 @@ class Searches:
         with self._writing(within) as session:
             admit_to_queue(session, request.project)
             time = changes.time_of(session)
-            search = Search(
-                id=base64.b32encode(secrets.token_bytes(8)).decode().lower()[:12],
-                project=request.project,
-                name=request.name,
-                dataset=request.dataset,
-                request=request.model_dump(exclude_unset=True),
-                spec=spec.to_dict(),
-                workers=spec.workers,
-                cpus=spec.workers * spec.cpus_per_worker,
-                gpus=spec.workers * spec.gpus_per_worker,
-                accelerators=scheduling.accelerators(
-                    spec.workers * spec.cpus_per_worker, spec.workers * spec.gpus_per_worker
-                ),
-                priority=request.priority,
-                rank=scheduling.rank(time, request.priority),
-                supernet_multiply_adds=spec.space.feasible_budgets()[1],
-                status=Status.QUEUED,
-                progress=0.0,
-                attempt=0,
-                last_attempt=MAX_ATTEMPTS,
-                not_before=0.0,
-                journal_cursor="",
-                created_at=time,
-            )
+            search = Search(**new_search(request, spec, time))
             session.add(search)
             session.flush()
             changes.note(session, search.id, "status", {"status": Status.QUEUED}, time)
@@ -111,8 +89,7 @@ class Searches:
             if search.status not in (Status.FAILED, Status.CANCELLED):
                 raise NotEnded(f"search {search_id} is {search.status}; only a failed or cancelled one is tried again")
             admit_to_queue(session, search.project)
-            last = search.attempt + MAX_ATTEMPTS
-            changes.move(session, search, Status.QUEUED, reason=None, error=None, not_before=0.0, last_attempt=last)
+            changes.queue_again(session, search)
             return search
 
     def _writing(self, within: Session | None) -> AbstractContextManager[Session]:
@@ -185,3 +162,30 @@ class Searches:
         """The network of that id, if there is one."""
         with reading(self.engine) as session:
             return session.get(ArchitectureRow, architecture_id)
+
+
+def new_search(request: SearchRequest, spec: SearchSpec, time: float) -> dict[str, Any]:
+    """The columns of a search that is queued at `time`."""
+    cpus, gpus = spec.workers * spec.cpus_per_worker, spec.workers * spec.gpus_per_worker
+    return {
+        "id": base64.b32encode(secrets.token_bytes(8)).decode().lower()[:12],
+        "project": request.project,
+        "name": request.name,
+        "dataset": request.dataset,
+        "request": request.model_dump(exclude_unset=True),
+        "spec": spec.to_dict(),
+        "workers": spec.workers,
+        "cpus": cpus,
+        "gpus": gpus,
+        "accelerators": scheduling.accelerators(cpus, gpus),
+        "priority": request.priority,
+        "rank": scheduling.rank(time, request.priority),
+        "supernet_multiply_adds": spec.space.feasible_budgets()[1],
+        "status": Status.QUEUED,
+        "progress": 0.0,
+        "attempt": 0,
+        "last_attempt": MAX_ATTEMPTS,
+        "not_before": 0.0,
+        "journal_cursor": "",
+        "created_at": time,
+    }

@@ -1,0 +1,198 @@
+"""Sweeps: queue many searches at once, see how far they are, and steer them together."""
+
+from dataclasses import replace
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Response
+from pydantic import BaseModel, Field
+from sqlalchemy.orm import Session
+
+from nas_core.errors import InvalidValue
+from nas_core.spec import SearchSpec
+from service.api.context import Context, ContextDep, ProjectDep
+from service.api.idempotency import KeyDep, once
+from service.api.searches import PROBLEMS, QUOTA, UNKNOWN
+from service.api.views import SearchView, cursor, iso, place, view_search
+from service.domain.lifecycle import TERMINAL, Status
+from service.domain.request import InvalidRequest, SearchRequest, check
+from service.domain.sweep import SweepRequest, expand, sorted_budgets
+from service.store.idempotency import Answer
+from service.store.models import Sweep
+from service.store.sweeps import Progress, UnknownSweep
+
+router = APIRouter(prefix="/api/v1/sweeps", tags=["sweeps"], responses=PROBLEMS)
+
+
+class SweepView(BaseModel):
+    """A sweep: what was asked, and how many of its searches are in each state."""
+
+    id: str
+    project: str
+    name: str
+    strategy: str
+    budgets: list[int]
+    seeds: list[int]
+    paused: bool
+    searches: int
+    counts: dict[str, int]
+    """Searches by state."""
+    done: bool
+    seconds_left: float | None
+    """About how long it goes on if as many run at once as do now; None while none runs."""
+    created_at: str
+    request: dict[str, Any]
+    notes: list[str] = Field(default_factory=list)
+    """What was changed of the request, such as equal budgets that were merged."""
+
+
+class SweepPage(BaseModel):
+    """A page of sweeps, newest first; `next` asks for the following one, as `after`."""
+
+    items: list[SweepView]
+    next: str | None
+
+
+def _seen(sweep_id: str, service: ContextDep, project: ProjectDep) -> Sweep:
+    sweep = service.sweeps.get(sweep_id)
+    if project is not None and sweep.project != project:
+        raise UnknownSweep(sweep_id)
+    return sweep
+
+
+SeenDep = Annotated[Sweep, Depends(_seen)]
+
+
+@router.post("", status_code=201, response_model=SweepView, responses=QUOTA)
+def submit(request: SweepRequest, service: ContextDep, project: ProjectDep, key: KeyDep) -> Response:
+    """Queue all searches of a sweep, or none: everything that can be known to be wrong is refused first."""
+    if project is not None:
+        if "project" in request.model_fields_set and request.project != project:
+            raise InvalidValue("project", request.project, "not the project of the token", project)
+        request = request.model_copy(update={"project": project})
+    budgets, notes = sorted_budgets(request)
+    points = specified(service, expand(request, budgets))
+
+    def create(session: Session) -> Answer:
+        sweep = service.sweeps.create(session, request, budgets, points)
+        shown = view(service, sweep, session).model_copy(update={"notes": notes})
+        return Answer(201, shown.model_dump(mode="json"), {"Location": f"/api/v1/sweeps/{sweep.id}"})
+
+    return once(service, key, create)
+
+
+def specified(service: Context, points: list[SearchRequest]) -> list[tuple[SearchRequest, SearchSpec]]:
+    """Each point with what it means; points that differ in the seed alone are held to the rules once.
+
+    Raises `InvalidRequest`.
+    """
+    settings, capacity = service.settings, service.capacity()
+    known: dict[str, SearchSpec] = {}
+    found = []
+    for point in points:
+        same = point.model_dump_json(exclude={"seed"})
+        if same not in known:
+            known[same] = check(point, settings.data_roots, settings.any_folder, capacity)
+        try:
+            found.append((point, replace(known[same], seed=point.seed)))
+        except InvalidValue as problem:
+            raise InvalidRequest([problem]) from problem
+    return found
+
+
+@router.get("")
+def browse(
+    service: ContextDep,
+    project: ProjectDep,
+    limit: Annotated[int, Query(ge=1, le=100)] = 50,
+    after: str | None = None,
+    only: Annotated[str | None, Query(alias="project")] = None,
+) -> SweepPage:
+    """Sweeps, newest first, a page at a time."""
+    found = service.sweeps.page(limit + 1, place(after) if after else None, project or only)
+    shown = found[:limit]
+    progress = service.sweeps.progress([sweep.id for sweep in shown])
+    return SweepPage(
+        items=[_view(sweep, progress[sweep.id]) for sweep in shown],
+        next=cursor(shown[-1]) if len(found) > limit else None,
+    )
+
+
+@router.get("/{sweep_id}", responses=UNKNOWN)
+def look(sweep: SeenDep, service: ContextDep) -> SweepView:
+    """One sweep."""
+    return view(service, sweep)
+
+
+@router.get("/{sweep_id}/searches", responses=UNKNOWN)
+def searches(sweep: SeenDep, service: ContextDep) -> list[SearchView]:
+    """All searches of a sweep, in the order of grid, seeds and budgets."""
+    found = service.sweeps.searches(sweep.id)
+    networks = service.searches.architectures(search.id for search in found)
+    return [view_search(search, networks[search.id]) for search in found]
+
+
+@router.post("/{sweep_id}/cancel", response_model=SweepView, responses=UNKNOWN)
+def cancel(sweep: SeenDep, service: ContextDep, key: KeyDep) -> Response:
+    """Cancel every search of a sweep that has not ended."""
+
+    def do(session: Session) -> Answer:
+        service.sweeps.cancel(session, sweep.id)
+        return Answer(200, view(service, sweep, session).model_dump(mode="json"))
+
+    return once(service, key, do)
+
+
+@router.post("/{sweep_id}/pause", response_model=SweepView, responses=UNKNOWN)
+def pause(sweep: SeenDep, service: ContextDep, key: KeyDep) -> Response:
+    """Launch no more of a sweep's searches; those that run are left to end."""
+    return once(service, key, lambda session: _paused(service, session, sweep, True))
+
+
+@router.post("/{sweep_id}/resume", response_model=SweepView, responses=UNKNOWN)
+def resume(sweep: SeenDep, service: ContextDep, key: KeyDep) -> Response:
+    """Go on with a sweep that was paused."""
+    return once(service, key, lambda session: _paused(service, session, sweep, False))
+
+
+@router.post("/{sweep_id}/retry", response_model=SweepView, responses=UNKNOWN | QUOTA)
+def retry(sweep: SeenDep, service: ContextDep, key: KeyDep) -> Response:
+    """Queue again what has failed; each goes on from its last checkpoint, if it has one."""
+
+    def do(session: Session) -> Answer:
+        count = service.sweeps.retry(session, sweep.id)
+        shown = view(service, sweep, session).model_copy(update={"notes": [f"{count} searches are queued again"]})
+        return Answer(200, shown.model_dump(mode="json"))
+
+    return once(service, key, do)
+
+
+def _paused(service: Context, session: Session, sweep: Sweep, paused: bool) -> Answer:
+    service.sweeps.pause(session, sweep.id, paused)
+    return Answer(200, view(service, sweep, session).model_dump(mode="json"))
+
+
+def view(service: Context, sweep: Sweep, within: Session | None = None) -> SweepView:
+    """What the API says of one sweep."""
+    sweep = service.sweeps.get(sweep.id, within)
+    if within is not None:
+        within.flush()
+    return _view(sweep, service.sweeps.progress([sweep.id], within)[sweep.id])
+
+
+def _view(sweep: Sweep, progress: Progress) -> SweepView:
+    counts = {status: progress.counts[status] for status in Status if status in progress.counts}
+    return SweepView(
+        id=sweep.id,
+        project=sweep.project,
+        name=sweep.name,
+        strategy=sweep.request.get("strategy", "path"),
+        budgets=sweep.budgets,
+        seeds=sweep.request.get("seeds", [0]),
+        paused=sweep.paused,
+        searches=sum(counts.values()),
+        counts=counts,
+        done=all(status in TERMINAL for status in counts),
+        seconds_left=progress.seconds_left,
+        created_at=iso(sweep.created_at),
+        request=sweep.request,
+    )

@@ -1,0 +1,154 @@
+"""A sweep: one request, varied over budgets, seeds and any grid of its fields. No I/O.
+
+`expand` makes its points, each a `SearchRequest` of its own. With the strategy `path` a search serves all budgets of
+the sweep, since it passes them on its way down; `independent` searches for each budget by itself.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from nas_core.errors import InvalidValue
+from nas_core.spec import parse_count
+from service.domain.request import InvalidRequest, SearchRequest
+
+MOST_POINTS = 10_000
+VARIED = ("dataset", "workers", "cpus_per_worker", "gpus_per_worker")
+"""Fields that a grid may vary, besides those of `NESTED`."""
+NESTED = ("space", "settings", "limits")
+"""Fields that hold others, which a grid names as `space.share`."""
+
+
+class BudgetRange(BaseModel):
+    """Budgets at equal distances between two, or at equal ratios."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, populate_by_name=True)
+
+    first: Any = Field(alias="from", description="The smallest, as a number or a text such as 300k.")
+    last: Any = Field(alias="to", description="The largest.")
+    count: int = Field(ge=2, le=100)
+    scale: Literal["linear", "logarithmic"] = "logarithmic"
+
+    def budgets(self) -> list[int]:
+        """The budgets, in multiply-adds. Raises `InvalidValue`."""
+        first, last = parse_count(self.first, "budgets.from"), parse_count(self.last, "budgets.to")
+        if first > last:
+            raise InvalidValue("budgets.to", self.last, "below the first", f"{first} or more")
+        steps = [step / (self.count - 1) for step in range(self.count)]
+        if self.scale == "linear":
+            return [round(first + (last - first) * step) for step in steps]
+        return [round(first * (last / first) ** step) for step in steps]
+
+
+class SweepRequest(BaseModel):
+    """Searches that differ in budgets, seeds and fields of `grid`, and are otherwise as `search` says."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "search": {"dataset": "digits", "space": {"preset": "digits"}},
+                    "budgets": {"from": "100k", "to": "800k", "count": 8},
+                    "seeds": [0, 1, 2],
+                    "name": "over night",
+                }
+            ]
+        },
+    )
+
+    search: dict[str, Any] = Field(description="What all have in common: the fields of a search, but budgets and seed.")
+    budgets: Annotated[list[Any], Field(min_length=1, max_length=1000)] | BudgetRange = Field(
+        description="Multiply-adds, as numbers or texts, or from, to, count and scale."
+    )
+    seeds: Annotated[list[int], Field(min_length=1, max_length=MOST_POINTS)] = Field(default_factory=lambda: [0])
+    grid: dict[str, Annotated[list[Any], Field(min_length=1, max_length=MOST_POINTS)]] = Field(
+        default_factory=dict,
+        description=f"Values by field: {', '.join(VARIED)}, or a field of {', '.join(NESTED)}, as in space.share.",
+    )
+    strategy: Literal["path", "independent"] = Field(
+        "path", description="One search for all budgets of a seed, or one for each."
+    )
+    project: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    priority: int = Field(0, ge=-10, le=10)
+    name: str = Field("", max_length=200)
+
+
+def sorted_budgets(request: SweepRequest) -> tuple[list[int], list[str]]:
+    """The sweep's budgets, ascending and each once, and what was changed of them. Raises `InvalidRequest`."""
+    if isinstance(request.budgets, BudgetRange):
+        try:
+            given = request.budgets.budgets()
+        except InvalidValue as problem:
+            raise InvalidRequest([problem]) from problem
+    else:
+        given, problems = [], []
+        for value in request.budgets:
+            try:
+                given.append(parse_count(value))
+            except InvalidValue as problem:
+                problems.append(problem)
+        if problems:
+            raise InvalidRequest(problems)
+    budgets = sorted(set(given))
+    notes = []
+    if given != sorted(given):
+        notes.append("the budgets were sorted")
+    if len(budgets) < len(given):
+        notes.append(f"{len(given)} budgets became {len(budgets)}: equal ones were merged")
+    return budgets, notes
+
+
+def expand(request: SweepRequest, budgets: Sequence[int]) -> list[SearchRequest]:
+    """The sweep's points, in the order of the grid, the seeds and the budgets.
+
+    Raises `InvalidRequest` for a field that cannot be varied, for more than `MOST_POINTS` points, and for what no
+    search can be asked.
+    """
+    problems = [
+        InvalidValue(
+            f"search.{field}", request.search[field], "is the sweep's own to say", f"the sweep's field {field}"
+        )
+        for field in ("budgets", "seed", "project", "priority", "name")
+        if field in request.search
+    ]
+    for field, values in request.grid.items():
+        root, dot, rest = field.partition(".")
+        if field not in VARIED and not (root in NESTED and dot and rest):
+            accepted = f"{', '.join(VARIED)}, or a field of {', '.join(NESTED)}, such as space.share"
+            problems.append(InvalidValue(f"grid.{field}", values, "cannot be varied", accepted))
+    seeds = list(dict.fromkeys(request.seeds))
+    each = [[budget] for budget in budgets] if request.strategy == "independent" else [list(budgets)]
+    count = math.prod(len(values) for values in request.grid.values()) * len(seeds) * len(each)
+    if count > MOST_POINTS:
+        problems.append(InvalidValue("grid", count, "too many searches", f"at most {MOST_POINTS}"))
+    if problems:
+        raise InvalidRequest(problems)
+    points: list[SearchRequest] = []
+    for chosen in itertools.product(*request.grid.values()):
+        asked = _varied(request.search, dict(zip(request.grid, chosen, strict=True)))
+        own = {"project": request.project, "priority": request.priority, "name": request.name}
+        try:
+            for seed, some in itertools.product(seeds, each):
+                points.append(SearchRequest(**asked | own | {"seed": seed, "budgets": some}))
+        except ValidationError as error:
+            raise InvalidRequest([_invalid(found) for found in error.errors()]) from error
+    return points
+
+
+def _varied(search: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """The request with fields changed as one point of the grid says."""
+    changed = dict(search)
+    for field, value in values.items():
+        root, dot, rest = field.partition(".")
+        changed[root] = {**(changed.get(root) or {}), rest: value} if dot else value
+    return changed
+
+
+def _invalid(found: Any) -> InvalidValue:
+    field = "search." + ".".join(str(part) for part in found["loc"])
+    return InvalidValue(field, found.get("input"), found["msg"], "what a search takes in this field")

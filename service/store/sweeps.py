@@ -1,0 +1,173 @@
+"""Sweeps: searches that are queued together, or not at all, and then looked at and steered together."""
+
+import base64
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Engine, func, insert, select, tuple_, update
+from sqlalchemy.orm import Session
+
+from nas_core.spec import SearchSpec
+from service.domain.lifecycle import TERMINAL, WITH_RAY, Status
+from service.domain.request import SearchRequest
+from service.domain.sweep import SweepRequest
+from service.store import changes
+from service.store.database import reading
+from service.store.models import Event, Search, Sweep
+from service.store.projects import admit_to_queue
+from service.store.searches import new_search
+from service.store.work import typical_seconds
+
+PAUSED = 1e12
+"""The `not_before` of what is paused: seconds since 1970 that nobody will see."""
+
+
+class UnknownSweep(LookupError):
+    """No sweep of that id."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How many searches of a sweep are in each state, and about how many seconds are left; None while none has run."""
+
+    counts: dict[str, int]
+    seconds_left: float | None
+
+
+class Sweeps:
+    """The sweeps in the database behind `engine`; what changes something does so in the caller's transaction."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def create(
+        self,
+        session: Session,
+        request: SweepRequest,
+        budgets: Sequence[int],
+        points: Sequence[tuple[SearchRequest, SearchSpec]],
+    ) -> Sweep:
+        """Queue all points. Raises `OverQuota`."""
+        admit_to_queue(session, request.project, len(points))
+        time = changes.time_of(session)
+        sweep = Sweep(
+            id=base64.b32encode(secrets.token_bytes(8)).decode().lower()[:12],
+            project=request.project,
+            name=request.name,
+            request=request.model_dump(mode="json", by_alias=True, exclude_unset=True),
+            budgets=list(budgets),
+            paused=False,
+            created_at=time,
+        )
+        session.add(sweep)
+        session.flush()
+        rows = [new_search(point, spec, time) | {"sweep_id": sweep.id} for point, spec in points]
+        for number, row in enumerate(rows):
+            row["rank"] += number * 1e-6  # in the order of the points
+        session.execute(insert(Search), rows)
+        data = {"status": Status.QUEUED}
+        session.execute(
+            insert(Event), [{"search_id": row["id"], "time": time, "kind": "status", "data": data} for row in rows]
+        )
+        return sweep
+
+    def get(self, sweep_id: str, within: Session | None = None) -> Sweep:
+        """The sweep of that id; in a caller's transaction its row is locked. Raises `UnknownSweep`."""
+        if within is not None:
+            sweep = within.get(Sweep, sweep_id, with_for_update=True)
+        else:
+            with reading(self.engine) as session:
+                sweep = session.get(Sweep, sweep_id)
+        if sweep is None:
+            raise UnknownSweep(sweep_id)
+        return sweep
+
+    def page(self, limit: int, after: tuple[float, str] | None, project: str | None) -> Sequence[Sweep]:
+        """At most `limit` sweeps, newest first, from behind the one with the (time, id) `after`."""
+        query = select(Sweep).order_by(Sweep.created_at.desc(), Sweep.id.desc()).limit(limit)
+        if after is not None:
+            query = query.where(tuple_(Sweep.created_at, Sweep.id) < tuple_(*after))
+        if project is not None:
+            query = query.where(Sweep.project == project)
+        with reading(self.engine) as session:
+            return session.scalars(query).all()
+
+    def progress(self, sweep_ids: Sequence[str], within: Session | None = None) -> dict[str, Progress]:
+        """How far each sweep is."""
+        if within is None:
+            with reading(self.engine) as session:
+                return self.progress(sweep_ids, session)
+        counts: dict[str, dict[str, int]] = {sweep_id: {} for sweep_id in sweep_ids}
+        per_state = (
+            select(Search.sweep_id, Search.status, func.count())
+            .where(Search.sweep_id.in_(list(sweep_ids)))
+            .group_by(Search.sweep_id, Search.status)
+        )
+        for sweep_id, status, count in within.execute(per_state):
+            counts[str(sweep_id)][status] = count
+        each = typical_seconds(within)
+        return {sweep_id: Progress(found, _seconds_left(found, each)) for sweep_id, found in counts.items()}
+
+    def searches(self, sweep_id: str) -> Sequence[Search]:
+        """All searches of a sweep, in the order in which they were made."""
+        with reading(self.engine) as session:
+            return session.scalars(
+                select(Search).where(Search.sweep_id == sweep_id).order_by(Search.rank, Search.id)
+            ).all()
+
+    def cancel(self, session: Session, sweep_id: str) -> None:
+        """Cancel what has not ended: at once what is queued, and by way of `cancelling` what is with Ray."""
+        self.get(sweep_id, session)
+        time = changes.time_of(session)
+        queued = (
+            update(Search)
+            .where(Search.sweep_id == sweep_id, Search.status == Status.QUEUED)
+            .values(status=Status.CANCELLED, ended_at=time, reason=None)
+            .returning(Search.id, Search.attempt)
+            .execution_options(synchronize_session=False)
+        )
+        events = [
+            {"search_id": row.id, "time": time, "kind": "status",
+             "data": {"status": Status.CANCELLED, "attempt": row.attempt}}
+            for row in session.execute(queued)
+        ]  # fmt: skip
+        if events:
+            session.execute(insert(Event), events)
+        stopped = WITH_RAY - {Status.CANCELLING}
+        for search in self._locked(session, sweep_id, stopped):
+            changes.move(session, search, Status.CANCELLING, reason="its job is being stopped")
+
+    def pause(self, session: Session, sweep_id: str, paused: bool) -> None:
+        """Launch no more of a sweep, or go on. What is with Ray is left to end."""
+        self.get(sweep_id, session).paused = paused
+        waiting = update(Search).where(Search.sweep_id == sweep_id, Search.status == Status.QUEUED)
+        if paused:
+            waiting = waiting.values(not_before=PAUSED, reason="its sweep is paused")
+        else:
+            waiting = waiting.where(Search.not_before >= PAUSED).values(not_before=0.0, reason=None)
+        session.execute(waiting.execution_options(synchronize_session=False))
+
+    def retry(self, session: Session, sweep_id: str) -> int:
+        """Queue again what has failed; returns how many that are. Raises `OverQuota`."""
+        sweep = self.get(sweep_id, session)
+        failed = self._locked(session, sweep_id, {Status.FAILED})
+        admit_to_queue(session, sweep.project, len(failed))
+        for search in failed:
+            changes.queue_again(session, search)
+            if sweep.paused:
+                search.not_before, search.reason = PAUSED, "its sweep is paused"
+        return len(failed)
+
+    def _locked(self, session: Session, sweep_id: str, states: frozenset[Status] | set[Status]) -> Sequence[Search]:
+        query = select(Search).where(Search.sweep_id == sweep_id, Search.status.in_(states)).order_by(Search.id)
+        return session.scalars(query.with_for_update()).all()
+
+
+def _seconds_left(counts: dict[str, int], each: float) -> float | None:
+    """What is left if as many go on running at once as do now; None where none runs."""
+    left = sum(count for status, count in counts.items() if status not in TERMINAL)
+    running = sum(count for status, count in counts.items() if status in WITH_RAY)
+    if left == 0:
+        return 0.0
+    return left * each / running if running else None
