@@ -112,9 +112,9 @@ def unmet(limits: Limits, budget: int, space: SearchSpace) -> list[InvalidValue]
 
 
 FORMS = ("cut", "press", "paper")
-"""How a search brings the cost down: a fixed L1 weight presses, and the weakest edges are cut on a schedule (`cut`); the
-proximal step does it alone, with a level that is solved for at each step (`press`); or a fixed L1 weight presses, with an
-exact cut at the end where that was not enough (`paper`)."""
+"""How a search brings the cost down: a fixed L1 weight presses, and the weakest edges are cut on a schedule (`cut`);
+the proximal step does it alone, with a level that is solved for at each step (`press`); or a fixed L1 weight presses,
+with an exact cut at the end where that was not enough (`paper`)."""
 
 PENALTIES = ("uniform", "flops", "memory", "latency")
 """How the L1 weight differs between edges: not at all; by what is alive of the block (paper, eq. 9); by the memory
@@ -132,8 +132,8 @@ class Settings:
 
     Epochs of pretraining and of retraining pass over their part of the training data once; an epoch of the search
     passes once over the weights' part. `batch_size` and `retrain_batch_size` count the images of one step over all
-    workers. `ratio` is how many weight steps go with one λ step. `gamma` is the L1 weight that always presses; the
-    budget's schedule adds to it what it needs. `form` says how the cost comes down (`FORMS`), `penalty` how the L1
+    workers. `ratio` is how many weight steps go with one λ step. `gamma` is the L1 weight that always presses.
+    `form` says how the cost comes down (`FORMS`), `penalty` how the L1
     weight is shared out among the edges (`PENALTIES`). `clip` bounds each gradient of the search. With `split` W and
     λ train on images of their own; without, both on all of them (paper, table 3).
 
