@@ -104,6 +104,32 @@ class Client:
         """Queue a search that failed or was cancelled again."""
         return self._json("POST", f"/api/v1/searches/{search_id}/retry")
 
+    def submit_sweep(
+        self, search: dict[str, Any], budgets: Sequence[int | float | str] | dict[str, Any], **fields: Any
+    ) -> dict[str, Any]:
+        """Queue searches that differ in budgets, `seeds` and a `grid`, and are otherwise as `search` says.
+
+        `budgets` are numbers or texts, or `{"from": …, "to": …, "count": …, "scale": …}`.
+        """
+        asked = budgets if isinstance(budgets, dict) else list(budgets)
+        return self._json("POST", "/api/v1/sweeps", json={"search": search, "budgets": asked} | fields)
+
+    def sweep(self, sweep_id: str) -> dict[str, Any]:
+        """One sweep: how many of its searches are in each state."""
+        return self._json("GET", f"/api/v1/sweeps/{sweep_id}")
+
+    def sweeps(self, limit: int = 50, after: str | None = None) -> dict[str, Any]:
+        """A page of sweeps, newest first: `items`, and `next` to be given as `after`."""
+        return self._json("GET", "/api/v1/sweeps", params={"limit": limit} | ({"after": after} if after else {}))
+
+    def steer_sweep(self, sweep_id: str, how: str) -> dict[str, Any]:
+        """`cancel`, `pause`, `resume` or `retry` a sweep."""
+        return self._json("POST", f"/api/v1/sweeps/{sweep_id}/{how}")
+
+    def pareto(self, sweep_id: str, cost: str = "multiply_adds") -> dict[str, Any]:
+        """A sweep's networks by cost (`multiply_adds`, `parameters`, `activations` or `latency_ms`) and accuracy."""
+        return self._json("GET", f"/api/v1/sweeps/{sweep_id}/pareto", params={"cost": cost})
+
     def cluster(self, limit: int = 100) -> dict[str, Any]:
         """What the cluster has, who holds it, and the first `limit` that wait, with the reasons."""
         return self._json("GET", "/api/v1/cluster", params={"limit": limit})

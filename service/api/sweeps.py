@@ -1,7 +1,9 @@
 """Sweeps: queue many searches at once, see how far they are, and steer them together."""
 
+import csv
+import io
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, Field
@@ -14,6 +16,7 @@ from service.api.idempotency import KeyDep, once
 from service.api.searches import PROBLEMS, QUOTA, UNKNOWN
 from service.api.views import SearchView, cursor, iso, place, view_search
 from service.domain.lifecycle import TERMINAL, Status
+from service.domain.pareto import front
 from service.domain.request import InvalidRequest, SearchRequest, check
 from service.domain.sweep import SweepRequest, expand, sorted_budgets
 from service.store.idempotency import Answer
@@ -50,6 +53,29 @@ class SweepPage(BaseModel):
 
     items: list[SweepView]
     next: str | None
+
+
+class Point(BaseModel):
+    """A network on the plane of cost and accuracy."""
+
+    architecture: str
+    search: str
+    seed: int
+    budget: int
+    cost: float
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    """The ends of the accuracy's 95 % interval."""
+    on_front: bool
+    """Whether no other network is at once as cheap and as accurate."""
+
+
+class Front(BaseModel):
+    """All networks of a sweep by cost, those that are dominated too."""
+
+    cost: str
+    points: list[Point]
 
 
 def _seen(sweep_id: str, service: ContextDep, project: ProjectDep) -> Sweep:
@@ -131,6 +157,24 @@ def searches(sweep: SeenDep, service: ContextDep) -> list[SearchView]:
     return [view_search(search, networks[search.id]) for search in found]
 
 
+@router.get("/{sweep_id}/pareto", responses=UNKNOWN | {200: {"content": {"text/csv": {}}}}, response_model=Front)
+def pareto(
+    sweep: SeenDep,
+    service: ContextDep,
+    cost: Literal["multiply_adds", "parameters", "activations", "latency_ms"] = "multiply_adds",
+    as_csv: Annotated[bool, Query(alias="csv", description="A table instead of JSON.")] = False,
+) -> Front | Response:
+    """The networks found so far by cost and accuracy, and which of them no other beats in both."""
+    found = front_of(service, sweep, cost)
+    if not as_csv:
+        return found
+    table = io.StringIO()
+    writer = csv.writer(table)
+    writer.writerow(Point.model_fields)
+    writer.writerows(point.model_dump().values() for point in found.points)
+    return Response(table.getvalue(), media_type="text/csv")
+
+
 @router.post("/{sweep_id}/cancel", response_model=SweepView, responses=UNKNOWN)
 def cancel(sweep: SeenDep, service: ContextDep, key: KeyDep) -> Response:
     """Cancel every search of a sweep that has not ended."""
@@ -164,6 +208,32 @@ def retry(sweep: SeenDep, service: ContextDep, key: KeyDep) -> Response:
         return Answer(200, shown.model_dump(mode="json"))
 
     return once(service, key, do)
+
+
+def front_of(service: Context, sweep: Sweep, cost: str) -> Front:
+    """The networks of a sweep that have a cost of that kind, the cheapest first."""
+    searches = {search.id: search for search in service.sweeps.searches(sweep.id)}
+    rows = [row for found in service.searches.architectures(searches).values() for row in found]
+    known = [row for row in rows if row.result.get(cost) is not None]
+    known.sort(key=lambda row: (row.result[cost], -row.result["accuracy"], row.id))
+    on_front = front([(row.result[cost], row.result["accuracy"]) for row in known])
+    return Front(
+        cost=cost,
+        points=[
+            Point(
+                architecture=row.id,
+                search=row.search_id,
+                seed=searches[row.search_id].spec["seed"],
+                budget=row.budget,
+                cost=row.result[cost],
+                accuracy=row.result["accuracy"],
+                accuracy_low=row.result["accuracy_low"],
+                accuracy_high=row.result["accuracy_high"],
+                on_front=on,
+            )
+            for row, on in zip(known, on_front, strict=True)
+        ],
+    )
 
 
 def _paused(service: Context, session: Session, sweep: Sweep, paused: bool) -> Answer:

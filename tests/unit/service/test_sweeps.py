@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.domain.lifecycle import Status
+from service.domain.pareto import front
 from service.domain.sweep import BudgetRange, SweepRequest, expand, sorted_budgets
 from tests import seeding
 
@@ -124,6 +125,35 @@ def test_what_failed_of_a_sweep_is_queued_again_and_nothing_else(app: FastAPI, h
     http.post(f"/api/v1/searches/{second}/cancel")
     seen = http.post(f"/api/v1/sweeps/{made['id']}/retry").json()
     assert seen["counts"] == {"queued": 2, "cancelled": 1} and seen["notes"] == ["1 searches are queued again"]
+
+
+def test_the_front_holds_what_no_other_network_beats(app: FastAPI, http: httpx.Client) -> None:
+    made = sweep(http, seeds=[0, 1])
+    path = f"/api/v1/sweeps/{made['id']}/pareto"
+    assert http.get(path).json() == {"cost": "multiply_adds", "points": []}
+    first, second = (one["id"] for one in searches(http, made["id"]))
+    seeding.Run(app, first, only=True).succeed()
+    seeding.Run(app, second, only=True).succeed(accuracy=0.9)
+    seen = http.get(path).json()["points"]
+    assert [(one["search"], one["budget"], one["on_front"]) for one in seen] == [
+        (first, 300_000, True),
+        (second, 300_000, False),
+        (first, 600_000, False),
+        (second, 600_000, False),
+    ]
+    assert seen[0]["seed"] == 0 and seen[0]["accuracy_low"] < seen[0]["accuracy"] < seen[0]["accuracy_high"]
+    assert len(http.get(path, params={"cost": "parameters"}).json()["points"]) == 4
+    assert http.get(path, params={"cost": "latency_ms"}).json()["points"] == [], "none was measured"
+    assert http.get(path, params={"cost": "price"}).status_code == 422
+    table = http.get(path, params={"csv": True})
+    assert table.headers["content-type"].startswith("text/csv") and len(table.text.splitlines()) == 5
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9))))
+def test_a_point_is_on_the_front_if_and_only_if_no_other_dominates_it(points: list[tuple[int, int]]) -> None:
+    for (cost, accuracy), on in zip(points, front(points), strict=True):
+        dominated = any(c <= cost and a >= accuracy and (c, a) != (cost, accuracy) for c, a in points)
+        assert on == (not dominated)
 
 
 def test_an_unknown_sweep_is_not_found(http: httpx.Client) -> None:
