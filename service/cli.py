@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,6 +46,7 @@ Url = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a script.")]
 SearchId = Annotated[str, typer.Argument(metavar="ID", help="The search's id.")]
+SweepId = Annotated[str, typer.Argument(metavar="SWEEP", help="The sweep's id.")]
 Dataset = Annotated[
     str, typer.Argument(metavar="DATASET", help=", ".join(DATASETS) + ", or the path of an image folder.")
 ]
@@ -80,6 +82,15 @@ Set = Annotated[
         "--set", metavar="FIELD=VALUE", help="A field of the schedule, such as retrain_epochs=30; may be repeated."
     ),
 ]
+
+
+class Steering(StrEnum):
+    """What can be done to a sweep."""
+
+    CANCEL = "cancel"
+    PAUSE = "pause"
+    RESUME = "resume"
+    RETRY = "retry"
 
 
 @app.command()
@@ -151,6 +162,123 @@ def submit(
             print(json.dumps(search))
         else:
             out.print(f"queued search [bold]{search['id']}[/]; `yoso watch {search['id']}` follows it", highlight=False)
+
+
+@app.command()
+def sweep(
+    dataset: Dataset,
+    budget: Budgets = None,
+    budgets: Annotated[
+        str | None,
+        typer.Option(metavar="FROM:TO:COUNT", help="Budgets at equal ratios, such as 100k:800k:8."),
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds, such as 0,1,2; a search each.")] = "0",
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIELD=V,V", help="Values of a field, such as space.share=true,false; may be repeated."),
+    ] = None,
+    independent: Annotated[
+        bool, typer.Option("--independent", help="A search for each budget, instead of one for all.")
+    ] = False,
+    limit: Limit = None,
+    preset: Preset = None,
+    share: Share = None,
+    workers: Workers = 1,
+    cpus: Cpus = 1,
+    gpus: Gpus = 0,
+    project: Project = "default",
+    priority: Priority = 0,
+    name: Name = "",
+    setting: Set = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Queue searches over budgets, seeds and a grid, all at once."""
+    with refusals(), Client(url) as client:
+        if bool(budget) == bool(budgets):
+            raise InvalidValue("--budgets", budgets, "one of --budget and --budgets is needed", "100k:800k:8")
+        body = request_body(dataset, None, preset, share, 0, workers, cpus, gpus, project, name, setting, limit)
+        search = {key: value for key, value in body.items() if key not in ("seed", "project", "name")}
+        made = client.submit_sweep(
+            search,
+            budget_range(budgets) if budgets else list(budget or ()),
+            seeds=[int(seed) if seed.strip().isdigit() else seed for seed in seeds.split(",")],
+            grid=dict(map(varied, grid or ())),
+            strategy="independent" if independent else "path",
+            project=project,
+            priority=priority,
+            name=name,
+        )
+        if as_json:
+            print(json.dumps(made))
+        else:
+            out.print(f"queued sweep [bold]{made['id']}[/] of {made['searches']} searches", highlight=False)
+            for note in made["notes"]:
+                out.print(note, highlight=False)
+            out.print(f"`yoso pareto {made['id']}` shows what they find", highlight=False)
+
+
+def budget_range(text: str) -> dict[str, Any]:
+    """What FROM:TO:COUNT asks for. Raises `InvalidValue`."""
+    parts = text.split(":")
+    if len(parts) != 3 or not parts[2].isdigit():
+        raise InvalidValue("--budgets", text, "not FROM:TO:COUNT", "such as 100k:800k:8")
+    return {"from": parts[0], "to": parts[1], "count": int(parts[2])}
+
+
+def varied(text: str) -> tuple[str, list[Any]]:
+    """The field and the values of FIELD=V,V. Raises `InvalidValue`."""
+    field, equals, values = text.partition("=")
+    if not (field and equals and values):
+        raise InvalidValue("--grid", text, "not FIELD=V,V", "such as space.share=true,false")
+    return field, [json_or_text(value) for value in values.split(",")]
+
+
+@app.command()
+def sweeps(url: Url = None, as_json: Json = False) -> None:
+    """List sweeps, newest first, with their searches by state."""
+    with refusals(), Client(url) as client:
+        page = client.sweeps()
+        if as_json:
+            print(json.dumps(page))
+        elif not page["items"]:
+            out.print("no sweeps")
+        else:
+            out.print(terminal.sweeps(page["items"]))
+
+
+@app.command()
+def pareto(
+    sweep_id: SweepId,
+    cost: Annotated[str, typer.Option(help="multiply_adds, parameters, activations or latency_ms.")] = "multiply_adds",
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Show a sweep's networks by cost and accuracy, and which of them no other beats."""
+    with refusals(), Client(url) as client:
+        seen = client.pareto(sweep_id, cost)
+        if as_json:
+            print(json.dumps(seen))
+        elif not seen["points"]:
+            out.print("no networks yet")
+        else:
+            out.print(terminal.front(seen))
+
+
+@app.command()
+def steer(
+    sweep_id: SweepId,
+    how: Annotated[Steering, typer.Argument(metavar="HOW", help="cancel, pause, resume, or retry what failed.")],
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Cancel, pause or resume a sweep, or queue again what failed of it."""
+    with refusals(), Client(url) as client:
+        seen = client.steer_sweep(sweep_id, how.value)
+        if as_json:
+            print(json.dumps(seen))
+        else:
+            out.print(terminal.sweeps([seen]))
 
 
 @app.command("list")
@@ -411,11 +539,16 @@ def named_values(option: str, pairs: Sequence[str] | None, example: str) -> dict
         name, equals, text = pair.partition("=")
         if not (name and equals and text):
             raise InvalidValue(option, pair, "not NAME=VALUE", example)
-        try:
-            given[name] = json.loads(text)
-        except ValueError:
-            given[name] = text
+        given[name] = json_or_text(text)
     return given
+
+
+def json_or_text(text: str) -> Any:
+    """The JSON value that a text is, or the text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def data_roots() -> tuple[str, ...]:

@@ -114,6 +114,45 @@ def searches(items: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
+def sweeps(items: Iterable[Mapping[str, Any]]) -> Table:
+    """The table of sweeps and of their searches by state."""
+    table = Table("sweep", "name", "project", "searches", "left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for one in items:
+        states = " ".join(f"[{COLOURS.get(s, 'default')}]{n} {s}[/]" for s, n in one["counts"].items())
+        left = "" if one["seconds_left"] is None or one["done"] else f"about {one['seconds_left'] / 60:.0f} min"
+        paused = "paused, " if one["paused"] else ""
+        table.add_row(one["id"], escape(one["name"]), one["project"], states, paused + left)
+    return table
+
+
+def front(seen: Mapping[str, Any]) -> Group:
+    """A sweep's networks as a plot and a table; those that no other beats are marked with a ●."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for heading in ("", seen["cost"], "budget", "accuracy", "95 %", "seed", "network"):
+        table.add_column(heading, no_wrap=True)
+    for point in seen["points"]:
+        interval = f"{point['accuracy_low']:.1%}–{point['accuracy_high']:.1%}"
+        cells = (f"{point['cost']:,g}", exact(point["budget"]), f"{point['accuracy']:.2%}", interval)
+        style = None if point["on_front"] else "dim"
+        table.add_row("●" if point["on_front"] else "", *cells, str(point["seed"]), point["architecture"], style=style)
+    return Group(Text(plot(seen["points"])), table)
+
+
+def plot(points: Sequence[Mapping[str, Any]], width: int = 60, height: int = 12) -> str:
+    """Accuracy over cost in characters: ● on the front, · below it."""
+    costs, accuracies = ([point[name] for point in points] for name in ("cost", "accuracy"))
+    left, right, low, high = min(costs), max(costs), min(accuracies), max(accuracies)
+    canvas = [[" "] * width for _ in range(height)]
+    for point in sorted(points, key=lambda point: bool(point["on_front"])):
+        column = round((point["cost"] - left) / ((right - left) or 1) * (width - 1))
+        row = round((high - point["accuracy"]) / ((high - low) or 1) * (height - 1))
+        canvas[row][column] = "●" if point["on_front"] else "·"
+    labels = [f"{high:7.2%}", *[" " * 7] * (height - 2), f"{low:7.2%}"]
+    lines = [f"{label} │{''.join(line)}" for label, line in zip(labels, canvas, strict=True)]
+    ends = short(round(left)), short(round(right))
+    return "\n".join([*lines, " " * 8 + "└" + "─" * width, " " * 9 + ends[0] + ends[1].rjust(width - len(ends[0]))])
+
+
 def cluster(seen: Mapping[str, Any]) -> Group:
     """What the cluster has, who holds it, who waits and why."""
     first = f"{seen['held_cpus']} of {seen['cpus']:g} CPUs and {seen['held_gpus']} of {seen['gpus']:g} GPUs are held"

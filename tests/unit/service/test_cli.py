@@ -26,12 +26,11 @@ def yoso(*words: str, url: str | None = None) -> Result:
 
 
 COMMANDS = (
-    *("serve", "dispatch", "migrate"),
-    *("submit", "list", "show", "watch", "cancel", "retry", "cluster", "project", "fetch", "run"),
+    "serve dispatch migrate submit list show watch cancel retry cluster project sweep sweeps pareto steer fetch run"
 )
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS.split())
 def test_every_command_explains_itself(command: str) -> None:
     told = yoso(command, "--help")
     assert told.exit_code == 0 and "Usage" in told.output
@@ -236,3 +235,37 @@ def test_queues_again_and_shows_the_cluster_and_its_projects(app: FastAPI, url: 
     assert "0 of 4 CPUs" in told.stdout and search_id in told.stdout and "there is room" in told.stdout
     wrong = yoso("project", "default", "--max-queued", "few", url=url)
     assert wrong.exit_code == 2 and "--max-queued" in wrong.stderr and "or none" in wrong.stderr
+
+
+def test_queues_a_sweep_and_shows_and_steers_it(app: FastAPI, url: str) -> None:
+    told = yoso("sweep", "digits", "--budgets", "300k:600k:2", "--seeds", "0,1", "--name", "night", url=url)
+    assert told.exit_code == 0 and "of 2 searches" in told.stdout, told.output
+    grid = ("--grid", "space.share=true,false", "--independent", "--json")
+    made = json.loads(yoso("sweep", "digits", "-b", "600k", "-b", "300k", *grid, url=url).stdout)
+    assert made["searches"] == 4 and made["notes"] == ["the budgets were sorted"]
+    told = yoso("sweeps", url=url)
+    assert "4 queued" in told.stdout and "night" in told.stdout
+    assert "paused" in yoso("steer", made["id"], "pause", url=url).stdout
+    assert "4 cancelled" in yoso("steer", made["id"], "cancel", url=url).stdout
+    first = json.loads(yoso("sweeps", "--json", url=url).stdout)["items"][1]["id"]
+    assert "no networks yet" in yoso("pareto", first, url=url).stdout
+    search_id = json.loads(yoso("list", "--status", "queued", "--json", url=url).stdout)["items"][0]["id"]
+    seeding.Run(app, search_id).succeed()
+    told = yoso("pareto", first, url=url)
+    assert "●" in told.stdout and f"{search_id}-300000" in told.stdout and "97.50%" in told.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "field"),
+    [
+        ((), "--budgets"),
+        (("-b", "300k", "--budgets", "1:2:3"), "--budgets"),
+        (("--budgets", "300k:600k"), "--budgets"),
+        (("-b", "300k", "--grid", "space.share"), "--grid"),
+        (("-b", "300k", "--grid", "name=a,b"), "grid.name"),
+        (("-b", "300k", "--seeds", "one"), "seeds.0"),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_refused(url: str, words: tuple[str, ...], field: str) -> None:
+    told = yoso("sweep", "digits", *words, url=url)
+    assert told.exit_code == 2 and field in told.stderr, told.output
