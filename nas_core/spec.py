@@ -1,6 +1,5 @@
 """What one search is asked to do: the content of a run's `spec.json`."""
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -11,6 +10,8 @@ from nas_core.space import SearchSpace
 
 _SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 _COUNT = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e\+?([0-9]{1,2}))?\s*([kmg]?)\s*", re.IGNORECASE)
+LARGEST = 1e9
+"""Of the numbers that are no counts: milliseconds and those of a schedule."""
 
 
 def parse_count(value: Any, field: str = "budgets", unit: str = "multiply-adds") -> int:
@@ -24,7 +25,7 @@ def parse_count(value: Any, field: str = "budgets", unit: str = "multiply-adds")
         number = float(f"{match[1]}e{match[2] or 0}") * _SUFFIXES[match[3].lower()]
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         number = value
-    if number is None or not math.isfinite(number):
+    if number is None or not abs(number) < 2**63:  # as many as a database counts
         raise InvalidValue(field, value, f"not a number of {unit}", accepted)
     if round(number) <= 0:
         raise InvalidValue(field, value, "not above zero", accepted)
@@ -59,8 +60,10 @@ class Limits:
             if count is not None and (type(count) is not int or count < 1):
                 raise InvalidValue(f"limits.{name}", count, "not a usable number", "an integer above 0")
         latency = self.latency_ms
-        if latency is not None and (type(latency) not in (int, float) or not 0 < latency < math.inf):
-            raise InvalidValue("limits.latency_ms", latency, "not a usable number", "milliseconds, above 0")
+        if latency is not None and (type(latency) not in (int, float) or not 0 < latency <= LARGEST):
+            raise InvalidValue(
+                "limits.latency_ms", latency, "not a usable number", f"milliseconds, above 0 and at most {LARGEST:g}"
+            )
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Self:
@@ -187,8 +190,9 @@ class Settings:
                 if type(value) is not int or not whole[field.name] <= value <= 1_000_000:
                     accepted = f"an integer from {whole[field.name]} to 1000000"
                     raise InvalidValue(f"settings.{field.name}", value, "not a usable number", accepted)
-            elif type(value) not in (int, float) or not math.isfinite(value) or value < 0:
-                raise InvalidValue(f"settings.{field.name}", value, "not a usable number", "a number, 0 or more")
+            elif type(value) not in (int, float) or not 0 <= value <= LARGEST:
+                accepted = f"a number from 0 to {LARGEST:g}"
+                raise InvalidValue(f"settings.{field.name}", value, "not a usable number", accepted)
             elif value == 0 and field.name in ("lr", "scaling_lr", "retrain_lr", "clip"):
                 raise InvalidValue(f"settings.{field.name}", value, "not a usable number", "a number above 0")
         for name in ("momentum", "label_smoothing", "drop_path", "dropout"):

@@ -10,8 +10,9 @@ from nas_core.files import FILES
 from nas_core.picture import Theme, draw
 from service.api.context import Context, ContextDep, ProjectDep
 from service.api.problems import ProblemError
-from service.api.searches import PROBLEMS, UNKNOWN, seen
+from service.api.searches import PROBLEMS, UNKNOWN, operation_id, seen
 from service.api.views import ArchitectureView, view_architecture
+from service.domain.request import Text
 from service.store.models import ArchitectureRow
 
 MEDIA_TYPES = {
@@ -22,7 +23,12 @@ MEDIA_TYPES = {
 }
 """Of the files that are not just bytes."""
 
-router = APIRouter(prefix="/api/v1/architectures", tags=["architectures"], responses=PROBLEMS | UNKNOWN)
+router = APIRouter(
+    prefix="/api/v1/architectures",
+    tags=["architectures"],
+    responses=PROBLEMS | UNKNOWN,
+    generate_unique_id_function=operation_id,
+)
 
 
 class ArchitectureDetail(ArchitectureView):
@@ -33,14 +39,14 @@ class ArchitectureDetail(ArchitectureView):
 
 
 @router.get("/{architecture_id}.svg", response_class=Response, responses={200: {"content": {"image/svg+xml": {}}}})
-def picture(architecture_id: str, service: ContextDep, project: ProjectDep, theme: Theme = "auto") -> Response:
+def picture(architecture_id: Text, service: ContextDep, project: ProjectDep, theme: Theme = "auto") -> Response:
     """The network's blocks as a picture."""
     genotype = Architecture.from_dict(json.loads(file(service, project, architecture_id, "architecture")))
     return Response(draw(genotype, theme), media_type="image/svg+xml")
 
 
 @router.get("/{architecture_id}")
-def look(architecture_id: str, service: ContextDep, project: ProjectDep) -> ArchitectureDetail:
+def look(architecture_id: Text, service: ContextDep, project: ProjectDep) -> ArchitectureDetail:
     """One network: costs, accuracy, and which of its edges live."""
     row = found(service, project, architecture_id)
     genotype = json.loads(file(service, project, architecture_id, "architecture"))
@@ -52,7 +58,7 @@ def look(architecture_id: str, service: ContextDep, project: ProjectDep) -> Arch
     response_class=Response,
     responses={200: {"content": {"application/octet-stream": {}}}},
 )
-def weights(architecture_id: str, service: ContextDep, project: ProjectDep) -> Response:
+def weights(architecture_id: Text, service: ContextDep, project: ProjectDep) -> Response:
     """The trained weights, in the safetensors format."""
     return Response(
         file(service, project, architecture_id, "weights"),
@@ -64,9 +70,9 @@ def weights(architecture_id: str, service: ContextDep, project: ProjectDep) -> R
 @router.get(
     "/{architecture_id}/files/{kind}",
     response_class=Response,
-    responses={200: {"content": {"application/octet-stream": {}}}},
+    responses={200: {"content": {kind: {} for kind in (*MEDIA_TYPES.values(), "application/octet-stream")}}},
 )
-def download(architecture_id: str, kind: str, service: ContextDep, project: ProjectDep) -> Response:
+def download(architecture_id: Text, kind: str, service: ContextDep, project: ProjectDep) -> Response:
     """One of the network's files, as its search left it; `files` of the network says which there are."""
     content = file(service, project, architecture_id, kind)
     return Response(

@@ -3,12 +3,13 @@
 import logging
 import sqlite3
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
+from pydantic_core import to_json
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
@@ -27,12 +28,29 @@ RETRY_SECONDS = 5
 MEDIA_TYPE = "application/problem+json"
 
 
+def legible(text: str) -> str:
+    """`text` without halves of surrogate pairs: JSON carries them in, and UTF-8 does not carry them out."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def shown(value: Any) -> Any:
+    """`value` as it was sent, or what can be told of one that no answer can carry, such as a thousand nested lists."""
+    try:
+        to_json(value)
+    except ValueError:
+        return legible(value) if isinstance(value, str) else f"{type(value).__name__} that cannot be shown"
+    return value
+
+
+Legible = Annotated[str, BeforeValidator(legible)]
+
+
 class FieldError(BaseModel):
     """What is wrong with one field."""
 
-    field: str
-    value: Any = None
-    reason: str
+    field: Legible
+    value: Annotated[Any, BeforeValidator(shown)] = None
+    reason: Legible
     accepted: str
 
 
@@ -42,7 +60,7 @@ class Problem(BaseModel):
     type: str = "about:blank"
     title: str
     status: int
-    detail: str
+    detail: Legible
     errors: list[FieldError] = Field(default_factory=list)
 
 
@@ -68,6 +86,20 @@ def answer(
 
 def install(app: FastAPI) -> None:
     """Make `app` answer every error with a problem document."""
+
+    described = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        """The API's description, with problem documents under their own media type."""
+        found = described()
+        for path in found["paths"].values():
+            for response in (one for operation in path.values() for one in operation["responses"].values()):
+                for content in response.get("content", {}).values():
+                    if content.get("schema", {}).get("$ref") == "#/components/schemas/Problem":
+                        response["content"] = {MEDIA_TYPE: content}
+        return found
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
     @app.exception_handler(ProblemError)
     def refused(request: Request, error: ProblemError) -> JSONResponse:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi.routing import APIRoute
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.orm import Session
 
@@ -12,9 +13,9 @@ from nas_core.errors import InvalidValue
 from service.api.context import Context, ContextDep, ProjectDep
 from service.api.idempotency import KeyDep, once
 from service.api.problems import Problem
-from service.api.views import AttemptView, Page, SearchView, cursor, iso, place, view_attempt, view_search
+from service.api.views import AttemptView, Page, SearchView, Seq, cursor, iso, place, view_attempt, view_search
 from service.domain.lifecycle import TERMINAL, Status
-from service.domain.request import SearchRequest, check
+from service.domain.request import SearchRequest, Text, check
 from service.store.changes import UnknownSearch
 from service.store.idempotency import Answer
 from service.store.models import Event, Search
@@ -29,6 +30,34 @@ QUOTA: dict[int | str, dict[str, Any]] = {
     403: {"model": Problem, "description": "The project has as many queued searches as it may have."}
 }
 NOT_ENDED: dict[int | str, dict[str, Any]] = {409: {"model": Problem, "description": "It has not failed."}}
+CREATED: dict[int | str, dict[str, Any]] = {
+    201: {
+        "headers": {"Location": {"description": "Where the search is.", "schema": {"type": "string"}}},
+        "links": {
+            name: {"operationId": f"searches_{name}", "parameters": {"search_id": "$response.body#/id"}}
+            for name in ("look", "cancel", "retry", "attempts", "journal", "events")
+        },
+    }
+}
+LISTED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "links": {
+            "next": {"operationId": "searches_browse", "parameters": {"after": "$response.body#/next"}},
+            "look": {"operationId": "searches_look", "parameters": {"search_id": "$response.body#/items/0/id"}},
+        }
+    }
+}
+FOUND: dict[int | str, dict[str, Any]] = {
+    200: {
+        "links": {
+            name: {
+                "operationId": f"architectures_{name}",
+                "parameters": {"architecture_id": "$response.body#/architectures/0/id"},
+            }
+            for name in ("look", "picture", "weights")
+        }
+    }
+}
 EVENT_SECONDS = 0.5
 KEEP_ALIVE_TURNS = 30
 
@@ -41,17 +70,25 @@ def seen(service: Context, project: str | None, search_id: str) -> Search:
     return search
 
 
-def _seen(search_id: str, service: ContextDep, project: ProjectDep) -> Search:
+def _seen(search_id: Text, service: ContextDep, project: ProjectDep) -> Search:
     return seen(service, project, search_id)
 
 
 # A dependency, because a stream has answered 200 before its own code runs.
 SeenDep = Annotated[Search, Depends(_seen)]
 
-router = APIRouter(prefix="/api/v1/searches", tags=["searches"], responses=PROBLEMS)
+
+def operation_id(route: APIRoute) -> str:
+    """What an operation is called in links and in clients that are made from the API's description."""
+    return f"{route.tags[0]}_{route.name}"
 
 
-@router.post("", status_code=201, response_model=SearchView, responses=QUOTA)
+router = APIRouter(
+    prefix="/api/v1/searches", tags=["searches"], responses=PROBLEMS, generate_unique_id_function=operation_id
+)
+
+
+@router.post("", status_code=201, response_model=SearchView, responses=QUOTA | CREATED)
 def submit(request: SearchRequest, service: ContextDep, project: ProjectDep, key: KeyDep) -> Response:
     """Queue a search. Everything that can be known to be wrong is refused here, before anything is queued."""
     settings = service.settings
@@ -69,14 +106,14 @@ def submit(request: SearchRequest, service: ContextDep, project: ProjectDep, key
     return once(service, key, create)
 
 
-@router.get("")
+@router.get("", responses=LISTED)
 def browse(
     service: ContextDep,
     project: ProjectDep,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
-    after: str | None = None,
+    after: Text | None = None,
     status: Status | None = None,
-    only: Annotated[str | None, Query(alias="project")] = None,
+    only: Annotated[Text | None, Query(alias="project")] = None,
 ) -> Page:
     """Searches, newest first, a page at a time."""
     behind = place(after) if after else None
@@ -89,7 +126,7 @@ def browse(
     )
 
 
-@router.get("/{search_id}", responses=UNKNOWN)
+@router.get("/{search_id}", responses=UNKNOWN | FOUND)
 def look(search: SeenDep, service: ContextDep) -> SearchView:
     """One search."""
     return view(service, search)
@@ -125,8 +162,8 @@ def attempts(search: SeenDep, service: ContextDep) -> list[AttemptView]:
 def journal(
     search: SeenDep,
     service: ContextDep,
-    kind: str | None = None,
-    after: int = 0,
+    kind: Text | None = None,
+    after: Seq = 0,
     limit: Annotated[int, Query(ge=1, le=5000)] = 1000,
 ) -> list[dict[str, Any]]:
     """What has happened so far, in order; `kind` selects, such as `epoch`."""
@@ -143,7 +180,7 @@ async def events(
 
     The stream ends after the event that ends the search.
     """
-    after = int(last_event_id) if last_event_id and last_event_id.isdigit() else 0
+    after = last_seen(last_event_id) or 0
     turns = 0
     while True:
         # Asked before the events are read, so that nothing can come between the last of them and the end.
@@ -158,6 +195,11 @@ async def events(
         if turns % KEEP_ALIVE_TURNS == 0:
             yield ServerSentEvent(comment="still here")
         await asyncio.sleep(EVENT_SECONDS)
+
+
+def last_seen(text: str | None) -> int | None:
+    """The number in a `Last-Event-ID`; None where it is none that was ever sent."""
+    return int(text) if text and text.isdecimal() and len(text) < 19 else None
 
 
 def line(event: Event) -> dict[str, Any]:

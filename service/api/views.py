@@ -1,15 +1,18 @@
 """What the API says of a search and of an architecture."""
 
 import base64
-import binascii
+import contextlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from nas_core.errors import InvalidValue
 from service.store.models import ArchitectureRow, Attempt, Search, Sweep
+
+Seq = Annotated[int, Field(ge=0, le=2**63 - 1)]
+"""The number of an event; 0 is before the first."""
 
 
 class ArchitectureView(BaseModel):
@@ -192,8 +195,8 @@ def cursor(one: Search | Sweep) -> str:
 
 def place(text: str) -> tuple[float, str]:
     """The place that `cursor` described. Raises `InvalidValue`."""
-    try:
+    with contextlib.suppress(ValueError):
         time, search_id = base64.urlsafe_b64decode(text.encode()).decode().split(" ")
-        return float(time), search_id
-    except (ValueError, binascii.Error) as error:
-        raise InvalidValue("after", text, "not a place in the list", "what an earlier page gave as `next`") from error
+        if search_id.isalnum():
+            return float(time), search_id
+    raise InvalidValue("after", text, "not a place in the list", "what an earlier page gave as `next`")

@@ -27,11 +27,12 @@ from nas_core.picture import draw
 from service import formats
 from service.api.context import Context, ContextDep, authorised
 from service.api.problems import ProblemError
-from service.api.searches import seen
+from service.api.searches import last_seen, seen
 from service.api.tokens import COOKIE, project_of
-from service.api.views import cursor, iso, limits, place
+from service.api.views import Seq, cursor, iso, limits, place
 from service.dashboard.timeline import timeline
 from service.domain.lifecycle import TERMINAL, Status
+from service.domain.request import Text
 from service.store.changes import UnknownSearch
 from service.store.models import Event, Search
 
@@ -84,7 +85,7 @@ def viewer(request: Request) -> str | None:
 ViewerDep = Annotated[str | None, Depends(viewer)]
 
 
-def _seen(search_id: str, service: ContextDep, project: ViewerDep) -> Search:
+def _seen(search_id: Text, service: ContextDep, project: ViewerDep) -> Search:
     return seen(service, project, search_id)
 
 
@@ -114,7 +115,7 @@ def list_fragment(
 
 
 @router.get("/searches/{search_id}")
-def search_page(request: Request, service: ContextDep, project: ViewerDep, search_id: str) -> Response:
+def search_page(request: Request, service: ContextDep, project: ViewerDep, search_id: Text) -> Response:
     """One search."""
     try:
         search = seen(service, project, search_id)
@@ -124,13 +125,13 @@ def search_page(request: Request, service: ContextDep, project: ViewerDep, searc
 
 
 @router.get("/fragments/searches/{search_id}")
-def search_fragment(request: Request, service: ContextDep, project: ViewerDep, search_id: str) -> Response:
+def search_fragment(request: Request, service: ContextDep, project: ViewerDep, search_id: Text) -> Response:
     """The moving parts of one search's page."""
     return page("search_parts.html", request, swap=True, **shown(service, seen(service, project, search_id)))
 
 
 @router.get("/searches/{search_id}/networks/{budget}.svg")
-def network_picture(service: ContextDep, project: ViewerDep, search_id: str, budget: int) -> Response:
+def network_picture(service: ContextDep, project: ViewerDep, search_id: Text, budget: int) -> Response:
     """The picture of a network as soon as it is found, long before it is retrained."""
     seen(service, project, search_id)
     try:
@@ -141,7 +142,7 @@ def network_picture(service: ContextDep, project: ViewerDep, search_id: str, bud
 
 
 @router.get("/searches/{search_id}/snapshots/{seq}.svg")
-def snapshot_picture(service: ContextDep, project: ViewerDep, search_id: str, seq: int) -> Response:
+def snapshot_picture(service: ContextDep, project: ViewerDep, search_id: Text, seq: Seq) -> Response:
     """The picture of what lived of the supernet at one of its snapshots."""
     seen(service, project, search_id)
     found = service.searches.events(search_id, seq - 1, "snapshot", 1)
@@ -292,8 +293,7 @@ async def hints(
     service: Context, search_id: str | None, after: int, last_event_id: str | None
 ) -> AsyncIterator[ServerSentEvent]:
     """`change` with the newest event's number whenever it has grown; `end` when the search has ended."""
-    if last_event_id and last_event_id.isdigit():
-        after = int(last_event_id)
+    after = last_seen(last_event_id) or after
     while not service.stopping.is_set():
         # Asked before the number, so that the hint at the last event comes before the end.
         ended = search_id is not None and Status((await asyncio.to_thread(service.searches.get, search_id)).status)

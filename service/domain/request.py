@@ -9,7 +9,7 @@ from dataclasses import fields
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from nas_core.datasets import DATASETS, DatasetInfo, describe
 from nas_core.errors import InvalidValue
@@ -19,6 +19,10 @@ from nas_core.spec import NO_LIMITS, Limits, SearchSpec, Settings, infeasible, p
 from service.domain.scheduling import Capacity
 
 Value = TypeVar("Value")
+
+
+Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
+"""What a database can hold as text: PostgreSQL knows no NUL."""
 
 
 class SpaceRequest(BaseModel):
@@ -60,7 +64,7 @@ class SearchRequest(BaseModel):
         },
     )
 
-    dataset: str = Field(description=", ".join(DATASETS) + ", or the path of an image folder.")
+    dataset: Text = Field(description=", ".join(DATASETS) + ", or the path of an image folder.")
     budgets: Annotated[list[Any], Field(min_length=1, max_length=100)] | None = Field(
         None,
         description='Multiply-adds that a network may cost: numbers, or texts such as "300k" and "600M". '
@@ -86,7 +90,7 @@ class SearchRequest(BaseModel):
         0, ge=-10, le=10, description="Within the project: a step is worth an hour of waiting ahead of the others."
     )
     project: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    name: str = Field("", max_length=200)
+    name: Text = Field("", max_length=200)
 
 
 class InvalidRequest(ValueError):

@@ -1,0 +1,147 @@
+"""The API keeps to its own description: schemathesis asks for everything in it, right and wrong and along its links."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from nas_core.files import FILES
+from service.api.architectures import MEDIA_TYPES
+from tests import seeding
+
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+    "negative_data_rejection",
+    "missing_required_header",
+    "unsupported_method",
+    "use_after_free",
+    "ensure_resource_availability",
+)
+"""Of schemathesis' checks all but those that ask whether whatever the description allows is accepted: rules between
+fields, such as that a budget must be feasible, are more than a description can say.
+"""
+
+CONFIG = """
+[[operations]]
+include-path = "/readyz"
+[operations.checks]
+not_a_server_error.enabled = false  # 503 is what it is for
+"""
+
+
+@pytest.fixture
+def still(app: FastAPI, seeds: dict[str, str]) -> None:
+    """Searches in every state and a cluster, in a service whose streams end when they have told what there is."""
+    seeding.report(app)
+    seeding.parts(app).stopping.set()
+
+
+@pytest.fixture
+def http(still: None, url: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=url) as client:
+        yield client
+
+
+def test_every_answer_is_as_described(still: None, url: str, tmp_path: Path) -> None:
+    (tmp_path / "schemathesis.toml").write_text(CONFIG)
+    command = [sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()"]
+    command += ["run", f"{url}/openapi.json", "--checks", ",".join(CHECKS), "--max-examples", "15"]
+    command += ["--generation-deterministic", "--request-timeout", "30", "--suppress-health-check", "all", "--no-color"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"COLUMNS": "120"})
+    assert found.returncode == 0, found.stdout + found.stderr
+    described = httpx.get(f"{url}/openapi.json").json()["paths"]
+    assert f"Tested: {sum(map(len, described.values()))}" in found.stdout and "API Links:" in found.stdout
+
+
+def test_links_lead_from_a_search_to_all_that_can_be_done_with_it(http: httpx.Client) -> None:
+    described = http.get("/openapi.json").json()
+    operations = {
+        operation["operationId"]: (method, path)
+        for path, methods in described["paths"].items()
+        for method, operation in methods.items()
+    }
+    created = described["paths"]["/api/v1/searches"]["post"]["responses"]["201"]
+    answer = http.post("/api/v1/searches", json={"dataset": "digits", "budgets": ["300k"]})
+    assert "Location" in created["headers"] and http.get(answer.headers["location"]).status_code == 200
+    linked = {operations[link["operationId"]] for link in created["links"].values()}
+    below = {(m, p) for m, p in operations.values() if p.startswith("/api/v1/searches/{search_id}")}
+    assert linked == below
+    for link in created["links"].values():
+        assert link["parameters"] == {"search_id": "$response.body#/id"}
+
+
+def test_problems_are_described_under_their_own_media_type(http: httpx.Client) -> None:
+    for methods in http.get("/openapi.json").json()["paths"].values():
+        for operation in methods.values():
+            for status, response in operation["responses"].items():
+                if status.startswith("4"):
+                    assert list(response["content"]) == ["application/problem+json"]
+
+
+def test_every_kind_of_file_is_described(http: httpx.Client) -> None:
+    path = "/api/v1/architectures/{architecture_id}/files/{kind}"
+    described = http.get("/openapi.json").json()["paths"][path]["get"]["responses"]["200"]["content"]
+    assert {MEDIA_TYPES.get(kind, "application/octet-stream") for kind in FILES} <= set(described)
+
+
+DEEP = "[" * 500 + "]" * 500
+HUGE = "1" + "0" * 400
+GOOD = '"dataset": "digits", "budgets": ["300k"]'
+
+
+BODIES = [
+    f'{{{GOOD}, "name": "a\\u0000b"}}',
+    f'{{{GOOD}, "name": "\\ud800"}}',
+    f'{{{GOOD}, "\\ud800": 1}}',
+    f'{{{GOOD}, "settings": {{"\\ud800": "\\ud800"}}}}',
+    f'{{{GOOD}, "settings": {{"lr": {DEEP}}}}}',
+    f'{{{GOOD}, "settings": {{"weight_decay": {HUGE}}}}}',
+    f'{{{GOOD}, "limits": {{"latency_ms": {HUGE}}}}}',
+    f'{{{GOOD}, "limits": {{"parameters": {HUGE}}}}}',
+    f'{{{GOOD}, "seed": {HUGE}}}',
+    '{"dataset": "a\\u0000b", "budgets": ["300k"]}',
+    '{"dataset": "\\ud800", "budgets": ["300k"]}',
+    '{"dataset": "digits", "budgets": ["\\ud800"]}',
+    f'{{"dataset": "digits", "budgets": [{HUGE}]}}',
+    '{"dataset": "digits", "budgets": [1e308, NaN, Infinity]}',
+]
+PATHS = [
+    "/api/v1/searches/a%00b",
+    "/api/v1/searches?project=a%00b",
+    "/api/v1/searches?after=NSBhAGI=",  # the place (5.0, "a\0b")
+    "/api/v1/searches/{id}/journal?kind=a%00b",
+    f"/api/v1/searches/{{id}}/journal?after={HUGE}",
+    "/api/v1/architectures/a%00b",
+    "/searches/a%00b",
+    f"/searches/{{id}}/snapshots/{HUGE}.svg",
+]
+
+
+def test_what_no_database_and_no_answer_can_carry_is_refused(http: httpx.Client, seeds: dict[str, str]) -> None:
+    for body in BODIES:
+        answer = http.post("/api/v1/searches", content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 422, (body, answer.text)
+        told: dict[str, Any] = json.loads(answer.content.decode())  # whatever was sent, the answer is UTF-8
+        assert told["errors"] and all(error["field"] and error["reason"] for error in told["errors"]), body
+    for path in PATHS:
+        answer = http.get(path.format(id=seeds["succeeded"]))
+        assert answer.status_code == 422 and answer.json()["errors"], (path, answer.text)
+
+
+def test_a_last_event_id_that_was_never_sent_is_ignored(http: httpx.Client, seeds: dict[str, str]) -> None:
+    for number in (HUGE, "²", "9" * 5000, "-1", "nothing"):
+        headers = {b"Last-Event-ID": number.encode("latin-1")}
+        events = http.get(f"/api/v1/searches/{seeds['succeeded']}/events", headers=headers)
+        assert events.status_code == 200 and '"seq": 1,' in events.text, (number, events.text)
+        assert http.get(f"/live/searches/{seeds['succeeded']}", headers=headers).status_code == 200, number
