@@ -21,9 +21,13 @@ from service.store.idempotency import Answer
 from service.store.models import Event, Search
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Problem, "description": "The body is not JSON."},
+    400: {"model": Problem, "description": "The body is not JSON, or a header is malformed."},
     401: {"model": Problem, "description": "The token is missing or wrong."},
+    408: {"model": Problem, "description": "The body came too slowly."},
+    413: {"model": Problem, "description": "The body is too large."},
     422: {"model": Problem, "description": "A field cannot be used; `errors` says which, and what would be accepted."},
+    429: {"model": Problem, "description": "Too many requests; `Retry-After` says when to come back."},
+    503: {"model": Problem, "description": "The database is away, or streams are full; so does it here."},
 }
 UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "There is no such resource."}}
 QUOTA: dict[int | str, dict[str, Any]] = {
