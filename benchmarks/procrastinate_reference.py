@@ -19,7 +19,7 @@ async def main(url: str, queued: int, fetches: int) -> None:
         await app.schema_manager.apply_schema_async()
         await app.connector.execute_query_async(
             "INSERT INTO procrastinate_jobs (queue_name, task_name, args) "
-            "SELECT 'q' || (i % 20), 'search', '{}' FROM generate_series(1, %(queued)s) AS i",
+            "SELECT 'q' || (i %% 20), 'search', '{}' FROM generate_series(1, %(queued)s) AS i",
             queued=queued,
         )
         await app.connector.execute_query_async("ANALYZE procrastinate_jobs")

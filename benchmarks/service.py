@@ -281,6 +281,8 @@ def fill(engine: Engine, folder: Path, counts: dict[Status, int]) -> dict[str, s
     url = engine.url.render_as_string(hide_password=False)
     app = seeding.make_app(folder / "seeds", url)
     ids = seeding.seed(app)
+    running = seeding.parts(app).searches.get(ids["running"])  # it would hold a part of the cluster
+    Work(engine).move(running.id, running.lease_token or "", Status.FAILED, error={"message": "over"})
     seeding.parts(app).searches.engine.dispose()
     first = 0
     with engine.begin() as connection:
