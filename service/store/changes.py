@@ -32,15 +32,15 @@ def note(session: Session, search_id: str, kind: str, data: dict[str, Any], time
     session.add(Event(search_id=search_id, time=time_of(session) if time is None else time, kind=kind, data=data))
 
 
-def move(session: Session, search: Search, status: Status, **changes: Any) -> None:
+def move(session: Session, search: Search, status: Status, time: float | None = None, **changes: Any) -> None:
     """Change the state of a locked search, and columns with it.
 
     Going to `launching` begins an attempt; leaving Ray ends it, charges the project for it, and gives up the lease.
-    Raises `lifecycle.IllegalTransition`.
+    The database's `time` need not be asked for where the transaction knows it. Raises `lifecycle.IllegalTransition`.
     """
     before = Status(search.status)
     lifecycle.check(before, status)
-    time = time_of(session)
+    time = time_of(session) if time is None else time
     search.status = status
     for column, value in changes.items():
         setattr(search, column, value)

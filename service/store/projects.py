@@ -80,7 +80,7 @@ class Projects:
     def standings(self, within: Session | None = None) -> list[Standing]:
         """All projects, by name."""
         with reading(self.engine) if within is None else nullcontext(within) as session:
-            shares = standing(session, changes.time_of(session), typical_seconds(session))
+            shares, _ = standing(session, changes.time_of(session), typical_seconds(session))
             per_project = (
                 select(Search.project, func.count()).where(Search.status == Status.QUEUED).group_by(Search.project)
             )
@@ -102,7 +102,7 @@ class Projects:
             holders = session.scalars(
                 select(Search).where(Search.status.in_(WITH_RAY)).order_by(Search.project, Search.id)
             ).all()
-            verdict = judge(session, capacity, limit)
-            order = [ask.id for ask in judge(session, Capacity(), limit).admitted]
+            verdict = judge(session, capacity, limit, time)
+            order = [ask.id for ask in judge(session, Capacity(), limit, time).admitted]
             found = {one.id: one for one in session.scalars(select(Search).where(Search.id.in_(order)))}
         return Queue(holders, [found[one] for one in order if one in found], verdict, time)

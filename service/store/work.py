@@ -52,17 +52,18 @@ class Work:
             # One claim at a time: two that looked at once could both fill the same room.
             if self.engine.dialect.name == "postgresql":
                 session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _CLAIM_LOCK})
-            free = or_(Search.lease_expires_at.is_(None), Search.lease_expires_at < now())
+            time = changes.time_of(session)
+            free = or_(Search.lease_expires_at.is_(None), Search.lease_expires_at < time)
             adrift = select(Search).where(Search.status.in_(WITH_RAY), free)
             claimed = list(session.scalars(adrift.with_for_update(skip_locked=True)))
             for search in claimed:
-                _lease(search, owner, changes.time_of(session))
-            asks = judge(session, capacity, CLAIMED_AT_ONCE).admitted
+                _lease(search, owner, time)
+            asks = judge(session, capacity, CLAIMED_AT_ONCE, time).admitted
             chosen = select(Search).where(Search.id.in_([ask.id for ask in asks]), Search.status == Status.QUEUED)
             found = {one.id: one for one in session.scalars(chosen.with_for_update(skip_locked=True))}
             for search in (found[ask.id] for ask in asks if ask.id in found):
-                _lease(search, owner, changes.time_of(session))
-                changes.move(session, search, Status.LAUNCHING, reason=None)
+                _lease(search, owner, time)
+                changes.move(session, search, Status.LAUNCHING, time, reason=None)
                 claimed.append(search)
             return claimed
 
@@ -145,27 +146,23 @@ class Work:
             session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < oldest))
 
 
-def judge(session: Session, capacity: Capacity, limit: int) -> Verdict:
-    """Whom `scheduling.admit` would launch now, by what the database holds at this moment."""
-    time = changes.time_of(session)
+def judge(session: Session, capacity: Capacity, limit: int, time: float) -> Verdict:
+    """Whom `scheduling.admit` would launch at the database's `time`, which is now, by what the database holds."""
     typical = typical_seconds(session)
-    shares = {share.project: share for share in standing(session, time, typical)}
-    cpus, gpus = session.execute(
-        select(func.coalesce(func.sum(Search.cpus), 0), func.coalesce(func.sum(Search.gpus), 0)).where(
-            Search.status.in_(WITH_RAY)
-        )
-    ).one()
+    standings, held = standing(session, time, typical)
+    shares = {share.project: share for share in standings}
     with_queue = select(Project.name).where(
         exists(select(1).where(Search.status == Status.QUEUED, Search.project == Project.name))
     )
     contenders = [shares[name] for name in session.scalars(with_queue)]
-    return scheduling.admit(
-        contenders, lambda project: _queue(session, project, time), capacity, Capacity(cpus, gpus), typical, limit
-    )
+    return scheduling.admit(contenders, lambda project: _queue(session, project, time), capacity, held, typical, limit)
 
 
-def standing(session: Session, time: float, typical: float) -> list[Share]:
-    """Every project with its weight, quotas, use and what it holds, from the searches that are with Ray now."""
+def standing(session: Session, time: float, typical: float) -> tuple[list[Share], Capacity]:
+    """Every project with its weight, quotas, use and what it holds, and what all hold together.
+
+    What is held is computed from the searches that are with Ray now.
+    """
     shares = {
         row.name: Share(
             row.name,
@@ -177,17 +174,19 @@ def standing(session: Session, time: float, typical: float) -> list[Share]:
         for row in session.scalars(select(Project).order_by(Project.name))
     }
     running = (
-        select(Search.project, Search.accelerators, Attempt.started_at)
+        select(Search.project, Search.accelerators, Search.cpus, Search.gpus, Attempt.started_at)
         .join(Attempt, (Attempt.search_id == Search.id) & (Attempt.number == Search.attempt))
         .where(Search.status.in_(WITH_RAY))
     )
-    for project, amount, started_at in session.execute(running):
+    cpus = gpus = 0
+    for project, amount, its_cpus, its_gpus, started_at in session.execute(running):
+        cpus, gpus = cpus + its_cpus, gpus + its_gpus
         share, age = shares[project], time - started_at
         share.running += 1
         share.held += amount
         share.used += scheduling.usage(amount, age)
         share.ahead += amount * max(0.0, typical - age)
-    return list(shares.values())
+    return list(shares.values()), Capacity(cpus, gpus)
 
 
 def typical_seconds(session: Session) -> float:
