@@ -75,7 +75,7 @@ def sent(engine: Engine, do: Callable[[], object]) -> list[tuple[str, Any]]:
     statements: list[tuple[str, Any]] = []
 
     def note(connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool) -> None:
-        statements.append((statement, parameters))
+        statements.append((statement, parameters[0] if isinstance(parameters, list) else parameters))
 
     event.listen(engine, "before_cursor_execute", note)
     try:
