@@ -30,14 +30,14 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from service.api.views import cursor
 from service.dispatch.executors.ray_jobs import RayJobs
 from service.dispatch.local_ray import LocalRay, free_ports
-from service.domain.lifecycle import Status
+from service.domain.lifecycle import IllegalTransition, Status
 from service.domain.request import SearchRequest, check
 from service.domain.scheduling import Capacity, Node
 from service.store.cluster import ClusterStore
 from service.store.database import connect, migrate, reading
 from service.store.models import ArchitectureRow, Attempt, Base, Event, Search
 from service.store.searches import Searches
-from service.store.work import Work
+from service.store.work import LostLease, Work
 from tests import seeding
 
 MANY = 100_000
@@ -399,6 +399,8 @@ def write(folder: Path, writers: int, minutes: float, step: Callable[[], None]) 
         begin, told, done = time.perf_counter(), None, None
         try:
             done = do()
+        except (IllegalTransition, LostLease):
+            pass  # another writer was faster
         except SQLAlchemyError as error:
             told = f"{type(error).__name__}: {error.orig if isinstance(error, OperationalError) else error}"
         with lock:
@@ -417,6 +419,9 @@ def write(folder: Path, writers: int, minutes: float, step: Callable[[], None]) 
                 continue
             for one in attempt(lambda: work.claim(f"writer {number}", Capacity.of([LARGE]))) or ():
                 held = one.id, one.lease_token or ""
+                if one.status == Status.CANCELLING:
+                    attempt(lambda: work.move(*held, Status.CANCELLED))  # noqa: B023
+                    continue
                 attempt(lambda: work.move(*held, Status.WAITING))  # noqa: B023
                 attempt(lambda: work.move(*held, Status.RUNNING))  # noqa: B023
                 for chunk in range(3):

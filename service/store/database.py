@@ -1,7 +1,9 @@
 """Connections, transactions and migrations, on SQLite and PostgreSQL."""
 
+import threading
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,40 @@ CONNECT_SECONDS = 5
 MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 7_364_201_811
 """The key of the advisory lock under which PostgreSQL is migrated; any number that nobody else uses."""
+
+
+class Turns:
+    """A lock that threads get in the order in which they ask for it.
+
+    Writers to SQLite take it, which is for one process: waiting for the database's own lock is asking again and again,
+    and where many do so, one can ask for half a minute and never be lucky.
+    """
+
+    def __init__(self) -> None:
+        self._taken = False
+        self._waiting: deque[threading.Lock] = deque()
+        self._guard = threading.Lock()
+
+    def __len__(self) -> int:
+        """How many threads wait."""
+        return len(self._waiting)
+
+    def __enter__(self) -> None:
+        turn = threading.Lock()
+        with self._guard:
+            if not self._taken:
+                self._taken = True
+                return
+            turn.acquire()
+            self._waiting.append(turn)
+        turn.acquire()  # released by whoever is before
+
+    def __exit__(self, *_: object) -> None:
+        with self._guard:
+            if self._waiting:
+                self._waiting.popleft().release()
+            else:
+                self._taken = False
 
 
 def connect(url: str) -> Engine:
@@ -39,7 +75,7 @@ def connect(url: str) -> Engine:
         )
     if parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS})
+    engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS}, execution_options={"turns": Turns()})
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, record: Any) -> None:
@@ -71,7 +107,8 @@ def reading(engine: Engine) -> Iterator[Session]:
 @contextmanager
 def writing(engine: Engine) -> Iterator[Session]:
     """A session whose changes are committed together at its end, or not at all."""
-    with Session(engine.execution_options(writes=True), expire_on_commit=False) as session, session.begin():
+    turn = engine.get_execution_options().get("turns", nullcontext())
+    with turn, Session(engine.execution_options(writes=True), expire_on_commit=False) as session, session.begin():
         yield session
 
 

@@ -1,0 +1,75 @@
+"""Writers to SQLite, which take turns."""
+
+import threading
+import time
+from pathlib import Path
+
+from sqlalchemy import text
+
+from service.store.database import Turns, connect, writing
+
+WRITERS = 12
+
+
+def test_threads_get_their_turn_in_the_order_in_which_they_ask() -> None:
+    turns, order = Turns(), list[int]()
+
+    def take(number: int) -> None:
+        with turns:
+            order.append(number)
+
+    with turns:
+        threads = [threading.Thread(target=take, args=(number,)) for number in range(WRITERS)]
+        for number, thread in enumerate(threads):
+            thread.start()
+            give_up = time.monotonic() + 10
+            while len(turns) <= number:
+                assert time.monotonic() < give_up
+                time.sleep(0.001)
+    for thread in threads:
+        thread.join()
+    assert order == list(range(WRITERS))
+    with turns:  # which is free again
+        pass
+
+
+def test_a_writer_that_fails_gives_its_turn_on(tmp_path: Path) -> None:
+    engine = connect(f"sqlite:///{tmp_path}/yoso.db")
+    for statement in (
+        "CREATE TABLE notes (text TEXT)",
+        "INSERT INTO nowhere VALUES (1)",
+        "INSERT INTO notes VALUES ('')",
+    ):
+        try:
+            with writing(engine) as session:
+                session.execute(text(statement))
+        except Exception:
+            assert "nowhere" in statement
+    with writing(engine) as session:
+        assert session.execute(text("SELECT count(*) FROM notes")).scalar_one() == 1
+    engine.dispose()
+
+
+def test_no_writer_waits_for_the_databases_own_lock(tmp_path: Path) -> None:
+    engine = connect(f"sqlite:///{tmp_path}/yoso.db")
+    with writing(engine) as session:
+        session.execute(text("CREATE TABLE notes (text TEXT)"))
+    began, inside = threading.Barrier(WRITERS), list[int]()
+
+    def write() -> None:
+        began.wait(10)
+        for _ in range(20):
+            with writing(engine) as session:
+                inside.append(1)
+                session.execute(text("INSERT INTO notes VALUES ('')"))
+                assert inside == [1]  # alone, from before the transaction begins
+                inside.pop()
+
+    threads = [threading.Thread(target=write) for _ in range(WRITERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with writing(engine) as session:
+        assert session.execute(text("SELECT count(*) FROM notes")).scalar_one() == WRITERS * 20
+    engine.dispose()
