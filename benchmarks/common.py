@@ -51,9 +51,7 @@ TASKS = {
     "glyphs": Task(
         "glyphs",
         SearchSpace("glyphs", 1, SIZE, CLASSES, (2,), 8, (1, 1)),
-        Settings.preset(
-            "digits", pretrain_epochs=12, search_epochs=36, retrain_epochs=16, scaling_lr=0.03, gamma=0.01
-        ),
+        Settings.preset("digits", pretrain_epochs=12, search_epochs=36, retrain_epochs=16, scaling_lr=0.03, gamma=0.01),
         (0.30, 0.50),
     ),
     "digits": Task(

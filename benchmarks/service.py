@@ -162,6 +162,28 @@ def submit(bench: Bench) -> Results:
     return results
 
 
+def sweep(bench: Bench) -> Results:
+    """A sweep of 1,000 searches in one call, in turns with one row."""
+    took: dict[str, list[float]] = {"a sweep of 1,000": [], "one row": []}
+    body = {"search": {"dataset": "digits"}, "budgets": ["300k"], "seeds": list(range(1000))}
+    with bench.postgres("yoso", "reference") as (url, reference_url):
+        (port,) = free_ports(1)
+        inserting = bench.process(
+            *("benchmarks.service_processes", "insert", reference_url, str(port)), port=port, path="/docs"
+        )
+        with bench.serving(url) as service, inserting as reference, httpx.Client(timeout=60) as http:
+            step = bench.watch("sweeps", 20)
+            for number in range(21):
+                for name, target, sent in (
+                    ("a sweep of 1,000", f"{service}/api/v1/sweeps", body),
+                    ("one row", f"{reference}/rows", REQUEST),
+                ):
+                    one = timed(lambda: http.post(target, json=sent).raise_for_status())  # noqa: B023
+                    took[name] += [one] if number > 0 else []  # the first warms up
+                step() if number > 0 else None
+    return {name: summary(some) for name, some in took.items()}
+
+
 def posts(url: str, clients: int, each: int) -> tuple[list[float], float]:
     """Post from some clients at once; milliseconds of every request, and seconds in all."""
 
@@ -493,6 +515,7 @@ def watched() -> Iterator[Callable[[str, int], Callable[[], None]]]:
 
 PARTS: dict[str, Callable[[Bench], Results]] = {
     "submit": submit,
+    "sweep": sweep,
     "claim": claim,
     "pages": pages,
     "dispatch": dispatch,

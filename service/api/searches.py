@@ -1,7 +1,7 @@
 """Searches: submit, look at, cancel, and follow as they happen."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Response
@@ -34,15 +34,22 @@ QUOTA: dict[int | str, dict[str, Any]] = {
     403: {"model": Problem, "description": "The project has as many queued searches as it may have."}
 }
 NOT_ENDED: dict[int | str, dict[str, Any]] = {409: {"model": Problem, "description": "It has not failed."}}
-CREATED: dict[int | str, dict[str, Any]] = {
-    201: {
-        "headers": {"Location": {"description": "Where the search is.", "schema": {"type": "string"}}},
-        "links": {
-            name: {"operationId": f"searches_{name}", "parameters": {"search_id": "$response.body#/id"}}
-            for name in ("look", "cancel", "retry", "attempts", "journal", "events")
-        },
+
+
+def created(tag: str, parameter: str, operations: Sequence[str]) -> dict[int | str, dict[str, Any]]:
+    """The answer to a POST that made something: where it is, and by its id in `parameter` what can be done with it."""
+    return {
+        201: {
+            "headers": {"Location": {"description": "Where it is.", "schema": {"type": "string"}}},
+            "links": {
+                name: {"operationId": f"{tag}_{name}", "parameters": {parameter: "$response.body#/id"}}
+                for name in operations
+            },
+        }
     }
-}
+
+
+CREATED = created("searches", "search_id", ("look", "cancel", "retry", "attempts", "journal", "events"))
 LISTED: dict[int | str, dict[str, Any]] = {
     200: {
         "links": {

@@ -13,17 +13,20 @@ from nas_core.errors import InvalidValue
 from nas_core.spec import SearchSpec
 from service.api.context import Context, ContextDep, ProjectDep
 from service.api.idempotency import KeyDep, once
-from service.api.searches import PROBLEMS, QUOTA, UNKNOWN
+from service.api.searches import PROBLEMS, QUOTA, UNKNOWN, created, operation_id
 from service.api.views import SearchView, cursor, iso, place, view_search
 from service.domain.lifecycle import TERMINAL, Status
 from service.domain.pareto import front
-from service.domain.request import InvalidRequest, SearchRequest, check
+from service.domain.request import InvalidRequest, SearchRequest, Text, check
 from service.domain.sweep import SweepRequest, expand, sorted_budgets
 from service.store.idempotency import Answer
 from service.store.models import Sweep
 from service.store.sweeps import Progress, UnknownSweep
 
-router = APIRouter(prefix="/api/v1/sweeps", tags=["sweeps"], responses=PROBLEMS)
+router = APIRouter(
+    prefix="/api/v1/sweeps", tags=["sweeps"], responses=PROBLEMS, generate_unique_id_function=operation_id
+)
+CREATED = created("sweeps", "sweep_id", ("look", "searches", "pareto", "cancel", "pause", "resume", "retry"))
 
 
 class SweepView(BaseModel):
@@ -78,7 +81,7 @@ class Front(BaseModel):
     points: list[Point]
 
 
-def _seen(sweep_id: str, service: ContextDep, project: ProjectDep) -> Sweep:
+def _seen(sweep_id: Text, service: ContextDep, project: ProjectDep) -> Sweep:
     sweep = service.sweeps.get(sweep_id)
     if project is not None and sweep.project != project:
         raise UnknownSweep(sweep_id)
@@ -88,7 +91,7 @@ def _seen(sweep_id: str, service: ContextDep, project: ProjectDep) -> Sweep:
 SeenDep = Annotated[Sweep, Depends(_seen)]
 
 
-@router.post("", status_code=201, response_model=SweepView, responses=QUOTA)
+@router.post("", status_code=201, response_model=SweepView, responses=QUOTA | CREATED)
 def submit(request: SweepRequest, service: ContextDep, project: ProjectDep, key: KeyDep) -> Response:
     """Queue all searches of a sweep, or none: everything that can be known to be wrong is refused first."""
     if project is not None:
@@ -130,8 +133,8 @@ def browse(
     service: ContextDep,
     project: ProjectDep,
     limit: Annotated[int, Query(ge=1, le=100)] = 50,
-    after: str | None = None,
-    only: Annotated[str | None, Query(alias="project")] = None,
+    after: Text | None = None,
+    only: Annotated[Text | None, Query(alias="project")] = None,
 ) -> SweepPage:
     """Sweeps, newest first, a page at a time."""
     found = service.sweeps.page(limit + 1, place(after) if after else None, project or only)

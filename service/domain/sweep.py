@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nas_core.errors import InvalidValue
 from nas_core.spec import parse_count
-from service.domain.request import InvalidRequest, SearchRequest
+from service.domain.request import InvalidRequest, SearchRequest, Text
 
 MOST_POINTS = 10_000
 VARIED = ("dataset", "workers", "cpus_per_worker", "gpus_per_worker")
@@ -75,7 +75,7 @@ class SweepRequest(BaseModel):
     )
     project: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     priority: int = Field(0, ge=-10, le=10)
-    name: str = Field("", max_length=200)
+    name: Text = Field("", max_length=200)
 
 
 def sorted_budgets(request: SweepRequest) -> tuple[list[int], list[str]]:

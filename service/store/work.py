@@ -155,7 +155,10 @@ def judge(session: Session, capacity: Capacity, limit: int, time: float) -> Verd
         exists(select(1).where(Search.status == Status.QUEUED, Search.project == Project.name))
     )
     contenders = [shares[name] for name in session.scalars(with_queue)]
-    return scheduling.admit(contenders, lambda project: _queue(session, project, time), capacity, held, typical, limit)
+    first = max(4, limit // max(1, len(contenders)) + 1)  # as many as each is likely to be asked for
+    return scheduling.admit(
+        contenders, lambda project: _queue(session, project, time, first), capacity, held, typical, limit
+    )
 
 
 def standing(session: Session, time: float, typical: float) -> tuple[list[Share], Capacity]:
@@ -202,10 +205,9 @@ def typical_seconds(session: Session) -> float:
     return UNKNOWN_SECONDS if mean is None else max(0.0, float(mean))
 
 
-def _queue(session: Session, project: str, time: float) -> Iterator[Ask]:
-    """The searches of a project's queue that may be launched, in order."""
+def _queue(session: Session, project: str, time: float, size: int) -> Iterator[Ask]:
+    """The searches of a project's queue that may be launched, in order; `size` of them are read first."""
     behind: tuple[float, str] | None = None
-    size = 4
     while True:
         query = (
             select(Search.id, Search.workers, Search.cpus, Search.gpus, Search.rank)

@@ -46,7 +46,7 @@ def http(still: None, url: str) -> Iterator[httpx.Client]:
 def test_every_answer_is_as_described(still: None, url: str, tmp_path: Path) -> None:
     (tmp_path / "schemathesis.toml").write_text(CONFIG)
     command = [sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()"]
-    command += ["run", f"{url}/openapi.json", "--max-examples", "15", "--no-color"]
+    command += ["run", f"{url}/openapi.json", "--max-examples", "10", "--no-color"]
     command += ["--generation-deterministic", "--request-timeout", "30", "--suppress-health-check", "all"]
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"COLUMNS": "120"})
     assert found.returncode == 0, found.stdout + found.stderr
@@ -54,21 +54,28 @@ def test_every_answer_is_as_described(still: None, url: str, tmp_path: Path) -> 
     assert f"Tested: {sum(map(len, described.values()))}" in found.stdout and "API Links:" in found.stdout
 
 
-def test_links_lead_from_a_search_to_all_that_can_be_done_with_it(http: httpx.Client) -> None:
-    described = http.get("/openapi.json").json()
+@pytest.mark.parametrize(
+    ("path", "name", "body"),
+    [
+        ("/api/v1/searches", "search_id", {"dataset": "digits", "budgets": ["300k"]}),
+        ("/api/v1/sweeps", "sweep_id", {"search": {"dataset": "digits"}, "budgets": ["300k"]}),
+    ],
+)
+def test_links_lead_to_all_that_can_be_done_with_what_was_made(
+    http: httpx.Client, path: str, name: str, body: dict[str, Any]
+) -> None:
+    described = http.get("/openapi.json").json()["paths"]
     operations = {
-        operation["operationId"]: (method, path)
-        for path, methods in described["paths"].items()
+        operation["operationId"]: (method, below)
+        for below, methods in described.items()
         for method, operation in methods.items()
     }
-    created = described["paths"]["/api/v1/searches"]["post"]["responses"]["201"]
-    answer = http.post("/api/v1/searches", json={"dataset": "digits", "budgets": ["300k"]})
+    created = described[path]["post"]["responses"]["201"]
+    answer = http.post(path, json=body)
     assert "Location" in created["headers"] and http.get(answer.headers["location"]).status_code == 200
     linked = {operations[link["operationId"]] for link in created["links"].values()}
-    below = {(m, p) for m, p in operations.values() if p.startswith("/api/v1/searches/{search_id}")}
-    assert linked == below
-    for link in created["links"].values():
-        assert link["parameters"] == {"search_id": "$response.body#/id"}
+    assert linked == {one for one in operations.values() if one[1].startswith(f"{path}/{{{name}}}")}
+    assert all(link["parameters"] == {name: "$response.body#/id"} for link in created["links"].values())
 
 
 def test_problems_are_described_under_their_own_media_type(http: httpx.Client) -> None:
@@ -113,6 +120,8 @@ PATHS = [
     "/api/v1/searches/{id}/journal?kind=a%00b",
     f"/api/v1/searches/{{id}}/journal?after={HUGE}",
     "/api/v1/architectures/a%00b",
+    "/api/v1/sweeps/a%00b",
+    "/api/v1/sweeps?project=a%00b",
     "/searches/a%00b",
     f"/searches/{{id}}/snapshots/{HUGE}.svg",
 ]
@@ -124,6 +133,10 @@ def test_what_no_database_and_no_answer_can_carry_is_refused(http: httpx.Client,
         assert answer.status_code == 422, (body, answer.text)
         told: dict[str, Any] = json.loads(answer.content.decode())  # whatever was sent, the answer is UTF-8
         assert told["errors"] and all(error["field"] and error["reason"] for error in told["errors"]), body
+    for made in ('"name": "a\\u0000b"', f'"seeds": [{HUGE}]', f'"grid": {{"settings.lr": [{HUGE}]}}'):
+        body = f'{{"search": {{"dataset": "digits"}}, "budgets": ["300k"], {made}}}'
+        answer = http.post("/api/v1/sweeps", content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 422 and answer.json()["errors"], (body, answer.text)
     for path in PATHS:
         answer = http.get(path.format(id=seeds["succeeded"]))
         assert answer.status_code == 422 and answer.json()["errors"], (path, answer.text)
