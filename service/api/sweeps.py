@@ -14,7 +14,7 @@ from nas_core.spec import SearchSpec
 from service.api.context import Context, ContextDep, ProjectDep
 from service.api.idempotency import KeyDep, once
 from service.api.searches import PROBLEMS, QUOTA, UNKNOWN, created, operation_id
-from service.api.views import SearchView, cursor, iso, place, view_search
+from service.api.views import Page, cursor, iso, place, position, view_search
 from service.domain.lifecycle import TERMINAL, Status
 from service.domain.pareto import front
 from service.domain.request import InvalidRequest, SearchRequest, Text, check
@@ -153,11 +153,20 @@ def look(sweep: SeenDep, service: ContextDep) -> SweepView:
 
 
 @router.get("/{sweep_id}/searches", responses=UNKNOWN)
-def searches(sweep: SeenDep, service: ContextDep) -> list[SearchView]:
-    """All searches of a sweep, in the order of grid, seeds and budgets."""
-    found = service.sweeps.searches(sweep.id)
-    networks = service.searches.architectures(search.id for search in found)
-    return [view_search(search, networks[search.id]) for search in found]
+def searches(
+    sweep: SeenDep,
+    service: ContextDep,
+    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+    after: str | None = None,
+) -> Page:
+    """The searches of a sweep in the order of grid, seeds and budgets, a page at a time."""
+    found = service.sweeps.searches(sweep.id, limit + 1, place(after) if after else None)
+    shown = found[:limit]
+    networks = service.searches.architectures(search.id for search in shown)
+    return Page(
+        items=[view_search(search, networks[search.id]) for search in shown],
+        next=position(shown[-1].rank, shown[-1].id) if len(found) > limit else None,
+    )
 
 
 @router.get("/{sweep_id}/pareto", responses=UNKNOWN | {200: {"content": {"text/csv": {}}}}, response_model=Front)
@@ -215,18 +224,16 @@ def retry(sweep: SeenDep, service: ContextDep, key: KeyDep) -> Response:
 
 def front_of(service: Context, sweep: Sweep, cost: str) -> Front:
     """The networks of a sweep that have a cost of that kind, the cheapest first."""
-    searches = {search.id: search for search in service.sweeps.searches(sweep.id)}
-    rows = [row for found in service.searches.architectures(searches).values() for row in found]
-    known = [row for row in rows if row.result.get(cost) is not None]
-    known.sort(key=lambda row: (row.result[cost], -row.result["accuracy"], row.id))
-    on_front = front([(row.result[cost], row.result["accuracy"]) for row in known])
+    known = [(row, spec) for row, spec in service.sweeps.networks(sweep.id) if row.result.get(cost) is not None]
+    known.sort(key=lambda one: (one[0].result[cost], -one[0].result["accuracy"], one[0].id))
+    on_front = front([(row.result[cost], row.result["accuracy"]) for row, _ in known])
     return Front(
         cost=cost,
         points=[
             Point(
                 architecture=row.id,
                 search=row.search_id,
-                seed=searches[row.search_id].spec["seed"],
+                seed=spec["seed"],
                 budget=row.budget,
                 cost=row.result[cost],
                 accuracy=row.result["accuracy"],
@@ -234,7 +241,7 @@ def front_of(service: Context, sweep: Sweep, cost: str) -> Front:
                 accuracy_high=row.result["accuracy_high"],
                 on_front=on,
             )
-            for row, on in zip(known, on_front, strict=True)
+            for (row, spec), on in zip(known, on_front, strict=True)
         ],
     )
 

@@ -190,7 +190,12 @@ def iso(seconds: float) -> str:
 
 def cursor(one: Search | Sweep) -> str:
     """The place of a search or a sweep in a list, as an opaque text."""
-    return base64.urlsafe_b64encode(f"{one.created_at!r} {one.id}".encode()).decode()
+    return position(one.created_at, one.id)
+
+
+def position(number: float, name: str) -> str:
+    """A place in a list that is sorted by a number and a name, as an opaque text."""
+    return base64.urlsafe_b64encode(f"{number!r} {name}".encode()).decode()
 
 
 def place(text: str) -> tuple[float, str]:

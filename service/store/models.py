@@ -84,6 +84,7 @@ class Search(Base):
         Index("searches_by_project_and_status", "project", "status", "created_at", "id"),
         Index("searches_in_queue", "status", "project", "rank", "id"),
         Index("searches_of_sweep", "sweep_id", "status"),
+        Index("searches_of_sweep_in_order", "sweep_id", "rank", "id"),
     )
 
 

@@ -4,6 +4,7 @@ import base64
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Engine, func, insert, select, tuple_, update
 from sqlalchemy.orm import Session
@@ -14,7 +15,7 @@ from service.domain.request import SearchRequest
 from service.domain.sweep import SweepRequest
 from service.store import changes
 from service.store.database import reading
-from service.store.models import Event, Search, Sweep
+from service.store.models import ArchitectureRow, Event, Search, Sweep
 from service.store.projects import admit_to_queue
 from service.store.searches import new_search
 from service.store.work import typical_seconds
@@ -109,12 +110,23 @@ class Sweeps:
         each = typical_seconds(within)
         return {sweep_id: Progress(found, _seconds_left(found, each)) for sweep_id, found in counts.items()}
 
-    def searches(self, sweep_id: str) -> Sequence[Search]:
-        """All searches of a sweep, in the order in which they were made."""
+    def searches(self, sweep_id: str, limit: int, after: tuple[float, str] | None = None) -> Sequence[Search]:
+        """At most `limit` searches of a sweep in the order of its points, from behind the (rank, id) `after`."""
+        query = select(Search).where(Search.sweep_id == sweep_id).order_by(Search.rank, Search.id).limit(limit)
+        if after is not None:
+            query = query.where(tuple_(Search.rank, Search.id) > tuple_(*after))
         with reading(self.engine) as session:
-            return session.scalars(
-                select(Search).where(Search.sweep_id == sweep_id).order_by(Search.rank, Search.id)
-            ).all()
+            return session.scalars(query).all()
+
+    def networks(self, sweep_id: str) -> Sequence[tuple[ArchitectureRow, dict[str, Any]]]:
+        """Every network that a sweep has found, with what its search was asked to do."""
+        query = (
+            select(ArchitectureRow, Search.spec)
+            .join(Search, Search.id == ArchitectureRow.search_id)
+            .where(Search.sweep_id == sweep_id)
+        )
+        with reading(self.engine) as session:
+            return [(row, spec) for row, spec in session.execute(query)]
 
     def cancel(self, session: Session, sweep_id: str) -> None:
         """Cancel what has not ended: at once what is queued, and by way of `cancelling` what is with Ray."""

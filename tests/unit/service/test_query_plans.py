@@ -16,6 +16,7 @@ from service.store.database import connect, migrate
 from service.store.models import Search
 from service.store.projects import Projects
 from service.store.searches import Searches
+from service.store.sweeps import Sweeps
 from service.store.work import Work
 from tests.seeding import LARGE
 
@@ -28,15 +29,17 @@ FILL = {
     "postgresql": "WITH n AS (SELECT i FROM generate_series(1, :rows) AS i) ",
 }
 SEARCHES = """
-INSERT INTO searches (id, project, name, dataset, request, spec, workers, cpus, gpus, accelerators, priority, rank,
-                      supernet_multiply_adds, status, progress, attempt, last_attempt, not_before, journal_cursor,
+INSERT INTO searches (id, project, sweep_id, name, dataset, request, spec, workers, cpus, gpus, accelerators, priority,
+                      rank, supernet_multiply_adds, status, progress, attempt, last_attempt, not_before, journal_cursor,
                       created_at)
-{fill} SELECT 's' || i, 'p' || (i % 20), 'n', 'digits', '{{}}', '{{}}', 1, 1, 0, 0.125, 0, i, 1,
+{fill} SELECT 's' || i, 'p' || (i % 20), 'w' || (i % 1000), 'n', 'digits', '{{}}', '{{}}', 1, 1, 0, 0.125, 0, i, 1,
        CASE WHEN i % 10 = 0 THEN 'queued' WHEN i <= 40 THEN 'running' WHEN i % 2 = 0 THEN 'succeeded' ELSE 'failed' END,
        0, 1, 3, 0, '', i FROM n
 """
 OTHERS = (
     "INSERT INTO projects (name, weight, used, used_at) SELECT DISTINCT project, 1.0, 0.0, 0.0 FROM searches",
+    "INSERT INTO sweeps (id, project, name, request, budgets, paused, created_at) "
+    "SELECT 'w' || id, project, '', '{}', '{}', false, created_at FROM searches",
     "INSERT INTO events (search_id, time, kind, data) SELECT id, created_at, 'status', '{}' FROM searches",
     "INSERT INTO architectures (id, search_id, budget, result) SELECT id || '-1', id, 1, '{}' FROM searches",
     "INSERT INTO idempotency_keys (scope, key, request, fingerprint, created_at) "
@@ -113,6 +116,11 @@ USERS: dict[str, Callable[[Engine], object]] = {
     "networks": lambda engine: Searches(engine).architectures(["s1", "s2"]),
     "attempts": lambda engine: Searches(engine).attempts("s77"),
     "place": lambda engine: Searches(engine).ahead(Search(project="p10", rank=50.0, id="s50")),
+    "sweeps": lambda engine: Sweeps(engine).page(50, (500.0, "s"), None),
+    "sweeps of a project": lambda engine: Sweeps(engine).page(50, None, "p3"),
+    "searches of a sweep": lambda engine: Sweeps(engine).searches("w7", 100, (5.0, "s5")),
+    "networks of a sweep": lambda engine: Sweeps(engine).networks("w7"),
+    "how far a sweep is": lambda engine: Sweeps(engine).progress(["w7"]),
     "projects": lambda engine: Projects(engine).standings(),
     "queue": lambda engine: Projects(engine).queue(LARGE, 100),
 }

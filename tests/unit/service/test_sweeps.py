@@ -32,7 +32,14 @@ def sweep(http: httpx.Client, **fields: Any) -> dict[str, Any]:
 
 def searches(http: httpx.Client, sweep_id: str) -> list[dict[str, Any]]:
     """The searches of a sweep."""
-    return list(http.get(f"/api/v1/sweeps/{sweep_id}/searches").json())
+    found, after = [], None
+    while True:
+        asked = {"limit": 2} | ({"after": after} if after else {})
+        page = http.get(f"/api/v1/sweeps/{sweep_id}/searches", params=asked).json()
+        found += page["items"]
+        after = page["next"]
+        if after is None:
+            return found
 
 
 def test_by_path_a_search_a_seed_serves_all_budgets(http: httpx.Client) -> None:

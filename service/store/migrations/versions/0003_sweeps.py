@@ -26,10 +26,12 @@ def upgrade() -> None:
     # Without a foreign key, which SQLite could not drop again.
     op.add_column("searches", sa.Column("sweep_id", sa.String(32)))
     op.create_index("searches_of_sweep", "searches", ["sweep_id", "status"])
+    op.create_index("searches_of_sweep_in_order", "searches", ["sweep_id", "rank", "id"])
 
 
 def downgrade() -> None:
     """Drop it; the searches stay."""
+    op.drop_index("searches_of_sweep_in_order", "searches")
     op.drop_index("searches_of_sweep", "searches")
     op.drop_column("searches", "sweep_id")
     op.drop_table("sweeps")
