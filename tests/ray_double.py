@@ -90,6 +90,7 @@ class Execution:
     """Its actors and its placement group are gone."""
     stopping: bool = False
     forgotten: bool = False
+    stray: bool = False
     chunks: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
 
@@ -97,8 +98,9 @@ class RayDouble:
     """What the cluster knows, what it has run, and how it is to misbehave.
 
     `run_seconds` is how long a job runs, and `stop_seconds` how long it takes to stop; where they are None, a job stays
-    as it is until `end` is called. Its actors stay for `linger_seconds` after a stop. Without a `clock` time stands
-    still but for `advance`. Jobs whose folder lies outside `storage`, where it is given, are refused, and a violation.
+    as it is until `end` is called. After a stop its actors stay for `linger_seconds`; after it has left its result the
+    job goes on for `end_seconds`. Without a `clock` time stands still but for `advance`. Jobs whose folder lies outside
+    `storage`, where it is given, are refused, and a violation.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class RayDouble:
         stop_seconds: float | None = None,
         linger_seconds: float = 0.0,
         start_seconds: float = 0.0,
+        end_seconds: float = 0.0,
         cpus: float = 8.0,
         gpus: float = 0.0,
         storage: str | None = None,
@@ -114,12 +117,15 @@ class RayDouble:
         clock: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.run_seconds, self.stop_seconds = run_seconds, stop_seconds
-        self.linger_seconds, self.start_seconds = linger_seconds, start_seconds
+        self.linger_seconds, self.start_seconds, self.end_seconds = linger_seconds, start_seconds, end_seconds
         self.cpus, self.gpus, self.storage = cpus, gpus, storage
         self.random, self.clock, self.advanced = random.Random(seed), clock, 0.0
         self.faults = Faults()
         self.drop_answers = False
         """Do what is asked, but break the connection instead of answering."""
+        self.stray: Callable[[str], bool] = lambda submission_id: False
+        """Whether a launch is by a dispatcher that has lost its lease without knowing: a sweep finds such jobs, and
+        until then nobody can count them."""
         self.endpoint = Endpoint("http://ray.invalid", TOKEN)
 
         self.jobs: dict[str, dict[str, Any]] = {}
@@ -327,6 +333,7 @@ class RayDouble:
             workers * spec["cpus_per_worker"],
             workers * spec["gpus_per_worker"],
             list(spec["budgets"]),
+            stray=self.stray(submission_id),
         )
         if self.start_seconds > 0:
             self._after(self.start_seconds, functools.partial(self._start, execution))
@@ -339,14 +346,15 @@ class RayDouble:
     def _admit(self, execution: Execution) -> None:
         """Give a job what it needs, and note what ought not to be."""
         for other in self._live:
-            if other.search_id == execution.search_id and not other.forgotten:
+            counted = not (other.forgotten or other.stray or execution.stray)
+            if other.search_id == execution.search_id and counted:
                 self.violations.append(f"{execution.submission_id} was launched while {other.submission_id} was there")
         self._live.append(execution)
         self.executions.append(execution)
         cpus, gpus = self.in_use()
         self.peak_cpus = max(self.peak_cpus, cpus)
         # Nobody can count what Ray itself has forgotten.
-        known = [one for one in self._live if not one.forgotten]
+        known = [one for one in self._live if not (one.forgotten or one.stray)]
         cpus, gpus = sum(one.cpus for one in known), sum(one.gpus for one in known)
         if cpus > self.cpus or gpus > self.gpus:
             self.violations.append(
@@ -428,7 +436,7 @@ class RayDouble:
             execution.runs.write(execution.search_id, name, json.dumps(told).encode() + b"\n")
 
     def _finish(self, execution: Execution) -> None:
-        """The worker leaves its result, and the job ends well, whatever Ray says."""
+        """The worker leaves its result, and the job will end well, whatever Ray says."""
         if not execution.supervised:
             return
         for budget in execution.budgets:
@@ -438,6 +446,14 @@ class RayDouble:
         found = [seeding.result(budget) | {"files": FILES} for budget in execution.budgets]
         values = {"version": 1, "search_id": execution.search_id, "attempt": execution.attempt, "architectures": found}
         execution.runs.write(execution.search_id, "result.json", json.dumps(values, indent=1).encode())
+        if self.end_seconds > 0:
+            self._after(self.end_seconds, functools.partial(self._end, execution))
+        else:
+            self._end(execution)
+
+    def _end(self, execution: Execution) -> None:
+        if not execution.supervised:
+            return
         status, message = "SUCCEEDED", "Job finished successfully."
         if execution.stopping:
             status, message = "STOPPED", "Job was intentionally stopped."
@@ -577,7 +593,7 @@ def main() -> None:
     parser.add_argument("--storage", help="refuse jobs whose folder lies elsewhere")
     for name, default in {"cpus": 8.0, "gpus": 0.0, "run-seconds": 5.0, "stop-seconds": 1.0}.items():
         parser.add_argument(f"--{name}", type=float, default=default)
-    for name in ("linger-seconds", "start-seconds"):
+    for name in ("linger-seconds", "start-seconds", "end-seconds"):
         parser.add_argument(f"--{name}", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--faults", type=json.loads, default={}, help='as JSON: {"broken": 0.05}')

@@ -1,5 +1,6 @@
 """Searches in every state, written through the store as a dispatcher would, without Ray and without training."""
 
+import functools
 import threading
 import time
 from collections.abc import Iterator
@@ -127,6 +128,7 @@ class Run:
         path.write_bytes(content)
 
 
+@functools.cache
 def network(budget: int) -> Architecture:
     """A network that uses `budget` up."""
     return fit_widths(SearchSpace.preset("digits").cheapest(), budget)

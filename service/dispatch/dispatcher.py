@@ -44,6 +44,9 @@ STALLED_SECONDS = 120.0
 STOP_AGAIN_SECONDS = 60.0
 """Longer than a job takes to stop: a driver that is told twice gives up its orderly end."""
 
+LEAVE_SECONDS = 30.0
+"""How long a driver may take to leave by itself once its result is there."""
+
 THREADS = 8
 """How many searches are followed at once, so that a slow answer holds up few others."""
 
@@ -88,6 +91,7 @@ class Dispatcher:
         self.last_turn = time.monotonic()
         self._measured = self._swept = float("-inf")
         self._stopped: dict[str, float] = {}
+        self._leaving: dict[str, float] = {}
 
     def run(self) -> None:
         """Take turns until `stop` is called; then give the leases back."""
@@ -256,9 +260,6 @@ class Dispatcher:
         job = self.jobs.job(submission_id(search))
         for name, lines in self.runs.chunks(search.id, search.journal_cursor):
             search = self.work.follow(search.id, token, name, lines)
-            started = any(line["kind"] == "started" and line.get("attempt") == search.attempt for line in lines)
-            if started and search.status == Status.WAITING:
-                search = self.work.move(search.id, token, Status.RUNNING, reason=None)
         if self._result(search) is not None:
             self._finish(self.work.move(search.id, token, Status.FINISHING, reason=None), token)
         elif job is None:
@@ -286,10 +287,15 @@ class Dispatcher:
         return error
 
     def _finish(self, search: Search, token: str) -> None:
-        """Take the result over, which ends the search; one that is gone or unusable ends the attempt."""
+        """Take the result over, which ends the search; one that is gone or unusable ends the attempt.
+
+        Not before the attempt has left the cluster: the slot is free with the search's end.
+        """
         result = self._result(search)
         if result is None:
             self._failed(search, token, {"kind": "storage", "message": "the result is torn or gone", "retryable": True})
+            return
+        if not self._left(search, token):
             return
         try:
             self.work.succeed(search.id, token, result)
@@ -327,12 +333,25 @@ class Dispatcher:
             self.work.move(search.id, token, Status.CANCELLED, reason=reason)
             self._done(search)
 
+    def _left(self, search: Search, token: str) -> bool:
+        """Whether the attempt's job and all that it started are gone; if they do not go by themselves, stop them."""
+        name = submission_id(search)
+        if not self._remains(name):
+            self._leaving.pop(name, None)
+            return True
+        since = self._leaving.setdefault(name, time.monotonic())
+        return time.monotonic() - since > LEAVE_SECONDS and self._gone(search, token)
+
+    def _remains(self, name: str) -> list[str]:
+        """What is left in the cluster of an attempt's job, in words."""
+        job = self.jobs.job(name)
+        alive = job is not None and not job.status.ended
+        return [f"job {name}"] if alive else self.jobs.remains(name)
+
     def _gone(self, search: Search, token: str) -> bool:
         """Stop the attempt's job, and tell whether it and all that it started are gone; else note what is left."""
         name = submission_id(search)
-        job = self.jobs.job(name)
-        alive = job is not None and not job.status.ended
-        remains = [f"job {name}"] if alive else self.jobs.remains(name)
+        remains = self._remains(name)
         if not remains:
             self._stopped.pop(name, None)
             return True

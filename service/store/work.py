@@ -110,7 +110,10 @@ class Work:
             _held(session, search_id, token).reason = reason
 
     def follow(self, search_id: str, token: str, cursor: str, lines: Sequence[dict[str, Any]]) -> Search:
-        """Append journal lines as events and move the cursor past them, in one transaction. Raises `LostLease`."""
+        """Append journal lines as events and move the cursor past them, in one transaction. Raises `LostLease`.
+
+        A search that waits is `running` with the line that says that its attempt has started: nobody reads it twice.
+        """
         with writing(self.engine) as session:
             search = _held(session, search_id, token)
             for line in lines:
@@ -121,6 +124,9 @@ class Work:
                 if line["kind"] == "epoch":
                     search.accuracy = line.get("accuracy", search.accuracy)
             search.journal_cursor = cursor
+            started = any(line["kind"] == "started" and line.get("attempt") == search.attempt for line in lines)
+            if started and search.status == Status.WAITING:
+                changes.move(session, search, Status.RUNNING, reason=None)
             return search
 
     def succeed(self, search_id: str, token: str, result: dict[str, Any]) -> None:

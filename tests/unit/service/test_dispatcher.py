@@ -126,6 +126,42 @@ def test_a_job_that_ray_calls_failed_but_whose_result_is_there_has_succeeded(ser
     assert service.status(search_id) == "succeeded"
 
 
+def test_a_search_keeps_its_slot_until_its_driver_has_left(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    service.ray.cpus = 1
+    first, second, dispatcher = service.queue(), service.queue(), service.dispatcher()
+    begin(service, first, dispatcher)
+    service.result(first)
+    for _ in range(2):
+        dispatcher.turn()
+    assert (service.status(first), service.status(second)) == ("finishing", "queued")
+    assert service.ray.stopped == [], "it has time to leave by itself"
+    monkeypatch.setattr("service.dispatch.dispatcher.LEAVE_SECONDS", 0.0)
+    dispatcher.turn()
+    assert service.ray.stopped == [f"yoso-{first}-1"]
+    service.ray.end(first, "STOPPED")
+    for _ in range(2):
+        dispatcher.turn()
+    assert (service.status(first), service.status(second)) == ("succeeded", "waiting")
+    assert service.ray.violations == []
+
+
+def test_a_dispatcher_that_dies_when_it_has_read_that_a_search_runs_leaves_it_running(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search_id, dispatcher = service.queue(), service.dispatcher()
+    dispatcher.turn()
+    service.journal(search_id, "0001-000001", {"kind": "started", "resumed": False, "workers": 1})
+    follow = dispatcher.work.follow
+
+    def die(*arguments: Any) -> None:
+        follow(*arguments)
+        raise RuntimeError("killed")
+
+    monkeypatch.setattr(dispatcher.work, "follow", die)
+    dispatcher.turn()
+    assert service.status(search_id) == "running" and service.searches.get(search_id).started_at is not None
+
+
 def test_a_dispatcher_that_died_between_noting_and_launching_is_followed_by_one_that_launches(service: Service) -> None:
     search_id = service.queue()
     Work(service.searches.engine).claim("one", seeding.LARGE)
@@ -157,6 +193,7 @@ def test_what_a_stale_dispatcher_writes_is_dropped(service: Service) -> None:
     before = len(service.searches.events(search_id))
     service.journal(search_id, "0001-000002", seeding.epoch("search", 3, 30, 0.25))
     service.result(search_id)
+    service.ray.end(search_id, "SUCCEEDED")
     stale.turn()
     assert stale.held == {} and len(service.searches.events(search_id)) == before
     fresh.turn()
@@ -309,6 +346,7 @@ def test_a_torn_result_is_none_and_the_attempt_s_end_decides(service: Service) -
     service.set(search_id, not_before=0.0)
     begin(service, search_id, dispatcher, attempt=2)
     service.result(search_id)
+    service.ray.end(search_id, "SUCCEEDED", attempt=2)
     dispatcher.turn()
     assert service.status(search_id) == "succeeded"
 

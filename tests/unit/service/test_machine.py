@@ -1,0 +1,560 @@
+"""Submit, claim, launch, heartbeat, expire, finish, cancel, retry and crash in any order, on both databases.
+
+A hypothesis state machine plays users, three dispatchers, Ray and time. Ray is a double with faults, and there is one
+time for the database, the cluster and the dispatchers, which stands still until it is told to pass: so an example is
+the same every time. A dispatcher's turn can be cut anywhere between two of its words with Ray or the database: it dies
+there, or it stays there and goes on later with what it knew then.
+"""
+
+import functools
+import itertools
+import logging
+import sys
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from sqlalchemy import Connection, Engine, delete, event, select, text
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+from service.dispatch import dispatcher as dispatcher_module
+from service.dispatch.dispatcher import SWEEP_SECONDS, Dispatcher, parse_submission_id
+from service.dispatch.executors.ray_jobs import RayJobs
+from service.dispatch.runs import Runs
+from service.domain.lifecycle import TERMINAL, TRANSITIONS, WITH_RAY, Status
+from service.domain.request import SearchRequest, check
+from service.store.database import connect, migrate, reading, writing
+from service.store.idempotency import Answer, Key, KeyReused, once
+from service.store.models import ArchitectureRow, Attempt, Base, Event, IdempotencyKey, Project, Search
+from service.store.projects import Projects
+from service.store.searches import NotEnded, Searches
+from tests.ray_double import BrokenConnection, Faults, RayDouble
+
+pytestmark = pytest.mark.slow
+
+BEGIN = 1_800_000_000.0
+TICK = 0.01
+CPUS, GPUS = 4, 1
+BUDGETS = [300_000]
+SPEC = check(SearchRequest(dataset="digits", budgets=BUDGETS), (), True)
+SIZES = [{"workers": 1}, {"workers": 2}, {"workers": 4}, {"workers": 1, "gpus_per_worker": 1}]
+DISPATCHERS = 3
+PROJECTS = ("a", "b", "c")
+FAULTS = [
+    *((fault, method) for fault in ("broken", "error_before", "error_after") for method in ("GET", "POST", "DELETE")),
+    *((fault, "GET") for fault in ("false_failure", "forgotten", "no_nodes")),
+    *((fault, "POST") for fault in ("crash", "error", "fatal")),
+]
+ROUNDS = 400
+"""After so many turns of every dispatcher without new faults, all must have ended."""
+
+ASK, ANSWERED, COMMIT, COMMITTED, DONE = "ask", "answered", "commit", "committed", "done"
+CUTS = {"die": (ASK, ANSWERED, COMMIT, COMMITTED), "stay": (ASK, ANSWERED, DONE), "lose": (COMMIT, COMMITTED)}
+"""Where a turn can be cut: around a request to Ray, around a commit, or when a transaction is over; nobody stays with a
+transaction open. What is lost is the database's answer to a commit, and before it the commit too."""
+
+
+class Death(BaseException):
+    """The process ends here."""
+
+
+@dataclass
+class Clock:
+    """The one time; `tell` tells it to a database that cannot look."""
+
+    time: float = BEGIN
+    tell: Callable[[float], None] = lambda time: None
+
+    def monotonic(self) -> float:
+        return self.time
+
+    def advance(self, seconds: float) -> None:
+        self.time += seconds
+        self.tell(self.time)
+
+
+@dataclass
+class World:
+    """What all examples of a test share: an empty database on `clock`, and a folder."""
+
+    engine: Engine
+    clock: Clock
+    folder: Path
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def clear(self) -> None:
+        self.clock.time = BEGIN
+        self.clock.advance(0)
+        with writing(self.engine) as session:
+            for table in reversed(Base.metadata.sorted_tables):
+                session.execute(delete(table))
+
+
+_acting = threading.local()
+"""Who is at work in this thread."""
+
+
+def reached(point: str) -> None:
+    """Where whoever is at work may be cut."""
+    told: Callable[[str], None] | None = getattr(_acting, "reached", None)
+    if told is not None:
+        told(point)
+
+
+@contextmanager
+def acting(told: Callable[[str], None] | None) -> Iterator[None]:
+    """In this thread, `told` is to know where it gets to."""
+    before, _acting.reached = getattr(_acting, "reached", None), told
+    try:
+        yield
+    finally:
+        _acting.reached = before
+
+
+class Player:
+    """A dispatcher, whose turns are taken in a thread of their own so that they can stay in the middle."""
+
+    def __init__(self, world: World, ray: RayDouble, searches: Searches, runs: Runs) -> None:
+        self.ray = ray
+        self.jobs = RayJobs(lambda: ray.endpoint, transport=httpx.MockTransport(self.carry))
+        self.dispatcher = Dispatcher(searches, runs, self.jobs, python="python")
+        self.owner = self.dispatcher.owner = f"dispatcher-{next(world.numbers)}"
+        self.cut: str | None = None
+        self.points = 0
+        self.thread: threading.Thread | None = None
+        self.here, self.go = threading.Semaphore(0), threading.Semaphore(0)
+        self.staying = self.dead = False
+        self.unexpected: Exception | None = None
+
+    def carry(self, request: httpx.Request) -> httpx.Response:
+        """Bring a request to the double."""
+        reached(ASK)
+        token = request.headers.get("Authorization")
+        try:
+            status, values = self.ray.respond(request.method, str(request.url), token, request.content)
+        except BrokenConnection as error:
+            raise httpx.RemoteProtocolError("the double broke the connection") from error
+        reached(ANSWERED)
+        return httpx.Response(status, json=values)
+
+    def reached(self, point: str) -> None:
+        self.points -= 1
+        if self.cut is None or self.points > 0 or point not in CUTS[self.cut]:
+            return
+        cut, self.cut = self.cut, None
+        if cut == "die":
+            raise Death
+        if cut == "lose":
+            raise lost_connection(self.dispatcher.searches.engine)
+        self.staying = True
+        self.here.release()
+        self.go.acquire()
+        self.staying = False
+
+    def turn(self, cut: str | None = None, points: int = 0) -> None:
+        """Take a turn, to its end or to where it is cut."""
+        self.cut, self.points = cut, points
+        self.thread = threading.Thread(target=self._turn)
+        self.thread.start()
+        self.here.acquire()
+
+    def go_on(self, cut: str | None = None, points: int = 0) -> None:
+        """Go on where it stayed."""
+        self.cut, self.points = cut, points
+        self.go.release()
+        self.here.acquire()
+
+    def _turn(self) -> None:
+        _acting.player = self
+        try:
+            with acting(self.reached):
+                self.dispatcher.turn()
+        except Death:
+            self.dead = True
+        except SQLAlchemyError:
+            pass  # as `Dispatcher.run` goes on
+        except Exception as error:
+            self.unexpected = error
+        self.cut = None
+        self.here.release()
+
+    def end(self) -> None:
+        """Die, in the middle of a turn or between two."""
+        while self.staying:
+            self.go_on("die")
+        self.jobs.close()
+
+
+class Machine(RuleBasedStateMachine):
+    """A queue in the hands of users, dispatchers, Ray and time, all of whom do as they please."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.world, self.clock, self.engine = world, world.clock, world.engine
+        world.clear()
+        self.runs = Runs(str(world.folder / f"storage{next(world.numbers)}"))
+        self.searches, self.projects = Searches(world.engine), Projects(world.engine)
+        self.ray = RayDouble(
+            run_seconds=4,
+            stop_seconds=2,
+            linger_seconds=1,
+            start_seconds=0.5,
+            end_seconds=1,
+            cpus=CPUS,
+            gpus=GPUS,
+            storage=self.runs.storage,
+            clock=self.clock.monotonic,
+        )
+        self.ray.stray = self.stray
+        self.players = [self.player() for _ in range(DISPATCHERS)]
+        self.submitted: list[str] = []
+        self.keys: dict[str, tuple[str, str]] = {}
+        """By key: the request that it stands for, and the search."""
+        self.retries: Counter[str] = Counter()
+        self.told: dict[str, list[Any]] = {}
+        """The events that were seen, by search."""
+        self.newest_spec: Counter[str] = Counter()
+        self.errors = Errors()
+        logging.getLogger(dispatcher_module.__name__).addHandler(self.errors)
+
+    def player(self) -> Player:
+        """A dispatcher that has just been started."""
+        return Player(self.world, self.ray, self.searches, self.runs)
+
+    def stray(self, submission_id: str) -> bool:
+        """Whether whoever launches this has lost the lease without knowing."""
+        search_id, _ = parse_submission_id(submission_id) or ("", 0)
+        with acting(None):
+            return bool(_acting.player.dispatcher.held.get(search_id) != self.searches.get(search_id).lease_token)
+
+    # What users do
+
+    @initialize(
+        weights=st.tuples(*[st.sampled_from([0.5, 1.0, 3.0])] * 3),
+        sizes=st.lists(st.sampled_from(SIZES), min_size=1, max_size=6),
+    )
+    def begin(self, weights: tuple[float, ...], sizes: list[dict[str, Any]]) -> None:
+        with writing(self.engine) as session:
+            for project, weight in zip(PROJECTS, weights, strict=True):
+                self.projects.set(project, {"weight": weight}, session)
+        for number, size in enumerate(sizes):
+            self.submit(PROJECTS[number % len(PROJECTS)], size, 0)
+
+    @rule(project=st.sampled_from(PROJECTS), quota=st.sampled_from([None, 1, 2]))
+    def limit(self, project: str, quota: int | None) -> None:
+        with writing(self.engine) as session:
+            self.projects.set(project, {"max_running": quota}, session)
+
+    @rule(project=st.sampled_from(PROJECTS), size=st.sampled_from(SIZES), priority=st.integers(-1, 1))
+    def submit(self, project: str, size: dict[str, Any], priority: int) -> None:
+        self.submitted.append(self.ask(None, project=project, priority=priority, **size))
+
+    @rule(
+        key=st.sampled_from(["k1", "k2", "k3"]),
+        size=st.sampled_from(SIZES[:2]),
+        lost=st.sampled_from([None, COMMIT, COMMITTED]),
+    )
+    def submit_once(self, key: str, size: dict[str, Any], lost: str | None) -> None:
+        """A search is submitted under a key, perhaps again, and until there is an answer."""
+        asked = str(size)
+        if key in self.keys and self.keys[key][0] != asked:
+            with pytest.raises(KeyReused):
+                self.ask(key, **size)
+            return
+        if lost is not None:
+            with acting(losing(self.engine, lost)), pytest.raises(OperationalError):
+                self.ask(key, **size)
+        search_id = self.ask(key, **size)
+        if key not in self.keys:
+            self.submitted.append(search_id)
+        assert self.keys.setdefault(key, (asked, search_id)) == (asked, search_id)
+
+    def ask(self, key: str | None, **fields: Any) -> str:
+        """Submit a search; returns its id."""
+        request = SearchRequest(dataset="digits", budgets=BUDGETS, **fields)
+        named = None if key is None else Key("", key, "POST /api/v1/searches", str(fields))
+        spec = replace(
+            SPEC, **{name: value for name, value in fields.items() if name in ("workers", "gpus_per_worker")}
+        )
+        answer = once(self.engine, named, lambda s: Answer(201, self.searches.create(request, spec, s).id))
+        self.clock.advance(TICK)  # no two are of the same moment
+        return str(answer.body)
+
+    @rule(which=st.integers(0, 7))
+    def cancel(self, which: int) -> None:
+        if self.submitted:
+            self.searches.cancel(self.submitted[-1 - which % len(self.submitted)])
+
+    @rule(which=st.integers(0, 7))
+    def retry(self, which: int) -> None:
+        if self.submitted:
+            search_id = self.submitted[-1 - which % len(self.submitted)]
+            try:
+                self.searches.retry(search_id)
+            except NotEnded:
+                return
+            self.retries[search_id] += 1
+
+    # What dispatchers do
+
+    @rule(who=st.integers(0, DISPATCHERS - 1))
+    def turn(self, who: int) -> None:
+        self.act(who)
+
+    @rule(rounds=st.integers(1, 4), seconds=st.sampled_from([0.5, 2.0]))
+    def get_on(self, rounds: int, seconds: float) -> None:
+        """For a while all goes well."""
+        for _ in range(rounds):
+            for who in range(DISPATCHERS):
+                self.heartbeat(who)
+                self.act(who)
+            self.advance(seconds)
+
+    @rule(who=st.integers(0, DISPATCHERS - 1), cut=st.sampled_from(list(CUTS)), points=st.integers(1, 25))
+    def turn_that_is_cut(self, who: int, cut: str, points: int) -> None:
+        self.act(who, cut, points)
+
+    @rule(who=st.integers(0, DISPATCHERS - 1))
+    def heartbeat(self, who: int) -> None:
+        self.players[who].dispatcher.renew()
+
+    @rule(who=st.integers(0, DISPATCHERS - 1))
+    def die(self, who: int) -> None:
+        """Killed; a new one comes in its place."""
+        self.players[who].end()
+        self.players[who] = self.player()
+
+    def act(self, who: int, cut: str | None = None, points: int = 0) -> None:
+        """Let a dispatcher take a turn, or go on with the one in which it stayed."""
+        player, before = self.players[who], self.seen()
+        if player.staying:
+            player.go_on(cut, points)
+        else:
+            player.turn(cut, points)
+        if player.unexpected is not None:
+            raise player.unexpected
+        assert self.errors.texts == []
+        if player.dead:
+            self.die(who)
+        for search_id, (told, _, _) in self.seen().items():
+            told_before, owner, expires_at = before[search_id]
+            if told != told_before and owner not in (None, player.owner):
+                assert expires_at < self.clock.time, f"{player.owner} changed {search_id}, whose lease {owner} has"
+        self.all_holds()
+
+    def seen(self) -> dict[str, Any]:
+        """Of each search what only the lease's holder may change, the holder, and until when that is so."""
+        columns = (Search.status, Search.attempt, Search.reason, Search.progress, Search.journal_cursor, Search.error)
+        query = select(Search.id, Search.lease_owner, Search.lease_expires_at, *columns)
+        with reading(self.engine) as session:
+            return {row[0]: (row[3:], row[1], row[2]) for row in session.execute(query)}
+
+    # What Ray and time do
+
+    @rule(seconds=st.sampled_from([0.1, 0.5, 1, 2, 5, 12, 31, 61]))
+    def advance(self, seconds: float) -> None:
+        """Time passes; where it is much, leases run out."""
+        self.clock.advance(seconds)
+        self.ray.catch_up()
+
+    @rule(fault=st.sampled_from(FAULTS))
+    def misbehave(self, fault: tuple[str, str]) -> None:
+        self.ray.once(*fault)
+
+    @rule()
+    def restart(self) -> None:
+        self.ray.restart()
+
+    # What must hold
+
+    @invariant()
+    def all_holds(self) -> None:
+        """Nothing is lost, nothing ends twice, nothing is held by nobody."""
+        with reading(self.engine) as session:
+            searches = {row.id: row for row in session.scalars(select(Search))}
+            events = grouped(session.scalars(select(Event).order_by(Event.seq)))
+            attempts = grouped(session.scalars(select(Attempt).order_by(Attempt.number)))
+            networks = grouped(session.scalars(select(ArchitectureRow)))
+            projects = {row.name: row for row in session.scalars(select(Project))}
+        assert set(searches) == set(self.submitted)
+        for search in searches.values():
+            self.check(search, events[search.id], attempts[search.id], networks[search.id])
+        holders = [one for one in searches.values() if one.status in WITH_RAY]
+        assert sum(one.cpus for one in holders) <= CPUS and sum(one.gpus for one in holders) <= GPUS
+        assert self.ray.violations == []
+        for name, project in projects.items():
+            ended = [one for search in searches.values() if search.project == name for one in attempts[search.id]]
+            used = sum(
+                searches[one.search_id].accelerators * (one.ended_at - one.started_at) for one in ended if one.ended_at
+            )
+            # Half of it is forgotten in six hours, and an example takes some minutes.
+            assert project.used == pytest.approx(used, rel=0.2, abs=0.01)
+
+    def check(
+        self, search: Search, events: list[Event], attempts: list[Attempt], networks: list[ArchitectureRow]
+    ) -> None:
+        """What must hold for one search."""
+        told = [(one.seq, one.kind, one.data) for one in events]
+        assert told[: len(self.told.get(search.id, []))] == self.told.get(search.id, []), "history was changed"
+        self.told[search.id] = told
+        states = [Status(one.data["status"]) for one in events if one.kind == "status"]
+        assert states[0] == Status.QUEUED and states[-1] == search.status
+        ways = list(itertools.pairwise(states))
+        assert all(after in TRANSITIONS[before] for before, after in ways), states
+        assert sum(before in TERMINAL for before, _ in ways) == self.retries[search.id], "ended twice"
+        assert states.count(Status.SUCCEEDED) <= 1
+
+        lines = Counter((one.data["attempt"], one.data["epoch"]) for one in events if one.kind == "epoch")
+        assert all(count == 1 for count in lines.values()), "a line of the journal was told twice"
+        started = {one.data["attempt"] for one in events if one.kind == "started"}
+        assert search.status != Status.WAITING or search.attempt not in started, "it says that it waits, and it runs"
+
+        succeeded = search.status == Status.SUCCEEDED
+        assert [one.budget for one in networks] == (BUDGETS if succeeded else [])
+        assert search.lease_token is None or search.status in WITH_RAY
+
+        assert [one.number for one in attempts] == list(range(1, search.attempt + 1))
+        assert search.attempt <= search.last_attempt
+        left = [after for before, after in ways if before in WITH_RAY and after not in WITH_RAY]
+        assert [one.outcome for one in attempts] == left + [None] * (search.status in WITH_RAY)
+        assert all((one.ended_at is None) == (one.outcome is None) for one in attempts)
+
+        spec = self.runs.read_json(search.id, "spec.json") or {"attempt": 0}
+        assert spec["attempt"] >= self.newest_spec[search.id], "an earlier attempt took the folder back"
+        self.newest_spec[search.id] = spec["attempt"]
+
+    def teardown(self) -> None:
+        """Without new faults and deaths, everything ends, and nothing is left."""
+        try:
+            if sys.exc_info()[0] is None:
+                self.end()
+        finally:
+            for player in self.players:
+                player.end()
+            logging.getLogger(dispatcher_module.__name__).removeHandler(self.errors)
+
+    def end(self) -> None:
+        """Let everything end."""
+        self.ray.faults, self.ray._once = Faults(), []
+        rounds = 0
+        while not all(row[0][0] in TERMINAL for row in self.seen().values()):
+            rounds += 1
+            assert rounds < ROUNDS, self.seen()
+            self.get_on(1, 3.0)
+        # What nobody waits for is found by a sweep, and a job takes a while to stop.
+        self.advance(SWEEP_SECONDS)
+        self.get_on(3, 5.0)
+        assert self.ray.in_use() == (0, 0)
+        assert all(standing.share.running == standing.share.held == 0 for standing in self.projects.standings())
+        with reading(self.engine) as session:
+            found = {row.key: row.body for row in session.scalars(select(IdempotencyKey))}
+        assert found == {key: search_id for key, (_, search_id) in self.keys.items()}
+
+
+def grouped(rows: Iterable[Any]) -> dict[str, list[Any]]:
+    """Rows by the search that they belong to."""
+    found: dict[str, list[Any]] = defaultdict(list)
+    for row in rows:
+        found[row.search_id].append(row)
+    return found
+
+
+def losing(engine: Engine, at: str) -> Callable[[str], None]:
+    """Lose the connection to the database once, before or after a commit."""
+    points = [at]
+
+    def told(point: str) -> None:
+        if point in points:
+            points.remove(point)
+            raise lost_connection(engine)
+
+    return told
+
+
+def lost_connection(engine: Engine) -> Exception:
+    """What the driver of a database raises when it has lost its connection."""
+    error: Exception = engine.dialect.loaded_dbapi.OperationalError("the connection is lost")
+    return error
+
+
+class Errors(logging.Handler):
+    """Keeps what a dispatcher did not reckon with."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(self.format(record))
+
+
+@pytest.fixture
+def the_world(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """An empty database that goes by a clock which the dispatchers go by too."""
+    clock, engine = Clock(), connect(database_url)
+    monkeypatch.setattr(dispatcher_module, "time", clock)
+    migrate(engine)
+    postgresql = engine.dialect.name == "postgresql"
+    if postgresql:
+        # `clock_timestamp()` of this schema is found before PostgreSQL's own.
+        with engine.connect() as connection, connection.begin():
+            for statement in (
+                "CREATE SCHEMA clock",
+                f"CREATE TABLE clock.face AS SELECT {BEGIN}::double precision AS time",
+                "CREATE FUNCTION clock.clock_timestamp() RETURNS timestamptz LANGUAGE sql "
+                "AS 'SELECT to_timestamp(time) FROM clock.face'",
+                f"ALTER DATABASE {engine.url.database} SET search_path = clock, pg_catalog, public",
+                f"ALTER DATABASE {engine.url.database} SET synchronous_commit = off",
+            ):
+                connection.execute(text(statement))
+    engine.dispose()
+    if postgresql:
+        face = engine.execution_options(isolation_level="AUTOCOMMIT").connect()
+        clock.tell = functools.partial(set_face, face)
+    else:
+        event.listen(engine, "connect", lambda connection, record: look_at(clock, connection))
+    commit = engine.dialect.do_commit
+
+    def do_commit(connection: Any) -> None:
+        reached(COMMIT)
+        commit(connection)
+        reached(COMMITTED)
+
+    monkeypatch.setattr(engine.dialect, "do_commit", do_commit)
+    event.listen(engine, "checkin", lambda connection, record: reached(DONE))
+    yield World(engine, clock, tmp_path)
+    if postgresql:
+        face.close()
+    engine.dispose()
+
+
+def set_face(face: Connection, time: float) -> None:
+    """Make PostgreSQL's clock show a time."""
+    face.execute(text("UPDATE clock.face SET time = :time"), {"time": time})
+
+
+def look_at(clock: Clock, connection: Any) -> None:
+    """Make SQLite go by a clock."""
+    connection.create_function("julianday", 1, lambda now: clock.time / 86400 + 2440587.5)
+
+
+@pytest.mark.timeout(3600)
+def test_nothing_is_lost_and_nothing_ends_twice(the_world: World) -> None:
+    run_state_machine_as_test(
+        lambda: Machine(the_world),  # type: ignore[arg-type] # it takes any callable that makes a machine
+        settings=settings(
+            max_examples=settings().max_examples * 2 // 5,
+            stateful_step_count=30,
+            suppress_health_check=list(HealthCheck),
+            phases=set(Phase) - {Phase.explain},  # it takes every line's trace, for minutes
+        ),
+    )
