@@ -22,7 +22,14 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from sqlalchemy import Connection, Engine, delete, event, select, text
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
@@ -48,6 +55,9 @@ BUDGETS = [300_000]
 SPEC = check(SearchRequest(dataset="digits", budgets=BUDGETS), (), True)
 SIZES = [{"workers": 1}, {"workers": 2}, {"workers": 4}, {"workers": 1, "gpus_per_worker": 1}]
 DISPATCHERS = 3
+WHO = st.integers(0, DISPATCHERS - 1)
+POINTS = st.integers(1, 25)
+MOST = 8
 PROJECTS = ("a", "b", "c")
 FAULTS = [
     *((fault, method) for fault in ("broken", "error_before", "error_after") for method in ("GET", "POST", "DELETE")),
@@ -160,17 +170,18 @@ class Player:
         self.go.acquire()
         self.staying = False
 
-    def turn(self, cut: str | None = None, points: int = 0) -> None:
-        """Take a turn, to its end or to where it is cut."""
+    def cut_after(self, cut: str, points: int) -> None:
+        """Have this or a later turn cut, so many points from here."""
         self.cut, self.points = cut, points
+
+    def turn(self) -> None:
+        """Take a turn, or go on with the one in which it stayed, to its end or to where it is cut."""
+        if self.staying:
+            self.go.release()
+            self.here.acquire()
+            return
         self.thread = threading.Thread(target=self._turn)
         self.thread.start()
-        self.here.acquire()
-
-    def go_on(self, cut: str | None = None, points: int = 0) -> None:
-        """Go on where it stayed."""
-        self.cut, self.points = cut, points
-        self.go.release()
         self.here.acquire()
 
     def _turn(self) -> None:
@@ -184,13 +195,13 @@ class Player:
             pass  # as `Dispatcher.run` goes on
         except Exception as error:
             self.unexpected = error
-        self.cut = None
         self.here.release()
 
     def end(self) -> None:
         """Die, in the middle of a turn or between two."""
         while self.staying:
-            self.go_on("die")
+            self.cut_after("die", 0)
+            self.turn()
         self.jobs.close()
 
 
@@ -240,7 +251,7 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(
         weights=st.tuples(*[st.sampled_from([0.5, 1.0, 3.0])] * 3),
-        sizes=st.lists(st.sampled_from(SIZES), min_size=1, max_size=6),
+        sizes=st.lists(st.sampled_from(SIZES), min_size=1, max_size=5),
     )
     def begin(self, weights: tuple[float, ...], sizes: list[dict[str, Any]]) -> None:
         with writing(self.engine) as session:
@@ -254,10 +265,12 @@ class Machine(RuleBasedStateMachine):
         with writing(self.engine) as session:
             self.projects.set(project, {"max_running": quota}, session)
 
+    @precondition(lambda self: len(self.submitted) < MOST)
     @rule(project=st.sampled_from(PROJECTS), size=st.sampled_from(SIZES), priority=st.integers(-1, 1))
     def submit(self, project: str, size: dict[str, Any], priority: int) -> None:
         self.submitted.append(self.ask(None, project=project, priority=priority, **size))
 
+    @precondition(lambda self: len(self.submitted) < MOST)
     @rule(
         key=st.sampled_from(["k1", "k2", "k3"]),
         size=st.sampled_from(SIZES[:2]),
@@ -306,7 +319,7 @@ class Machine(RuleBasedStateMachine):
 
     # What dispatchers do
 
-    @rule(who=st.integers(0, DISPATCHERS - 1))
+    @rule(who=WHO)
     def turn(self, who: int) -> None:
         self.act(who)
 
@@ -319,15 +332,32 @@ class Machine(RuleBasedStateMachine):
                 self.act(who)
             self.advance(seconds)
 
-    @rule(who=st.integers(0, DISPATCHERS - 1), cut=st.sampled_from(list(CUTS)), points=st.integers(1, 25))
-    def turn_that_is_cut(self, who: int, cut: str, points: int) -> None:
-        self.act(who, cut, points)
+    @rule(who=WHO, points=POINTS)
+    def die_in_a_turn(self, who: int, points: int) -> None:
+        self.act(who, "die", points)
 
-    @rule(who=st.integers(0, DISPATCHERS - 1))
+    @rule(who=WHO, points=POINTS)
+    def stay_in_a_turn(self, who: int, points: int) -> None:
+        self.act(who, "stay", points)
+
+    @rule(who=WHO, points=POINTS, seconds=st.sampled_from([0, 2, 31]))
+    def stay_and_be_overtaken(self, who: int, points: int, seconds: float) -> None:
+        """The others get on, and after a while without a heartbeat they take its work over."""
+        self.act(who, "stay", points)
+        self.advance(seconds)
+        for other in range(DISPATCHERS):
+            if other != who:
+                self.act(other)
+
+    @rule(who=WHO, points=POINTS)
+    def lose_the_database_in_a_turn(self, who: int, points: int) -> None:
+        self.act(who, "lose", points)
+
+    @rule(who=WHO)
     def heartbeat(self, who: int) -> None:
         self.players[who].dispatcher.renew()
 
-    @rule(who=st.integers(0, DISPATCHERS - 1))
+    @rule(who=WHO)
     def die(self, who: int) -> None:
         """Killed; a new one comes in its place."""
         self.players[who].end()
@@ -336,10 +366,9 @@ class Machine(RuleBasedStateMachine):
     def act(self, who: int, cut: str | None = None, points: int = 0) -> None:
         """Let a dispatcher take a turn, or go on with the one in which it stayed."""
         player, before = self.players[who], self.seen()
-        if player.staying:
-            player.go_on(cut, points)
-        else:
-            player.turn(cut, points)
+        if cut is not None:
+            player.cut_after(cut, points)
+        player.turn()
         if player.unexpected is not None:
             raise player.unexpected
         assert self.errors.texts == []
@@ -349,7 +378,6 @@ class Machine(RuleBasedStateMachine):
             told_before, owner, expires_at = before[search_id]
             if told != told_before and owner not in (None, player.owner):
                 assert expires_at < self.clock.time, f"{player.owner} changed {search_id}, whose lease {owner} has"
-        self.all_holds()
 
     def seen(self) -> dict[str, Any]:
         """Of each search what only the lease's holder may change, the holder, and until when that is so."""
@@ -366,9 +394,11 @@ class Machine(RuleBasedStateMachine):
         self.clock.advance(seconds)
         self.ray.catch_up()
 
-    @rule(fault=st.sampled_from(FAULTS))
-    def misbehave(self, fault: tuple[str, str]) -> None:
-        self.ray.once(*fault)
+    @rule(faults=st.lists(st.sampled_from(FAULTS), min_size=1, max_size=3), who=WHO)
+    def misbehave(self, faults: list[tuple[str, str]], who: int) -> None:
+        for fault in faults:
+            self.ray.once(*fault)
+        self.act(who)
 
     @rule()
     def restart(self) -> None:
@@ -445,11 +475,14 @@ class Machine(RuleBasedStateMachine):
     def end(self) -> None:
         """Let everything end."""
         self.ray.faults, self.ray._once = Faults(), []
+        for player in self.players:
+            player.cut = None
         rounds = 0
         while not all(row[0][0] in TERMINAL for row in self.seen().values()):
             rounds += 1
             assert rounds < ROUNDS, self.seen()
             self.get_on(1, 3.0)
+            self.all_holds()
         # What nobody waits for is found by a sweep, and a job takes a while to stop.
         self.advance(SWEEP_SECONDS)
         self.get_on(3, 5.0)
