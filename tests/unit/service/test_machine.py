@@ -340,14 +340,20 @@ class Machine(RuleBasedStateMachine):
     def stay_in_a_turn(self, who: int, points: int) -> None:
         self.act(who, "stay", points)
 
-    @rule(who=WHO, points=POINTS, seconds=st.sampled_from([0, 2, 31]))
-    def stay_and_be_overtaken(self, who: int, points: int, seconds: float) -> None:
-        """The others get on, and after a while without a heartbeat they take its work over."""
+    @rule(who=WHO, points=st.integers(1, 8), rounds=st.integers(1, 6), retried=st.booleans())
+    def stay_and_be_overtaken(self, who: int, points: int, rounds: int, retried: bool) -> None:
+        """Its leases run out, the others go on with its work, and then it wakes up."""
         self.act(who, "stay", points)
-        self.advance(seconds)
-        for other in range(DISPATCHERS):
-            if other != who:
-                self.act(other)
+        self.advance(31)
+        for _ in range(rounds):
+            for other in range(DISPATCHERS):
+                if other != who:
+                    self.act(other)
+            self.advance(3)
+        if retried:
+            self.cancel(0)
+            self.retry(0)
+        self.act(who)
 
     @rule(who=WHO, points=POINTS)
     def lose_the_database_in_a_turn(self, who: int, points: int) -> None:
