@@ -34,7 +34,7 @@ bench-budget: .venv/installed ## Is the budget kept in sixty random searches? (m
 bench-path: .venv/installed ## Does one search serve eight budgets? (half an hour)
 	$(BIN)/python -m benchmarks.path $(ARGS)
 
-bench-service: .venv/installed ## What does the service cost, beside references? (20 minutes)
+bench-service: .venv/installed ## What does the service cost, beside references? (16 minutes)
 	$(BIN)/python -m benchmarks.service $(ARGS)
 
 compose-by-hand: .venv/installed ## Run what docker-compose.yml runs without a container engine, until a search has succeeded

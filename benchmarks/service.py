@@ -58,14 +58,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--minutes", type=float, default=10.0, help="of 32 writers on SQLite")
-    parser.add_argument("--results", type=Path, default=Path("docs/benchmarks/service.json"))
+    parser.add_argument("--results", type=Path, default=Path("docs/benchmarks"), help="where measurements are kept")
     options = parser.parse_args()
-    kept: dict[str, Any] = json.loads(options.results.read_text()) if options.results.exists() else {}
+    file = options.results / "service.json"
+    kept: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     for part in options.only:
         with tempfile.TemporaryDirectory(prefix="yoso-bench-") as folder, watched() as watch:
             bench = Bench(Path(folder), watch, options.minutes)
             kept[part] = {"machine": machine(), "results": PARTS[part](bench)}
-        options.results.write_text(json.dumps(kept, indent=1) + "\n")
+        file.write_text(json.dumps(kept, indent=1) + "\n")
     print(report(kept))
 
 
