@@ -98,9 +98,9 @@ class RayDouble:
     """What the cluster knows, what it has run, and how it is to misbehave.
 
     `run_seconds` is how long a job runs, and `stop_seconds` how long it takes to stop; where they are None, a job stays
-    as it is until `end` is called. After a stop its actors stay for `linger_seconds`; after it has left its result the
-    job goes on for `end_seconds`. Without a `clock` time stands still but for `advance`. Jobs whose folder lies outside
-    `storage`, where it is given, are refused, and a violation.
+    as it is until `end` is called. Its actors stay for `linger_seconds` after its end, and it goes on for
+    `end_seconds` after it has left its result. Without a `clock` time stands still but for `advance`. Jobs whose folder
+    lies outside `storage`, where it is given, are refused, and a violation.
     """
 
     def __init__(
@@ -364,12 +364,15 @@ class RayDouble:
 
     def _state(self, what: str, query: dict[str, list[str]]) -> tuple[int, Any]:
         rows: list[dict[str, Any]] = []
+        values = query.get("filter_values", [])
+        # A shortcut through what is filtered below anyway: of thousands of jobs, those that are named.
+        asked = [one for one in self.executions if not values or {one.driver, _supervisor(one)} & set(values)]
         if what == "nodes" and not self._strikes("no_nodes", "GET"):
             resources = {"CPU": self.cpus, "GPU": self.gpus, "memory": 8e9}
             named = {"node_id": "0" * 56, "node_ip": "127.0.0.1", "node_name": "127.0.0.1", "is_head_node": True}
             rows.append(named | {"state": "ALIVE", "resources_total": resources, "labels": {}})
         elif what == "actors":
-            rows = [row for one in self.executions for row in _actors(one)]
+            rows = [row for one in asked for row in _actors(one)]
         elif what == "placement_groups":
             rows = [
                 {
@@ -378,7 +381,7 @@ class RayDouble:
                     "creator_job_id": one.driver,
                     "state": "REMOVED" if one.released else "CREATED",
                 }
-                for one in self.executions
+                for one in asked
             ]
         filters = zip(*(query.get(f"filter_{name}", []) for name in ("keys", "predicates", "values")), strict=True)
         for key, predicate, value in filters:
@@ -460,7 +463,7 @@ class RayDouble:
         elif self._strikes("false_failure", "GET"):
             status, message = "FAILED", "Job supervisor actor died: the node is lost"
         self._tell(execution, status=status, message=message)
-        self._release(execution)
+        self._leave(execution)
 
     def _fail(self, execution: Execution, how: str) -> None:
         if not execution.supervised:
@@ -470,13 +473,20 @@ class RayDouble:
             told |= {"traceback": "", "retryable": how == "error"}
             execution.runs.write(execution.search_id, "error.json", json.dumps(told).encode())
         self._tell(execution, status="FAILED", message="Job entrypoint command failed with exit code 1")
-        self._release(execution)
+        self._leave(execution)
 
     def _stop(self, execution: Execution) -> None:
         if execution.supervised:
-            execution.supervised = False
             self._tell(execution, status="STOPPED", message="Job was intentionally stopped.")
+            self._leave(execution)
+
+    def _leave(self, execution: Execution) -> None:
+        """The driver ends; what it had started goes later."""
+        execution.supervised = False
+        if self.linger_seconds > 0:
             self._after(self.linger_seconds, functools.partial(self._release, execution))
+        else:
+            self._release(execution)
 
     def _release(self, execution: Execution) -> None:
         execution.supervised, execution.released = False, True
@@ -502,6 +512,10 @@ def _search_of(submission_id: str) -> str:
     return submission_id.removeprefix("yoso-").rpartition("-")[0]
 
 
+def _supervisor(execution: Execution) -> str:
+    return f"_ray_internal_job_actor_{execution.submission_id}"
+
+
 def _actors(execution: Execution) -> list[dict[str, Any]]:
     """The actors of a job, as Ray lists them with all details."""
 
@@ -514,10 +528,9 @@ def _actors(execution: Execution) -> list[dict[str, Any]]:
         told |= {"state": "ALIVE" if alive else "DEAD", "name": "", "is_detached": False, "required_resources": {}}
         return told | values
 
-    supervisor = f"_ray_internal_job_actor_{execution.submission_id}"
     alive = not execution.released
     return [
-        row(0, "JobSupervisor", execution.supervised, name=supervisor, is_detached=True, job_id="01000000"),
+        row(0, "JobSupervisor", execution.supervised, name=_supervisor(execution), is_detached=True, job_id="01000000"),
         row(1, "AutoscalingCoordinator", True, name="AutoscalingCoordinator", is_detached=True),
         row(2, "PlacementGroupCleaner", alive, is_detached=True),
         row(3, "TrainController", execution.supervised),

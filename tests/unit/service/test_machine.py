@@ -9,6 +9,7 @@ there, or it stays there and goes on later with what it knew then.
 import functools
 import itertools
 import logging
+import random
 import sys
 import threading
 from collections import Counter, defaultdict
@@ -64,6 +65,8 @@ FAULTS = [
     *((fault, "GET") for fault in ("false_failure", "forgotten", "no_nodes")),
     *((fault, "POST") for fault in ("crash", "error", "fatal")),
 ]
+FAILING = Faults(false_failure=0.3, crash=0.2, error=0.2, fatal=0.1)
+UNRELIABLE = Faults(broken=0.05, error_before=0.05, error_after=0.05, forgotten=0.01, no_nodes=0.05, crash=0.1)
 ROUNDS = 400
 """After so many turns of every dispatcher without new faults, all must have ended."""
 
@@ -252,8 +255,11 @@ class Machine(RuleBasedStateMachine):
     @initialize(
         weights=st.tuples(*[st.sampled_from([0.5, 1.0, 3.0])] * 3),
         sizes=st.lists(st.sampled_from(SIZES), min_size=1, max_size=5),
+        faults=st.sampled_from([Faults(), FAILING, UNRELIABLE]),
+        seed=st.integers(0, 9),
     )
-    def begin(self, weights: tuple[float, ...], sizes: list[dict[str, Any]]) -> None:
+    def begin(self, weights: tuple[float, ...], sizes: list[dict[str, Any]], faults: Faults, seed: int) -> None:
+        self.ray.faults, self.ray.random = faults, random.Random(seed)
         with writing(self.engine) as session:
             for project, weight in zip(PROJECTS, weights, strict=True):
                 self.projects.set(project, {"weight": weight}, session)
@@ -323,7 +329,7 @@ class Machine(RuleBasedStateMachine):
     def turn(self, who: int) -> None:
         self.act(who)
 
-    @rule(rounds=st.integers(1, 4), seconds=st.sampled_from([0.5, 2.0]))
+    @rule(rounds=st.integers(1, 6), seconds=st.sampled_from([0.5, 2.0]))
     def get_on(self, rounds: int, seconds: float) -> None:
         """For a while all goes well."""
         for _ in range(rounds):
@@ -340,9 +346,10 @@ class Machine(RuleBasedStateMachine):
     def stay_in_a_turn(self, who: int, points: int) -> None:
         self.act(who, "stay", points)
 
-    @rule(who=WHO, points=st.integers(1, 8), rounds=st.integers(1, 6), retried=st.booleans())
+    @rule(who=WHO, points=POINTS, rounds=st.integers(1, 6), retried=st.booleans())
     def stay_and_be_overtaken(self, who: int, points: int, rounds: int, retried: bool) -> None:
-        """Its leases run out, the others go on with its work, and then it wakes up."""
+        """Whoever has all the work stays; the leases run out, the others go on with it, and then it wakes up."""
+        self.advance(31)
         self.act(who, "stay", points)
         self.advance(31)
         for _ in range(rounds):
@@ -597,3 +604,31 @@ def test_nothing_is_lost_and_nothing_ends_twice(the_world: World) -> None:
             phases=set(Phase) - {Phase.explain},  # it takes every line's trace, for minutes
         ),
     )
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_turn_that_is_cut_at_any_point_is_made_good(the_world: World, cut: str) -> None:
+    """There a dispatcher dies, loses the database, or stays until others have ended its search and others still."""
+    for points in itertools.count(1):
+        machine = Machine(the_world)
+        machine.begin((1.0, 1.0, 1.0), SIZES[:1], Faults(), 0)
+        machine.players[0].cut_after(cut, points)
+        for _ in range(8):
+            machine.act(0)
+            machine.all_holds()
+            if machine.players[0].cut is None:
+                break
+            machine.advance(2)
+        struck = machine.players[0].cut is None
+        if struck:
+            machine.advance(31)
+            for _ in range(8 if cut == "stay" else 0):
+                machine.act(1)
+                machine.all_holds()
+                machine.advance(2)
+            machine.act(0)
+            machine.all_holds()
+        machine.teardown()
+        if not struck:
+            break

@@ -55,7 +55,9 @@ def test_a_job_leaves_step_by_step_what_a_worker_would(make: Callable[..., Case]
     case.double.advance(4)
     assert case.kinds() == ["started", "epoch", "epoch"] and case.runs.read_json("s", "result.json") is None
     case.double.advance(4)
-    assert case.status(job) == JobStatus.SUCCEEDED and case.jobs.remains(job) == []
+    assert case.status(job) == JobStatus.SUCCEEDED and case.jobs.remains(job) != []
+    case.double.advance(case.double.linger_seconds)
+    assert case.jobs.remains(job) == []
     assert case.kinds() == ["started", *["epoch"] * 3, *["retrained"] * 2]
     result = case.runs.read_json("s", "result.json")
     assert result is not None and [one["budget"] for one in result["architectures"]] == seeding.BUDGETS
