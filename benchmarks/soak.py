@@ -161,9 +161,8 @@ def dispatch(settings: Settings, log: str) -> None:
 
 def kill_dispatchers(settings: Settings, rounds: int, chance: random.Random, users: "Users") -> int:
     """Keep dispatchers running, kill one after the other, and let everything end; returns how many were killed."""
-    # Forked from a process that has loaded everything: each is a process of its own and starts at once.
+    # Forked from a process that has loaded this module: each is a process of its own and starts at once.
     spawn = multiprocessing.get_context("forkserver")
-    spawn.set_forkserver_preload(["benchmarks.soak"])
 
     def start() -> Any:
         process = spawn.Process(target=dispatch, args=(settings, f"{settings.storage}.log"))

@@ -19,6 +19,7 @@ import json
 import random
 import re
 import shlex
+import sys
 import threading
 import time
 from collections import defaultdict
@@ -554,6 +555,11 @@ def _files(budget: int) -> dict[str, bytes]:
 
 class _Server(ThreadingHTTPServer):
     request_queue_size = 128
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a caller who was killed."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 def _serve(double: RayDouble, port: int = 0) -> _Server:

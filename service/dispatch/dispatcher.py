@@ -242,6 +242,7 @@ class Dispatcher:
         if self._result(search) is not None:
             self._finish(self.work.move(search.id, token, Status.FINISHING, reason=None), token)
             return
+        self._mine(search)
         self.runs.write_spec(search.id, search.spec | {"attempt": search.attempt}, self.data_roots)
         entrypoint = shlex.join([self.python, "-m", "worker.job", self.runs.url(search.id)])
         environment = JOB_ENVIRONMENT | {"YOSO_ATTEMPT": str(search.attempt)}
@@ -253,6 +254,18 @@ class Dispatcher:
             f"{capacity.gpus:g} GPUs in all"
         )
         self.work.move(search.id, token, Status.WAITING, reason=reason)
+
+    def _mine(self, search: Search) -> None:
+        """Raise `LostLease` where the folder belongs to a later attempt, which whoever was asleep does not know of.
+
+        Its worker would not give way to this attempt, nor this one's to it, once this one's number is in `spec.json`.
+        """
+        try:
+            spec = self.runs.read_json(search.id, "spec.json")
+        except TornFile:
+            return
+        if spec is not None and spec.get("attempt", 0) > search.attempt:
+            raise LostLease(search.id)
 
     def _follow(self, search: Search, token: str) -> None:
         """Read what is new in the folder, and compare it with what Ray says of the job."""

@@ -162,6 +162,28 @@ def test_a_dispatcher_that_dies_when_it_has_read_that_a_search_runs_leaves_it_ru
     assert service.status(search_id) == "running" and service.searches.get(search_id).started_at is not None
 
 
+def test_a_dispatcher_that_wakes_up_leaves_the_folder_to_a_later_attempt(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search_id, sleeper = service.queue(), service.dispatcher("sleeper")
+    work, get = Work(service.searches.engine), service.searches.get
+
+    def sleep(wanted: str) -> Search:
+        known = get(wanted)
+        service.set(search_id, lease_expires_at=0.0)
+        [search] = work.claim("other", seeding.LARGE)
+        work.try_again(search_id, search.lease_token or "", 0.0)
+        [search] = work.claim("other", seeding.LARGE)
+        seeding.parts(service.app).runs.write_spec(search_id, search.spec | {"attempt": search.attempt}, ())
+        return known
+
+    monkeypatch.setattr(sleeper.searches, "get", sleep)
+    sleeper.turn()
+    monkeypatch.undo()
+    assert json.loads((service.folder(search_id) / "spec.json").read_text())["attempt"] == 2
+    assert service.ray.submitted == [] and sleeper.held == {}
+
+
 def test_a_dispatcher_that_died_between_noting_and_launching_is_followed_by_one_that_launches(service: Service) -> None:
     search_id = service.queue()
     Work(service.searches.engine).claim("one", seeding.LARGE)
