@@ -7,6 +7,7 @@ so that a run which is cut goes on.
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import logging
@@ -22,7 +23,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from nas_core.spec import SearchSpec
 from service import processes
 from service.client import Client
 from service.dispatch import dispatcher
-from service.dispatch.local_ray import LocalRay, free_ports
+from service.dispatch.local_ray import LocalRay, free_ports, session_members
 from service.domain.lifecycle import TERMINAL, TRANSITIONS, WITH_RAY, Status
 from service.domain.request import SearchRequest, check
 from service.settings import Settings
@@ -135,7 +135,7 @@ def soak(rounds: int, seed: int) -> dict[str, Any]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
+@contextlib.contextmanager
 def ray_double(folder: Path, seed: int) -> Iterator[str]:
     """A double of Ray as a process; its URL."""
     times = {"run": 0.3, "stop": 0.2, "start": 0.05, "end": 0.05, "linger": 0.1}
@@ -351,15 +351,12 @@ class Service:
             self.process.wait()
             self.start()
         elif victim == "driver":
-            [driver] = processes_with("worker.job", search_id)
-            os.kill(driver, signal.SIGKILL)
+            kill(processes_with("worker.job", search_id))
         elif victim == "worker":
-            os.kill(self.journal(search_id, "started")[-1]["pid"], signal.SIGKILL)
+            kill([self.journal(search_id, "started")[-1]["pid"]])
         else:
-            os.kill(self.ray_pid(), signal.SIGKILL)
-            [store] = processes_with("gcs_server", f"--session-name={self.session()}") or [0]
-            if store:
-                os.kill(store, signal.SIGKILL)
+            head = int(json.loads((self.storage / "ray.json").read_text())["pid"])
+            kill([head, *(set(processes_with("gcs_server")) & set(session_members(head)))])
 
     def stop(self) -> None:
         """Stop the service and its Ray."""
@@ -368,15 +365,6 @@ class Service:
             self.process.terminate()
             self.process.wait(60)
         LocalRay(self.storage).stop()
-
-    def ray_pid(self) -> int:
-        """The process of Ray's head."""
-        return int(json.loads((self.storage / "ray.json").read_text())["pid"])
-
-    def session(self) -> str:
-        """The name of Ray's session."""
-        folder = Path(json.loads((self.storage / "ray.json").read_text())["temp_dir"]) / "session_latest"
-        return folder.resolve().name
 
     def journal(self, search_id: str, kind: str) -> list[dict[str, Any]]:
         """The journal's lines of one kind."""
@@ -415,7 +403,6 @@ def one_search(service: Service, victim: str) -> dict[str, Any]:
     ended = time.monotonic()
     search = service.client.get(search_id)
     states = [Status(one.data["status"]) for one in service.client.events(search_id) if one.kind == "status"]
-    epochs = Counter(one.data["epoch"] for one in service.client.events(search_id) if one.kind == "epoch")
     wrong = [] if search["status"] == "succeeded" else [f"it has {search['status']}: {search['error']}"]
     if any(after not in TRANSITIONS[before] for before, after in itertools.pairwise(states)):
         wrong.append(f"illegal states: {states}")
@@ -431,7 +418,6 @@ def one_search(service: Service, victim: str) -> dict[str, Any]:
         "attempts": search["attempt"],
         "seconds_before": round(killed - begin, 1),
         "seconds_after": round(ended - killed, 1),
-        "repeated_epochs": sum(count - 1 for count in epochs.values()),
         "wrong": wrong,
     }
 
@@ -442,6 +428,14 @@ def asked(service: Service, search_id: str) -> dict[str, Any]:
         return service.client.get(search_id)
     except Exception:
         return {}
+
+
+def kill(victims: list[int]) -> None:
+    """Kill processes, of which there must be one."""
+    assert victims, "nothing was found to kill"
+    for pid in victims:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def processes_with(*words: str) -> list[int]:
