@@ -23,7 +23,7 @@ import httpx
 from service.dispatch.executors.ray_jobs import Endpoint
 
 log = logging.getLogger(__name__)
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 STOP_SECONDS = 20.0
 KILL_SECONDS = 10.0
 
@@ -55,13 +55,12 @@ class LocalRay:
         """Whether Ray's own process is there."""
         if self.child is not None and self.child.poll() is not None:
             self.child = None
-        pid = self._pid()
-        return pid is not None and is_ours(pid, self.folder)
+        return self._own() is not None
 
     def stop(self) -> None:
         """Stop Ray and everything it runs; nothing happens where there is none."""
-        pid = self._pid()
-        if pid is not None and is_ours(pid, self.folder):
+        pid = self._own()
+        if pid is not None:
             log.info("stopping the local Ray")
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
@@ -134,6 +133,14 @@ class LocalRay:
             return Endpoint(json.loads(self.record.read_text())["url"], (self.folder / "ray-token").read_text())
         except (OSError, ValueError, KeyError):
             return None
+
+    def _own(self) -> int | None:
+        """Ray's own process, where it is alive: a child of this one, or what an earlier one has left."""
+        # A child's environment cannot be read in the moment in which it becomes Ray.
+        if self.child is not None:
+            return self.child.pid
+        pid = self._pid()
+        return pid if pid is not None and is_ours(pid, self.folder) else None
 
     def _pid(self) -> int | None:
         try:

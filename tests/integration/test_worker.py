@@ -231,7 +231,7 @@ def test_a_training_that_diverges_is_told_by_all_workers_and_not_tried_again(
     tmp_path: Path, start: Callable[[Path], "subprocess.Popen[bytes]"]
 ) -> None:
     folder = tmp_path / "run"
-    write_spec(folder, workers=2, lr=3e38)
+    write_spec(folder, workers=2, lr=1e9)
     assert start(folder).wait(PATIENCE) == 1
     error = json.loads((folder / "error.json").read_text())
     assert error["kind"] == "diverged" and not error["retryable"] and error["message"].startswith("pretrain: ")
