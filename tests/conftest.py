@@ -2,7 +2,6 @@
 
 import os
 
-import pytest
 from hypothesis import settings
 
 # Two processes of tests share two cores: more threads than that make every one of them wait for the others.
@@ -12,13 +11,3 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
-
-RAY = ("integration", "acceptance")
-
-
-@pytest.hookimpl(tryfirst=True)  # before the groups are read
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests that start a Ray in one process: two at once leave each other no time to start."""
-    for item in items:
-        if any(part in RAY for part in item.path.parts):
-            item.add_marker(pytest.mark.xdist_group("ray"))
