@@ -275,10 +275,7 @@ def steer(
     """Cancel, pause or resume a sweep, or queue again what failed of it."""
     with refusals(), Client(url) as client:
         seen = client.steer_sweep(sweep_id, how.value)
-        if as_json:
-            print(json.dumps(seen))
-        else:
-            out.print(terminal.sweeps([seen]))
+        tell(seen, as_json, terminal.sweeps([seen]))
 
 
 @app.command("list")
@@ -323,10 +320,7 @@ def cancel(search_id: SearchId, url: Url = None, as_json: Json = False) -> None:
     """Cancel a search; one that has ended stays as it is."""
     with refusals(), Client(url) as client:
         search = client.cancel(search_id)
-        if as_json:
-            print(json.dumps(search))
-        else:
-            out.print(f"search {search_id} is {search['status']}", highlight=False)
+        tell(search, as_json, f"search {search_id} is {search['status']}")
 
 
 @app.command()
@@ -334,10 +328,7 @@ def retry(search_id: SearchId, url: Url = None, as_json: Json = False) -> None:
     """Queue a search that failed or was cancelled again; it goes on from its last checkpoint."""
     with refusals(), Client(url) as client:
         search = client.retry(search_id)
-        if as_json:
-            print(json.dumps(search))
-        else:
-            out.print(f"search {search_id} is {search['status']} again", highlight=False)
+        tell(search, as_json, f"search {search_id} is {search['status']} again")
 
 
 @app.command()
@@ -349,10 +340,7 @@ def cluster(
     """Show the cluster: what it has, who holds it, who waits and why, and the projects' shares."""
     with refusals(), Client(url) as client:
         seen = client.cluster(limit)
-        if as_json:
-            print(json.dumps(seen))
-        else:
-            out.print(terminal.cluster(seen))
+        tell(seen, as_json, terminal.cluster(seen))
 
 
 @app.command()
@@ -371,10 +359,15 @@ def project(
         quotas = {"max_running": max_running, "max_accelerators": max_accelerators, "max_queued": max_queued}
         changed |= {field: quota(field, text) for field, text in quotas.items() if text is not None}
         seen = client.change_project(name, **changed)
-        if as_json:
-            print(json.dumps(seen))
-        else:
-            out.print(terminal.projects([seen]))
+        tell(seen, as_json, terminal.projects([seen]))
+
+
+def tell(answer: dict[str, Any], as_json: bool, shown: Any) -> None:
+    """Print an answer as JSON for a script, or what people are shown of it."""
+    if as_json:
+        print(json.dumps(answer))
+    else:
+        out.print(shown, highlight=False)
 
 
 def quota(field: str, text: str) -> float | None:

@@ -2,22 +2,26 @@
 
 import threading
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 
+from nas_core.errors import InvalidValue
 from service.api.limits import Streams
 from service.api.problems import ProblemError
 from service.api.tokens import project_of, token_of
 from service.dispatch.process import Dispatching
 from service.dispatch.runs import Runs
+from service.domain.request import SearchRequest
 from service.domain.scheduling import Capacity
+from service.domain.sweep import SweepRequest
 from service.settings import Settings
 from service.store.cluster import ClusterStore
 from service.store.projects import Projects
 from service.store.searches import Searches
 from service.store.sweeps import Sweeps
 
+Asked = TypeVar("Asked", SearchRequest, SweepRequest)
 OPERATOR = "*"
 """What stands for a project in YOSO_TOKENS where a token opens all of them."""
 
@@ -77,6 +81,15 @@ def authorised(request: Request) -> str | None:
             401, "Not authorised", "Send a valid token: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"}
         )
     return None if project == OPERATOR else project
+
+
+def confined(request: Asked, project: str | None) -> Asked:
+    """The request as one of the caller's project. Raises `InvalidValue` where it names another."""
+    if project is None:
+        return request
+    if "project" in request.model_fields_set and request.project != project:
+        raise InvalidValue("project", request.project, "not the project of the token", project)
+    return request.model_copy(update={"project": project})
 
 
 ContextDep = Annotated[Context, Depends(context)]

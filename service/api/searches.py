@@ -9,8 +9,7 @@ from fastapi.routing import APIRoute
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.orm import Session
 
-from nas_core.errors import InvalidValue
-from service.api.context import Context, ContextDep, ProjectDep
+from service.api.context import Context, ContextDep, ProjectDep, confined
 from service.api.idempotency import KeyDep, once
 from service.api.problems import Problem
 from service.api.views import AttemptView, Page, SearchView, Seq, cursor, iso, place, view_attempt, view_search
@@ -103,10 +102,7 @@ router = APIRouter(
 def submit(request: SearchRequest, service: ContextDep, project: ProjectDep, key: KeyDep) -> Response:
     """Queue a search. Everything that can be known to be wrong is refused here, before anything is queued."""
     settings = service.settings
-    if project is not None:
-        if "project" in request.model_fields_set and request.project != project:
-            raise InvalidValue("project", request.project, "not the project of the token", project)
-        request = request.model_copy(update={"project": project})
+    request = confined(request, project)
     spec = check(request, settings.data_roots, settings.any_folder, service.capacity())
 
     def create(session: Session) -> Answer:

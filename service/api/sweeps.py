@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from nas_core.errors import InvalidValue
 from nas_core.spec import SearchSpec
-from service.api.context import Context, ContextDep, ProjectDep
+from service.api.context import Context, ContextDep, ProjectDep, confined
 from service.api.idempotency import KeyDep, once
 from service.api.searches import PROBLEMS, QUOTA, UNKNOWN, created, operation_id
 from service.api.views import Page, cursor, iso, place, position, view_search
@@ -94,10 +94,7 @@ SeenDep = Annotated[Sweep, Depends(_seen)]
 @router.post("", status_code=201, response_model=SweepView, responses=QUOTA | CREATED)
 def submit(request: SweepRequest, service: ContextDep, project: ProjectDep, key: KeyDep) -> Response:
     """Queue all searches of a sweep, or none: everything that can be known to be wrong is refused first."""
-    if project is not None:
-        if "project" in request.model_fields_set and request.project != project:
-            raise InvalidValue("project", request.project, "not the project of the token", project)
-        request = request.model_copy(update={"project": project})
+    request = confined(request, project)
     budgets, notes = sorted_budgets(request)
     points = specified(service, expand(request, budgets))
 

@@ -2,9 +2,6 @@
 
 from collections.abc import Sequence
 
-COSTS = ("multiply_adds", "parameters", "activations", "latency_ms")
-"""What a network may cost, by the names of the API."""
-
 
 def front(points: Sequence[tuple[float, float]]) -> list[bool]:
     """Of (cost, accuracy) pairs those that no other dominates: no dearer and no less accurate, and better in one.

@@ -1,5 +1,7 @@
 """Changes of state: every one goes through `move`, which notes it as an event in the same transaction."""
 
+import base64
+import secrets
 from typing import Any
 
 from sqlalchemy import func, select
@@ -12,6 +14,11 @@ from service.store.models import Attempt, Event, Project, Search, now
 
 class UnknownSearch(LookupError):
     """No search of that id."""
+
+
+def new_id() -> str:
+    """The id of a new search or sweep: twelve letters and digits that cannot be guessed."""
+    return base64.b32encode(secrets.token_bytes(8)).decode().lower()[:12]
 
 
 def time_of(session: Session) -> float:

@@ -1,7 +1,5 @@
 """What users do with searches, and every query on searches, their events and their architectures."""
 
-import base64
-import secrets
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -168,7 +166,7 @@ def new_search(request: SearchRequest, spec: SearchSpec, time: float) -> dict[st
     """The columns of a search that is queued at `time`."""
     cpus, gpus = spec.workers * spec.cpus_per_worker, spec.workers * spec.gpus_per_worker
     return {
-        "id": base64.b32encode(secrets.token_bytes(8)).decode().lower()[:12],
+        "id": changes.new_id(),
         "project": request.project,
         "name": request.name,
         "dataset": request.dataset,

@@ -1,7 +1,5 @@
 """Sweeps: searches that are queued together, or not at all, and then looked at and steered together."""
 
-import base64
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +51,7 @@ class Sweeps:
         admit_to_queue(session, request.project, len(points))
         time = changes.time_of(session)
         sweep = Sweep(
-            id=base64.b32encode(secrets.token_bytes(8)).decode().lower()[:12],
+            id=changes.new_id(),
             project=request.project,
             name=request.name,
             request=request.model_dump(mode="json", by_alias=True, exclude_unset=True),

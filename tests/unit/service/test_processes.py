@@ -174,9 +174,9 @@ def test_a_dispatcher_that_is_told_to_stop_hands_its_leases_back_and_another_goe
     assert yoso.ray.submitted == [f"yoso-{search_id}-1"]
 
 
-@pytest.mark.parametrize("words", [("serve",), ("dispatch",)])
-def test_a_second_signal_ends_a_process_at_once(words: tuple[str, ...], yoso: Yoso) -> None:
-    """Its first signal meets a dispatcher that waits for a Ray which says nothing."""
+@contextmanager
+def waiting_for_ray(yoso: Yoso, words: tuple[str, ...]) -> "Iterator[subprocess.Popen[bytes]]":
+    """A process whose dispatcher waits for a Ray that takes its request and says nothing."""
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))
         mute.listen()
@@ -185,25 +185,25 @@ def test_a_second_signal_ends_a_process_at_once(words: tuple[str, ...], yoso: Yo
         mute.settimeout(60)
         connection, _ = mute.accept()
         with connection:
-            process.send_signal(signal.SIGTERM)
-            with pytest.raises(subprocess.TimeoutExpired):
-                process.wait(1.5)
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(5) == 128 + signal.SIGTERM
+            yield process
+
+
+@pytest.mark.parametrize("words", [("serve",), ("dispatch",)])
+def test_a_second_signal_ends_a_process_at_once(words: tuple[str, ...], yoso: Yoso) -> None:
+    """Its first signal meets a dispatcher that waits for a Ray which says nothing."""
+    with waiting_for_ray(yoso, words) as process:
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1.5)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == 128 + signal.SIGTERM
 
 
 @pytest.mark.parametrize("words", [("serve",), ("dispatch",)])
 def test_a_turn_that_hangs_does_not_keep_a_process(words: tuple[str, ...], yoso: Yoso) -> None:
-    with socket.socket() as mute:
-        mute.bind(("127.0.0.1", 0))
-        mute.listen()
-        address = f"http://127.0.0.1:{mute.getsockname()[1]}"
-        process = yoso.start(*words, YOSO_RAY_ADDRESS=address, YOSO_PORT=str(free_ports(1)[0]))
-        mute.settimeout(60)
-        connection, _ = mute.accept()
-        with connection:
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(DRAIN_SECONDS) == 1
+    with waiting_for_ray(yoso, words) as process:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DRAIN_SECONDS) == 1
 
 
 @pytest.mark.parametrize("second", [("serve", "--no-dispatch"), ("serve",), ("dispatch",)])
