@@ -30,7 +30,7 @@ class Turns:
     """
 
     def __init__(self) -> None:
-        self._taken = False
+        self.taken = False
         self._waiting: deque[threading.Lock] = deque()
         self._guard = threading.Lock()
 
@@ -41,8 +41,8 @@ class Turns:
     def __enter__(self) -> None:
         turn = threading.Lock()
         with self._guard:
-            if not self._taken:
-                self._taken = True
+            if not self.taken:
+                self.taken = True
                 return
             turn.acquire()
             self._waiting.append(turn)
@@ -53,7 +53,7 @@ class Turns:
             if self._waiting:
                 self._waiting.popleft().release()
             else:
-                self._taken = False
+                self.taken = False
 
 
 def connect(url: str) -> Engine:
