@@ -35,8 +35,12 @@ class Search(Base):
     __tablename__ = "searches"
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(16), default="search", server_default="search")
+    """`search`, or `finals`: the networks that searches have found for the same budgets are retrained, and compete."""
     project: Mapped[str] = mapped_column(String(64))
     sweep_id: Mapped[str | None] = mapped_column(String(32))
+    finals_id: Mapped[str | None] = mapped_column(String(32))
+    """The finals that wait for this search, and retrain what it finds."""
     name: Mapped[str] = mapped_column(String(200))
     dataset: Mapped[str] = mapped_column(Text)
     request: Mapped[dict[str, Any]] = mapped_column(JSON)
@@ -85,6 +89,8 @@ class Search(Base):
         Index("searches_in_queue", "status", "project", "rank", "id"),
         Index("searches_of_sweep", "sweep_id", "status"),
         Index("searches_of_sweep_in_order", "sweep_id", "rank", "id"),
+        Index("searches_of_finals", "finals_id", "status"),
+        Index("searches_by_kind", "kind", "status", "not_before"),
     )
 
 
