@@ -20,8 +20,8 @@ class SearchJob:
     """A search and the retraining of what it finds, as one resumable sequence of steps.
 
     `architectures` fills by budget while the search runs; `weights` (state dicts on the CPU) and `results` fill as
-    networks are retrained, the smallest budget first. With torch.distributed initialised, all workers go through it
-    in step.
+    networks are retrained, the smallest budget first; where `spec.retrain` is off, `results` tells what was found. With
+    torch.distributed initialised, all workers go through it in step.
     """
 
     def __init__(self, spec: SearchSpec, data: Data, device: torch.device | str) -> None:
@@ -40,7 +40,7 @@ class SearchJob:
 
     @property
     def done(self) -> bool:
-        """Whether the last network is retrained."""
+        """Whether the last network is retrained, or found where none is."""
         return len(self.results) == len(self.spec.budgets)
 
     @property
@@ -49,7 +49,7 @@ class SearchJob:
 
         A step of the supernet counts as eight of a derived network, as measured on the digits.
         """
-        epochs = self.spec.settings.retrain_epochs * len(self.spec.budgets)
+        epochs = self.spec.settings.retrain_epochs * len(self.spec.budgets) if self.spec.retrain else 0
         steps = steps_per_epoch(len(self.data.training), self.spec.settings.retrain_batch_size)
         whole = 8 * self.search.steps + steps * epochs
         retrained = len(self.results) * steps * self.spec.settings.retrain_epochs
@@ -69,7 +69,9 @@ class SearchJob:
         for line in lines:
             if line["kind"] == "architecture":
                 architecture = self.architectures[line["budget"]]
-                line |= _cost(architecture) | {"path": path(line["budget"])}
+                line |= cost_of(architecture) | {"path": path(line["budget"])}
+        if self.search.done and not self.spec.retrain:
+            self.results = [{"budget": budget} | cost_of(self.architectures[budget]) for budget in self.spec.budgets]
         return lines
 
     def _retraining_step(self) -> list[dict[str, Any]]:
@@ -80,7 +82,7 @@ class SearchJob:
             lines.append({"kind": "phase", "phase": "retrain", "budget": budget})
         lines += [line | {"budget": budget} for line in self.retraining.advance()]
         if self.retraining.done:
-            result = {"budget": budget} | _cost(self.architectures[budget]) | self.retraining.test()
+            result = {"budget": budget} | cost_of(self.architectures[budget]) | self.retraining.test()
             state = self.retraining.network.state_dict()
             self.weights[budget] = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
             self.results.append(result)
@@ -132,7 +134,8 @@ def path(budget: int) -> str:
     return f"architectures/{budget}"
 
 
-def _cost(architecture: Architecture) -> dict[str, int]:
+def cost_of(architecture: Architecture) -> dict[str, int]:
+    """What a network costs, as a journal line or a result tells it."""
     return {
         "multiply_adds": architecture.multiply_adds,
         "parameters": architecture.parameters,

@@ -263,7 +263,8 @@ class SearchSpec:
     """One search: the data set, ascending budgets in multiply-adds, the space, and what it may use.
 
     Every network keeps its budget and all `limits`. `workers` data-parallel processes, each with `cpus_per_worker` CPU
-    threads and `gpus_per_worker` GPUs (0 or 1).
+    threads and `gpus_per_worker` GPUs (0 or 1). Without `retrain` a search ends with the networks that it found, for
+    others to train.
     Raises `InvalidValue` where a field cannot be used or a budget or a limit is not feasible in the space.
     """
 
@@ -276,6 +277,7 @@ class SearchSpec:
     cpus_per_worker: int = 1
     gpus_per_worker: int = 0
     limits: Limits = NO_LIMITS
+    retrain: bool = True
 
     def __post_init__(self) -> None:
         for field, smallest, largest in (
@@ -325,8 +327,12 @@ class SearchSpec:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The specification that `to_dict` described; other keys are passed over, and `limits` may be missing."""
-        own = {field.name: values[field.name] for field in fields(cls) if field.name != "limits"}
+        """The specification that `to_dict` described.
+
+        Other keys are passed over, and `limits` and `retrain` may be missing.
+        """
+        known = [field.name for field in fields(cls) if field.name not in ("limits", "retrain")]
+        own = {name: values[name] for name in known}
         return cls(
             **own
             | {
@@ -334,5 +340,6 @@ class SearchSpec:
                 "space": SearchSpace.from_dict(values["space"]),
                 "settings": Settings(**values["settings"]),
                 "limits": Limits(**values.get("limits", {})),
+                "retrain": values.get("retrain", True),
             }
         )

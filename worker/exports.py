@@ -3,31 +3,59 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from safetensors.torch import save
+from torch import Tensor
+
 from nas_core import export
+from nas_core.architecture import Architecture
+from nas_core.data import Data
 from nas_core.files import FILES
-from nas_core.job import SearchJob, path
-from nas_core.latency import measure_latency
+from nas_core.latency import Latency, measure_latency
+from nas_core.picture import draw
+from nas_core.spec import SearchSpec
 from worker.run_folder import RunFolder
 
 
-def write_exports(folder: RunFolder, job: SearchJob, versions: Mapping[str, str]) -> dict[str, Any]:
-    """Write the newest network of `job` in every form; returns what its result says of them.
+def write_genotype(folder: RunFolder, path: str, architecture: Architecture) -> dict[str, str]:
+    """Write a network's architecture and picture at `path` of the folder; returns these files' names by kind."""
+    folder.write(f"{path}/{FILES['architecture']}", architecture.to_json().encode())
+    folder.write(f"{path}/{FILES['picture']}", draw(architecture).encode())
+    return {kind: FILES[kind] for kind in ("architecture", "picture")}
 
-    That is its `files` by kind, its `latency_ms` (that which was held to a limit, where there is one), and under
+
+def write_weights(folder: RunFolder, path: str, weights: Mapping[str, Tensor]) -> dict[str, str]:
+    """Write a network's weights at `path` of the folder; returns the file's name by kind."""
+    folder.write(f"{path}/{FILES['weights']}", save(dict(weights)))
+    return {"weights": FILES["weights"]}
+
+
+def write_exports(
+    folder: RunFolder,
+    path: str,
+    spec: SearchSpec,
+    architecture: Architecture,
+    weights: Mapping[str, Tensor],
+    data: Data,
+    result: Mapping[str, Any],
+    versions: Mapping[str, str],
+    latency: Latency | None = None,
+) -> dict[str, Any]:
+    """Write a retrained network in every form at `path` of the folder; returns what its result says of them.
+
+    `result` holds the keys of its `retrained` journal line, and `latency` is measured where it is not known. Returned
+    are its `files` by kind, its `latency_ms` (that which was held to a limit, where there is one), and under
     `not_exported` by kind why a form is missing: a network that one format cannot express is a result all the same.
     """
-    data, result = job.data, job.results[-1]
-    budget = result["budget"]
-    architecture = job.architectures[budget]
-    network = export.restore(architecture, job.weights[budget])
-    latency = job.search.latencies.get(budget) or measure_latency(network)
+    write_weights(folder, path, weights)
+    network = export.restore(architecture, weights)
+    latency = latency or measure_latency(network)
     not_exported: dict[str, str] = {}
     forms: dict[str, Callable[[], bytes]] = {
         "onnx": lambda: export.to_onnx(network),
         "torch_export": lambda: export.to_torch_export(network),
         "python": lambda: export.to_python(architecture, data.mean, data.deviation, data.class_names).encode(),
         # A class is called what its folder is called, which need not be text.
-        "card": lambda: export.model_card(job.spec, architecture, data, result, latency, versions, not_exported).encode(
+        "card": lambda: export.model_card(spec, architecture, data, result, latency, versions, not_exported).encode(
             errors="backslashreplace"
         ),
     }
@@ -37,6 +65,6 @@ def write_exports(folder: RunFolder, job: SearchJob, versions: Mapping[str, str]
         except Exception as error:
             not_exported[kind] = f"{type(error).__name__}: {error}"
         else:
-            folder.write(f"{path(budget)}/{FILES[kind]}", content)
+            folder.write(f"{path}/{FILES[kind]}", content)
     files = {kind: name for kind, name in FILES.items() if kind not in not_exported}
     return {"latency_ms": latency.median, "files": files, "not_exported": not_exported}

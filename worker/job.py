@@ -29,8 +29,6 @@ RAY_DEFAULTS = {
 INTERRUPTED = 130
 CHECKPOINT_SECONDS = 5.0
 FENCE_SECONDS = 5.0
-WORKER_RESTARTS = 3
-"""How often Ray Train starts the workers anew from the last checkpoint within one attempt."""
 
 
 def main() -> int:
@@ -66,42 +64,31 @@ def main() -> int:
 
 
 def run(folder: "RunFolder", attempt: int) -> None:
-    """Run the search of `folder` under Ray Train, on the cluster that RAY_ADDRESS names or on a local Ray.
+    """Run the search of `folder` under Ray Train, or its finals under Ray Tune.
 
-    Raises what Ray Train raises when its workers failed too often.
+    That is on the cluster that RAY_ADDRESS names, or on a local Ray.
+
+    Raises what Ray Train raises when its workers failed too often, and `RuntimeError` where trials did.
     """
     import ray
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     from nas_core.spec import SearchSpec
-    from worker.training import train_loop
+    from worker.training import train_loop, train_options
+    from worker.tuning import run_finals
 
-    spec = SearchSpec.from_dict(folder.read_json("spec.json"))
+    values = folder.read_json("spec.json")
+    spec = SearchSpec.from_dict(values)
     if "RAY_ADDRESS" in os.environ:
         ray.init()
     else:
         ray.init(include_dashboard=False, num_cpus=max(os.cpu_count() or 1, spec.workers * spec.cpus_per_worker))
-    trainer = TorchTrainer(
-        train_loop,
-        train_loop_config={
-            "folder": folder.url,
-            "attempt": attempt,
-            "checkpoint_seconds": float(os.environ.get("YOSO_CHECKPOINT_SECONDS") or CHECKPOINT_SECONDS),
-        },
-        scaling_config=ScalingConfig(
-            num_workers=spec.workers,
-            use_gpu=spec.gpus_per_worker > 0,
-            resources_per_worker={"CPU": spec.cpus_per_worker} | ({"GPU": 1} if spec.gpus_per_worker else {}),
-        ),
-        run_config=RunConfig(
-            name="train",
-            storage_path=folder.url,
-            failure_config=FailureConfig(max_failures=WORKER_RESTARTS),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-        ),
-    )
-    trainer.fit()
+    seconds = float(os.environ.get("YOSO_CHECKPOINT_SECONDS") or CHECKPOINT_SECONDS)
+    if "finalists" in values:
+        run_finals(folder, attempt, values, seconds)
+        return
+    config = {"folder": folder.url, "attempt": attempt, "checkpoint_seconds": seconds}
+    TorchTrainer(train_loop, train_loop_config=config, **train_options(spec, folder.url, "train")).fit()
 
 
 def finished(folder: "RunFolder") -> bool:

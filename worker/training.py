@@ -11,6 +11,7 @@ import platform
 import socket
 import tempfile
 import time
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,19 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
+from ray.train import UserCallback
 from safetensors.torch import save
 
 from nas_core import parallel
 from nas_core.data import Data, load
 from nas_core.errors import Diverged, InvalidValue
-from nas_core.files import FILES
 from nas_core.job import SearchJob, path
-from nas_core.picture import draw
 from nas_core.spec import SearchSpec
-from worker.exports import write_exports
+from worker.exports import write_exports, write_genotype
 from worker.run_folder import VERSION, Journal, RunFolder
+
+WORKER_RESTARTS = 3
+"""How often Ray Train starts the workers anew from the last checkpoint within one attempt."""
 
 
 def train_loop(config: dict[str, Any]) -> None:
@@ -54,10 +57,8 @@ def train_loop(config: dict[str, Any]) -> None:
             folder.write_json("error.json", problem(config["attempt"], "data", str(error), retryable=False))
         return
     job = SearchJob(spec, data, device)
-    resumed = ray.train.get_checkpoint()
-    if resumed is not None:
-        with resumed.as_directory() as directory:
-            state = torch.load(Path(directory) / "job.pt", map_location=device, weights_only=True)
+    state = load_checkpoint(device)
+    if state is not None:
         try:
             job.load_state_dict(state["job"])
         except InvalidValue as error:
@@ -68,7 +69,7 @@ def train_loop(config: dict[str, Any]) -> None:
         begin -= state["seconds"]
 
     journal = Journal(folder, config["attempt"]) if rank == 0 else None
-    note(journal, {"kind": "started", "workers": workers, "device": str(device), "resumed": resumed is not None,
+    note(journal, {"kind": "started", "workers": workers, "device": str(device), "resumed": state is not None,
                    "host": socket.gethostname(), "pid": os.getpid()})  # fmt: skip
     saved = time.monotonic()
     while not job.done:
@@ -90,7 +91,7 @@ def train_loop(config: dict[str, Any]) -> None:
         due = time.monotonic() - saved >= config["checkpoint_seconds"]
         if epoch_ended and not job.done and agreed(due, device):
             check_agreement(job)
-            checkpoint(job, time.time() - begin, rank)
+            report({}, {"job": job.state_dict(), "seconds": time.time() - begin}, rank)
             note(journal, {"kind": "checkpoint", "step": job.search.step})
             saved = time.monotonic()
     check_agreement(job)
@@ -129,28 +130,58 @@ def check_agreement(job: SearchJob) -> None:
             raise RuntimeError(f"the workers disagree about λ or the architectures: {digests}")
 
 
-def checkpoint(job: SearchJob, seconds: float, rank: int) -> None:
-    """Report the job's whole state to Ray Train; all workers must call this, worker 0 brings the state."""
-    if rank != 0:
-        ray.train.report({}, checkpoint=None)
+def train_options(spec: SearchSpec, storage: str, name: str, callbacks: Sequence[UserCallback] = ()) -> dict[str, Any]:
+    """What a Ray Train run of `spec` is given, besides its loop: workers, and where its checkpoints are."""
+    resources = {"CPU": spec.cpus_per_worker} | ({"GPU": 1} if spec.gpus_per_worker else {})
+    return {
+        "scaling_config": ray.train.ScalingConfig(
+            num_workers=spec.workers, use_gpu=spec.gpus_per_worker > 0, resources_per_worker=resources
+        ),
+        "run_config": ray.train.RunConfig(
+            name=name,
+            storage_path=storage,
+            failure_config=ray.train.FailureConfig(max_failures=WORKER_RESTARTS),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            callbacks=list(callbacks),  # type: ignore[arg-type]
+        ),
+    }
+
+
+def load_checkpoint(device: torch.device) -> dict[str, Any] | None:
+    """The state that `report` last kept in this Ray Train run, or None where there is none."""
+    kept = ray.train.get_checkpoint()
+    if kept is None:
+        return None
+    with kept.as_directory() as directory:
+        state: dict[str, Any] = torch.load(Path(directory) / "job.pt", map_location=device, weights_only=True)
+    return state
+
+
+def report(metrics: dict[str, Any], state: dict[str, Any] | None, rank: int) -> None:
+    """Report to Ray Train, and keep `state` as a checkpoint; all workers must call this, worker 0 brings the state."""
+    if rank != 0 or state is None:
+        ray.train.report(metrics, checkpoint=None)
         return
     with tempfile.TemporaryDirectory() as directory:
-        torch.save({"job": job.state_dict(), "seconds": seconds}, Path(directory) / "job.pt")
-        ray.train.report({}, checkpoint=ray.train.Checkpoint.from_directory(directory))
+        torch.save(state, Path(directory) / "job.pt")
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(directory))
 
 
 def write_files(folder: RunFolder, job: SearchJob, line: dict[str, Any]) -> None:
     """Write the files that a journal line tells of, before the line itself; a result notes which it has."""
     if line["kind"] == "architecture":
         architecture = job.architectures[line["budget"]]
-        folder.write(f"{path(line['budget'])}/{FILES['architecture']}", architecture.to_json().encode())
-        folder.write(f"{path(line['budget'])}/{FILES['picture']}", draw(architecture).encode())
+        write_genotype(folder, path(line["budget"]), architecture)
         if candidate := job.search.candidates.get(line["budget"]):
             metadata = {"architecture": candidate.live.to_json()}
             folder.write(f"candidates/{line['budget']}.safetensors", save(candidate.state, metadata))
     elif line["kind"] == "retrained":
-        folder.write(f"{path(line['budget'])}/{FILES['weights']}", save(job.weights[line["budget"]]))
-        job.results[-1] |= write_exports(folder, job, versions())
+        budget, found = line["budget"], job.results[-1]
+        weights, latency = job.weights[budget], job.search.latencies.get(budget)
+        architecture = job.architectures[budget]
+        found |= write_exports(
+            folder, path(budget), job.spec, architecture, weights, job.data, found, versions(), latency
+        )
 
 
 def result(values: dict[str, Any], attempt: int, job: SearchJob, data: Data, seconds: float) -> dict[str, Any]:
@@ -162,18 +193,23 @@ def result(values: dict[str, Any], attempt: int, job: SearchJob, data: Data, sec
         "seed": job.spec.seed,
         "seconds": seconds,
         "versions": versions(),
-        "dataset": {
-            "name": data.name,
-            "fingerprint": data.fingerprint,
-            "classes": data.classes,
-            "class_names": list(data.class_names) or None,
-            "splits": data.splits,
-            "mean": data.mean,
-            "deviation": data.deviation,
-            "skipped": {"count": len(data.skipped), "files": data.skipped[:100]},
-        },
+        "dataset": dataset(data),
         "supernet": job.supernet_cost,
         "architectures": [one | {"path": path(one["budget"])} for one in job.results],
+    }
+
+
+def dataset(data: Data) -> dict[str, Any]:
+    """What a result tells of its data."""
+    return {
+        "name": data.name,
+        "fingerprint": data.fingerprint,
+        "classes": data.classes,
+        "class_names": list(data.class_names) or None,
+        "splits": data.splits,
+        "mean": data.mean,
+        "deviation": data.deviation,
+        "skipped": {"count": len(data.skipped), "files": data.skipped[:100]},
     }
 
 

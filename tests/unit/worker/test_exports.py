@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from nas_core import Network, SearchJob, export
+from nas_core import Network, export
 from nas_core.files import FILES
-from nas_core.job import path
 from tests.unit.nas_core.networks import tiny_data, tiny_spec
 from worker.exports import write_exports
 from worker.run_folder import RunFolder
@@ -20,19 +19,17 @@ def test_a_format_that_fails_is_noted_and_the_others_are_written(
         raise NotImplementedError("no such operator")
 
     monkeypatch.setattr(export, "to_onnx", fail)
-    job = SearchJob(tiny_spec(), replace(tiny_data(), class_names=("a", "b", "\udcff")), "cpu")
-    budget = job.spec.budgets[0]
-    architecture = job.spec.space.cheapest()
-    job.architectures[budget] = architecture
-    job.weights[budget] = Network(architecture).state_dict()
-    job.results.append({"budget": budget, "accuracy": 1, "accuracy_low": 1, "accuracy_high": 1, "test_images": 9})
+    spec, data = tiny_spec(), replace(tiny_data(), class_names=("a", "b", "\udcff"))
+    architecture = spec.space.cheapest()
+    weights = Network(architecture).state_dict()
+    result = {"budget": spec.budgets[0], "accuracy": 1, "accuracy_low": 1, "accuracy_high": 1, "test_images": 9}
 
-    told = write_exports(RunFolder(str(tmp_path)), job, {"yoso": "0"})
+    told = write_exports(RunFolder(str(tmp_path)), "here", spec, architecture, weights, data, result, {"yoso": "0"})
     assert told["not_exported"] == {"onnx": "NotImplementedError: no such operator"}
     assert told["files"] == {kind: name for kind, name in FILES.items() if kind != "onnx"}
     assert told["latency_ms"] > 0
-    written = {file.name for file in (tmp_path / path(budget)).iterdir()}
-    assert written == {"network.pt2", "network.py", "README.md"}
-    card = (tmp_path / path(budget) / "README.md").read_text(encoding="utf-8")
+    written = {file.name for file in (tmp_path / "here").iterdir()}
+    assert written == {"network.pt2", "network.py", "README.md", "weights.safetensors"}
+    card = (tmp_path / "here" / "README.md").read_text(encoding="utf-8")
     assert "`network.onnx` is missing: NotImplementedError: no such operator" in card
     assert '"2": "\\udcff"' in card

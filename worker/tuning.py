@@ -1,0 +1,448 @@
+"""The finals: for every budget the networks that several searches have found are retrained, and compete.
+
+Ray Tune runs a trial for each, which drives a Ray Train run of its own, and ASHA judges at each rung which go on among
+those of a budget (Li et al., arXiv 1810.05934). Networks that nobody searched for, which are there to be compared with,
+are always trained to the end. A trial that is to stop is told so by a file in the run's folder (`verdicts/`) and ends
+by itself: Tune would kill its process, and what Ray Train had started for it would keep its CPUs.
+
+The driver alone writes the journal; a trial writes its network's files, and `result.json` beside them when it is
+trained. An interrupted run goes on with what Tune has noted of its trials, and each trial from its last checkpoint.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+from ray import tune
+from ray.train.torch import TorchTrainer
+from ray.tune.experiment import Trial
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.logger import JsonLoggerCallback
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+
+from nas_core import parallel
+from nas_core.architecture import Architecture
+from nas_core.baselines import random_architecture, thin_complete
+from nas_core.budget import spend
+from nas_core.data import Data, load
+from nas_core.errors import Diverged
+from nas_core.job import cost_of, path
+from nas_core.retrain import Retraining
+from nas_core.spec import SearchSpec
+from worker.exports import write_exports, write_genotype, write_weights
+from worker.run_folder import VERSION, Journal, RunFolder
+from worker.training import agreed, dataset, load_checkpoint, problem, report, train_options, versions
+
+REDUCTION = 3
+"""Of the networks of one budget about one in so many goes on at each rung; rungs are as much further apart."""
+FIRST_RUNG = 9
+"""No network is stopped before one part in so many of its epochs."""
+REPORT_SECONDS = 1.0
+"""How often a trial tells of its epochs, besides at each rung: telling waits for Ray Train to listen."""
+VERDICT_SECONDS = 0.1
+TRIAL_RESOURCES = {"memory": 1e6}
+"""What a trial's own process asks for, since Tune takes no trial that asks for nothing: the CPUs are its workers'."""
+TUNE_ENVIRONMENT = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_GLOBAL_CHECKPOINT_S": "5"}
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A network that is to be retrained for `budget`, as `spec.json` lists it under `finalists`.
+
+    Its `origin` is "search" (found with `seed` by the search `source`), or "random" or "thin", which are networks of
+    the same cost that nobody searched for (`nas_core.baselines`). One that is to `fit` is a network that a search
+    passed on its way, whose widths are still to use the budget up.
+    """
+
+    number: int
+    budget: int
+    origin: str
+    seed: int
+    source: str | None = None
+    architecture: Mapping[str, Any] | None = None
+    fit: bool = False
+
+    @property
+    def path(self) -> str:
+        """Where its files are, below the run's folder."""
+        return f"{path(self.budget)}-{self.number}"
+
+    def build(self, spec: SearchSpec) -> Architecture:
+        """Its architecture. Raises `ValueError` for a baseline that the budget is too small for."""
+        if self.origin == "random":
+            return random_architecture(spec.space, self.budget, self.seed)
+        if self.origin == "thin":
+            return thin_complete(spec.space, self.budget)
+        architecture = Architecture.from_dict(dict(self.architecture or {}))
+        return spend(architecture, self.budget, spec.limits) if self.fit else architecture
+
+
+def finalists_of(values: Mapping[str, Any]) -> list[Finalist]:
+    """The finalists that a specification (the content of `spec.json`) lists."""
+    return [Finalist(number, **one) for number, one in enumerate(values["finalists"])]
+
+
+def rungs(epochs: int) -> list[int]:
+    """The epochs after which networks may be stopped: ASHA's rungs, the last epoch not among them."""
+    found, rung = [], max(1, epochs // FIRST_RUNG)
+    while rung < epochs:
+        found.append(rung)
+        rung *= REDUCTION
+    return found
+
+
+def verdict(number: int, epoch: int) -> str:
+    """The file that says whether a finalist goes on after the rung at `epoch`."""
+    return f"verdicts/{number}-{epoch}.json"
+
+
+class Heats(FIFOScheduler):
+    """One ASHA for each budget: networks of different budgets do not compete, nor do those that nobody searched for.
+
+    What it decides at a rung it writes into `folder`, once, and leaves the trial to end by itself. Trials start in the
+    order in which they were made. See `ray.tune.schedulers.TrialScheduler` for the methods.
+    """
+
+    def __init__(self, folder: str, finalists: list[Finalist], epochs: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.folder, self.finalists, self.rungs = folder, finalists, set(rungs(epochs))
+        self.heats = {
+            budget: ASHAScheduler(
+                time_attr="epoch",
+                metric="accuracy",
+                mode="max",
+                max_t=epochs + 1,  # ASHA ends what reaches it, and a trial is to end by itself
+                grace_period=max(1, epochs // FIRST_RUNG),
+                reduction_factor=REDUCTION,
+            )
+            for budget in {finalist.budget for finalist in finalists}
+        }
+
+    def heat_of(self, trial: Trial) -> ASHAScheduler | None:
+        """The heat that a trial runs in, if it is in any."""
+        finalist = self.finalists[trial.config["number"]]
+        return self.heats[finalist.budget] if finalist.origin == "search" else None
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        """Enter a trial in its heat."""
+        if heat := self.heat_of(trial):
+            heat.on_trial_add(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Judge a trial at a rung, by what its heat says; a verdict that is there from before stays."""
+        if (heat := self.heat_of(trial)) and result["epoch"] in self.rungs:
+            goes_on = heat.on_trial_result(tune_controller, trial, result) == TrialScheduler.CONTINUE
+            folder, name = RunFolder(self.folder), verdict(trial.config["number"], result["epoch"])
+            if not folder.exists(name):
+                folder.write_json(name, {"goes_on": goes_on})
+        return TrialScheduler.CONTINUE
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        """Note the end of a trial in its heat."""
+        if heat := self.heat_of(trial):
+            heat.on_trial_complete(tune_controller, trial, result)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
+        """Take a trial out of its heat."""
+        if heat := self.heat_of(trial):
+            heat.on_trial_remove(tune_controller, trial)
+
+
+class Follow(tune.Callback):
+    """Writes what the trials tell into the run's journal.
+
+    Tune keeps it with the experiment, and an attempt that goes on has it from there: so the journal is opened in
+    `setup`, for the attempt that YOSO_ATTEMPT names. See `ray.tune.Callback` for the methods.
+    """
+
+    def __init__(self, folder: str, finalists: list[Finalist], epochs: int) -> None:
+        self.folder, self.finalists, self.epochs = folder, finalists, epochs
+        self.done = dict.fromkeys(range(len(finalists)), 0)
+        """Of each trial the epochs that are behind it, or that it was spared."""
+        self.journal: Journal | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"journal": None}
+
+    def get_state(self) -> dict[str, Any]:
+        """What an attempt that goes on must know."""
+        return {"done": dict(self.done)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `get_state` told."""
+        self.done = dict(state["done"])
+
+    def setup(self, *args: Any, **info: Any) -> None:
+        """Open the journal of this attempt."""
+        self.journal = Journal(RunFolder(self.folder), int(os.environ["YOSO_ATTEMPT"]))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Write the epochs that a trial tells of."""
+        finalist = self.finalists[trial.config["number"]]
+        self.done[finalist.number] = result["epoch"]
+        for line in result["lines"]:
+            self._write(finalist, line | {"progress": self.progress})
+        self._flush()
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Tell that a network is retrained, or was stopped, or fell out, and why."""
+        finalist = self.finalists[trial.config["number"]]
+        told = trial.last_result
+        self.done[finalist.number] = self.epochs
+        if told.get("dropped"):
+            self._write(finalist, {"kind": "warning", "message": told["dropped"]})
+        elif told["epoch"] < self.epochs:
+            self._write(finalist, {"kind": "stopped", "epoch": told["epoch"], "accuracy": told["accuracy"]})
+        else:
+            result = RunFolder(self.folder).read_json(f"{finalist.path}/result.json")
+            names = ("multiply_adds", "parameters", "activations", "accuracy", "accuracy_low", "accuracy_high",
+                     "test_images", "path")  # fmt: skip
+            self._write(finalist, {"kind": "retrained"} | {name: result[name] for name in names})
+        self._flush(force=True)
+
+    @property
+    def progress(self) -> float:
+        """The share of all epochs that is behind: 0 … 1."""
+        return sum(self.done.values()) / (self.epochs * len(self.done))
+
+    def _write(self, finalist: Finalist, line: dict[str, Any]) -> None:
+        assert self.journal is not None
+        own = {"trial": finalist.number, "origin": finalist.origin, "budget": finalist.budget, "seed": finalist.seed}
+        self.journal.write(line | own)
+
+    def _flush(self, force: bool = False) -> None:
+        assert self.journal is not None
+        self.journal.flush(force)
+
+
+def run_finals(folder: RunFolder, attempt: int, values: dict[str, Any], checkpoint_seconds: float) -> None:
+    """Retrain the finalists of `values` (the content of `spec.json`), and write `result.json`.
+
+    `values["at_once"]` trials run at a time. Raises `RuntimeError` where trials failed, or were interrupted: another
+    attempt goes on with them.
+    """
+    begin = time.time()
+    for name, value in TUNE_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    os.environ["YOSO_ATTEMPT"] = str(attempt)
+    spec, finalists = SearchSpec.from_dict(values), finalists_of(values)
+    epochs = spec.settings.retrain_epochs
+    journal = Journal(folder, attempt)
+    experiment = f"{folder.url}/tune"
+    resumed = tune.Tuner.can_restore(experiment)
+    at_once = min(values["at_once"], len(finalists))
+    device = "cuda" if spec.gpus_per_worker else "cpu"
+    journal.write({"kind": "started", "workers": at_once * spec.workers, "device": device, "resumed": resumed})
+    journal.write({"kind": "phase", "phase": "retrain", "finalists": len(finalists)})
+    journal.flush(force=True)
+
+    trial = tune.with_resources(
+        tune.with_parameters(drive, folder=folder.url, seconds=checkpoint_seconds), TRIAL_RESOURCES
+    )
+    if resumed:
+        tuner = tune.Tuner.restore(experiment, trial, resume_unfinished=True, resume_errored=True)
+    else:
+        tuner = tune.Tuner(
+            trial,
+            param_space={"number": tune.grid_search([finalist.number for finalist in finalists])},
+            tune_config=tune.TuneConfig(
+                max_concurrent_trials=at_once,
+                scheduler=Heats(folder.url, finalists, epochs),
+                trial_dirname_creator=_name,
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=folder.url,
+                verbose=0,
+                failure_config=tune.FailureConfig(fail_fast=True),
+                callbacks=[Follow(folder.url, finalists, epochs), JsonLoggerCallback()],  # type: ignore[no-untyped-call],
+            ),
+        )
+    outcome = tuner.fit()
+    if folder.exists("error.json"):
+        return
+    if outcome.errors:
+        raise RuntimeError(f"{len(outcome.errors)} of {len(finalists)} trials failed") from outcome.errors[0]
+    if outcome.num_terminated < len(finalists):
+        raise RuntimeError(f"interrupted with {outcome.num_terminated} of {len(finalists)} trials at their end")
+    ended = [outcome[index] for index in range(len(outcome))]
+    told = {one.config["number"]: one.metrics or {} for one in ended if one.config}
+    trials = [trial_result(folder, finalist, told[finalist.number], epochs) for finalist in finalists]
+    trained = [one for one in trials if one["outcome"] == "trained"]
+    if not any(one["origin"] == "search" for one in trained) and any(one.origin == "search" for one in finalists):
+        reasons = "; ".join(sorted({one["reason"] for one in trials if one.get("reason")}))
+        folder.write_json("error.json", problem(attempt, "diverged", f"no network was trained: {reasons}", False))
+        return
+    folder.write_json("result.json", result(values, attempt, spec, trained, trials, time.time() - begin))
+
+
+def _name(trial: Trial) -> str:
+    return f"{trial.config['number']:05d}"
+
+
+def trial_result(folder: RunFolder, finalist: Finalist, told: dict[str, Any], epochs: int) -> dict[str, Any]:
+    """What became of a finalist: its `outcome` is "trained", "stopped" or "dropped", the latter with a `reason`.
+
+    `validation_accuracy` is that after the last of its `epochs`.
+    """
+    own = {"trial": finalist.number, "budget": finalist.budget, "origin": finalist.origin, "seed": finalist.seed,
+           "source": finalist.source, "epochs": told["epoch"], "validation_accuracy": told["accuracy"]}  # fmt: skip
+    if told.get("dropped"):
+        return own | {"outcome": "dropped", "reason": told["dropped"]}
+    if told["epoch"] < epochs:
+        return own | {"outcome": "stopped"}
+    return own | {"outcome": "trained"} | folder.read_json(f"{finalist.path}/result.json")
+
+
+def result(
+    values: dict[str, Any],
+    attempt: int,
+    spec: SearchSpec,
+    trained: list[dict[str, Any]],
+    trials: list[dict[str, Any]],
+    seconds: float,
+) -> dict[str, Any]:
+    """The content of the finals' `result.json`.
+
+    Of each budget the network that was best on the validation part is the `winner`, and goes by the budget's name;
+    the cheaper one where several are. What the test part says decides nothing.
+    """
+    architectures = []
+    best: set[int] = set()
+    order = sorted(trained, key=lambda one: (-one["validation_accuracy"], one["multiply_adds"], one["trial"]))
+    for one in order:
+        winner = one["origin"] == "search" and one["budget"] not in best
+        if winner:
+            best.add(one["budget"])
+        name = str(one["budget"]) if winner else f"{one['budget']}-{one['trial']}"
+        architectures.append({key: value for key, value in one.items() if key != "dataset"}
+                             | {"name": name, "winner": winner})  # fmt: skip
+    complete = spec.space.complete()
+    short = ("trial", "budget", "origin", "seed", "source", "epochs", "validation_accuracy", "outcome", "reason")
+    return {
+        "version": VERSION,
+        "search_id": values.get("search_id"),
+        "attempt": attempt,
+        "seconds": seconds,
+        "versions": versions(),
+        "dataset": trained[0]["dataset"],
+        "supernet": {"multiply_adds": complete.multiply_adds, "parameters": complete.parameters},
+        "architectures": sorted(architectures, key=lambda one: (one["budget"], not one["winner"], one["trial"])),
+        "trials": [{key: one[key] for key in short if key in one} for one in trials],
+    }
+
+
+def drive(config: dict[str, Any], folder: str, seconds: float) -> None:
+    """One trial: a Ray Train run that retrains the finalist `config["number"]` of the run in `folder`.
+
+    It runs in a process of Tune's; raises what Ray Train raises when its workers failed too often.
+    """
+    spec = SearchSpec.from_dict(RunFolder(folder).read_json("spec.json"))
+    TorchTrainer(
+        train_finalist,
+        train_loop_config={"folder": folder, "number": config["number"], "checkpoint_seconds": seconds},
+        **train_options(
+            spec,
+            f"{folder}/train",
+            f"{config['number']:05d}",
+            callbacks=[TuneReportCallback()],  # type: ignore[no-untyped-call]
+        ),
+    ).fit()
+
+
+def train_finalist(config: dict[str, Any]) -> None:
+    """What each Ray Train worker of a trial runs.
+
+    Epochs are told at the rungs and about once a second. Data that cannot be read end the run with the reason in
+    `error.json`; a network that diverges, or cannot be had for its budget, is told as `dropped`.
+    """
+    folder = RunFolder(config["folder"])
+    values = folder.read_json("spec.json")
+    finalist = finalists_of(values)[config["number"]]
+    spec = replace(SearchSpec.from_dict(values), seed=finalist.seed)
+    epochs, rank = spec.settings.retrain_epochs, parallel.world()[0]
+    torch.set_num_threads(spec.cpus_per_worker)
+    device = ray.train.torch.get_device()
+    lines: list[dict[str, Any]] = []
+
+    def tell(epoch: int, accuracy: float, state: dict[str, Any] | None = None, **more: Any) -> None:
+        report({"epoch": epoch, "accuracy": accuracy, "lines": list(lines)} | more, state, rank)
+        lines.clear()
+
+    try:
+        data = load(spec, values.get("data_roots", []), device)
+    except (OSError, ValueError) as error:
+        if rank == 0:
+            folder.write_json("error.json", problem(values.get("attempt", 1), "data", str(error), retryable=False))
+        tell(0, 0.0, dropped=str(error))
+        return
+    try:
+        architecture = finalist.build(spec)
+    except ValueError as error:
+        tell(0, 0.0, dropped=f"no {finalist.origin} network for {finalist.budget}: {error}")
+        return
+    retraining = Retraining(spec, architecture, data, device)
+    if (state := load_checkpoint(device)) is not None:
+        retraining.load_state_dict(state)
+    judged = rungs(epochs) if finalist.origin == "search" else []
+    told = saved = time.monotonic()
+    while not retraining.done:
+        try:
+            lines += retraining.advance()
+        except Diverged as error:
+            tell(retraining.step // retraining.steps_per_epoch, 0.0, dropped=str(error))
+            return
+        if retraining.step % retraining.steps_per_epoch or retraining.done:
+            continue
+        epoch, accuracy, now = lines[-1]["epoch"], lines[-1]["accuracy"], time.monotonic()
+        if epoch in judged or agreed(now - told >= REPORT_SECONDS, device):
+            keep = agreed(now - saved >= config["checkpoint_seconds"], device)
+            tell(epoch, accuracy, retraining.state_dict() if keep else None)
+            told, saved = now, now if keep else saved
+        if epoch in judged and not parallel.first(partial(goes_on, folder, finalist.number, epoch)):
+            return
+    tested = retraining.test()
+    if rank == 0:
+        write_network(folder, finalist, spec, retraining, data, tested)
+    tell(epochs, lines[-1]["accuracy"])
+
+
+def goes_on(folder: RunFolder, number: int, epoch: int) -> bool:
+    """What the heat says of a finalist at a rung; waits until it says it."""
+    name = verdict(number, epoch)
+    while not folder.exists(name):
+        time.sleep(VERDICT_SECONDS)
+    return bool(folder.read_json(name)["goes_on"])
+
+
+def write_network(
+    folder: RunFolder,
+    finalist: Finalist,
+    spec: SearchSpec,
+    retraining: Retraining,
+    data: Data,
+    tested: dict[str, Any],
+) -> None:
+    """Write a retrained finalist's files, and `result.json` beside them when all are there.
+
+    `tested` is what `Retraining.test` told.
+    """
+    architecture = retraining.architecture
+    weights = {name: tensor.detach().cpu().clone() for name, tensor in retraining.network.state_dict().items()}
+    files = write_genotype(folder, finalist.path, architecture)
+    found = {"budget": finalist.budget, "path": finalist.path} | cost_of(architecture) | tested
+    if finalist.origin == "search":
+        found |= write_exports(folder, finalist.path, spec, architecture, weights, data, found, versions())
+    else:
+        files |= write_weights(folder, finalist.path, weights)
+        found |= {"latency_ms": None, "files": files, "not_exported": {}}
+    folder.write_json(f"{finalist.path}/result.json", found | {"dataset": dataset(data)})
