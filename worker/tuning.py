@@ -264,7 +264,7 @@ def run_finals(folder: RunFolder, attempt: int, values: dict[str, Any], checkpoi
                 storage_path=folder.url,
                 verbose=0,
                 failure_config=tune.FailureConfig(fail_fast=True),
-                callbacks=[Follow(folder.url, finalists, epochs), JsonLoggerCallback()],  # type: ignore[no-untyped-call],
+                callbacks=[Follow(folder.url, finalists, epochs), JsonLoggerCallback()],  # type: ignore[no-untyped-call]
             ),
         )
     outcome = tuner.fit()

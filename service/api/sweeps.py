@@ -10,23 +10,27 @@ from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
 from nas_core.errors import InvalidValue
-from nas_core.spec import SearchSpec
+from nas_core.spec import SearchSpec, infeasible
 from service.api.context import Context, ContextDep, ProjectDep, confined
 from service.api.idempotency import KeyDep, once
+from service.api.problems import Problem, ProblemError
 from service.api.searches import PROBLEMS, QUOTA, UNKNOWN, created, operation_id
 from service.api.views import Page, cursor, iso, place, position, view_search
 from service.domain.lifecycle import TERMINAL, Status
 from service.domain.pareto import front
 from service.domain.request import InvalidRequest, SearchRequest, Text, check
-from service.domain.sweep import SweepRequest, expand, sorted_budgets
+from service.domain.sweep import MoreNetworks, SweepRequest, expand, sorted_budgets
 from service.store.idempotency import Answer
-from service.store.models import Sweep
+from service.store.models import ArchitectureRow, Search, Sweep
 from service.store.sweeps import Progress, UnknownSweep
 
+UNFINISHED: dict[int | str, dict[str, Any]] = {
+    409: {"model": Problem, "description": "Its searches have not ended, or found nothing."}
+}
 router = APIRouter(
     prefix="/api/v1/sweeps", tags=["sweeps"], responses=PROBLEMS, generate_unique_id_function=operation_id
 )
-CREATED = created("sweeps", "sweep_id", ("look", "searches", "pareto", "cancel", "pause", "resume", "retry"))
+CREATED = created("sweeps", "sweep_id", ("look", "searches", "pareto", "cancel", "pause", "resume", "retry", "add"))
 
 
 class SweepView(BaseModel):
@@ -42,6 +46,8 @@ class SweepView(BaseModel):
     searches: int
     counts: dict[str, int]
     """Searches by state."""
+    finals: dict[str, int]
+    """Finals, which retrain what the searches have found, by state."""
     done: bool
     seconds_left: float | None
     """About how long it goes on if as many run at once as do now; None while none runs."""
@@ -63,6 +69,9 @@ class Point(BaseModel):
 
     architecture: str
     search: str
+    """The search or the finals that retrained it."""
+    origin: Literal["search", "random", "thin"]
+    """Whether it was searched for, or is there to be compared with."""
     seed: int
     budget: int
     cost: float
@@ -71,7 +80,7 @@ class Point(BaseModel):
     accuracy_high: float
     """The ends of the accuracy's 95 % interval."""
     on_front: bool
-    """Whether no other network is at once as cheap and as accurate."""
+    """Whether it was searched for, and no other such network is at once as cheap and as accurate."""
 
 
 class Front(BaseModel):
@@ -96,33 +105,91 @@ def submit(request: SweepRequest, service: ContextDep, project: ProjectDep, key:
     """Queue all searches of a sweep, or none: everything that can be known to be wrong is refused first."""
     request = confined(request, project)
     budgets, notes = sorted_budgets(request)
-    points = specified(service, expand(request, budgets))
+    groups = specified(service, expand(request, budgets))
 
     def create(session: Session) -> Answer:
-        sweep = service.sweeps.create(session, request, budgets, points)
+        sweep = service.sweeps.create(session, request, budgets, groups, service.capacity())
         shown = view(service, sweep, session).model_copy(update={"notes": notes})
         return Answer(201, shown.model_dump(mode="json"), {"Location": f"/api/v1/sweeps/{sweep.id}"})
 
     return once(service, key, create)
 
 
-def specified(service: Context, points: list[SearchRequest]) -> list[tuple[SearchRequest, SearchSpec]]:
-    """Each point with what it means; points that differ in the seed alone are held to the rules once.
+def specified(service: Context, groups: list[list[SearchRequest]]) -> list[list[tuple[SearchRequest, SearchSpec]]]:
+    """Each point of each group with what it means; points that differ in the seed alone are held to the rules once.
 
     Raises `InvalidRequest`.
     """
     settings, capacity = service.settings, service.capacity()
     known: dict[str, SearchSpec] = {}
-    found = []
-    for point in points:
+
+    def mean(point: SearchRequest) -> SearchSpec:
         same = point.model_dump_json(exclude={"seed"})
         if same not in known:
             known[same] = check(point, settings.data_roots, settings.any_folder, capacity)
         try:
-            found.append((point, replace(known[same], seed=point.seed)))
+            return replace(known[same], seed=point.seed)
         except InvalidValue as problem:
             raise InvalidRequest([problem]) from problem
-    return found
+
+    return [[(point, mean(point)) for point in group] for group in groups]
+
+
+@router.post("/{sweep_id}/networks", response_model=SweepView, responses=UNKNOWN | QUOTA | UNFINISHED)
+def add(sweep: SeenDep, more: MoreNetworks, service: ContextDep, key: KeyDep) -> Response:
+    """Retrain more networks of a sweep whose searches have ended: for more budgets, or to compare with.
+
+    No search is run again: a network for a budget that is new is the one that each search passed on its way.
+    """
+    budgets, notes = sorted_budgets(more)
+
+    def do(session: Session) -> Answer:
+        locked = service.sweeps.get(sweep.id, session)
+        groups = service.sweeps.sources(sweep.id, session)
+        fresh = [budget for budget in budgets if budget not in locked.budgets]
+        told = list(notes)
+        if len(fresh) < len(budgets):
+            known = ", ".join(str(budget) for budget in budgets if budget not in fresh)
+            told.append(f"the sweep has these budgets already: {known}")
+        held_to_rules(locked, groups, fresh, more)
+        wanted = fresh or budgets or locked.budgets
+        service.sweeps.add_finals(session, locked, groups, wanted, fresh, more.baselines, service.capacity())
+        shown = view(service, locked, session).model_copy(update={"notes": told})
+        return Answer(200, shown.model_dump(mode="json"))
+
+    return once(service, key, do)
+
+
+def held_to_rules(sweep: Sweep, groups: list[list[Search]], fresh: list[int], more: MoreNetworks) -> None:
+    """Raise what is wrong with more networks for a sweep: `ProblemError` (409) or `InvalidRequest`."""
+    if not fresh and not more.baselines:
+        accepted = f"budgets besides {', '.join(map(str, sweep.budgets))}, or baselines"
+        raise InvalidRequest([InvalidValue("budgets", more.budgets, "nothing that is new", accepted)])
+    unfinished = sum(search.status not in TERMINAL for group in groups for search in group)
+    if unfinished:
+        raise ProblemError(409, "Still searching", f"{unfinished} searches of this sweep have not ended yet.")
+    if any(all(search.status != Status.SUCCEEDED for search in group) for group in groups):
+        raise ProblemError(409, "Nothing found", "No search of this sweep, or of a part of its grid, has succeeded.")
+    if not fresh:
+        return
+    if sweep.request.get("strategy") == "independent":
+        accepted = "a new sweep, or one with the strategy path"
+        reason = "each search of this sweep looked for one budget alone"
+        raise InvalidRequest([InvalidValue("budgets", fresh, reason, accepted)])
+    spec = SearchSpec.from_dict(groups[0][0].spec)
+    if spec.limits.latency_ms is not None:
+        accepted = "a new sweep: what a network takes is measured while it is searched for"
+        raise InvalidRequest([InvalidValue("budgets", fresh, "this sweep limits the latency", accepted)])
+    smallest = min(spec.budgets)
+    problems = [
+        InvalidValue("budgets", budget, "below what the searches went down to", f"{smallest} multiply-adds or more")
+        for budget in fresh
+        if budget < smallest
+    ]
+    specs = [SearchSpec.from_dict(group[0].spec) for group in groups]
+    problems += [problem for one in specs for budget in fresh if (problem := infeasible(budget, one.space))]
+    if problems:
+        raise InvalidRequest(problems)
 
 
 @router.get("")
@@ -221,24 +288,31 @@ def retry(sweep: SeenDep, service: ContextDep, key: KeyDep) -> Response:
 
 def front_of(service: Context, sweep: Sweep, cost: str) -> Front:
     """The networks of a sweep that have a cost of that kind, the cheapest first."""
+
+    def origin(row: ArchitectureRow) -> str:
+        return str(row.result.get("origin", "search"))
+
     known = [(row, spec) for row, spec in service.sweeps.networks(sweep.id) if row.result.get(cost) is not None]
     known.sort(key=lambda one: (one[0].result[cost], -one[0].result["accuracy"], one[0].id))
-    on_front = front([(row.result[cost], row.result["accuracy"]) for row, _ in known])
+    searched = [row for row, _ in known if origin(row) == "search"]
+    best = front([(row.result[cost], row.result["accuracy"]) for row in searched])
+    on_front = {row.id for row, on in zip(searched, best, strict=True) if on}
     return Front(
         cost=cost,
         points=[
             Point(
                 architecture=row.id,
                 search=row.search_id,
-                seed=spec["seed"],
+                origin=origin(row),
+                seed=row.result.get("seed", spec["seed"]),
                 budget=row.budget,
                 cost=row.result[cost],
                 accuracy=row.result["accuracy"],
                 accuracy_low=row.result["accuracy_low"],
                 accuracy_high=row.result["accuracy_high"],
-                on_front=on,
+                on_front=row.id in on_front,
             )
-            for (row, spec), on in zip(known, on_front, strict=True)
+            for row, spec in known
         ],
     )
 
@@ -257,7 +331,9 @@ def view(service: Context, sweep: Sweep, within: Session | None = None) -> Sweep
 
 
 def _view(sweep: Sweep, progress: Progress) -> SweepView:
-    counts = {status: progress.counts[status] for status in Status if status in progress.counts}
+    counts, finals = (
+        {status: found[status] for status in Status if status in found} for found in (progress.counts, progress.finals)
+    )
     return SweepView(
         id=sweep.id,
         project=sweep.project,
@@ -268,7 +344,8 @@ def _view(sweep: Sweep, progress: Progress) -> SweepView:
         paused=sweep.paused,
         searches=sum(counts.values()),
         counts=counts,
-        done=all(status in TERMINAL for status in counts),
+        finals=finals,
+        done=all(status in TERMINAL for status in (*counts, *finals)),
         seconds_left=progress.seconds_left,
         created_at=iso(sweep.created_at),
         request=sweep.request,

@@ -45,6 +45,7 @@ class SearchView(BaseModel):
             "examples": [
                 {
                     "id": "k3v9qa2m7xw4",
+                    "kind": "search",
                     "project": "default",
                     "sweep": None,
                     "name": "first steps",
@@ -75,6 +76,8 @@ class SearchView(BaseModel):
     )
 
     id: str
+    kind: str
+    """`search`, or `finals`, which retrain what the searches of a sweep have found."""
     project: str
     sweep: str | None
     """The sweep that it belongs to."""
@@ -125,6 +128,7 @@ def view_search(search: Search, architectures: Sequence[ArchitectureRow]) -> Sea
     """What the API says of a search."""
     return SearchView(
         id=search.id,
+        kind=search.kind,
         project=search.project,
         sweep=search.sweep_id,
         name=search.name,

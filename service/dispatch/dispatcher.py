@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.5
 CAPACITY_SECONDS = 10.0
 SWEEP_SECONDS = 60.0
+RELEASE_SECONDS = 2.0
 HEARTBEAT_SECONDS = LEASE_SECONDS / 3
 STALLED_SECONDS = 120.0
 """A dispatcher that has not got on for so long lets its leases run out: its beating heart proves nothing."""
@@ -89,7 +90,7 @@ class Dispatcher:
         self.wake = threading.Event()
         self.stopping = threading.Event()
         self.last_turn = time.monotonic()
-        self._measured = self._swept = float("-inf")
+        self._measured = self._swept = self._released = float("-inf")
         self._stopped: dict[str, float] = {}
         self._leaving: dict[str, float] = {}
 
@@ -120,6 +121,9 @@ class Dispatcher:
         """Claim what can be claimed, and take one step with each search that is held."""
         self.last_turn = time.monotonic()
         self._measure()
+        if time.monotonic() - self._released > RELEASE_SECONDS:
+            self._released = time.monotonic()
+            self.work.release_finals()
         if self.ray_error is None:
             for search in self.work.claim(self.owner, self.capacity or Capacity(0, 0)):
                 log.info("claimed search %s, %s, attempt %d", search.id, search.status, search.attempt)
@@ -242,8 +246,16 @@ class Dispatcher:
         if self._result(search) is not None:
             self._finish(self.work.move(search.id, token, Status.FINISHING, reason=None), token)
             return
-        self._mine(search)
-        self.runs.write_spec(search.id, search.spec | {"attempt": search.attempt}, self.data_roots)
+        spec = search.spec | {"attempt": search.attempt}
+        earlier = self._mine(search)
+        if search.kind == "finals":
+            finalists = earlier.get("finalists") or self.runs.finalists(search.spec)
+            if not finalists:
+                told = {"kind": "finalists", "message": "none of its searches has found a network", "retryable": False}
+                self._failed(search, token, told)
+                return
+            spec |= {"finalists": finalists, "at_once": search.workers // search.spec["workers"]}
+        self.runs.write_spec(search.id, spec, self.data_roots)
         entrypoint = shlex.join([self.python, "-m", "worker.job", self.runs.url(search.id)])
         environment = JOB_ENVIRONMENT | {"YOSO_ATTEMPT": str(search.attempt)}
         self.jobs.submit(submission_id(search), entrypoint, environment)
@@ -255,17 +267,19 @@ class Dispatcher:
         )
         self.work.move(search.id, token, Status.WAITING, reason=reason)
 
-    def _mine(self, search: Search) -> None:
-        """Raise `LostLease` where the folder belongs to a later attempt, which whoever was asleep does not know of.
+    def _mine(self, search: Search) -> dict[str, Any]:
+        """What an earlier attempt was told; empty where there was none.
 
-        Its worker would not give way to this attempt, nor this one's to it, once this one's number is in `spec.json`.
+        Raises `LostLease` where the folder belongs to a later attempt, which whoever was asleep does not know of: its
+        worker would not give way to this attempt, nor this one's to it, once this one's number is in `spec.json`.
         """
         try:
-            spec = self.runs.read_json(search.id, "spec.json")
+            spec = self.runs.read_json(search.id, "spec.json") or {}
         except TornFile:
-            return
-        if spec is not None and spec.get("attempt", 0) > search.attempt:
+            return {}
+        if spec.get("attempt", 0) > search.attempt:
             raise LostLease(search.id)
+        return spec
 
     def _follow(self, search: Search, token: str) -> None:
         """Read what is new in the folder, and compare it with what Ray says of the job."""

@@ -78,6 +78,54 @@ class Runs:
             raise TornFile(f"{search_id}/{name}")
         return values
 
+    def finalists(self, spec: dict[str, Any]) -> list[dict[str, Any]]:
+        """The networks that finals are to retrain, as `worker.tuning.Finalist` knows them, by budget.
+
+        `spec["finals"]` tells the searches `of` which networks compete, each with its `id`, `seed` and `budgets`, and
+        the `baselines` to compare with, random ones for each of `seeds`. A search that has found nothing for one of its
+        budgets has no finalist there. Raises `OSError`.
+        """
+        finals = spec["finals"]
+        seeds = {"random": finals["seeds"], "thin": finals["seeds"][:1]}
+        found = []
+        for budget in spec["budgets"]:
+            for source in finals["of"]:
+                own = {"budget": budget, "origin": "search", "seed": source["seed"], "source": source["id"]}
+                found += [own | one for one in self._networks(source, budget)]
+            found += [
+                {"budget": budget, "origin": origin, "seed": seed}
+                for origin in finals["baselines"]
+                for seed in seeds[origin]
+            ]
+        return found
+
+    def _networks(self, source: dict[str, Any], budget: int) -> list[dict[str, Any]]:
+        """The network that a search found for a budget, if it did.
+
+        For a budget that it was not asked for, the largest below it that it passed on its way or found for another: its
+        widths are still to be fitted.
+        """
+        if budget in source["budgets"]:
+            own = self._genotype(source["id"], budget)
+            return [] if own is None else [{"architecture": own}]
+        passed: list[tuple[int, dict[str, Any]]] = [
+            (line["multiply_adds"], line["architecture"])
+            for _, lines in self.chunks(source["id"], "")
+            for line in lines
+            if line["kind"] == "snapshot" and line["multiply_adds"] <= budget
+        ]
+        below = max((one for one in source["budgets"] if one < budget), default=None)
+        if below is not None and (other := self._genotype(source["id"], below)) is not None:
+            passed.append((below, other))
+        largest = max(passed, key=lambda one: one[0], default=None)
+        return [] if largest is None else [{"architecture": largest[1], "fit": True}]
+
+    def _genotype(self, search_id: str, budget: int) -> dict[str, Any] | None:
+        try:
+            return self.read_json(search_id, f"architectures/{budget}/architecture.json")
+        except TornFile:
+            return None
+
     def chunks(self, search_id: str, after: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         """The journal's chunks behind the one called `after`, in order: name and lines.
 

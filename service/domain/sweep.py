@@ -1,7 +1,8 @@
 """A sweep: one request, varied over budgets, seeds and any grid of its fields. No I/O.
 
-`expand` makes its points, each a `SearchRequest` of its own. With the strategy `path` a search serves all budgets of
-the sweep, since it passes them on its way down; `independent` searches for each budget by itself.
+`expand` makes its points, each a `SearchRequest` of its own, in groups that differ in nothing but seeds and budgets:
+what a group finds can compete in finals of its own. With the strategy `path` a search serves all budgets of the sweep,
+since it passes them on its way down; `independent` searches for each budget by itself.
 """
 
 import itertools
@@ -43,6 +44,12 @@ class BudgetRange(BaseModel):
         return [round(first * (last / first) ** step) for step in steps]
 
 
+Baseline = Literal["random", "thin"]
+"""Networks that nobody searched for, to compare with (`nas_core.baselines`): what is left of the complete network when
+it is cut at random, and the complete network with fewer channels."""
+Budgets = Annotated[list[Any], Field(min_length=1, max_length=1000)] | BudgetRange
+
+
 class SweepRequest(BaseModel):
     """Searches that differ in budgets, seeds and fields of `grid`, and are otherwise as `search` says."""
 
@@ -62,9 +69,7 @@ class SweepRequest(BaseModel):
     )
 
     search: dict[str, Any] = Field(description="What all have in common: the fields of a search, but budgets and seed.")
-    budgets: Annotated[list[Any], Field(min_length=1, max_length=1000)] | BudgetRange = Field(
-        description="Multiply-adds, as numbers or texts, or from, to, count and scale."
-    )
+    budgets: Budgets = Field(description="Multiply-adds, as numbers or texts, or from, to, count and scale.")
     seeds: Annotated[list[int], Field(min_length=1, max_length=MOST_POINTS)] = Field(default_factory=lambda: [0])
     grid: dict[str, Annotated[list[Any], Field(min_length=1, max_length=MOST_POINTS)]] = Field(
         default_factory=dict,
@@ -73,12 +78,44 @@ class SweepRequest(BaseModel):
     strategy: Literal["path", "independent"] = Field(
         "path", description="One search for all budgets of a seed, or one for each."
     )
+    finals: bool | None = Field(
+        None,
+        description="Whether the searches only find networks, which are then retrained together, and for each budget "
+        "compete; otherwise each search retrains its own. By default where there are several seeds.",
+    )
+    baselines: list[Baseline] = Field(
+        default_factory=list,
+        max_length=2,
+        description="Networks that nobody searched for, retrained in the finals to compare with.",
+    )
     project: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     priority: int = Field(0, ge=-10, le=10)
     name: Text = Field("", max_length=200)
 
+    @property
+    def with_finals(self) -> bool:
+        """Whether the sweep has finals."""
+        return (len(set(self.seeds)) > 1 or bool(self.baselines)) if self.finals is None else self.finals
 
-def sorted_budgets(request: SweepRequest) -> tuple[list[int], list[str]]:
+
+class MoreNetworks(BaseModel):
+    """What is retrained for a sweep whose searches have ended: networks for more budgets, baselines, or both."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, json_schema_extra={"examples": [{"budgets": ["450k"], "baselines": ["random"]}]}
+    )
+
+    budgets: Budgets | None = Field(
+        None, description="As in a sweep. No search is run again: they passed these budgets on their way down."
+    )
+    baselines: list[Baseline] = Field(
+        default_factory=list,
+        max_length=2,
+        description="Networks to compare with, for the budgets given here, or for those of the sweep.",
+    )
+
+
+def sorted_budgets(request: SweepRequest | MoreNetworks) -> tuple[list[int], list[str]]:
     """The sweep's budgets, ascending and each once, and what was changed of them. Raises `InvalidRequest`."""
     if isinstance(request.budgets, BudgetRange):
         try:
@@ -87,7 +124,7 @@ def sorted_budgets(request: SweepRequest) -> tuple[list[int], list[str]]:
             raise InvalidRequest([problem]) from problem
     else:
         given, problems = [], []
-        for value in request.budgets:
+        for value in request.budgets or ():
             try:
                 given.append(parse_count(value))
             except InvalidValue as problem:
@@ -103,8 +140,8 @@ def sorted_budgets(request: SweepRequest) -> tuple[list[int], list[str]]:
     return budgets, notes
 
 
-def expand(request: SweepRequest, budgets: Sequence[int]) -> list[SearchRequest]:
-    """The sweep's points, in the order of the grid, the seeds and the budgets.
+def expand(request: SweepRequest, budgets: Sequence[int]) -> list[list[SearchRequest]]:
+    """The sweep's points: a list for each point of the grid, in the order of the seeds and the budgets.
 
     Raises `InvalidRequest` for a field that cannot be varied, for more than `MOST_POINTS` points, and for what no
     search can be asked.
@@ -126,18 +163,24 @@ def expand(request: SweepRequest, budgets: Sequence[int]) -> list[SearchRequest]
     count = math.prod(len(values) for values in request.grid.values()) * len(seeds) * len(each)
     if count > MOST_POINTS:
         problems.append(InvalidValue("grid", count, "too many searches", f"at most {MOST_POINTS}"))
+    if request.baselines and not request.with_finals:
+        problems.append(InvalidValue("baselines", request.baselines, "without finals", "finals, which retrain them"))
     if problems:
         raise InvalidRequest(problems)
-    points: list[SearchRequest] = []
+    groups: list[list[SearchRequest]] = []
     for chosen in itertools.product(*request.grid.values()):
         asked = _varied(request.search, dict(zip(request.grid, chosen, strict=True)))
         own = {"project": request.project, "priority": request.priority, "name": request.name}
         try:
-            for seed, some in itertools.product(seeds, each):
-                points.append(SearchRequest(**asked | own | {"seed": seed, "budgets": some}))
+            groups.append(
+                [
+                    SearchRequest(**asked | own | {"seed": seed, "budgets": some})
+                    for seed, some in itertools.product(seeds, each)
+                ]
+            )
         except ValidationError as error:
             raise InvalidRequest([_invalid(found) for found in error.errors()]) from error
-    return points
+    return groups
 
 
 def _varied(search: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,10 @@ from service.domain import lifecycle, scheduling
 from service.domain.lifecycle import TERMINAL, WITH_RAY, Status
 from service.store.models import Attempt, Event, Project, Search, now
 
+AWAITING = 2e12
+"""The `not_before` of finals that wait for the searches of their sweep: a time that nobody will see."""
+AWAITING_REASON = "waits for the searches of its sweep"
+
 
 class UnknownSearch(LookupError):
     """No search of that id."""
@@ -67,9 +71,13 @@ def move(session: Session, search: Search, status: Status, time: float | None = 
 
 
 def queue_again(session: Session, search: Search) -> None:
-    """Queue a locked search that failed or was cancelled again, with as many attempts as a new one has."""
+    """Queue a locked search that failed or was cancelled again, with as many attempts as a new one has.
+
+    Finals wait once more for the searches whose networks they retrain.
+    """
     last = search.attempt + lifecycle.MAX_ATTEMPTS
-    move(session, search, Status.QUEUED, reason=None, error=None, not_before=0.0, last_attempt=last)
+    reason, not_before = (AWAITING_REASON, AWAITING) if search.kind == "finals" else (None, 0.0)
+    move(session, search, Status.QUEUED, reason=reason, error=None, not_before=not_before, last_attempt=last)
 
 
 def _end_attempt(session: Session, search: Search, status: Status, time: float) -> None:

@@ -167,6 +167,7 @@ def new_search(request: SearchRequest, spec: SearchSpec, time: float) -> dict[st
     cpus, gpus = spec.workers * spec.cpus_per_worker, spec.workers * spec.gpus_per_worker
     return {
         "id": changes.new_id(),
+        "kind": "search",
         "project": request.project,
         "name": request.name,
         "dataset": request.dataset,

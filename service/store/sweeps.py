@@ -1,15 +1,19 @@
 """Sweeps: searches that are queued together, or not at all, and then looked at and steered together."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Engine, func, insert, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from nas_core.spec import SearchSpec
+from service.domain import scheduling
 from service.domain.lifecycle import TERMINAL, WITH_RAY, Status
 from service.domain.request import SearchRequest
+from service.domain.scheduling import Capacity
 from service.domain.sweep import SweepRequest
 from service.store import changes
 from service.store.database import reading
@@ -19,7 +23,12 @@ from service.store.searches import new_search
 from service.store.work import typical_seconds
 
 PAUSED = 1e12
-"""The `not_before` of what is paused: seconds since 1970 that nobody will see."""
+"""The `not_before` of what is paused: seconds since 1970 that nobody will see. Finals that wait have a later one."""
+
+MOST_AT_ONCE = 64
+"""At most so many networks of one finals are retrained at once: its driver follows them all."""
+
+Points = Sequence[tuple[SearchRequest, SearchSpec]]
 
 
 class UnknownSweep(LookupError):
@@ -28,9 +37,13 @@ class UnknownSweep(LookupError):
 
 @dataclass(frozen=True)
 class Progress:
-    """How many searches of a sweep are in each state, and about how many seconds are left; None while none has run."""
+    """How many searches and finals of a sweep are in each state, and about how many seconds are left.
+
+    The latter is None while none has run.
+    """
 
     counts: dict[str, int]
+    finals: dict[str, int]
     seconds_left: float | None
 
 
@@ -45,10 +58,12 @@ class Sweeps:
         session: Session,
         request: SweepRequest,
         budgets: Sequence[int],
-        points: Sequence[tuple[SearchRequest, SearchSpec]],
+        groups: Sequence[Points],
+        capacity: Capacity | None,
     ) -> Sweep:
-        """Queue all points. Raises `OverQuota`."""
-        admit_to_queue(session, request.project, len(points))
+        """Queue all points of all groups, and the finals of each group where there are any. Raises `OverQuota`."""
+        finals = len(groups) if request.with_finals else 0
+        admit_to_queue(session, request.project, sum(map(len, groups)) + finals)
         time = changes.time_of(session)
         sweep = Sweep(
             id=changes.new_id(),
@@ -61,15 +76,53 @@ class Sweeps:
         )
         session.add(sweep)
         session.flush()
-        rows = [new_search(point, spec, time) | {"sweep_id": sweep.id} for point, spec in points]
-        for number, row in enumerate(rows):
-            row["rank"] += number * 1e-6  # in the order of the points
-        session.execute(insert(Search), rows)
-        data = {"status": Status.QUEUED}
-        session.execute(
-            insert(Event), [{"search_id": row["id"], "time": time, "kind": "status", "data": data} for row in rows]
-        )
+        rows, last = [], []
+        for points in groups:
+            found = [new_search(point, spec, time) | {"sweep_id": sweep.id} for point, spec in points]
+            if request.with_finals:
+                final = new_finals(points[0], budgets, found, request.baselines, capacity, time)
+                last.append(final | {"not_before": changes.AWAITING, "reason": changes.AWAITING_REASON})
+                for row in found:
+                    row |= {"finals_id": final["id"], "spec": row["spec"] | {"retrain": False}}
+            rows += found
+        _queue(session, sweep, rows + last, time)
         return sweep
+
+    def sources(self, sweep_id: str, within: Session) -> list[list[Search]]:
+        """The searches of a sweep in groups that differ in nothing but seeds and budgets, in order."""
+        query = (
+            select(Search).where(Search.sweep_id == sweep_id, Search.kind == "search").order_by(Search.rank, Search.id)
+        )
+        groups: dict[str, list[Search]] = {}
+        for search in within.scalars(query):
+            common = {key: value for key, value in search.spec.items() if key not in ("seed", "budgets")}
+            groups.setdefault(json.dumps(common, sort_keys=True), []).append(search)
+        return list(groups.values())
+
+    def add_finals(
+        self,
+        session: Session,
+        sweep: Sweep,
+        groups: Sequence[Sequence[Search]],
+        budgets: Sequence[int],
+        more: Sequence[int],
+        baselines: Sequence[str],
+        capacity: Capacity | None,
+    ) -> None:
+        """Queue finals of each group: for the budgets that are new to the sweep, and baselines for `budgets`.
+
+        The budgets in `more` are new. Raises `OverQuota`.
+        """
+        admit_to_queue(session, sweep.project, len(groups))
+        time = changes.time_of(session)
+        rows = []
+        for group in groups:
+            first = group[0]
+            point = SearchRequest(**first.request), SearchSpec.from_dict(first.spec)
+            found = [{"id": one.id, "spec": one.spec} for one in group if one.status == Status.SUCCEEDED]
+            rows.append(new_finals(point, budgets, found if more else [], baselines, capacity, time))
+        _queue(session, sweep, rows, time)
+        sweep.budgets = sorted({*sweep.budgets, *more})
 
     def get(self, sweep_id: str, within: Session | None = None) -> Sweep:
         """The sweep of that id; in a caller's transaction its row is locked. Raises `UnknownSweep`."""
@@ -97,16 +150,20 @@ class Sweeps:
         if within is None:
             with reading(self.engine) as session:
                 return self.progress(sweep_ids, session)
-        counts: dict[str, dict[str, int]] = {sweep_id: {} for sweep_id in sweep_ids}
+        kinds = {"search": {sweep_id: Counter[str]() for sweep_id in sweep_ids}}
+        kinds["finals"] = {sweep_id: Counter() for sweep_id in sweep_ids}
         per_state = (
-            select(Search.sweep_id, Search.status, func.count())
+            select(Search.sweep_id, Search.kind, Search.status, func.count())
             .where(Search.sweep_id.in_(list(sweep_ids)))
-            .group_by(Search.sweep_id, Search.status)
+            .group_by(Search.sweep_id, Search.kind, Search.status)
         )
-        for sweep_id, status, count in within.execute(per_state):
-            counts[str(sweep_id)][status] = count
+        for sweep_id, kind, status, count in within.execute(per_state):
+            kinds[kind][str(sweep_id)][status] = count
         each = typical_seconds(within)
-        return {sweep_id: Progress(found, _seconds_left(found, each)) for sweep_id, found in counts.items()}
+        return {
+            sweep_id: Progress(counts, finals, _seconds_left(counts + finals, each))
+            for sweep_id, counts, finals in ((one, kinds["search"][one], kinds["finals"][one]) for one in sweep_ids)
+        }
 
     def searches(self, sweep_id: str, limit: int, after: tuple[float, str] | None = None) -> Sequence[Search]:
         """At most `limit` searches of a sweep in the order of its points, from behind the (rank, id) `after`."""
@@ -117,7 +174,7 @@ class Sweeps:
             return session.scalars(query).all()
 
     def networks(self, sweep_id: str) -> Sequence[tuple[ArchitectureRow, dict[str, Any]]]:
-        """Every network that a sweep has found, with what its search was asked to do."""
+        """Every network that a sweep has retrained, with what its search or finals were asked to do."""
         query = (
             select(ArchitectureRow, Search.spec)
             .join(Search, Search.id == ArchitectureRow.search_id)
@@ -153,9 +210,10 @@ class Sweeps:
         self.get(sweep_id, session).paused = paused
         waiting = update(Search).where(Search.sweep_id == sweep_id, Search.status == Status.QUEUED)
         if paused:
+            waiting = waiting.where(Search.not_before < PAUSED)
             waiting = waiting.values(not_before=PAUSED, reason="its sweep is paused")
         else:
-            waiting = waiting.where(Search.not_before >= PAUSED).values(not_before=0.0, reason=None)
+            waiting = waiting.where(Search.not_before == PAUSED).values(not_before=0.0, reason=None)
         session.execute(waiting.execution_options(synchronize_session=False))
 
     def retry(self, session: Session, sweep_id: str) -> int:
@@ -165,7 +223,7 @@ class Sweeps:
         admit_to_queue(session, sweep.project, len(failed))
         for search in failed:
             changes.queue_again(session, search)
-            if sweep.paused:
+            if sweep.paused and search.not_before < PAUSED:
                 search.not_before, search.reason = PAUSED, "its sweep is paused"
         return len(failed)
 
@@ -174,7 +232,52 @@ class Sweeps:
         return session.scalars(query.with_for_update()).all()
 
 
-def _seconds_left(counts: dict[str, int], each: float) -> float | None:
+def new_finals(
+    point: tuple[SearchRequest, SearchSpec],
+    budgets: Sequence[int],
+    sources: Sequence[Mapping[str, Any]],
+    baselines: Sequence[str],
+    capacity: Capacity | None,
+    time: float,
+) -> dict[str, Any]:
+    """The columns of finals that are queued at `time`, of `sources` (columns of searches) that are like `point`.
+
+    As many networks are retrained at once as there are, or as the cluster has room for.
+    """
+    request, spec = point
+    spec = replace(spec, budgets=tuple(budgets), retrain=True)
+    of = [{"id": one["id"], "seed": one["spec"]["seed"], "budgets": one["spec"]["budgets"]} for one in sources]
+    seeds = sorted({one["seed"] for one in of} or {spec.seed})
+    finals = {"of": of, "baselines": list(baselines), "seeds": seeds}
+    each_budget = len(of) + len(seeds) * ("random" in baselines) + ("thin" in baselines)
+    room = capacity.places(spec.cpus_per_worker, spec.gpus_per_worker) // spec.workers if capacity else 1
+    at_once = max(1, min(room, len(budgets) * each_budget, MOST_AT_ONCE))
+    row = new_search(request, spec, time)
+    workers, cpus, gpus = (round(at_once * row[name]) for name in ("workers", "cpus", "gpus"))
+    return row | {
+        "kind": "finals",
+        "spec": row["spec"] | {"finals": finals},
+        "workers": workers,
+        "cpus": cpus,
+        "gpus": gpus,
+        "accelerators": scheduling.accelerators(cpus, gpus),
+    }
+
+
+def _queue(session: Session, sweep: Sweep, rows: list[dict[str, Any]], time: float) -> None:
+    """Queue rows of a sweep in their order."""
+    for number, row in enumerate(rows):
+        row.setdefault("finals_id", None)
+        row.setdefault("reason", None)
+        row |= {"sweep_id": sweep.id, "rank": row["rank"] + number * 1e-6}
+    session.execute(insert(Search), rows)
+    data = {"status": Status.QUEUED}
+    session.execute(
+        insert(Event), [{"search_id": row["id"], "time": time, "kind": "status", "data": data} for row in rows]
+    )
+
+
+def _seconds_left(counts: Mapping[str, int], each: float) -> float | None:
     """What is left if as many go on running at once as do now; None where none runs."""
     left = sum(count for status, count in counts.items() if status not in TERMINAL)
     running = sum(count for status, count in counts.items() if status in WITH_RAY)

@@ -9,14 +9,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import Engine, delete, exists, func, or_, select, text, tuple_, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from service.domain import scheduling
-from service.domain.lifecycle import WITH_RAY, Status
+from service.domain.lifecycle import TERMINAL, WITH_RAY, Status
 from service.domain.scheduling import Ask, Capacity, Share, Verdict
 from service.store import changes
 from service.store.database import reading, writing
-from service.store.models import ArchitectureRow, Attempt, IdempotencyKey, Project, Search, now
+from service.store.models import ArchitectureRow, Attempt, IdempotencyKey, Project, Search, Sweep, now
 
 LEASE_SECONDS = 30.0
 CLAIMED_AT_ONCE = 16
@@ -66,6 +66,21 @@ class Work:
                 changes.move(session, search, Status.LAUNCHING, time, reason=None)
                 claimed.append(search)
             return claimed
+
+    def release_finals(self) -> None:
+        """Let finals be launched whose searches have all ended, unless their sweep is paused."""
+        source = aliased(Search)
+        unfinished = exists().where(source.finals_id == Search.id, source.status.not_in(TERMINAL))
+        paused = exists().where(Sweep.id == Search.sweep_id, Sweep.paused)
+        waiting = update(Search).where(
+            Search.kind == "finals", Search.status == Status.QUEUED, Search.not_before == changes.AWAITING
+        )
+        with writing(self.engine) as session:
+            session.execute(
+                waiting.where(~unfinished, ~paused)
+                .values(not_before=0.0, reason=None)
+                .execution_options(synchronize_session=False)
+            )
 
     def renew(self, tokens: Iterable[str]) -> set[str]:
         """Prolong leases by their tokens; returns the tokens that still hold."""
@@ -130,13 +145,17 @@ class Work:
             return search
 
     def succeed(self, search_id: str, token: str, result: dict[str, Any]) -> None:
-        """Take over the result and end the search, in one transaction. Raises `LostLease`."""
+        """Take over the result and end the search, in one transaction. Raises `LostLease`.
+
+        Networks that are found and not retrained stay in the folder, where finals find them.
+        """
         with writing(self.engine) as session:
             search = _held(session, search_id, token)
-            for one in result["architectures"]:
-                row_id = f"{search_id}-{one['budget']}"
+            trained = [one for one in result["architectures"] if "accuracy" in one]
+            for one in trained:
+                row_id = f"{search_id}-{one.get('name', one['budget'])}"
                 session.add(ArchitectureRow(id=row_id, search_id=search_id, budget=one["budget"], result=one))
-            best = max(one["accuracy"] for one in result["architectures"])
+            best = max((one["accuracy"] for one in trained), default=search.accuracy)
             changes.move(session, search, Status.SUCCEEDED, progress=1.0, accuracy=best, reason=None, error=None)
 
     def current_attempts(self, search_ids: Iterable[str]) -> dict[str, int | None]:

@@ -14,7 +14,12 @@ from service.domain.pareto import front
 from service.domain.sweep import BudgetRange, SweepRequest, expand, sorted_budgets
 from tests import seeding
 
-GOOD: dict[str, Any] = {"search": {"dataset": "digits"}, "budgets": ["300k", "600k"], "seeds": [0, 1, 2]}
+GOOD: dict[str, Any] = {
+    "search": {"dataset": "digits"},
+    "budgets": ["300k", "600k"],
+    "seeds": [0, 1, 2],
+    "finals": False,
+}
 
 
 @pytest.fixture
@@ -79,6 +84,7 @@ def test_independent_searches_have_a_budget_each_and_a_grid_multiplies(http: htt
         ({"search": {"dataset": "/no/such/folder"}}, "dataset", "no such folder"),
         ({"search": {}}, "search.dataset", "required"),
         ({"strategy": "best"}, "strategy", ""),
+        ({"baselines": ["random"]}, "baselines", "without finals"),
     ],
 )
 def test_what_cannot_be_swept_is_refused_and_nothing_is_queued(
@@ -191,6 +197,6 @@ def test_points_are_every_combination_once(budgets: list[int], seeds: list[int])
     for strategy, each in (("path", 1), ("independent", len(set(budgets)))):
         asked = SweepRequest.model_validate(GOOD | {"budgets": budgets, "seeds": seeds, "strategy": strategy})
         found, _ = sorted_budgets(asked)
-        points = expand(asked, found)
+        (points,) = expand(asked, found)
         assert found == sorted(set(budgets))
         assert len(points) == len({(p.seed, tuple(p.budgets or ())) for p in points}) == len(set(seeds)) * each

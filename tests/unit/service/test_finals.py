@@ -1,0 +1,288 @@
+"""Finals of a sweep: when they start, what they are told to retrain, and what comes of them."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from nas_core.baselines import random_architecture
+from nas_core.files import FILES
+from nas_core.space import SearchSpace
+from nas_core.spec import SearchSpec
+from service.domain.lifecycle import Status
+from service.store.work import Work
+from tests import seeding
+from tests.ray_double import RayDouble, ray_double
+from tests.unit.service.test_dispatcher import Service
+from worker.tuning import finalists_of
+
+SWEEP: dict[str, Any] = {"search": {"dataset": "digits"}, "budgets": ["300k", "600k"], "seeds": [0, 1]}
+SPACE = SearchSpace.preset("digits")
+
+
+@pytest.fixture
+def ray() -> Iterator[RayDouble]:
+    with ray_double() as double:
+        yield double
+
+
+@pytest.fixture
+def service(app: FastAPI, ray: RayDouble) -> Iterator[Service]:
+    made = Service(app, ray)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def http(url: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=url) as client:
+        yield client
+
+
+def sweep(http: httpx.Client, **fields: Any) -> dict[str, Any]:
+    """Post a sweep that is accepted."""
+    made = http.post("/api/v1/sweeps", json=SWEEP | fields)
+    assert made.status_code == 201, made.text
+    return dict(made.json())
+
+
+def members(http: httpx.Client, made: dict[str, Any], kind: str) -> list[str]:
+    """The ids of a sweep's searches, or of its finals, in order."""
+    page = http.get(f"/api/v1/sweeps/{made['id']}/searches").json()
+    return [one["id"] for one in page["items"] if one["kind"] == kind]
+
+
+def found(service: Service, search_id: str, snapshots: tuple[int, ...] = ()) -> None:
+    """What a search that retrains nothing leaves: its networks, and on the way others that cost `snapshots`."""
+    seed = service.searches.get(search_id).spec["seed"]
+    for budget in seeding.BUDGETS:
+        path = service.folder(search_id) / "architectures" / str(budget) / "architecture.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(random_architecture(SPACE, budget, seed).to_json())
+    passed = [random_architecture(SPACE, cost, seed) for cost in snapshots]
+    service.journal(
+        search_id,
+        "0001-000001",
+        {"kind": "started", "workers": 1, "device": "cpu", "resumed": False},
+        *({"kind": "snapshot", "multiply_adds": one.multiply_adds, "architecture": one.to_dict()} for one in passed),
+    )
+    result = {"architectures": [{"budget": budget} | seeding.cost(budget) for budget in seeding.BUDGETS]}
+    (service.folder(search_id) / "result.json").write_text(json.dumps(result))
+
+
+def turns(service: Service, ray: RayDouble, count: int = 4) -> None:
+    """Some turns of a dispatcher, whose drivers leave when their result is there."""
+    dispatcher = service.dispatcher()
+    for _ in range(count):
+        dispatcher._released = float("-inf")
+        for search_id in list(dispatcher.held):
+            if (service.folder(search_id) / "result.json").exists():
+                ray.end(search_id, "SUCCEEDED", service.searches.get(search_id).attempt)
+        dispatcher.turn()
+    dispatcher.work.hand_back(dispatcher.held.values())
+
+
+def told(service: Service, search_id: str) -> dict[str, Any]:
+    """What the worker of a search or of finals is told."""
+    return dict(json.loads((service.folder(search_id) / "spec.json").read_text()))
+
+
+def test_finals_wait_for_all_searches_of_their_group_and_get_what_these_found(
+    service: Service, ray: RayDouble, http: httpx.Client
+) -> None:
+    made = sweep(http, baselines=["random", "thin"])
+    first, second = members(http, made, "search")
+    (finals,) = members(http, made, "finals")
+    assert (made["counts"], made["finals"]) == ({"queued": 2}, {"queued": 1})
+    assert service.searches.get(finals).reason == "waits for the searches of its sweep"
+    turns(service, ray)
+    assert SearchSpec.from_dict(told(service, first)).retrain is False
+    found(service, first)
+    turns(service, ray)
+    assert (service.status(first), service.status(second)) == ("succeeded", "waiting")
+    assert service.status(finals) == "queued", "one search has not ended"
+    found(service, second)
+    turns(service, ray)
+    assert service.status(finals) == "waiting"
+    spec = told(service, finals)
+    assert SearchSpec.from_dict(spec).retrain and spec["at_once"] >= 1
+    listed = finalists_of(spec)
+    assert [(one.budget, one.origin, one.seed, one.source) for one in listed] == [
+        (budget, *who)
+        for budget in seeding.BUDGETS
+        for who in (
+            ("search", 0, first), ("search", 1, second), ("random", 0, None), ("random", 1, None), ("thin", 0, None)
+        )
+    ]  # fmt: skip
+    space = SearchSpec.from_dict(spec)
+    assert listed[1].build(space).to_json() == random_architecture(SPACE, 300_000, 1).to_json()
+    assert all(one.build(space).multiply_adds <= one.budget for one in listed)
+
+
+def test_what_the_finals_retrain_is_the_sweeps_front_and_baselines_are_beside_it(
+    service: Service, ray: RayDouble, http: httpx.Client
+) -> None:
+    made = sweep(http)
+    searches, (finals,) = members(http, made, "search"), members(http, made, "finals")
+    turns(service, ray)
+    for search_id in searches:
+        found(service, search_id)
+    turns(service, ray)
+    rows = [
+        {"name": "300000", "origin": "search", "seed": 1, "winner": True},
+        {"name": "300000-0", "origin": "search", "seed": 0, "winner": False, "accuracy": 0.9},
+        {"name": "300000-2", "origin": "random", "seed": 1, "winner": False, "accuracy": 0.99},
+    ]
+    networks = [seeding.result(300_000) | {"files": FILES} | row for row in rows]
+    (service.folder(finals) / "result.json").write_text(json.dumps({"architectures": networks}))
+    turns(service, ray)
+    assert service.status(finals) == "succeeded" and http.get(f"/api/v1/sweeps/{made['id']}").json()["done"]
+    points = http.get(f"/api/v1/sweeps/{made['id']}/pareto").json()["points"]
+    assert {(one["architecture"], one["origin"], one["seed"], one["on_front"]) for one in points} == {
+        (f"{finals}-300000", "search", 1, True),
+        (f"{finals}-300000-0", "search", 0, False),
+        (f"{finals}-300000-2", "random", 1, False),
+    }
+    assert all(one["search"] == finals for one in points)
+    assert http.get(f"/api/v1/searches/{searches[0]}").json()["architectures"] == []
+
+
+def test_what_failed_takes_no_part_and_without_any_network_there_are_no_finals(
+    service: Service, ray: RayDouble, http: httpx.Client
+) -> None:
+    made = sweep(http)
+    (first, second), (finals,) = members(http, made, "search"), members(http, made, "finals")
+    http.post(f"/api/v1/searches/{first}/cancel")
+    http.post(f"/api/v1/searches/{second}/cancel")
+    turns(service, ray)
+    assert service.status(finals) == "failed"
+    assert service.searches.get(finals).error == {
+        "kind": "finalists", "message": "none of its searches has found a network", "attempt": 1
+    }  # fmt: skip
+    for search_id in (second, finals):
+        http.post(f"/api/v1/searches/{search_id}/retry")
+    turns(service, ray)
+    assert service.status(finals) == "queued", "tried again, they wait again"
+    found(service, second)
+    turns(service, ray)
+    assert {one.source for one in finalists_of(told(service, finals))} == {second}
+
+
+def test_paused_finals_wait_and_those_that_were_not_due_still_wait_when_it_goes_on(
+    service: Service, ray: RayDouble, http: httpx.Client
+) -> None:
+    made = sweep(http)
+    searches, (finals,) = members(http, made, "search"), members(http, made, "finals")
+    http.post(f"/api/v1/sweeps/{made['id']}/pause")
+    http.post(f"/api/v1/sweeps/{made['id']}/resume")
+    turns(service, ray)
+    assert {service.status(one) for one in searches} == {"waiting"} and service.status(finals) == "queued"
+    http.post(f"/api/v1/sweeps/{made['id']}/pause")
+    for search_id in searches:
+        found(service, search_id)
+    turns(service, ray)
+    assert service.status(finals) == "queued"
+    http.post(f"/api/v1/sweeps/{made['id']}/resume")
+    turns(service, ray)
+    assert service.status(finals) == "waiting"
+
+
+def test_every_group_of_a_grid_has_finals_of_its_own(http: httpx.Client, app: FastAPI) -> None:
+    made = sweep(http, grid={"space.share": [True, False]})
+    searches, finals = members(http, made, "search"), members(http, made, "finals")
+    of = [[one["id"] for one in seeding.parts(app).searches.get(f).spec["finals"]["of"]] for f in finals]
+    assert of == [searches[:2], searches[2:]]
+
+
+def ended(service: Service, ray: RayDouble, http: httpx.Client, **fields: Any) -> tuple[dict[str, Any], list[str]]:
+    """A sweep whose searches have ended; each passed networks of 430,000 and 460,000 multiply-adds or less."""
+    made = sweep(http, finals=False, **fields)
+    searches = members(http, made, "search")
+    turns(service, ray)
+    for search_id in searches:
+        found(service, search_id, (520_000, 460_000, 430_000))
+    turns(service, ray)
+    return made, searches
+
+
+def test_a_budget_is_added_without_searching_again(service: Service, ray: RayDouble, http: httpx.Client) -> None:
+    made, searches = ended(service, ray, http)
+    more = http.post(f"/api/v1/sweeps/{made['id']}/networks", json={"budgets": ["470k", "300k"]})
+    assert more.status_code == 200, more.text
+    assert more.json()["budgets"] == [300_000, 470_000, 600_000]
+    assert more.json()["notes"] == ["the budgets were sorted", "the sweep has these budgets already: 300000"]
+    (finals,) = members(http, made, "finals")
+    turns(service, ray)
+    spec = told(service, finals)
+    assert members(http, made, "search") == searches, "no search was added"
+    for one in finalists_of(spec):
+        passed = random_architecture(SPACE, 460_000, one.seed)
+        assert one.budget == 470_000 and one.fit and one.architecture == json.loads(passed.to_json())
+        built = one.build(SearchSpec.from_dict(spec))
+        assert passed.multiply_adds <= built.multiply_adds <= 470_000
+
+
+def test_baselines_are_added_to_compare_with(service: Service, ray: RayDouble, http: httpx.Client) -> None:
+    made, _ = ended(service, ray, http)
+    http.post(f"/api/v1/sweeps/{made['id']}/networks", json={"baselines": ["thin"]})
+    (finals,) = members(http, made, "finals")
+    turns(service, ray)
+    listed = finalists_of(told(service, finals))
+    assert [(one.budget, one.origin) for one in listed] == [(300_000, "thin"), (600_000, "thin")]
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "what"),
+    [
+        ({}, 422, "nothing that is new"),
+        ({"budgets": ["300k"]}, 422, "nothing that is new"),
+        ({"budgets": ["200k"]}, 422, "below what the searches went down to"),
+        ({"budgets": ["1G"]}, 422, "not feasible"),
+        ({"budgets": ["some"]}, 422, "not a number"),
+        ({"baselines": ["best"]}, 422, "random"),
+    ],
+)
+def test_networks_that_cannot_be_added_are_refused(
+    service: Service, ray: RayDouble, http: httpx.Client, asked: dict[str, Any], status: int, what: str
+) -> None:
+    made, _ = ended(service, ray, http)
+    refused = http.post(f"/api/v1/sweeps/{made['id']}/networks", json=asked)
+    assert refused.status_code == status and what in refused.text
+    assert members(http, made, "finals") == []
+
+
+def test_nothing_is_added_while_searches_run_or_to_searches_for_one_budget_each(
+    service: Service, ray: RayDouble, http: httpx.Client
+) -> None:
+    running = sweep(http, finals=False)
+    refused = http.post(f"/api/v1/sweeps/{running['id']}/networks", json={"budgets": ["400k"]})
+    assert refused.status_code == 409 and "2 searches" in refused.text
+    for search_id in members(http, running, "search"):
+        http.post(f"/api/v1/searches/{search_id}/cancel")
+    refused = http.post(f"/api/v1/sweeps/{running['id']}/networks", json={"budgets": ["400k"]})
+    assert refused.status_code == 409 and "has succeeded" in refused.text
+    made, _ = ended(service, ray, http, strategy="independent", budgets=["300k"])
+    refused = http.post(f"/api/v1/sweeps/{made['id']}/networks", json={"budgets": ["400k"]})
+    assert refused.status_code == 422 and "one budget alone" in refused.text
+
+
+def test_finals_are_launched_again_with_the_same_list_after_a_lost_attempt(
+    service: Service, ray: RayDouble, http: httpx.Client
+) -> None:
+    made = sweep(http)
+    searches, (finals,) = members(http, made, "search"), members(http, made, "finals")
+    http.post(f"/api/v1/searches/{searches[1]}/cancel")
+    turns(service, ray)
+    found(service, searches[0])
+    turns(service, ray)
+    before = told(service, finals)
+    found(service, searches[1])
+    work = Work(service.searches.engine)
+    token = next(one.lease_token or "" for one in work.claim("other", seeding.LARGE) if one.id == finals)
+    work.move(finals, token, Status.QUEUED)
+    turns(service, ray)
+    after = told(service, finals)
+    assert after["attempt"] == before["attempt"] + 1 and after["finalists"] == before["finalists"]
