@@ -82,7 +82,9 @@ def run(folder: "RunFolder", attempt: int) -> None:
     if "RAY_ADDRESS" in os.environ:
         ray.init()
     else:
-        ray.init(include_dashboard=False, num_cpus=max(os.cpu_count() or 1, spec.workers * spec.cpus_per_worker))
+        cpus = max(os.cpu_count() or 1, spec.workers * spec.cpus_per_worker)
+        # One of its own, even where another cluster runs on this machine, to which Ray would connect by itself.
+        ray.init("local", include_dashboard=False, num_cpus=cpus)
     seconds = float(os.environ.get("YOSO_CHECKPOINT_SECONDS") or CHECKPOINT_SECONDS)
     if "finalists" in values:
         run_finals(folder, attempt, values, seconds)

@@ -98,6 +98,18 @@ def rungs(epochs: int) -> list[int]:
     return found
 
 
+def asha(epochs: int) -> ASHAScheduler:
+    """Who goes on at a rung, among networks that are trained for `epochs`."""
+    return ASHAScheduler(
+        time_attr="epoch",
+        metric="accuracy",
+        mode="max",
+        max_t=epochs + 1,  # ASHA ends what reaches it, and a trial is to end by itself
+        grace_period=max(1, epochs // FIRST_RUNG),
+        reduction_factor=REDUCTION,
+    )
+
+
 def verdict(number: int, epoch: int) -> str:
     """The file that says whether a finalist goes on after the rung at `epoch`."""
     return f"verdicts/{number}-{epoch}.json"
@@ -113,17 +125,7 @@ class Heats(FIFOScheduler):
     def __init__(self, folder: str, finalists: list[Finalist], epochs: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.folder, self.finalists, self.rungs = folder, finalists, set(rungs(epochs))
-        self.heats = {
-            budget: ASHAScheduler(
-                time_attr="epoch",
-                metric="accuracy",
-                mode="max",
-                max_t=epochs + 1,  # ASHA ends what reaches it, and a trial is to end by itself
-                grace_period=max(1, epochs // FIRST_RUNG),
-                reduction_factor=REDUCTION,
-            )
-            for budget in {finalist.budget for finalist in finalists}
-        }
+        self.heats = {budget: asha(epochs) for budget in {finalist.budget for finalist in finalists}}
 
     def heat_of(self, trial: Trial) -> ASHAScheduler | None:
         """The heat that a trial runs in, if it is in any."""

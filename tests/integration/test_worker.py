@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
 from nas_core import Architecture, Network, SearchSpace
+from nas_core.baselines import random_architecture
 from nas_core.files import FILES
 from nas_core.spec import NO_LIMITS, Limits, SearchSpec, Settings
 
@@ -248,3 +249,55 @@ def test_a_latency_that_no_network_has_is_told_by_all_workers_and_not_tried_agai
     error = json.loads((folder / "error.json").read_text())
     assert error["kind"] == "limits" and not error["retryable"] and "limits.latency_ms: " in error["message"]
     assert len(some(folder, "started")) == 1 and some(folder, "epoch") == []
+
+
+def write_finals(folder: Path) -> SearchSpec:
+    """Finals of three networks for one budget, and one that nobody searched for."""
+    spec = write_spec(folder, retrain_epochs=9)
+    budget = spec.budgets[0]
+    finalists: list[dict[str, Any]] = [
+        {"budget": budget, "origin": "search", "seed": seed, "source": f"search{seed}"}
+        | {"architecture": random_architecture(spec.space, budget, seed).to_dict()}
+        for seed in range(3)
+    ]
+    finalists.append({"budget": budget, "origin": "random", "seed": 7})
+    values = json.loads((folder / "spec.json").read_text()) | {"finalists": finalists, "at_once": 2}
+    (folder / "spec.json").write_text(json.dumps(values))
+    return spec
+
+
+@pytest.mark.timeout(300)
+def test_finals_that_are_killed_go_on_and_the_best_on_validation_data_wins(tmp_path: Path, start: Any) -> None:
+    folder = tmp_path / "finals"
+    spec = write_finals(folder)
+    first = start(folder)
+    until(lambda: some(folder, "retrained") or some(folder, "stopped"), first)
+    ended = {line["trial"] for kind in ("retrained", "stopped") for line in some(folder, kind)}
+    first.kill()
+    first.wait()
+    verdicts = {file.name: file.read_text() for file in (folder / "verdicts").iterdir()}
+    second = start(folder)
+    assert second.wait(PATIENCE) == 0, (tmp_path / "job.log").read_text()[-3000:]
+
+    result = json.loads((folder / "result.json").read_text())
+    assert [line["resumed"] for line in some(folder, "started")] == [False, True]
+    assert all((folder / "verdicts" / name).read_text() == text for name, text in verdicts.items())
+    again = {line["trial"] for line in some(folder, "epoch", attempt=2)}
+    assert not ended & again, "what has ended is not trained again"
+    trials = {one["trial"]: one for one in result["trials"]}
+    assert sorted(trials) == [0, 1, 2, 3] and trials[3]["outcome"] == "trained", "baselines go to the end"
+    for number, one in trials.items():
+        told = {line["epoch"]: line["accuracy"] for line in some(folder, "epoch", trial=number)}
+        assert list(told) == list(range(1, one["epochs"] + 1)) and told[one["epochs"]] == one["validation_accuracy"]
+        assert one["outcome"] == ("trained" if one["epochs"] == 9 else "stopped")
+    trained = [one for one in trials.values() if one["outcome"] == "trained" and one["origin"] == "search"]
+    [winner] = [one for one in result["architectures"] if one["winner"]]
+    assert winner["name"] == str(spec.budgets[0]) and set(winner["files"]) == set(FILES)
+    assert winner["validation_accuracy"] == max(one["validation_accuracy"] for one in trained)
+    for one in result["architectures"]:
+        files = folder / one["path"]
+        network = Network(Architecture.from_json((files / "architecture.json").read_text()))
+        network.load_state_dict(load_file(files / "weights.safetensors"))
+        assert network.architecture.multiply_adds == one["multiply_adds"] <= spec.budgets[0]
+        assert {path.name for path in files.iterdir()} == {*one["files"].values(), "result.json"}
+    assert some(folder, "epoch")[-1]["progress"] == pytest.approx(1) or some(folder, "stopped")
