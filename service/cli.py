@@ -6,9 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -24,6 +23,7 @@ from nas_core.errors import InvalidValue
 from nas_core.files import FILES
 from nas_core.space import PRESETS
 from service import terminal
+from service.answers import Search
 from service.client import ENDED, Client, ClientError, Unreachable
 from service.formats import at_most
 
@@ -362,7 +362,7 @@ def project(
         tell(seen, as_json, terminal.projects([seen]))
 
 
-def tell(answer: dict[str, Any], as_json: bool, shown: Any) -> None:
+def tell(answer: Mapping[str, Any], as_json: bool, shown: Any) -> None:
     """Print an answer as JSON for a script, or what people are shown of it."""
     if as_json:
         print(json.dumps(answer))
@@ -397,15 +397,15 @@ def fetch(
         for kind in kinds or ():
             if kind not in (*FILES, "all"):
                 raise InvalidValue("--format", kind, "no such format", ", ".join((*FILES, "all")))
-        search = client.get(search_id)
-        if not search["architectures"]:
-            raise InvalidValue("ID", search_id, f"has no networks yet: it is {search['status']}", "a search that ended")
-        wanted = None if "all" in (kinds or ()) else kinds
-        folders = bring(client, search, to or Path(f"yoso-{search_id}"), wanted)
+        try:
+            folders = client.fetch(search_id, to, None if "all" in (kinds or ()) else kinds)
+        except InvalidValue as problem:
+            option = {"formats": "--format", "search_id": "ID"}[problem.field]
+            raise InvalidValue(option, problem.value, problem.reason, problem.accepted) from problem
         if as_json:
             print(json.dumps({str(budget): folder for budget, folder in folders.items()}))
         else:
-            out.print(terminal.results(search["architectures"], folders))
+            out.print(terminal.results(client.get(search_id)["architectures"], folders))
 
 
 @app.command()
@@ -565,7 +565,7 @@ def follow(client: Client, search_id: str, as_json: bool) -> None:
     raise typer.Exit(EXIT[search["status"]] if search["status"] in ENDED else FAILED)
 
 
-def describe(search: dict[str, Any]) -> None:
+def describe(search: Search) -> None:
     """Print a search's state, networks and error."""
     colour = terminal.COLOURS.get(search["status"], "default")
     name = escape(search["name"])
@@ -580,35 +580,6 @@ def describe(search: dict[str, Any]) -> None:
         out.print(f"[red]{error['kind']}[/] (attempt {error['attempt']}): {told}", highlight=False, soft_wrap=True)
     if search["architectures"]:
         out.print(terminal.results(search["architectures"]))
-
-
-def bring(client: Client, search: dict[str, Any], to: Path, kinds: Sequence[str] | None = None) -> dict[int, str]:
-    """Download the files of every network of `search` below `to`; each budget's folder appears whole.
-
-    Brings the `kinds` of file, or all that there are. Returns the folders. Raises `InvalidValue` where a network does
-    not have one of the `kinds`; nothing is brought then.
-    """
-    folders: dict[int, str] = {}
-    for one in search["architectures"]:
-        for kind in kinds or ():
-            if kind not in one["files"]:
-                why = one["not_exported"].get(kind, "it was made without")
-                reason = f"the network for {one['budget']} has none: {why}"
-                raise InvalidValue("--format", kind, reason, ", ".join((*one["files"], "all")))
-    to.mkdir(parents=True, exist_ok=True)
-    for one in search["architectures"]:
-        target = to / str(one["budget"])
-        with tempfile.TemporaryDirectory(dir=to, prefix=".fetching-") as temporary:
-            new = Path(temporary, "new")
-            new.mkdir()
-            for kind in kinds or one["files"]:
-                (new / FILES[kind]).write_bytes(client.download(one["files"][kind]))
-            (new / "result.json").write_text(json.dumps(one | {"search_id": search["id"]}, indent=1))
-            if target.exists():
-                target.rename(Path(temporary, "old"))
-            new.rename(target)
-        folders[one["budget"]] = str(target)
-    return folders
 
 
 @contextmanager

@@ -1,18 +1,38 @@
-"""The Python client of a Yoso service."""
+"""The Python clients of a Yoso service: `Client`, and `AsyncClient` with the same words to be awaited.
 
+What can be asked is written once, as methods of `Calls` that describe a request and the type of its answer; each client
+only sends what they describe.
+"""
+
+import asyncio
+import functools
 import json
 import os
+import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 from urllib.parse import urlsplit
 
 import httpx
 
 from nas_core.errors import InvalidValue
+from nas_core.files import FILES
+from service.answers import (
+    Architecture,
+    ArchitectureDetail,
+    Cluster,
+    Front,
+    Project,
+    Search,
+    SearchPage,
+    Sweep,
+    SweepPage,
+)
 from service.settings import DEFAULT_PORT
 
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
@@ -23,6 +43,11 @@ RETRY_SECONDS = (0.5, 1.0, 2.0, 4.0)
 """How long to wait before asking again, unless the service says."""
 
 LONGEST_WAIT = 30.0
+POLL_SECONDS = 1.0
+RECONNECT_SECONDS = 0.5
+
+Answer = TypeVar("Answer")
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
@@ -52,7 +77,142 @@ def default_url() -> str:
     return os.environ.get("YOSO_URL") or f"http://{host}:{port}"
 
 
-class Client:
+@dataclass(frozen=True)
+class Request(Generic[Answer]):
+    """One request, whoever sends it, and how its answer is read."""
+
+    method: str
+    path: str
+    read: Callable[[httpx.Response], Answer]
+    params: Mapping[str, Any]
+    body: Any
+
+
+def ask(method: str, path: str, body: Any = None, **params: Any) -> Request[Any]:
+    """A request that is answered with a JSON object; a parameter that is None is left out."""
+    given = {name: value for name, value in params.items() if value is not None}
+    return Request(method, path, _object, given, body)
+
+
+class Call(Generic[P, Answer]):
+    """A method of both clients, made of the request that it describes: one answers, the other's answer is awaited."""
+
+    def __init__(self, describe: Callable[Concatenate[Any, P], Request[Answer]]) -> None:
+        self.describe = describe
+
+    @overload
+    def __get__(self, client: None, owner: type) -> Callable[Concatenate[Any, P], Request[Answer]]: ...
+
+    @overload
+    def __get__(self, client: "Client", owner: type) -> Callable[P, Answer]: ...
+
+    @overload
+    def __get__(self, client: "AsyncClient", owner: type) -> Callable[P, Coroutine[Any, Any, Answer]]: ...
+
+    def __get__(self, client: "Client | AsyncClient | None", owner: type) -> Any:
+        if client is None:
+            return self.describe
+
+        @functools.wraps(self.describe)
+        def method(*given: P.args, **named: P.kwargs) -> Any:
+            return client.send(self.describe(client, *given, **named))
+
+        return method
+
+
+class Calls:
+    """What a service can be asked."""
+
+    @Call
+    def submit(
+        self, /, dataset: str, budgets: Sequence[int | float | str] | None = None, **fields: Any
+    ) -> Request[Search]:
+        """Queue a search; `fields` are the request's others, such as `limits`, `space`, `settings` and `workers`.
+
+        Without `budgets` there must be `limits`.
+        """
+        asked = {} if budgets is None else {"budgets": list(budgets)}
+        return ask("POST", "/api/v1/searches", {"dataset": dataset} | asked | fields)
+
+    @Call
+    def get(self, search_id: str) -> Request[Search]:
+        """One search."""
+        return ask("GET", f"/api/v1/searches/{search_id}")
+
+    @Call
+    def cancel(self, search_id: str) -> Request[Search]:
+        """Cancel a search."""
+        return ask("POST", f"/api/v1/searches/{search_id}/cancel")
+
+    @Call
+    def retry(self, search_id: str) -> Request[Search]:
+        """Queue a search that failed or was cancelled again."""
+        return ask("POST", f"/api/v1/searches/{search_id}/retry")
+
+    @Call
+    def submit_sweep(
+        self, /, search: Mapping[str, Any], budgets: Sequence[int | float | str] | Mapping[str, Any], **fields: Any
+    ) -> Request[Sweep]:
+        """Queue searches that differ in budgets, `seeds` and a `grid`, and are otherwise as `search` says.
+
+        `budgets` are numbers or texts, or `{"from": …, "to": …, "count": …, "scale": …}`.
+        """
+        asked = dict(budgets) if isinstance(budgets, Mapping) else list(budgets)
+        return ask("POST", "/api/v1/sweeps", {"search": dict(search), "budgets": asked} | fields)
+
+    @Call
+    def sweep(self, sweep_id: str) -> Request[Sweep]:
+        """One sweep: how many of its searches are in each state."""
+        return ask("GET", f"/api/v1/sweeps/{sweep_id}")
+
+    @Call
+    def sweeps(self, limit: int = 50, after: str | None = None) -> Request[SweepPage]:
+        """A page of sweeps, newest first: `items`, and `next` to be given as `after`."""
+        return ask("GET", "/api/v1/sweeps", limit=limit, after=after)
+
+    @Call
+    def sweep_searches(self, sweep_id: str, limit: int = 100, after: str | None = None) -> Request[SearchPage]:
+        """A page of a sweep's searches, in the order of its points."""
+        return ask("GET", f"/api/v1/sweeps/{sweep_id}/searches", limit=limit, after=after)
+
+    @Call
+    def steer_sweep(self, sweep_id: str, how: str) -> Request[Sweep]:
+        """`cancel`, `pause`, `resume` or `retry` a sweep."""
+        return ask("POST", f"/api/v1/sweeps/{sweep_id}/{how}")
+
+    @Call
+    def pareto(self, sweep_id: str, cost: str = "multiply_adds") -> Request[Front]:
+        """A sweep's networks by cost (`multiply_adds`, `parameters`, `activations` or `latency_ms`) and accuracy."""
+        return ask("GET", f"/api/v1/sweeps/{sweep_id}/pareto", cost=cost)
+
+    @Call
+    def cluster(self, limit: int = 100) -> Request[Cluster]:
+        """What the cluster has, who holds it, and the first `limit` that wait, with the reasons."""
+        return ask("GET", "/api/v1/cluster", limit=limit)
+
+    @Call
+    def change_project(self, /, name: str, **changed: float | None) -> Request[Project]:
+        """Change a project's `weight`, `max_running`, `max_accelerators` or `max_queued`; None lifts a quota."""
+        return ask("PATCH", f"/api/v1/projects/{name}", changed)
+
+    @Call
+    def architecture(self, architecture_id: str) -> Request[ArchitectureDetail]:
+        """One network: costs, accuracy and genotype."""
+        return ask("GET", f"/api/v1/architectures/{architecture_id}")
+
+    @Call
+    def download(self, path: str) -> Request[bytes]:
+        """The content of a file, such as those that an architecture's `files` names."""
+        return Request("GET", path, lambda response: response.content, {}, None)
+
+    # Last, because what stands below it in this class no longer sees the type of this name.
+    @Call
+    def list(self, /, limit: int = 50, after: str | None = None, **filters: str | None) -> Request[SearchPage]:
+        """A page of searches, newest first: `items`, and `next` to be given as `after`."""
+        return ask("GET", "/api/v1/searches", limit=limit, after=after, **filters)
+
+
+class Client(Calls):
     """Talks to the service at `url`, with a bearer `token` where it asks for one (default: YOSO_TOKEN).
 
     Methods raise `ClientError` for what the service refuses and `Unreachable` where it does not answer. Raises
@@ -60,12 +220,8 @@ class Client:
     """
 
     def __init__(self, url: str | None = None, token: str | None = None, seconds: float = 30.0) -> None:
-        self.url = (url or default_url()).rstrip("/")
-        if urlsplit(self.url).scheme not in ("http", "https"):
-            raise InvalidValue("url", self.url, "not the URL of a service", "such as http://127.0.0.1:8765")
-        token = token or os.environ.get("YOSO_TOKEN")
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self.http = httpx.Client(base_url=self.url, timeout=seconds, headers=headers)
+        self.url = _checked(url)
+        self.http = httpx.Client(base_url=self.url, timeout=seconds, headers=_authorisation(token))
 
     def __enter__(self) -> Self:
         return self
@@ -79,107 +235,18 @@ class Client:
         """Close the connections."""
         self.http.close()
 
-    def submit(self, dataset: str, budgets: Sequence[int | float | str] | None = None, **fields: Any) -> dict[str, Any]:
-        """Queue a search; `fields` are the request's others, such as `limits`, `space`, `settings` and `workers`.
-
-        Without `budgets` there must be `limits`.
-        """
-        asked = {} if budgets is None else {"budgets": list(budgets)}
-        return self._json("POST", "/api/v1/searches", json={"dataset": dataset} | asked | fields)
-
-    def get(self, search_id: str) -> dict[str, Any]:
-        """One search."""
-        return self._json("GET", f"/api/v1/searches/{search_id}")
-
-    def list(self, limit: int = 50, after: str | None = None, **filters: str | None) -> dict[str, Any]:
-        """A page of searches, newest first: `items`, and `next` to be given as `after`."""
-        wanted = {"limit": limit, "after": after} | filters
-        return self._json("GET", "/api/v1/searches", params={k: v for k, v in wanted.items() if v is not None})
-
-    def cancel(self, search_id: str) -> dict[str, Any]:
-        """Cancel a search."""
-        return self._json("POST", f"/api/v1/searches/{search_id}/cancel")
-
-    def retry(self, search_id: str) -> dict[str, Any]:
-        """Queue a search that failed or was cancelled again."""
-        return self._json("POST", f"/api/v1/searches/{search_id}/retry")
-
-    def submit_sweep(
-        self, search: dict[str, Any], budgets: Sequence[int | float | str] | dict[str, Any], **fields: Any
-    ) -> dict[str, Any]:
-        """Queue searches that differ in budgets, `seeds` and a `grid`, and are otherwise as `search` says.
-
-        `budgets` are numbers or texts, or `{"from": …, "to": …, "count": …, "scale": …}`.
-        """
-        asked = budgets if isinstance(budgets, dict) else list(budgets)
-        return self._json("POST", "/api/v1/sweeps", json={"search": search, "budgets": asked} | fields)
-
-    def sweep(self, sweep_id: str) -> dict[str, Any]:
-        """One sweep: how many of its searches are in each state."""
-        return self._json("GET", f"/api/v1/sweeps/{sweep_id}")
-
-    def sweeps(self, limit: int = 50, after: str | None = None) -> dict[str, Any]:
-        """A page of sweeps, newest first: `items`, and `next` to be given as `after`."""
-        return self._json("GET", "/api/v1/sweeps", params={"limit": limit} | ({"after": after} if after else {}))
-
-    def steer_sweep(self, sweep_id: str, how: str) -> dict[str, Any]:
-        """`cancel`, `pause`, `resume` or `retry` a sweep."""
-        return self._json("POST", f"/api/v1/sweeps/{sweep_id}/{how}")
-
-    def pareto(self, sweep_id: str, cost: str = "multiply_adds") -> dict[str, Any]:
-        """A sweep's networks by cost (`multiply_adds`, `parameters`, `activations` or `latency_ms`) and accuracy."""
-        return self._json("GET", f"/api/v1/sweeps/{sweep_id}/pareto", params={"cost": cost})
-
-    def cluster(self, limit: int = 100) -> dict[str, Any]:
-        """What the cluster has, who holds it, and the first `limit` that wait, with the reasons."""
-        return self._json("GET", "/api/v1/cluster", params={"limit": limit})
-
-    def change_project(self, name: str, **changed: float | None) -> dict[str, Any]:
-        """Change a project's `weight`, `max_running`, `max_accelerators` or `max_queued`; None lifts a quota."""
-        return self._json("PATCH", f"/api/v1/projects/{name}", json=changed)
-
-    def events(self, search_id: str, patience: float = 60.0) -> Iterator[Event]:
-        """Everything that has happened to a search and happens to it until it ends.
-
-        A connection that breaks is taken up again behind the last event; after `patience` seconds without a service
-        `Unreachable` is raised.
-        """
-        last, ended, silent_since = 0, False, time.monotonic()
+    def send(self, request: Request[Answer]) -> Answer:
+        """Ask, and ask again where the answer was lost or put off."""
+        tries = _Tries(self.url, request)
         while True:
+            outcome: httpx.Response | Exception
             try:
-                headers = {"Last-Event-ID": str(last)}
-                with self.http.stream("GET", f"/api/v1/searches/{search_id}/events", headers=headers) as response:
-                    if response.status_code >= 400:
-                        response.read()
-                        if response.status_code in PUT_OFF:
-                            raise Unreachable(f"the service at {self.url} takes no streams just now")
-                        raise _error(response)
-                    for event in _parse(response.iter_lines()):
-                        last, silent_since = event.seq, time.monotonic()
-                        if event.kind == "status":
-                            ended = event.data["status"] in ENDED
-                        yield event
-                # A stream may end because the service does; what came since is told by the next.
-                if ended and self.get(search_id)["status"] in ENDED:
-                    return
-            except (httpx.HTTPError, Unreachable) as error:
-                if time.monotonic() - silent_since > patience:
-                    raise Unreachable(f"no service answers at {self.url}") from error
-            time.sleep(0.5)
-
-    def wait(self, search_id: str) -> dict[str, Any]:
-        """Wait until a search has ended; returns it."""
-        for _ in self.events(search_id):
-            pass
-        return self.get(search_id)
-
-    def architecture(self, architecture_id: str) -> dict[str, Any]:
-        """One network: costs, accuracy and genotype."""
-        return self._json("GET", f"/api/v1/architectures/{architecture_id}")
-
-    def download(self, path: str) -> bytes:
-        """The content of a file that an architecture's `files` names."""
-        return self._ask("GET", path).content
+                outcome = self.http.request(**tries.options)
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                outcome = error
+            if (answer := tries.answer(outcome)) is not None:
+                return request.read(answer)
+            time.sleep(tries.seconds)
 
     def ready(self) -> bool:
         """Whether the service answers and can do its work."""
@@ -188,35 +255,293 @@ class Client:
         except httpx.HTTPError:
             return False
 
-    def _json(self, method: str, path: str, **options: Any) -> dict[str, Any]:
-        response = self._ask(method, path, **options)
-        try:
-            values = response.json()
-        except ValueError:
-            values = None
-        if not isinstance(values, dict):
-            raise ClientError(response.status_code, {"detail": f"what answers at {self.url} is not a Yoso service"})
-        return values
+    def events(self, search_id: str, patience: float = 60.0) -> Iterator[Event]:
+        """Everything that has happened to a search and happens to it until it ends.
 
-    def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """Ask, and ask again where the answer was lost or put off: with a key, what changes something is done once."""
-        headers = {} if method == "GET" else {"Idempotency-Key": str(uuid.uuid4())}
-        for wait in (*RETRY_SECONDS, None):
+        A connection that breaks is taken up again behind the last event; after `patience` seconds without a service
+        `Unreachable` is raised.
+        """
+        stream = _Stream(self.url, patience)
+        while True:
             try:
-                response = self.http.request(method, path, headers=headers, **options)
-            except (httpx.HTTPError, httpx.InvalidURL) as error:
-                # Where nobody listens nothing was lost, and waiting would only hide it.
-                if wait is None or isinstance(error, (httpx.ConnectError, httpx.InvalidURL, httpx.UnsupportedProtocol)):
-                    raise Unreachable(f"no service answers at {self.url}; `yoso serve` starts one") from error
+                with self.http.stream("GET", f"/api/v1/searches/{search_id}/events", headers=stream.open()) as opened:
+                    if opened.status_code >= 400:
+                        opened.read()
+                        raise _error(opened)
+                    for line in opened.iter_lines():
+                        if (event := stream.take(line)) is not None:
+                            yield event
+                # A stream may end because the service does; what came since is told by the next.
+                if stream.ended and self.get(search_id)["status"] in ENDED:
+                    return
+            except (httpx.HTTPError, Unreachable, ClientError) as error:
+                stream.patience.lost(error)
+            time.sleep(RECONNECT_SECONDS)
+
+    def wait(
+        self, search_id: str, progress: Callable[[Search], object] | None = None, patience: float = 60.0
+    ) -> Search:
+        """Wait until a search has ended; returns it. `progress` is shown the search about once a second.
+
+        After `patience` seconds without a service `Unreachable` is raised.
+        """
+        return self._until(lambda: self.get(search_id), lambda search: search["status"] in ENDED, progress, patience)
+
+    def wait_sweep(
+        self, sweep_id: str, progress: Callable[[Sweep], object] | None = None, patience: float = 60.0
+    ) -> Sweep:
+        """Wait until every search of a sweep has ended, as `wait` does; one that is paused has not."""
+        return self._until(lambda: self.sweep(sweep_id), lambda sweep: sweep["done"], progress, patience)
+
+    def fetch(
+        self, search_id: str, to: str | Path | None = None, formats: Sequence[str] | None = None
+    ) -> dict[int, str]:
+        """Bring a search's networks to a folder for each budget below `to` (default: yoso-ID); returns the folders.
+
+        Each folder appears whole. `formats` are kinds of file (`nas_core.files.FILES`), all if not given. Raises
+        `InvalidValue`, before anything is brought, where there are no networks or one lacks a format.
+        """
+        search = self.get(search_id)
+        folders = {}
+        for one, paths in _wanted(search, formats):
+            contents = {kind: self.download(path) for kind, path in paths.items()}
+            folders[one["budget"]] = _put(Path(to or f"yoso-{search_id}"), search_id, one, contents)
+        return folders
+
+    def _until(
+        self,
+        look: Callable[[], Answer],
+        over: Callable[[Answer], bool],
+        progress: Callable[[Answer], object] | None,
+        seconds: float,
+    ) -> Answer:
+        patience = _Patience(self.url, seconds)
+        while True:
+            try:
+                found = look()
+            except (Unreachable, ClientError) as error:
+                patience.lost(error)
             else:
-                if response.status_code not in PUT_OFF or wait is None:
-                    break
-                told = response.headers.get("Retry-After", "")
-                wait = min(float(told), LONGEST_WAIT) if told.isdigit() else wait
-            time.sleep(wait)
-        if response.status_code >= 400:
-            raise _error(response)
-        return response
+                patience.heard()
+                if progress is not None:
+                    progress(found)
+                if over(found):
+                    return found
+            time.sleep(POLL_SECONDS)
+
+
+class AsyncClient(Calls):
+    """As `Client`, with methods to be awaited and events to be iterated with `async for`."""
+
+    def __init__(self, url: str | None = None, token: str | None = None, seconds: float = 30.0) -> None:
+        self.url = _checked(url)
+        self.http = httpx.AsyncClient(base_url=self.url, timeout=seconds, headers=_authorisation(token))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.http.aclose()
+
+    async def send(self, request: Request[Answer]) -> Answer:
+        """As `Client.send`."""
+        tries = _Tries(self.url, request)
+        while True:
+            outcome: httpx.Response | Exception
+            try:
+                outcome = await self.http.request(**tries.options)
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                outcome = error
+            if (answer := tries.answer(outcome)) is not None:
+                return request.read(answer)
+            await asyncio.sleep(tries.seconds)
+
+    async def ready(self) -> bool:
+        """As `Client.ready`."""
+        try:
+            return (await self.http.get("/readyz")).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    async def events(self, search_id: str, patience: float = 60.0) -> AsyncIterator[Event]:
+        """As `Client.events`."""
+        stream = _Stream(self.url, patience)
+        path = f"/api/v1/searches/{search_id}/events"
+        while True:
+            try:
+                async with self.http.stream("GET", path, headers=stream.open()) as opened:
+                    if opened.status_code >= 400:
+                        await opened.aread()
+                        raise _error(opened)
+                    async for line in opened.aiter_lines():
+                        if (event := stream.take(line)) is not None:
+                            yield event
+                if stream.ended and (await self.get(search_id))["status"] in ENDED:
+                    return
+            except (httpx.HTTPError, Unreachable, ClientError) as error:
+                stream.patience.lost(error)
+            await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def wait(
+        self, search_id: str, progress: Callable[[Search], object] | None = None, patience: float = 60.0
+    ) -> Search:
+        """As `Client.wait`."""
+        return await self._until(
+            lambda: self.get(search_id), lambda search: search["status"] in ENDED, progress, patience
+        )
+
+    async def wait_sweep(
+        self, sweep_id: str, progress: Callable[[Sweep], object] | None = None, patience: float = 60.0
+    ) -> Sweep:
+        """As `Client.wait_sweep`."""
+        return await self._until(lambda: self.sweep(sweep_id), lambda sweep: sweep["done"], progress, patience)
+
+    async def fetch(
+        self, search_id: str, to: str | Path | None = None, formats: Sequence[str] | None = None
+    ) -> dict[int, str]:
+        """As `Client.fetch`."""
+        search = await self.get(search_id)
+        folders = {}
+        for one, paths in _wanted(search, formats):
+            contents = {kind: await self.download(path) for kind, path in paths.items()}
+            folder = Path(to or f"yoso-{search_id}")
+            folders[one["budget"]] = await asyncio.to_thread(_put, folder, search_id, one, contents)
+        return folders
+
+    async def _until(
+        self,
+        look: Callable[[], Coroutine[Any, Any, Answer]],
+        over: Callable[[Answer], bool],
+        progress: Callable[[Answer], object] | None,
+        seconds: float,
+    ) -> Answer:
+        patience = _Patience(self.url, seconds)
+        while True:
+            try:
+                found = await look()
+            except (Unreachable, ClientError) as error:
+                patience.lost(error)
+            else:
+                patience.heard()
+                if progress is not None:
+                    progress(found)
+                if over(found):
+                    return found
+            await asyncio.sleep(POLL_SECONDS)
+
+
+class _Tries:
+    """What becomes of a request's answers: with a key, what changes something is done once however often it is sent."""
+
+    def __init__(self, url: str, request: Request[Any]) -> None:
+        self.url = url
+        self.options: dict[str, Any] = {
+            "method": request.method,
+            "url": request.path,
+            "params": request.params,
+            "json": request.body,
+            "headers": {} if request.method == "GET" else {"Idempotency-Key": str(uuid.uuid4())},
+        }
+        self.left = list(RETRY_SECONDS)
+        self.seconds = 0.0
+        """How long to wait before the next."""
+
+    def answer(self, outcome: httpx.Response | Exception) -> httpx.Response | None:
+        """The answer, or None where it is to be asked for again. Raises `ClientError` and `Unreachable`."""
+        if isinstance(outcome, Exception):
+            # Where nobody listens nothing was lost, and waiting would only hide it.
+            hopeless = isinstance(outcome, (httpx.ConnectError, httpx.InvalidURL, httpx.UnsupportedProtocol))
+            if hopeless or not self.left:
+                raise Unreachable(f"no service answers at {self.url}; `yoso serve` starts one") from outcome
+            self.seconds = self.left.pop(0)
+            return None
+        if outcome.status_code in PUT_OFF and self.left:
+            self.seconds = self.left.pop(0)
+            told = outcome.headers.get("Retry-After", "")
+            if told.isdigit():
+                self.seconds = min(float(told), LONGEST_WAIT)
+            return None
+        if outcome.status_code >= 400:
+            raise _error(outcome)
+        return outcome
+
+
+class _Patience:
+    """How long a service may be away for somebody who waits."""
+
+    def __init__(self, url: str, seconds: float) -> None:
+        self.url, self.seconds = url, seconds
+        self.heard()
+
+    def heard(self) -> None:
+        """The service is there."""
+        self.since = time.monotonic()
+
+    def lost(self, error: Exception) -> None:
+        """It was not, or is not yet; raises `Unreachable` when it has been away too long, and `error` if it refused."""
+        if isinstance(error, ClientError) and error.status not in PUT_OFF:
+            raise error
+        if time.monotonic() - self.since > self.seconds:
+            raise Unreachable(f"no service answers at {self.url}") from error
+
+
+class _Stream:
+    """Where a stream of events (https://html.spec.whatwg.org/multipage/server-sent-events.html) has come to."""
+
+    def __init__(self, url: str, seconds: float) -> None:
+        self.patience = _Patience(url, seconds)
+        self.last, self.ended = 0, False
+        self.fields: dict[str, str] = {}
+
+    def open(self) -> dict[str, str]:
+        """The headers that ask for what comes behind the last event; half an event of before is forgotten."""
+        self.fields = {}
+        return {"Last-Event-ID": str(self.last)}
+
+    def take(self, line: str) -> Event | None:
+        """Take in a line; the event that it completes. Data are one line here."""
+        if line:
+            name, _, value = line.partition(":")
+            self.fields[name] = value.removeprefix(" ")
+            return None
+        fields, self.fields = self.fields, {}
+        if "data" not in fields:
+            return None
+        event = Event(int(fields.get("id", 0)), fields.get("event", "message"), json.loads(fields["data"]))
+        self.last = event.seq
+        self.patience.heard()
+        if event.kind == "status":
+            self.ended = event.data["status"] in ENDED
+        return event
+
+
+def _checked(url: str | None) -> str:
+    url = (url or default_url()).rstrip("/")
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise InvalidValue("url", url, "not the URL of a service", "such as http://127.0.0.1:8765")
+    return url
+
+
+def _authorisation(token: str | None) -> dict[str, str]:
+    token = token or os.environ.get("YOSO_TOKEN")
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _object(response: httpx.Response) -> Any:
+    try:
+        values = response.json()
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        told = f"what answers at {response.url.copy_with(path='/', query=None)} is not a Yoso service"
+        raise ClientError(response.status_code, {"detail": told})
+    return values
 
 
 def _error(response: httpx.Response) -> ClientError:
@@ -227,13 +552,31 @@ def _error(response: httpx.Response) -> ClientError:
     return ClientError(response.status_code, problem if isinstance(problem, dict) else {})
 
 
-def _parse(lines: Iterator[str]) -> Iterator[Event]:
-    """Events of a stream (https://html.spec.whatwg.org/multipage/server-sent-events.html), which here are one line."""
-    fields: dict[str, str] = {}
-    for line in lines:
-        if line:
-            name, _, value = line.partition(":")
-            fields[name] = value.removeprefix(" ")
-        elif "data" in fields:
-            yield Event(int(fields.get("id", 0)), fields.get("event", "message"), json.loads(fields["data"]))
-            fields = {}
+def _wanted(search: Search, formats: Sequence[str] | None) -> list[tuple[Architecture, dict[str, str]]]:
+    """Each network of a search with the paths of its files, by kind. Raises `InvalidValue`."""
+    if not search["architectures"]:
+        told = f"has no networks yet: it is {search['status']}"
+        raise InvalidValue("search_id", search["id"], told, "a search that ended")
+    for one in search["architectures"]:
+        for kind in formats or ():
+            if kind not in one["files"]:
+                why = one["not_exported"].get(kind, "it was made without" if kind in FILES else "no such format")
+                told = f"the network for {one['budget']} has none: {why}"
+                raise InvalidValue("formats", kind, told, ", ".join(one["files"]))
+    return [(one, {kind: one["files"][kind] for kind in formats or one["files"]}) for one in search["architectures"]]
+
+
+def _put(to: Path, search_id: str, one: Architecture, contents: Mapping[str, bytes]) -> str:
+    """Write a network's files to a folder below `to`, which is replaced if it is there; returns it."""
+    to.mkdir(parents=True, exist_ok=True)
+    target = to / str(one["budget"])
+    with tempfile.TemporaryDirectory(dir=to, prefix=".fetching-") as temporary:
+        new = Path(temporary, "new")
+        new.mkdir()
+        for kind, content in contents.items():
+            (new / FILES[kind]).write_bytes(content)
+        (new / "result.json").write_text(json.dumps(one | {"search_id": search_id}, indent=1))
+        if target.exists():
+            target.rename(Path(temporary, "old"))
+        new.rename(target)
+    return str(target)

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from service import terminal
-from service.cli import bring, interruptible
+from service.cli import interruptible
 from service.client import Client, ClientError, Unreachable
 from service.dispatch.local_ray import LocalRay, free_ports
 from service.formats import short
@@ -86,7 +86,7 @@ def demonstrate(console: Console, folder: Path, url: str, service: "subprocess.P
             told = escape((search["error"] or {}).get("message", ""))
             console.print(f"[red]the search {search['status']}[/]: {told}")
             return 1
-        folders = bring(client, search, folder / "networks")
+        folders = client.fetch(search["id"], folder / "networks")
     console.print(terminal.results(search["architectures"], folders))
     console.print(f"Networks and pictures are in [bold]{folder / 'networks'}[/]", highlight=False)
     return 0

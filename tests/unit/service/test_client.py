@@ -1,19 +1,25 @@
-"""The Python client against a real service behind a real socket."""
+"""The Python clients, each by the same tests, against a real service behind a real socket."""
 
+import asyncio
+import inspect
 import threading
 import time
-from collections.abc import Iterator
+import types
+import typing
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, assert_type
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
 from nas_core.errors import InvalidValue
-from service.client import Client, ClientError, Unreachable
+from nas_core.files import FILES
+from service import answers
+from service.client import AsyncClient, Client, ClientError, Event, Unreachable, ask
 from service.domain.lifecycle import Status
 from tests import seeding
 
@@ -24,8 +30,65 @@ def database_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/yoso.db"
 
 
-def test_submits_reads_lists_and_cancels(url: str) -> None:
+class Blocking:
+    """An `AsyncClient` with the face of a `Client`: each of its words is awaited on a loop of its own."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        self.client, self.loop = AsyncClient(*given, **named), asyncio.Runner()
+        self.url = self.client.url
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.loop.run(self.client.close())
+        self.loop.close()
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def word(*given: Any, **named: Any) -> Any:
+            made: Any = getattr(self.client, name)(*given, **named)
+            return self._iterate(made) if name == "events" else self.loop.run(made)
+
+        return word
+
+    def _iterate(self, events: AsyncIterator[Event]) -> Iterator[Event]:
+        async def following() -> Event | None:
+            return await anext(events, None)
+
+        while (event := self.loop.run(following())) is not None:
+            yield event
+
+
+@pytest.fixture(params=[Client, Blocking], ids=["sync", "async"])
+def connect(request: pytest.FixtureRequest) -> Any:
+    """What makes a client."""
+    return request.param
+
+
+def test_both_clients_have_the_same_words_and_types(url: str) -> None:
+    def words(client: type) -> dict[str, Any]:
+        public = (name for name in dir(client) if not name.startswith("_"))
+        return {name: list(inspect.signature(getattr(client, name)).parameters) for name in public}
+
+    async def asynchronously() -> None:
+        client = AsyncClient(url)
+        async with client:
+            search = assert_type(await client.submit("digits", ["300k"]), answers.Search)
+            assert_type(await client.list(limit=1), answers.SearchPage)
+            assert_type(await client.wait((await client.cancel(search["id"]))["id"]), answers.Search)
+            async for event in client.events(search["id"]):
+                assert_type(event, Event)
+
+    assert words(Client) == words(AsyncClient)
     with Client(url) as client:
+        sweep = assert_type(client.submit_sweep({"dataset": "digits"}, ["300k"]), answers.Sweep)
+        assert_type(client.pareto(sweep["id"])["points"], list[answers.Point])
+        assert_type(client.cluster()["nodes"], list[answers.Node])
+    asyncio.run(asynchronously())
+
+
+def test_submits_reads_lists_and_cancels(connect: Any, url: str) -> None:
+    with connect(url) as client:
         search = client.submit("digits", ["300k"], name="one", seed=3)
         assert search["status"] == "queued" and search["budgets"] == [300_000]
         assert client.get(search["id"])["seed"] == 3
@@ -37,15 +100,15 @@ def test_submits_reads_lists_and_cancels(url: str) -> None:
         assert [one["id"] for one in client.list(status="cancelled")["items"]] == [search["id"]]
 
 
-def test_refusals_carry_the_problem(url: str) -> None:
-    with Client(url) as client, pytest.raises(ClientError) as refused:
+def test_refusals_carry_the_problem(connect: Any, url: str) -> None:
+    with connect(url) as client, pytest.raises(ClientError) as refused:
         client.submit("digits", ["3k", "x"])
     assert refused.value.status == 422
     assert {error["field"] for error in refused.value.problem["errors"]} == {"budgets"}
 
 
-def test_events_come_in_order_and_end_with_the_search(url: str, seeds: dict[str, str]) -> None:
-    with Client(url) as client:
+def test_events_come_in_order_and_end_with_the_search(connect: Any, url: str, seeds: dict[str, str]) -> None:
+    with connect(url) as client:
         events = list(client.events(seeds["succeeded"]))
         assert [event.seq for event in events] == sorted({event.seq for event in events})
         assert events[0].data["status"] == "queued" and events[-1].data["status"] == "succeeded"
@@ -53,15 +116,19 @@ def test_events_come_in_order_and_end_with_the_search(url: str, seeds: dict[str,
 
 
 def test_events_go_on_where_they_were_when_the_service_restarts(
-    app: FastAPI, tmp_path: Path, database_url: str
+    connect: Any, app: FastAPI, tmp_path: Path, database_url: str
 ) -> None:
     search_id = seeding.queue(app)
     run = seeding.Run(app, search_id).start()
     seen: list[int] = []
+
+    def follow(url: str) -> None:
+        with connect(url) as client:
+            seen.extend(event.seq for event in client.events(search_id, patience=20))
+
     with seeding.serving(app) as url:
         port = int(url.rsplit(":", 1)[1])
-        client = Client(url)
-        follower = threading.Thread(target=lambda: seen.extend(e.seq for e in client.events(search_id, patience=20)))
+        follower = threading.Thread(target=follow, args=(url,))
         follower.start()
         while not seen:
             time.sleep(0.01)
@@ -70,22 +137,21 @@ def test_events_go_on_where_they_were_when_the_service_restarts(
     with seeding.serving(again, port):
         run.move(Status.CANCELLING, Status.CANCELLED)
         follower.join(20)
-    client.close()
     told = seeding.parts(app).searches.events(search_id)
     seeding.parts(again).searches.engine.dispose()
     assert seen == [event.seq for event in told]
 
 
-def test_downloads_an_architecture(url: str, seeds: dict[str, str]) -> None:
-    with Client(url) as client:
+def test_downloads_an_architecture(connect: Any, url: str, seeds: dict[str, str]) -> None:
+    with connect(url) as client:
         network = client.get(seeds["succeeded"])["architectures"][0]
         assert client.architecture(network["id"])["architecture"] == seeding.network(300_000).to_dict()
         assert client.download(network["files"]["weights"]) == b"weights"
         assert client.download(network["files"]["picture"]).startswith(b"<svg")
 
 
-def test_an_unreachable_service_is_told() -> None:
-    with Client("http://127.0.0.1:1") as client:
+def test_an_unreachable_service_is_told(connect: Any) -> None:
+    with connect("http://127.0.0.1:1") as client:
         assert not client.ready()
         with pytest.raises(Unreachable, match="yoso serve"):
             client.list()
@@ -93,38 +159,38 @@ def test_an_unreachable_service_is_told() -> None:
             next(client.events("some", patience=0))
 
 
-def test_something_else_at_the_url_is_told(url: str) -> None:
-    with Client(url) as client, pytest.raises(ClientError, match="not a Yoso service"):
-        client._json("GET", "/searches")
+def test_something_else_at_the_url_is_told(connect: Any, url: str) -> None:
+    with connect(url) as client, pytest.raises(ClientError, match="not a Yoso service"):
+        client.send(ask("GET", "/searches"))
 
 
 @pytest.mark.parametrize("wrong", ["localhost:8765", "nonsense", "ftp://host"])
-def test_a_url_must_be_one(wrong: str) -> None:
+def test_a_url_must_be_one(connect: Any, wrong: str) -> None:
     with pytest.raises(InvalidValue) as refused:
-        Client(wrong)
+        connect(wrong)
     assert refused.value.field == "url"
 
 
-def test_the_url_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_url_comes_from_the_environment(connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("YOSO_URL", "YOSO_HOST", "YOSO_PORT"):
         monkeypatch.delenv(name, raising=False)
-    with Client() as client:
+    with connect() as client:
         assert client.url == "http://127.0.0.1:8765"
     monkeypatch.setenv("YOSO_PORT", "9000")
-    with Client() as client:
+    with connect() as client:
         assert client.url == "http://127.0.0.1:9000"
     monkeypatch.setenv("YOSO_URL", "https://yoso.example/")
-    with Client() as client:
+    with connect() as client:
         assert client.url == "https://yoso.example"
 
 
-def test_a_token_is_sent(tmp_path: Path) -> None:
+def test_a_token_is_sent(connect: Any, tmp_path: Path) -> None:
     app = seeding.make_app(tmp_path, tokens={"a-token-of-sixteen": "vision"}, data_roots=(str(tmp_path),))
     with seeding.serving(app) as url:
-        with Client(url) as client, pytest.raises(ClientError) as refused:
+        with connect(url) as client, pytest.raises(ClientError) as refused:
             client.list()
         assert refused.value.status == 401
-        with Client(url, token="a-token-of-sixteen") as client:
+        with connect(url, token="a-token-of-sixteen") as client:
             assert client.submit("digits", ["300k"])["project"] == "vision"
     seeding.parts(app).searches.engine.dispose()
 
@@ -171,28 +237,120 @@ def losing_answers(url: str, count: int, status: int | None = None) -> Iterator[
         server.server_close()
 
 
-def test_a_submission_whose_answer_is_lost_is_sent_again_and_queued_once(url: str) -> None:
-    with losing_answers(url, 1) as lossy, Client(lossy) as client:
+def test_a_submission_whose_answer_is_lost_is_sent_again_and_queued_once(connect: Any, url: str) -> None:
+    with losing_answers(url, 1) as lossy, connect(lossy) as client:
         search = client.submit("digits", ["300k"])
-    with Client(url) as client:
+    with connect(url) as client:
         assert [one["id"] for one in client.list()["items"]] == [search["id"]]
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_what_the_service_puts_off_is_asked_again(url: str, status: int) -> None:
-    with losing_answers(url, 3, status) as busy, Client(busy) as client:
+def test_what_the_service_puts_off_is_asked_again(connect: Any, url: str, status: int) -> None:
+    with losing_answers(url, 3, status) as busy, connect(busy) as client:
         assert client.submit("digits", ["300k"])["status"] == "queued"
-    with losing_answers(url, 1000, status) as busy, Client(busy) as client, pytest.raises(ClientError) as refused:
+    with losing_answers(url, 1000, status) as busy, connect(busy) as client, pytest.raises(ClientError) as refused:
         client.cluster()
     assert refused.value.status == status
 
 
-def test_retries_projects_and_the_cluster(app: FastAPI, url: str) -> None:
+def test_retries_projects_and_the_cluster(connect: Any, app: FastAPI, url: str) -> None:
     seeding.report(app)
-    with Client(url) as client:
+    with connect(url) as client:
         search_id = client.submit("digits", ["300k"], project="vision")["id"]
         client.cancel(search_id)
         assert client.retry(search_id)["status"] == "queued"
         assert client.change_project("vision", weight=2.0, max_running=3)["max_running"] == 3
         assert client.change_project("vision", max_running=None)["weight"] == 2.0
         assert [one["id"] for one in client.cluster()["queue"]] == [search_id]
+
+
+def test_a_sweep_is_waited_for_with_its_progress(connect: Any, app: FastAPI, url: str) -> None:
+    with connect(url) as client:
+        sweep = client.submit_sweep({"dataset": "digits"}, {"from": "100k", "to": "400k", "count": 3}, seeds=[0, 1])
+        assert sweep["budgets"] == [100_000, 200_000, 400_000]
+        first, second = (one["id"] for one in client.sweep_searches(sweep["id"])["items"])
+        run = seeding.Run(app, first, only=True).start()
+        shown: list[dict[str, int]] = []
+
+        def play(seen: answers.Sweep) -> None:
+            shown.append(seen["counts"])
+            if len(shown) == 1:
+                other.cancel(second)
+            elif len(shown) == 2:
+                run.move(Status.FAILED, error={"kind": "job", "message": "lost", "attempt": 1})
+
+        with Client(url) as other:
+            assert client.wait_sweep(sweep["id"], play)["done"]
+        assert shown == [{"queued": 1, "running": 1}, {"running": 1, "cancelled": 1}, {"failed": 1, "cancelled": 1}]
+        assert client.steer_sweep(sweep["id"], "retry")["counts"] == {"queued": 1, "cancelled": 1}
+        assert [one["id"] for one in client.sweeps()["items"]] == [sweep["id"]]
+        assert client.pareto(sweep["id"], "parameters")["points"] == []
+
+
+def test_whoever_waits_bears_a_service_that_is_away_for_a_while_but_no_refusal(connect: Any, url: str) -> None:
+    with Client(url) as client:
+        search_id = client.submit("digits", ["300k"])["id"]
+        client.cancel(search_id)
+    with losing_answers(url, 6, 503) as away, connect(away) as client:
+        assert client.wait(search_id)["status"] == "cancelled"
+    with losing_answers(url, 1000, 503) as away, connect(away) as client, pytest.raises(Unreachable):
+        client.wait(search_id, patience=0.0)
+    with connect(url) as client, pytest.raises(ClientError, match="no search"):
+        client.wait("nosuchsearch")
+
+
+def test_fetches_networks(connect: Any, url: str, seeds: dict[str, str], tmp_path: Path) -> None:
+    with connect(url) as client:
+        for formats, names in ((None, set(FILES.values())), (["onnx"], {"network.onnx"})):
+            folders = client.fetch(seeds["succeeded"], tmp_path / "nets", formats)
+            assert folders == {budget: str(tmp_path / "nets" / str(budget)) for budget in seeding.BUDGETS}
+            for folder in folders.values():
+                assert {path.name for path in Path(folder).iterdir()} == names | {"result.json"}
+        for search_id, formats, field in (("succeeded", ["onyx"], "formats"), ("queued", None, "search_id")):
+            with pytest.raises(InvalidValue) as refused:
+                client.fetch(seeds[search_id], tmp_path / "none", formats)
+            assert refused.value.field == field and not (tmp_path / "none").exists()
+
+
+VIEWS = {
+    answers.Architecture: "ArchitectureView",
+    answers.ArchitectureDetail: "ArchitectureDetail",
+    answers.Search: "SearchView",
+    answers.SearchPage: "Page",
+    answers.Sweep: "SweepView",
+    answers.SweepPage: "SweepPage",
+    answers.Point: "Point",
+    answers.Front: "Front",
+    answers.Project: "ProjectView",
+    answers.Node: "NodeView",
+    answers.Holder: "Holder",
+    answers.Waiting: "Waiting",
+    answers.Cluster: "ClusterView",
+}
+SIMPLE = {int: "integer", float: "number", str: "string", bool: "boolean", types.NoneType: "null"}
+
+
+def described(hint: Any) -> Any:
+    """A type as the API's description would have it."""
+    if typing.get_origin(hint) is types.UnionType:
+        return {"anyOf": [described(one) for one in typing.get_args(hint)]}
+    if typing.get_origin(hint) is list:
+        return {"type": "array", "items": described(typing.get_args(hint)[0])}
+    if typing.get_origin(hint) is dict:
+        value = typing.get_args(hint)[1]
+        return {"type": "object", "additionalProperties": True if value is Any else described(value)}
+    return {"$ref": f"#/components/schemas/{VIEWS[hint]}"} if hint in VIEWS else {"type": SIMPLE[hint]}
+
+
+@pytest.mark.parametrize("answer", VIEWS)
+def test_the_types_of_answers_are_the_apis(app: FastAPI, answer: type) -> None:
+    fields = app.openapi()["components"]["schemas"][VIEWS[answer]]["properties"]
+    told = {
+        name: {key: value for key, value in field.items() if key not in ("title", "description")}
+        for name, field in fields.items()
+    }
+    assert {name: described(hint) for name, hint in typing.get_type_hints(answer).items()} == told
+
+
+def test_every_type_of_answer_is_compared() -> None:
+    assert set(VIEWS) == {one for one in vars(answers).values() if typing.is_typeddict(one)}

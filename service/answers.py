@@ -1,0 +1,178 @@
+"""What the API answers, as types for Python programs that ask it: the client returns these dictionaries.
+
+They say what the API's own models say (a test compares the two), and load neither those nor the server that they
+belong to.
+"""
+
+from typing import Any, TypedDict
+
+
+class Architecture(TypedDict):
+    """A network that a search returned for a budget; costs in multiply-adds, parameters and elements of activations."""
+
+    id: str
+    budget: int
+    multiply_adds: int
+    parameters: int
+    activations: int | None
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    test_images: int
+    latency_ms: float | None
+    files: dict[str, str]
+    """Paths for `Client.download`, by kind of file."""
+    not_exported: dict[str, str]
+
+
+class ArchitectureDetail(Architecture):
+    """A network with its genotype, which `nas_core.Architecture.from_dict` reads."""
+
+    search_id: str
+    architecture: dict[str, Any]
+
+
+class Search(TypedDict):
+    """One search."""
+
+    id: str
+    project: str
+    sweep: str | None
+    name: str
+    status: str
+    reason: str | None
+    phase: str | None
+    progress: float
+    accuracy: float | None
+    dataset: str
+    budgets: list[int]
+    limits: dict[str, Any]
+    seed: int
+    workers: int
+    priority: int
+    attempt: int
+    supernet_multiply_adds: int
+    created_at: str
+    started_at: str | None
+    ended_at: str | None
+    error: dict[str, Any] | None
+    architectures: list[Architecture]
+    request: dict[str, Any]
+    space: dict[str, Any]
+    settings: dict[str, Any]
+
+
+class SearchPage(TypedDict):
+    """A page of searches; `next` is to be given as `after`."""
+
+    items: list[Search]
+    next: str | None
+
+
+class Sweep(TypedDict):
+    """A sweep: what was asked, and how many of its searches are in each state."""
+
+    id: str
+    project: str
+    name: str
+    strategy: str
+    budgets: list[int]
+    seeds: list[int]
+    paused: bool
+    searches: int
+    counts: dict[str, int]
+    done: bool
+    seconds_left: float | None
+    created_at: str
+    request: dict[str, Any]
+    notes: list[str]
+
+
+class SweepPage(TypedDict):
+    """A page of sweeps; `next` is to be given as `after`."""
+
+    items: list[Sweep]
+    next: str | None
+
+
+class Point(TypedDict):
+    """A network on the plane of cost and accuracy."""
+
+    architecture: str
+    search: str
+    seed: int
+    budget: int
+    cost: float
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    on_front: bool
+
+
+class Front(TypedDict):
+    """A sweep's networks by cost, the cheapest first; those that others beat too."""
+
+    cost: str
+    points: list[Point]
+
+
+class Project(TypedDict):
+    """A project: what it may have, holds and has used."""
+
+    name: str
+    weight: float
+    max_running: int | None
+    max_accelerators: float | None
+    max_queued: int | None
+    running: int
+    queued: int
+    accelerators: float
+    used: float
+    share: float
+
+
+class Node(TypedDict):
+    """A machine of the cluster."""
+
+    name: str
+    cpus: float
+    gpus: float
+
+
+class Holder(TypedDict):
+    """A search that holds a part of the cluster."""
+
+    id: str | None
+    project: str
+    status: str
+    reason: str | None
+    cpus: int
+    gpus: int
+    dispatcher: str | None
+
+
+class Waiting(TypedDict):
+    """A queued search: its place, and why it waits."""
+
+    place: int
+    id: str | None
+    project: str
+    cpus: int
+    gpus: int
+    reason: str
+
+
+class Cluster(TypedDict):
+    """What the cluster has, who holds it, and who waits."""
+
+    cpus: float
+    gpus: float
+    held_cpus: int
+    held_gpus: int
+    nodes: list[Node]
+    age: float | None
+    error: str | None
+    holders: list[Holder]
+    queued: int
+    queue: list[Waiting]
+    projects: list[Project]
