@@ -21,7 +21,9 @@ from service.app import create_app
 from service.domain.lifecycle import Status
 from service.domain.request import SearchRequest, check
 from service.domain.scheduling import Capacity, Node
+from service.domain.sweep import SweepRequest, expand, sorted_budgets
 from service.settings import Settings
+from service.store.database import writing
 from service.store.work import Work
 
 OWNER = "tests"
@@ -175,6 +177,36 @@ def seed(app: FastAPI) -> dict[str, str]:
     Run(app, ids["running"]).start().pretrain().search(18).find(BUDGETS[1])
     ids["queued"] = queue(app, name="<b>later</b>", budgets=["100k", "200k", "400k", "800k"])
     return ids
+
+
+def sweep(app: FastAPI, **fields: Any) -> str:
+    """Queue a sweep on the digits; returns its id."""
+    given = {"search": {"dataset": "digits"}, "budgets": {"from": "100k", "to": "800k", "count": 8}, "seeds": [0, 1, 2]}
+    request = SweepRequest.model_validate(given | fields)
+    budgets, _ = sorted_budgets(request)
+    points = [(point, check(point, (), True)) for point in expand(request, budgets)]
+    with writing(parts(app).sweeps.engine) as session:
+        return parts(app).sweeps.create(session, request, budgets, points).id
+
+
+def seed_sweep(app: FastAPI, **fields: Any) -> str:
+    """A sweep of which the first search has succeeded, the second has failed, and the others are queued."""
+    sweep_id = sweep(app, **{"name": "over night"} | fields)
+    first, second, *_ = parts(app).sweeps.searches(sweep_id, 2)
+    run = Run(app, first.id, only=True).start()
+    accuracies = dict(zip(first.spec["budgets"], (0.93, 0.951, 0.963, 0.969, 0.961, 0.976, 0.981, 0.983), strict=False))
+    for budget in accuracies:
+        run.find(budget)
+    found = [
+        result(budget)
+        | {"files": FILES, "accuracy": accuracy, "accuracy_low": accuracy - 0.02, "accuracy_high": accuracy + 0.011}
+        | {"latency_ms": 0.4 + budget / 1e6}
+        for budget, accuracy in accuracies.items()
+    ]
+    run.move(Status.FINISHING).work.succeed(run.id, run.token, {"architectures": found})
+    error = {"kind": "out_of_memory", "message": "the worker was killed: out of memory", "attempt": 1}
+    Run(app, second.id, only=True).start().move(Status.FAILED, error=error)
+    return sweep_id
 
 
 @contextmanager

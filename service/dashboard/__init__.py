@@ -1,5 +1,32 @@
 """The dashboard: pages for people, rendered on the server and kept live by server-sent events."""
 
-from service.dashboard.pages import add_dashboard
+from urllib.parse import urlencode
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import RedirectResponse
+from fastapi.staticfiles import StaticFiles
+
+from service.dashboard import cluster, compare, login, searches, sweeps
+from service.dashboard.frame import STATIC, SignInNeededError
 
 __all__ = ["add_dashboard"]
+
+
+def add_dashboard(app: FastAPI) -> None:
+    """Add the pages and their static files to the service."""
+    app.add_api_route("/", home, include_in_schema=False)
+    for pages in (searches, sweeps, cluster, compare, login):
+        app.include_router(pages.router)
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+
+    @app.exception_handler(SignInNeededError)
+    def sign_in_first(request: Request, error: SignInNeededError) -> Response:
+        if "hx-request" in request.headers:
+            return Response(status_code=401, headers={"HX-Redirect": "/login"})
+        back = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        return RedirectResponse(f"/login?{urlencode({'next': back})}", 303)
+
+
+def home() -> Response:
+    """The searches."""
+    return RedirectResponse("/searches", 307)

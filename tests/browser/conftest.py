@@ -40,11 +40,16 @@ def url(app: FastAPI) -> Iterator[str]:
 
 
 @pytest.fixture
-def page(browser: Browser, url: str) -> Iterator[Page]:
-    """A page of the service. Whatever it complains of, or asks of anywhere else, fails the test."""
+def complaints() -> list[str]:
+    """What a page complains of, and what it asks of elsewhere; a test takes from it what it expects."""
+    return []
+
+
+@pytest.fixture
+def page(browser: Browser, url: str, complaints: list[str]) -> Iterator[Page]:
+    """A page of the service. What is left of its complaints fails the test."""
     context = browser.new_context(base_url=url, viewport={"width": 1280, "height": 900})
     opened = context.new_page()
-    complaints: list[str] = []
 
     def note(message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):

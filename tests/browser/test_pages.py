@@ -1,12 +1,13 @@
 """The dashboard as a person sees it."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Dialog, Page, expect
 
 from service.domain.lifecycle import Status
 from tests import seeding
@@ -70,13 +71,103 @@ def test_a_finished_search_shows_networks_that_can_be_taken_home(app: FastAPI, p
     shoot(page, "finished")
 
 
+def test_a_sweep_is_followed_live_steered_and_its_networks_compared(app: FastAPI, page: Page) -> None:
+    sweep_id = seeding.seed_sweep(app, seeds=[0, 1, 2, 3])
+    third = seeding.parts(app).sweeps.searches(sweep_id, 3)[2].id
+    page.goto("/sweeps")
+    page.get_by_role("link", name="over night").click()
+    summary = page.locator("#summary")
+    expect(summary).to_contain_text("2 queued")
+    asked: list[str] = []
+
+    def agree(dialog: Dialog) -> None:
+        asked.append(dialog.message)
+        dialog.accept()
+
+    page.on("dialog", agree)
+    page.get_by_role("button", name="Pause").click()
+    expect(summary).to_contain_text("paused")
+    page.get_by_role("button", name="Resume").click()
+    expect(page.get_by_role("button", name="Pause")).to_be_visible()
+    expect(summary).not_to_contain_text("paused")
+    assert [words.split("?")[0] for words in asked] == ["Pause this sweep", "Go on with this sweep"]
+
+    for name in ("Compare seed 0 for 100,000", "Compare seed 0 for 800,000"):
+        page.get_by_label(name).check()
+    run = seeding.Run(app, third, only=True).start()
+    expect(summary).to_contain_text("1 running")
+    run.move(Status.FAILED, error={"kind": "job", "message": "the node went away", "attempt": 1})
+    expect(page.get_by_text("the node went away")).to_be_visible()
+    expect(page.locator("input:checked")).to_have_count(2)
+    page.get_by_role("button", name="Compare").click()
+    expect(page.get_by_role("row", name="Multiply-adds")).to_contain_text("99,926")
+    for picture in page.locator(".pictures img").all():
+        assert picture.evaluate("image => image.complete && image.naturalWidth") > 100
+
+
+def test_a_sweep_that_had_ended_is_live_again_when_what_failed_is_retried(app: FastAPI, page: Page) -> None:
+    sweep_id = seeding.seed_sweep(app, seeds=[0, 1])
+    page.goto(f"/sweeps/{sweep_id}")
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Retry failed").click()
+    expect(page.locator("#summary")).to_contain_text("1 queued")
+    expect(page.locator("main[sse-connect]")).to_have_count(1)
+
+
+def test_what_the_service_refuses_is_told(app: FastAPI, page: Page, complaints: list[str]) -> None:
+    sweep_id = seeding.seed_sweep(app, seeds=[0, 1])
+    page.goto(f"/sweeps/{sweep_id}")
+    page.request.patch("/api/v1/projects/default", data={"max_queued": 0})
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Retry failed").click()
+    expect(page.get_by_role("alert")).to_contain_text("may have 0")
+    assert complaints and all("403" in told for told in complaints), complaints
+    complaints.clear()
+
+
+def test_the_front_is_walked_with_the_keyboard_and_leads_to_its_networks(app: FastAPI, page: Page) -> None:
+    sweep_id = seeding.seed_sweep(app)
+    search_id = seeding.parts(app).sweeps.searches(sweep_id, 1)[0].id
+    page.goto(f"/sweeps/{sweep_id}")
+    page.get_by_role("link", name="Latency").focus()
+    page.keyboard.press("Tab")
+    first = page.evaluate("document.activeElement.getAttribute('aria-label')").replace("\N{NO-BREAK SPACE}", " ")
+    assert first.startswith("99,926 multiply-adds, accuracy 93.00 %")
+    for _ in range(6):
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile(f"/searches/{search_id}#network-800000$"))
+    expect(page.locator("tr:target")).to_contain_text("98.30")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_every_point_of_the_picture_can_be_pointed_at_where_it_is_drawn(app: FastAPI, page: Page, width: int) -> None:
+    sweep_id = seeding.seed_sweep(app)
+    page.set_viewport_size({"width": width, "height": 900})
+    page.goto(f"/sweeps/{sweep_id}")
+    assert page.locator("svg.pareto:visible").count() == 1
+    found = page.evaluate(
+        """() => [...document.querySelectorAll(".pareto a")].filter(a => a.checkVisibility()).map(a => {
+        const [frame, mark] = [a.ownerSVGElement, a.querySelector(".mark")].map(e => e.getBoundingClientRect());
+        const [x, y] = [mark.x + mark.width / 2, mark.y + mark.height / 2];
+        return document.elementFromPoint(x, y)?.closest("a") === a && mark.left > frame.left && mark.right < frame.right
+        })"""
+    )
+    assert found == [True] * 8
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_every_page_can_be_read_by_everybody(app: FastAPI, page: Page, scheme: Any, width: int) -> None:
-    ids = seeding.seed(app)
+    sweep_id, ids = seeding.seed_sweep(app), seeding.seed(app)
+    seeding.report(app, cpus=16, gpus=2)
+    search_id = seeding.parts(app).sweeps.searches(sweep_id, 1)[0].id
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": width, "height": 800})
-    for name, path in [("list", "/searches"), *((state, f"/searches/{ids[state]}") for state in ids)]:
+    pages = {"list": "/searches"} | {state: f"/searches/{ids[state]}" for state in ids}
+    pages |= {"sweeps": "/sweeps", "sweep": f"/sweeps/{sweep_id}", "cluster": "/cluster"}
+    pages |= {"compare": f"/compare?id={search_id}-100000&id={ids['succeeded']}-600000", "none": "/compare"}
+    for name, path in pages.items():
         page.goto(path)
         if name in ("succeeded", "running"):
             expect(page.locator(".charts canvas").first).to_be_visible()

@@ -45,6 +45,25 @@ function connected(yes) {
   if (sign) sign.hidden = yes;
 }
 
+// What was ticked stays ticked when its table comes anew.
+const ticked = () => [...document.querySelectorAll("input[name=id]:checked")].map((box) => box.id);
+document.body.addEventListener("htmx:oobBeforeSwap", (event) => {
+  for (const id of ticked()) event.detail.fragment.querySelector(`[id="${id}"]`)?.setAttribute("checked", "");
+});
+
+// A sweep is steered through the API, whose answer says nothing to the page; what it refuses is told.
+document.body.addEventListener("htmx:afterRequest", (event) => {
+  const refusal = document.getElementById("refusal");
+  if (!refusal || !event.detail.elt.closest("#actions")) return;
+  refusal.hidden = event.detail.successful;
+  if (!event.detail.successful) {
+    let told = "The service does not answer.";
+    try { told = JSON.parse(event.detail.xhr.responseText).detail || told; } catch { /* no problem document */ }
+    refusal.textContent = told;
+  } else if (document.querySelector("main[sse-connect]")) htmx.trigger(document.body, "steered");
+  else location.reload(); // it had ended, and goes on: the page must be a live one again
+});
+
 localise(document);
 announce();
 setInterval(tick, 1000);
@@ -52,4 +71,7 @@ document.body.addEventListener("htmx:afterSettle", () => { localise(document); a
 document.body.addEventListener("htmx:oobAfterSwap", () => { localise(document); announce(); });
 document.body.addEventListener("htmx:sseOpen", () => connected(true));
 document.body.addEventListener("htmx:sseError", () => connected(false));
-document.body.addEventListener("htmx:sseClose", () => connected(true));
+document.body.addEventListener("htmx:sseClose", () => {
+  connected(true);
+  document.getElementById("main").removeAttribute("sse-connect");
+});

@@ -129,7 +129,7 @@ class Refuse:
         if name.partition(".")[0] in {sorted(refused)!r}:
             raise ModuleNotFoundError(f"the service's image has no {{name}}")
 sys.meta_path.insert(0, Refuse())
-import service.app, service.cli, service.client, service.dashboard.pages, service.processes
+import service.app, service.cli, service.client, service.dashboard, service.processes
 from service.settings import Settings
 app = service.app.create_app(Settings("{{0}}", "sqlite:///{{0}}/yoso.db"), dispatch=False)
 from service.domain.request import SearchRequest, check

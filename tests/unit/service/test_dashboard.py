@@ -10,6 +10,8 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from service.api.sweeps import Point
+from service.dashboard.sweeps import MOST_DRAWN, drawn
 from service.domain.lifecycle import Status
 from tests import seeding
 
@@ -143,18 +145,26 @@ def test_hints_name_the_newest_event_and_end_with_the_search(browser: httpx.Clie
     assert re.findall(r"event: (\w+)", again) == ["end"]
 
 
-def test_every_page_is_strict_and_refers_to_this_site_alone(browser: httpx.Client, seeds: dict[str, str]) -> None:
-    for path in ("/searches", f"/searches/{seeds['running']}", "/searches/nosuchsearch"):
+def test_every_page_is_strict_and_refers_to_this_site_alone(app: FastAPI, browser: httpx.Client) -> None:
+    sweep_id, seeds = seeding.seed_sweep(app), seeding.seed(app)
+    search_id = seeding.parts(app).sweeps.searches(sweep_id, 1)[0].id
+    compared = f"/compare?id={search_id}-100000&id={seeds['succeeded']}-300000"
+    lists = ("/searches", "/sweeps", "/cluster", "/compare")
+    for path in (*lists, f"/searches/{seeds['running']}", "/searches/nosuchsearch", f"/sweeps/{sweep_id}", compared):
         told = browser.get(path)
         policy = told.headers["content-security-policy"]
         assert "default-src 'self'" in policy and "unsafe" not in policy
         assert not re.search(r"<style|style=|<script>|\son\w+=|javascript:|(?:src|href)=\"(?:https?:)?//", told.text)
+        for section in ("searches", "sweeps", "cluster"):
+            assert f'<a href="/{section}"' in told.text
         for link in re.findall(r'(?:href|src)="(/static/[^"]*)"', told.text):
             assert browser.get(link).status_code == 200
 
 
 def test_pages_need_a_token_where_there_are_tokens(guarded: httpx.Client) -> None:
-    for path in ("/searches", "/searches/x", "/fragments/searches", "/live/searches", "/searches/x/networks/1.svg"):
+    searches = ("/searches", "/searches/x", "/fragments/searches", "/live/searches", "/searches/x/networks/1.svg")
+    sweeps = ("/sweeps", "/sweeps/x", "/fragments/sweeps/x", "/live/sweeps/x", "/sweeps/x/front.svg")
+    for path in (*searches, *sweeps, "/cluster", "/fragments/cluster", "/compare?id=x"):
         told = guarded.get(path)
         assert told.status_code == 303 and told.headers["location"].startswith("/login?next=%2F")
     told = guarded.get("/fragments/searches", headers={"HX-Request": "true"})
@@ -181,12 +191,21 @@ def test_signing_in_leads_nowhere_else(guarded: httpx.Client, elsewhere: str) ->
 
 
 def test_another_projects_searches_are_not_shown(guarded_app: FastAPI, guarded: httpx.Client) -> None:
+    sweeps = [seeding.seed_sweep(guarded_app, project=project, seeds=[0, 1]) for project in ("vision", "other")]
     own, other = seeding.queue(guarded_app, project="vision"), seeding.queue(guarded_app, project="other")
     guarded.post("/login", data={"token": TOKEN})
     html = guarded.get("/searches").text
     assert own in html and other not in html
     assert guarded.get(f"/searches/{other}").status_code == 404
     assert guarded.get(f"/live/searches/{other}").status_code == 404
+    html = guarded.get("/sweeps").text
+    assert sweeps[0] in html and sweeps[1] not in html
+    for path in ("/sweeps/{}", "/fragments/sweeps/{}", "/live/sweeps/{}", "/sweeps/{}/front.svg"):
+        assert guarded.get(path.format(sweeps[1])).status_code == 404, path
+    search_id = seeding.parts(guarded_app).sweeps.searches(sweeps[1], 1)[0].id
+    assert guarded.get(f"/compare?id={search_id}-100000").status_code == 404
+    html = guarded.get("/cluster").text
+    assert own in html and other not in html and "of another project" in html
 
 
 def test_without_tokens_there_is_nothing_to_sign_in_to(browser: httpx.Client) -> None:
@@ -203,3 +222,147 @@ def test_a_search_that_waits_says_for_what(app: FastAPI, browser: httpx.Client) 
 def test_the_service_with_its_pages_loads_neither_torch_nor_ray() -> None:
     code = "import service.app, service.cli, sys; print({'torch', 'ray'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_the_list_of_sweeps_says_how_to_begin_and_comes_in_pages(app: FastAPI, browser: httpx.Client) -> None:
+    assert "yoso sweep digits --budgets 100k:800k:8 --seeds 0,1,2" in browser.get("/sweeps").text
+    ids = [seeding.sweep(app, seeds=[0]) for _ in range(52)]
+    first = browser.get("/sweeps").text
+    older = re.search(r'href="(/sweeps\?[^"]*)" rel="next"', first)
+    assert older is not None
+    second = browser.get(older[1].replace("&amp;", "&")).text
+    assert [sweep_id in first for sweep_id in ids] == [False] * 2 + [True] * 50
+    assert [sweep_id in second for sweep_id in ids] == [True] * 2 + [False] * 50
+    assert ids[0] in browser.get(f"/fragments{older[1]}").text
+
+
+def test_the_list_of_sweeps_shows_how_many_are_in_each_state(app: FastAPI, browser: httpx.Client) -> None:
+    seeding.seed_sweep(app, name="<i>night</i>", seeds=list(range(5)))
+    html = browser.get("/sweeps").text
+    assert 'role="img" aria-label="1 succeeded, 3 queued, 1 failed"' in html
+    widths = re.findall(r'<rect class="(\w+)" x="(\d)" width="(\d)"', html)
+    assert widths == [("succeeded", "0", "1"), ("queued", "1", "3"), ("failed", "4", "1")]
+    assert "&lt;i&gt;night" in html and "1 succeeded" in text(html)
+
+
+def test_a_sweep_shows_its_networks_by_cost_and_accuracy(app: FastAPI, browser: httpx.Client) -> None:
+    sweep_id = seeding.seed_sweep(app)
+    search_id = seeding.parts(app).sweeps.searches(sweep_id, 1)[0].id
+    html = browser.get(f"/sweeps/{sweep_id}").text
+    words = text(html)
+    assert html.count('class="search on-front"') == 14 and html.count('class="search beaten"') == 2, "wide and narrow"
+    assert f'href="/searches/{search_id}#network-100000"' in html
+    assert 'id="network-100000"' in browser.get(f"/searches/{search_id}").text
+    for row in ("100,000 1 93.00 % 91.0 % – 94.1 % 99,926 93.00 % seed 0", "800,000 1 98.30 %", "on the front"):
+        assert row in words
+    assert f"/live/sweeps/{sweep_id}?after=" in html and "out of memory" in words
+    for how in ("pause", "retry", "cancel"):
+        assert f'hx-post="/api/v1/sweeps/{sweep_id}/{how}" hx-swap="none" hx-confirm="' in html
+    for link in set(re.findall(r'href="(/(?:api|sweeps)/[^"#]*)"', html)):
+        assert browser.get(link.replace("&amp;", "&")).status_code == 200, link
+    assert browser.get(f"/sweeps/{sweep_id}?cost=price").status_code == 422
+
+
+def test_the_kind_of_cost_is_chosen_in_the_address(app: FastAPI, browser: httpx.Client) -> None:
+    sweep_id = seeding.seed_sweep(app)
+    html = browser.get(f"/sweeps/{sweep_id}?cost=latency_ms").text
+    assert 'cost=latency_ms" aria-current="page"' in html and "0.5 ms" in text(html) and "1.2 ms" in text(html)
+    assert f'hx-get="/fragments/sweeps/{sweep_id}?cost=latency_ms"' in html
+    picture = browser.get(f"/sweeps/{sweep_id}/front.svg?cost=parameters")
+    assert picture.headers["content-type"] == "image/svg+xml" and ">Parameters" in picture.text
+    assert "href=" not in picture.text and "<style>" in picture.text, "it stands alone"
+
+
+def test_a_sweep_that_has_ended_is_not_live_and_one_without_networks_says_so(
+    app: FastAPI, browser: httpx.Client
+) -> None:
+    sweep_id = seeding.sweep(app, grid={"space.share": [True, False]}, seeds=[7], budgets=["300k"])
+    html = browser.get(f"/sweeps/{sweep_id}").text
+    assert "Networks appear as the searches find them" in html and "<figure" not in html
+    assert "space.share=true" in html and "space.share=false" in html
+    browser.post(f"/api/v1/sweeps/{sweep_id}/pause")
+    paused = browser.get(f"/sweeps/{sweep_id}").text
+    assert ">Resume<" in paused and ">Pause<" not in paused and "paused: no more is launched" in paused
+    browser.post(f"/api/v1/sweeps/{sweep_id}/cancel")
+    ended = browser.get(f"/sweeps/{sweep_id}").text
+    assert "sse-connect" not in ended and "hx-post" not in ended and "No network of this sweep" in ended
+    told = browser.get(f"/live/sweeps/{sweep_id}").text
+    assert re.findall(r"event: (\w+)", told) == ["change", "end"]
+
+
+def test_the_searches_of_a_sweep_come_in_pages_in_the_order_of_its_points(app: FastAPI, browser: httpx.Client) -> None:
+    sweep_id = seeding.sweep(app, seeds=list(range(51)))
+    ids = [search.id for search in seeding.parts(app).sweeps.searches(sweep_id, 51)]
+    first = browser.get(f"/sweeps/{sweep_id}").text
+    after = re.search(r'href="([^"]*)#searches" rel="next"', first)
+    assert after is not None and [one in first for one in ids] == [True] * 50 + [False]
+    second = browser.get(after[1].replace("&amp;", "&")).text
+    assert [one in second for one in ids] == [False] * 50 + [True]
+
+
+def test_fragments_replace_parts_of_a_sweeps_page(app: FastAPI, browser: httpx.Client) -> None:
+    sweep_id = seeding.seed_sweep(app)
+    page = browser.get(f"/sweeps/{sweep_id}").text
+    swapped = re.findall(r'id="(\w+)"[^>]*hx-swap-oob', browser.get(f"/fragments/sweeps/{sweep_id}").text)
+    assert sorted(swapped) == ["actions", "front", "searches", "summary"]
+    assert all(page.count(f'id="{part}"') == 1 for part in swapped)
+
+
+def test_an_unknown_sweep_gets_a_page(browser: httpx.Client) -> None:
+    told = browser.get("/sweeps/nosuchsweep")
+    assert told.status_code == 404 and "No such sweep" in told.text
+
+
+def test_of_many_networks_the_picture_shows_the_front_and_some() -> None:
+    number = MOST_DRAWN * 3
+    points = [
+        Point(architecture=str(n), search="s", seed=n, budget=1, cost=n + 1, accuracy=0.5, accuracy_low=0.4,
+              accuracy_high=0.6, on_front=n % 100 == 0)
+        for n in range(number)
+    ]  # fmt: skip
+    shown = drawn(points, "multiply_adds")
+    assert sum(point.on_front for point in shown) == number / 100
+    assert MOST_DRAWN * 0.9 <= sum(not point.on_front for point in shown) <= MOST_DRAWN
+
+
+def test_the_cluster_shows_who_holds_what_and_who_waits_why(app: FastAPI, browser: httpx.Client) -> None:
+    assert "No dispatcher has reported yet" in browser.get("/cluster").text
+    seeding.report(app, cpus=2, gpus=1)
+    holder = seeding.queue(app, project="vision")
+    seeding.Run(app, holder, only=True).start()
+    waiting = seeding.queue(app, workers=2)
+    browser.patch("/api/v1/projects/vision", json={"weight": 3, "max_running": 4, "max_queued": 9})
+    for path in ("/cluster", "/fragments/cluster"):
+        html = browser.get(path).text
+        words = text(html)
+        assert "1 of 2 CPUs held" in words and "0 of 1 GPUs held" in words and "1 waiting, 1 at work" in words
+        assert f'href="/searches/{holder}"' in html and f'href="/searches/{waiting}"' in html
+        reason = browser.get("/api/v1/cluster").json()["queue"][0]["reason"]
+        assert f"1 {waiting} default 2 0 {reason}" in words
+        assert "vision 3 75 % 1 of 4 0.125 0 of 9" in words and "node 2 1" in words
+    seeding.report(app, error="<nobody> listens")
+    assert "Ray does not answer" in browser.get("/cluster").text and "&lt;nobody&gt;" in browser.get("/cluster").text
+
+
+def test_networks_are_compared_side_by_side(app: FastAPI, browser: httpx.Client) -> None:
+    sweep_id, seeds = seeding.seed_sweep(app), seeding.seed(app)
+    search_id = seeding.parts(app).sweeps.searches(sweep_id, 1)[0].id
+    small, large = f"{search_id}-100000", f"{search_id}-800000"
+    html = browser.get(f"/compare?id={small}&id={large}&id={small}").text
+    words = text(html)
+    assert "Accuracy 93.00 % 98.30 % (best)" in words and "Multiply-adds 99,926 (best) 788,104" in words
+    assert "Latency of one image 0.5 ms (best) 1.2 ms" in words and "Test images 359 359" in words
+    assert "over night for 800,000 is the most accurate, beyond chance" in words
+    for link in set(re.findall(r'(?:href|src)="(/api/[^"]*)"', html)):
+        assert small in link or large in link
+    assert "The intervals overlap" in browser.get(f"/compare?id={large}&id={seeds['succeeded']}-300000").text
+    assert "Tick two networks or more" in browser.get(f"/compare?id={small}").text
+    assert "Tick two networks or more" in browser.get("/compare").text
+    told = browser.get(f"/compare?id={small}&id=nosuch")
+    assert told.status_code == 404 and "No such network" in told.text
+    many = "&".join(
+        f"id={one['architecture']}" for one in browser.get(f"/api/v1/sweeps/{sweep_id}/pareto").json()["points"]
+    )
+    assert "Only 8 stand side by side; 1 more" in text(
+        browser.get(f"/compare?{many}&id={seeds['succeeded']}-300000").text
+    )

@@ -1,0 +1,32 @@
+"""The cluster: what it has, who holds it, who waits and why, and what each project may have."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from service.api import cluster as api
+from service.api.context import Context, ContextDep
+from service.dashboard.frame import ViewerDep, page
+
+MOST_WAITING = 100
+"""How many of the queue are shown."""
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/cluster")
+def cluster_page(request: Request, service: ContextDep, project: ViewerDep) -> Response:
+    """The cluster."""
+    return page("cluster.html", request, **shown(service, project))
+
+
+@router.get("/fragments/cluster")
+def cluster_fragment(request: Request, service: ContextDep, project: ViewerDep) -> Response:
+    """The cluster as it is now."""
+    return page("cluster_parts.html", request, **shown(service, project))
+
+
+def shown(service: Context, project: str | None) -> dict[str, Any]:
+    """What the page shows: what the API says, and of each node what its searches hold."""
+    newest = service.searches.newest_seq()
+    return {"cluster": api.look(service, project, MOST_WAITING), "newest": newest}

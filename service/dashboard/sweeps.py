@@ -1,0 +1,219 @@
+"""The sweeps: their list, and each one's page with its networks by cost and accuracy."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from service import formats
+from service.api import sweeps as api
+from service.api.context import Context, ContextDep
+from service.api.sweeps import SweepView
+from service.api.views import SearchView
+from service.dashboard import plot
+from service.dashboard.frame import PICTURE_HEADERS, ViewerDep, hints, missing, page
+from service.domain.request import Text
+from service.store.models import Sweep
+from service.store.sweeps import UnknownSweep
+
+PAGE_SIZE = 50
+MOST_DRAWN = 400
+"""Networks behind the front that a picture shows; of more, these at even distances."""
+MOST_LISTED = 50
+"""Networks in the table beside the picture."""
+
+Cost = Literal["multiply_adds", "parameters", "activations", "latency_ms"]
+COSTS: dict[Cost, tuple[str, str]] = {
+    "multiply_adds": ("Multiply-adds", ""),
+    "parameters": ("Parameters", ""),
+    "activations": ("Activations held at once", ""),
+    "latency_ms": ("Latency of one image", "ms"),
+}
+"""What each kind of cost is called, and its unit."""
+WIDE, NARROW = (1160, 440), (348, 330)
+"""The picture's pixels on a desk and on a phone."""
+
+router = APIRouter(include_in_schema=False)
+
+
+@dataclass(frozen=True)
+class BudgetRow:
+    """What a sweep has found for one budget: the number of networks, the most accurate, and the mean accuracy."""
+
+    budget: int
+    count: int
+    best: api.Point
+    mean: float
+    random: float | None
+    """The mean accuracy of random networks of the same cost, where there are any."""
+
+
+def _seen(sweep_id: Text, service: ContextDep, project: ViewerDep) -> Sweep:
+    sweep = service.sweeps.get(sweep_id)
+    if project is not None and sweep.project != project:
+        raise UnknownSweep(sweep_id)
+    return sweep
+
+
+SeenDep = Annotated[Sweep, Depends(_seen)]
+
+
+@router.get("/sweeps")
+def list_page(request: Request, service: ContextDep, project: ViewerDep, after: Text | None = None) -> Response:
+    """The list of sweeps."""
+    return page("sweeps.html", request, **listed(service, project, after))
+
+
+@router.get("/fragments/sweeps")
+def list_fragment(request: Request, service: ContextDep, project: ViewerDep, after: Text | None = None) -> Response:
+    """The list's rows."""
+    return page("sweeps_parts.html", request, **listed(service, project, after))
+
+
+@router.get("/sweeps/{sweep_id}")
+def sweep_page(
+    request: Request,
+    service: ContextDep,
+    project: ViewerDep,
+    sweep_id: Text,
+    cost: Cost = "multiply_adds",
+    after: Text | None = None,
+) -> Response:
+    """One sweep."""
+    try:
+        sweep = _seen(sweep_id, service, project)
+    except UnknownSweep:
+        return missing(request, "sweep", sweep_id)
+    return page("sweep.html", request, **shown(service, sweep, cost, after))
+
+
+@router.get("/fragments/sweeps/{sweep_id}")
+def sweep_fragment(
+    request: Request, service: ContextDep, sweep: SeenDep, cost: Cost = "multiply_adds", after: Text | None = None
+) -> Response:
+    """The moving parts of one sweep's page."""
+    return page("sweep_parts.html", request, swap=True, **shown(service, sweep, cost, after))
+
+
+@router.get("/sweeps/{sweep_id}/front.svg")
+def front_picture(service: ContextDep, sweep: SeenDep, cost: Cost = "multiply_adds") -> Response:
+    """The picture of cost and accuracy by itself."""
+    points = [replace(point, href=None) for point in drawn(api.front_of(service, sweep, cost).points, cost)]
+    content = plot.draw(points, *COSTS[cost], alone=True)
+    headers = PICTURE_HEADERS | {"Cache-Control": "no-store"}
+    return Response(content, media_type="image/svg+xml", headers=headers)
+
+
+@router.get("/live/sweeps/{sweep_id}", response_class=EventSourceResponse)
+async def live_sweep(
+    service: ContextDep, sweep: SeenDep, after: int = 0, last_event_id: Annotated[str | None, Header()] = None
+) -> AsyncIterator[ServerSentEvent]:
+    """A hint whenever anything has happened to any search, until the sweep has ended."""
+
+    def over() -> bool:
+        return api.view(service, sweep).done
+
+    async for hint in hints(service, service.searches.newest_seq, over, after, last_event_id):
+        yield hint
+
+
+def listed(service: Context, project: str | None, after: str | None) -> dict[str, Any]:
+    """What the list shows: one page of sweeps."""
+    newest = service.searches.newest_seq()
+    found = api.browse(service, project, PAGE_SIZE, after, None)
+    return {
+        "sweeps": found.items,
+        "older": urlencode({"after": found.next}) if found.next else None,
+        "query": urlencode({"after": after}) if after else "",
+        "paged": after is not None,
+        "newest": newest,
+    }
+
+
+def shown(service: Context, sweep: Sweep, cost: Cost, after: str | None) -> dict[str, Any]:
+    """What one sweep's page shows."""
+    newest = service.searches.newest_seq()
+    view = api.view(service, sweep)
+    points = api.front_of(service, sweep, cost).points
+    searches = api.searches(sweep, service, PAGE_SIZE, after)
+    name, unit = COSTS[cost]
+    marks = drawn(points, cost)
+    return {
+        "sweep": view,
+        "cost": cost,
+        "costs": [(kind, words.split()[0]) for kind, (words, _) in COSTS.items()],
+        "cost_name": name,
+        "points": points,
+        "listed": sorted(points, key=lambda point: (not point.on_front, -point.accuracy))[:MOST_LISTED],
+        "pictures": [plot.draw(marks, name, unit, *size) for size in (WIDE, NARROW)] if points else [],
+        "left_out": len(points) - len(marks),
+        "rows": by_budget(points),
+        "in_words": lambda value: in_words(cost, value),
+        "searches": [(search, varied(view, search)) for search in searches.items],
+        "query": urlencode({"cost": cost} | ({"after": after} if after else {})),
+        "older": urlencode({"cost": cost, "after": searches.next}) if searches.next else None,
+        "paged": after is not None,
+        "newest": newest,
+    }
+
+
+def drawn(points: Sequence[api.Point], cost: Cost) -> list[plot.Point]:
+    """The points of a picture: all of the front, and of the others at most `MOST_DRAWN`."""
+    beaten = [point for point in points if not point.on_front]
+    step = max(1, -(-len(beaten) // MOST_DRAWN))
+    return [
+        plot.Point(
+            cost=point.cost,
+            accuracy=point.accuracy,
+            low=point.accuracy_low,
+            high=point.accuracy_high,
+            on_front=point.on_front,
+            title=(
+                f"{in_words(cost, point.cost)} {COSTS[cost][0].lower()}, accuracy {formats.percent(point.accuracy, 2)} "
+                f"({formats.percent(point.accuracy_low)} to {formats.percent(point.accuracy_high)}), "
+                f"for {formats.short(point.budget)}, seed {point.seed}{', on the front' if point.on_front else ''}"
+            ),
+            origin=origin(point),
+            href=f"/searches/{point.search}#network-{point.budget}",
+        )
+        for point in [*beaten[::step], *(point for point in points if point.on_front)]
+    ]
+
+
+def origin(point: api.Point) -> str:
+    """Where a network comes from: a search, unless something else is said."""
+    return getattr(point, "origin", "search")
+
+
+def by_budget(points: Sequence[api.Point]) -> list[BudgetRow]:
+    """A row for each budget for which a network was found, the smallest first."""
+    rows = []
+    for budget in sorted({point.budget for point in points}):
+        of_budget = [point for point in points if point.budget == budget]
+        found = [point for point in of_budget if origin(point) == "search"]
+        random = [point.accuracy for point in of_budget if origin(point) == "random"]
+        if found:
+            mean = sum(point.accuracy for point in found) / len(found)
+            best = max(found, key=lambda point: (point.accuracy, -point.cost))
+            rows.append(BudgetRow(budget, len(found), best, mean, sum(random) / len(random) if random else None))
+    return rows
+
+
+def in_words(cost: Cost, value: float) -> str:
+    """A cost in full, with its unit."""
+    unit = COSTS[cost][1]
+    return f"{value:.3g}\N{NO-BREAK SPACE}{unit}" if unit else formats.exact(round(value))
+
+
+def varied(sweep: SweepView, search: SearchView) -> list[str]:
+    """What a search has of its own in the sweep's grid: `space.share=true`."""
+    words = []
+    for field in sweep.request.get("grid", {}):
+        root, dot, rest = field.partition(".")
+        value = search.request.get(root)
+        value = value.get(rest) if dot and isinstance(value, dict) else value
+        words.append(f"{field}={str(value).lower() if isinstance(value, bool) else value}")
+    return words
