@@ -27,6 +27,6 @@ def cluster_fragment(request: Request, service: ContextDep, project: ViewerDep) 
 
 
 def shown(service: Context, project: str | None) -> dict[str, Any]:
-    """What the page shows: what the API says, and of each node what its searches hold."""
+    """What the page shows: what the API says."""
     newest = service.searches.newest_seq()
     return {"cluster": api.look(service, project, MOST_WAITING), "newest": newest}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -124,6 +125,24 @@ def test_a_service_killed_in_mid_search_finds_it_finished_once(service: Service)
 
     assert service.stop() == 0
     assert not session_members(ray_pid) and not (service.storage / "ray.json").exists()
+
+
+@pytest.mark.timeout(600)
+def test_the_example_sweeps_and_its_best_network_knows_digits(service: Service, tmp_path: Path) -> None:
+    service.start()
+    told = subprocess.run(
+        [sys.executable, str(Path("examples/sweep.py").absolute())],
+        cwd=tmp_path, env=os.environ | {"YOSO_URL": service.client.url, "PYTHONPATH": os.getcwd()},
+        capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+    assert told.returncode == 0, told.stdout + told.stderr
+    digits = [re.search(rf"{words} +(.*)", told.stdout) for words in ("the last digits", "are seen as")]
+    asked, seen = (found[1].split() for found in digits if found is not None)
+    assert len(asked) == 20 and sum(a == s for a, s in zip(asked, seen, strict=True)) >= 15
+    [sweep] = service.client.sweeps()["items"]
+    assert sweep["counts"] == {"succeeded": 2} and len(service.client.pareto(sweep["id"])["points"]) == 6
+    assert (tmp_path / "yoso-sweep" / "front.svg").read_text().count('class="mark"') == 6
+    assert "100%" in told.stdout and "●" in told.stdout
 
 
 @pytest.mark.timeout(300)
