@@ -180,9 +180,8 @@ def draw(
         if point.href is None:
             parts.append(f'<g class="{kind}">{drawn}</g>')
         else:
-            stop = "" if point.on_front else ' tabindex="-1"'
-            label = escape(point.title)
-            parts.append(f'<a class="{kind}" href="{escape(point.href)}" aria-label="{label}"{stop}>{drawn}</a>')
+            how = f'aria-label="{escape(point.title)}"' if point.on_front else 'tabindex="-1"'
+            parts.append(f'<a class="{kind}" href="{escape(point.href)}" {how}>{drawn}</a>')
     return "\n".join([*parts, "</svg>"])
 
 

@@ -20,7 +20,7 @@ from service.store.models import Sweep
 from service.store.sweeps import UnknownSweep
 
 PAGE_SIZE = 50
-MOST_DRAWN = 400
+MOST_DRAWN = 200
 """Networks behind the front that a picture shows; of more, these at even distances."""
 MOST_LISTED = 50
 """Networks in the table beside the picture."""

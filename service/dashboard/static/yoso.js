@@ -45,10 +45,14 @@ function connected(yes) {
   if (sign) sign.hidden = yes;
 }
 
-// What was ticked stays ticked when its table comes anew.
-const ticked = () => [...document.querySelectorAll("input[name=id]:checked")].map((box) => box.id);
+// A part that has not changed is left alone, with the reader's place in it; in one that has, what was ticked stays so.
 document.body.addEventListener("htmx:oobBeforeSwap", (event) => {
-  for (const id of ticked()) event.detail.fragment.querySelector(`[id="${id}"]`)?.setAttribute("checked", "");
+  const { fragment, target } = event.detail;
+  if (fragment.firstElementChild?.innerHTML === target.innerHTML) event.detail.shouldSwap = false;
+  for (const box of target.querySelectorAll("input:checked")) {
+    const anew = fragment.querySelector(`[id="${box.id}"]`);
+    if (anew) anew.checked = true;
+  }
 });
 
 // A sweep is steered through the API, whose answer says nothing to the page; what it refuses is told.

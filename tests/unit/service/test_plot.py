@@ -95,8 +95,8 @@ def test_the_front_lies_on_top_and_is_reached_by_the_keyboard() -> None:
     links = drawn(points(found)).findall(f"{SVG}a")
     assert [link.get("tabindex") for link in links] == ["-1", None, None]
     assert [link.get("class") for link in links] == ["search beaten", "search on-front", "search on-front"]
-    assert links[0].get("aria-label") == "<1> & more" and links[0].get("href") == "/searches/1?a=1&b=2"
-    assert links[0].findtext(f"{SVG}title") == "<1> & more"
+    assert links[0].findtext(f"{SVG}title") == "<1> & more" and links[0].get("href") == "/searches/1?a=1&b=2"
+    assert links[1].findtext(f"{SVG}title") == links[1].get("aria-label") == "<2> & more"
 
 
 def test_equal_networks_stand_in_the_middle_one_on_the_other() -> None:
