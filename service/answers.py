@@ -4,7 +4,7 @@ They say what the API's own models say (a test compares the two), and load neith
 belong to.
 """
 
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 
 class Architecture(TypedDict):
@@ -36,6 +36,7 @@ class Search(TypedDict):
     """One search."""
 
     id: str
+    kind: str
     project: str
     sweep: str | None
     name: str
@@ -81,6 +82,7 @@ class Sweep(TypedDict):
     paused: bool
     searches: int
     counts: dict[str, int]
+    finals: dict[str, int]
     done: bool
     seconds_left: float | None
     created_at: str
@@ -100,6 +102,7 @@ class Point(TypedDict):
 
     architecture: str
     search: str
+    origin: Literal["search", "random", "thin"]
     seed: int
     budget: int
     cost: float

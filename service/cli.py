@@ -46,6 +46,10 @@ Url = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a script.")]
 SearchId = Annotated[str, typer.Argument(metavar="ID", help="The search's id.")]
+Baselines = Annotated[
+    list[str] | None,
+    typer.Option("--baseline", help="random or thin: networks that nobody searched for, to compare with."),
+]
 SweepId = Annotated[str, typer.Argument(metavar="SWEEP", help="The sweep's id.")]
 Dataset = Annotated[
     str, typer.Argument(metavar="DATASET", help=", ".join(DATASETS) + ", or the path of an image folder.")
@@ -180,6 +184,14 @@ def sweep(
     independent: Annotated[
         bool, typer.Option("--independent", help="A search for each budget, instead of one for all.")
     ] = False,
+    finals: Annotated[
+        bool | None,
+        typer.Option(
+            "--finals/--no-finals",
+            help="Retrain what all searches found together, and let it compete. By default with several seeds.",
+        ),
+    ] = None,
+    baseline: Baselines = None,
     limit: Limit = None,
     preset: Preset = None,
     share: Share = None,
@@ -205,6 +217,8 @@ def sweep(
             seeds=[int(seed) if seed.strip().isdigit() else seed for seed in seeds.split(",")],
             grid=dict(map(varied, grid or ())),
             strategy="independent" if independent else "path",
+            finals=finals,
+            baselines=list(baseline or ()),
             project=project,
             priority=priority,
             name=name,
@@ -212,10 +226,27 @@ def sweep(
         if as_json:
             print(json.dumps(made))
         else:
-            out.print(f"queued sweep [bold]{made['id']}[/] of {made['searches']} searches", highlight=False)
-            for note in made["notes"]:
-                out.print(note, highlight=False)
+            finally_ = f" and {sum(made['finals'].values())} finals" if made["finals"] else ""
+            told = f"queued sweep [bold]{made['id']}[/] of {made['searches']} searches{finally_}"
+            out.print("\n".join([told, *made["notes"]]), highlight=False)
             out.print(f"`yoso pareto {made['id']}` shows what they find", highlight=False)
+
+
+@app.command()
+def extend(
+    sweep_id: SweepId,
+    budget: Budgets = None,
+    baseline: Baselines = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Retrain more networks of a sweep whose searches have ended; none is run again."""
+    with refusals(), Client(url) as client:
+        seen = client.extend_sweep(sweep_id, list(budget) if budget else None, list(baseline or ()))
+        if as_json:
+            print(json.dumps(seen))
+        else:
+            out.print("\n".join([f"queued finals of sweep [bold]{sweep_id}[/]", *seen["notes"]]), highlight=False)
 
 
 def budget_range(text: str) -> dict[str, Any]:

@@ -120,6 +120,10 @@ class Call(Generic[P, Answer]):
         return method
 
 
+def _json(budgets: Sequence[int | float | str] | Mapping[str, Any]) -> Any:
+    return dict(budgets) if isinstance(budgets, Mapping) else list(budgets)
+
+
 class Calls:
     """What a service can be asked."""
 
@@ -157,8 +161,7 @@ class Calls:
 
         `budgets` are numbers or texts, or `{"from": …, "to": …, "count": …, "scale": …}`.
         """
-        asked = dict(budgets) if isinstance(budgets, Mapping) else list(budgets)
-        return ask("POST", "/api/v1/sweeps", {"search": dict(search), "budgets": asked} | fields)
+        return ask("POST", "/api/v1/sweeps", {"search": dict(search), "budgets": _json(budgets)} | fields)
 
     @Call
     def sweep(self, sweep_id: str) -> Request[Sweep]:
@@ -174,6 +177,21 @@ class Calls:
     def sweep_searches(self, sweep_id: str, limit: int = 100, after: str | None = None) -> Request[SearchPage]:
         """A page of a sweep's searches, in the order of its points."""
         return ask("GET", f"/api/v1/sweeps/{sweep_id}/searches", limit=limit, after=after)
+
+    @Call
+    def extend_sweep(
+        self,
+        sweep_id: str,
+        budgets: Sequence[int | float | str] | Mapping[str, Any] | None = None,
+        baselines: Sequence[str] = (),
+    ) -> Request[Sweep]:
+        """Retrain more networks of a sweep whose searches have ended, which are not run again.
+
+        `budgets` as in `submit_sweep`, that the searches passed on their way down; `baselines` of "random" and "thin",
+        to compare with.
+        """
+        asked = {} if budgets is None else {"budgets": _json(budgets)}
+        return ask("POST", f"/api/v1/sweeps/{sweep_id}/networks", asked | {"baselines": list(baselines)})
 
     @Call
     def steer_sweep(self, sweep_id: str, how: str) -> Request[Sweep]:

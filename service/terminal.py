@@ -61,12 +61,15 @@ class Watch:
             say(f"{found}: {used:.1%} of the budget of {exact(data['budget'])}", highlight=False)
         elif kind == "retrained":
             right = f"[bold]{data['accuracy']:.1%}[/] of {data['test_images']} test images right"
-            say(f"retrained the network for {exact(data['budget'])}: {right}", highlight=False)
+            say(f"retrained the network for {exact(data['budget'])}{rival(data)}: {right}", highlight=False)
+        elif kind == "stopped":
+            reached = f"{data['accuracy']:.1%} on validation data after {data['epoch']} epochs"
+            say(f"stopped the network for {exact(data['budget'])}{rival(data)}: {reached}", highlight=False)
         elif kind == "warning":
             say(f"[yellow]{escape(data['message'])}[/]", highlight=False)
 
     def _epoch(self, data: Mapping[str, Any]) -> None:
-        name = data["phase"] + (f" {short(data['budget'])}" if data.get("budget") else "")
+        name = data["phase"] + (f" {short(data['budget'])}" if data.get("budget") else "") + rival(data)
         new = name not in self.bars
         if new:
             self.bars[name] = self.progress.add_task(name, total=data["epochs"], text="")
@@ -78,6 +81,13 @@ class Watch:
         step = max(1, data["epochs"] // LINES_OF_A_PHASE)
         if not self.console.is_terminal and (new or data["epoch"] % step == 0 or data["epoch"] == data["epochs"]):
             self.console.print(f"{name}: epoch {text}", highlight=False, soft_wrap=True)
+
+
+def rival(data: Mapping[str, Any]) -> str:
+    """Which of the networks for its budget a line is about, where finals retrain several."""
+    if "trial" not in data:
+        return ""
+    return f" of seed {data['seed']}" if data["origin"] == "search" else f" ({data['origin']}, {data['seed']})"
 
 
 def results(architectures: Iterable[Mapping[str, Any]], folders: Mapping[int, str] | None = None) -> Group:
@@ -118,15 +128,22 @@ def sweeps(items: Iterable[Mapping[str, Any]]) -> Table:
     """The table of sweeps and of their searches by state."""
     table = Table("sweep", "name", "project", "searches", "left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for one in items:
-        states = " ".join(f"[{COLOURS.get(s, 'default')}]{n} {s}[/]" for s, n in one["counts"].items())
+        states = ", finals ".join(
+            " ".join(f"[{COLOURS.get(s, 'default')}]{n} {s}[/]" for s, n in counts.items())
+            for counts in (one["counts"], one["finals"])
+            if counts
+        )
         left = "" if one["seconds_left"] is None or one["done"] else f"about {one['seconds_left'] / 60:.0f} min"
         paused = "paused, " if one["paused"] else ""
         table.add_row(one["id"], escape(one["name"]), one["project"], states, paused + left)
     return table
 
 
+MARKS = {(True, True): "●", (True, False): "·", (False, False): "○"}
+
+
 def front(seen: Mapping[str, Any]) -> Group:
-    """A sweep's networks as a plot and a table; those that no other beats are marked with a ●."""
+    """A sweep's networks as a plot and a table: ● that no other beats, · others, ○ those that nobody searched for."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("", seen["cost"], "budget", "accuracy", "95 %", "seed", "network"):
         table.add_column(heading, no_wrap=True)
@@ -134,19 +151,20 @@ def front(seen: Mapping[str, Any]) -> Group:
         interval = f"{point['accuracy_low']:.1%}–{point['accuracy_high']:.1%}"
         cells = (f"{point['cost']:,g}", exact(point["budget"]), f"{point['accuracy']:.2%}", interval)
         style = None if point["on_front"] else "dim"
-        table.add_row("●" if point["on_front"] else "", *cells, str(point["seed"]), point["architecture"], style=style)
+        mark = MARKS[point["origin"] == "search", point["on_front"]]
+        table.add_row(mark, *cells, str(point["seed"]), point["architecture"], style=style)
     return Group(Text(plot(seen["points"])), table)
 
 
 def plot(points: Sequence[Mapping[str, Any]], width: int = 60, height: int = 12) -> str:
-    """Accuracy over cost in characters: ● on the front, · below it."""
+    """Accuracy over cost in characters: ● on the front, · below it, ○ what nobody searched for."""
     costs, accuracies = ([point[name] for point in points] for name in ("cost", "accuracy"))
     left, right, low, high = min(costs), max(costs), min(accuracies), max(accuracies)
     canvas = [[" "] * width for _ in range(height)]
     for point in sorted(points, key=lambda point: bool(point["on_front"])):
         column = round((point["cost"] - left) / ((right - left) or 1) * (width - 1))
         row = round((high - point["accuracy"]) / ((high - low) or 1) * (height - 1))
-        canvas[row][column] = "●" if point["on_front"] else "·"
+        canvas[row][column] = MARKS[point["origin"] == "search", point["on_front"]]
     labels = [f"{high:7.2%}", *[" " * 7] * (height - 2), f"{low:7.2%}"]
     lines = [f"{label} │{''.join(line)}" for label, line in zip(labels, canvas, strict=True)]
     ends = short(round(left)), short(round(right))

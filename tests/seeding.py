@@ -182,11 +182,11 @@ def seed(app: FastAPI) -> dict[str, str]:
 def sweep(app: FastAPI, **fields: Any) -> str:
     """Queue a sweep on the digits; returns its id."""
     given = {"search": {"dataset": "digits"}, "budgets": {"from": "100k", "to": "800k", "count": 8}, "seeds": [0, 1, 2]}
-    request = SweepRequest.model_validate(given | fields)
+    request = SweepRequest.model_validate(given | {"finals": False} | fields)
     budgets, _ = sorted_budgets(request)
-    points = [(point, check(point, (), True)) for point in expand(request, budgets)]
+    groups = [[(point, check(point, (), True)) for point in group] for group in expand(request, budgets)]
     with writing(parts(app).sweeps.engine) as session:
-        return parts(app).sweeps.create(session, request, budgets, points).id
+        return parts(app).sweeps.create(session, request, budgets, groups, LARGE).id
 
 
 def seed_sweep(app: FastAPI, **fields: Any) -> str:

@@ -292,7 +292,7 @@ def front_of(service: Context, sweep: Sweep, cost: str) -> Front:
     def origin(row: ArchitectureRow) -> str:
         return str(row.result.get("origin", "search"))
 
-    known = [(row, spec) for row, spec in service.sweeps.networks(sweep.id) if row.result.get(cost) is not None]
+    known = [(row, seed) for row, seed in service.sweeps.networks(sweep.id) if row.result.get(cost) is not None]
     known.sort(key=lambda one: (one[0].result[cost], -one[0].result["accuracy"], one[0].id))
     searched = [row for row, _ in known if origin(row) == "search"]
     best = front([(row.result[cost], row.result["accuracy"]) for row in searched])
@@ -304,7 +304,7 @@ def front_of(service: Context, sweep: Sweep, cost: str) -> Front:
                 architecture=row.id,
                 search=row.search_id,
                 origin=origin(row),
-                seed=row.result.get("seed", spec["seed"]),
+                seed=row.result.get("seed", seed),
                 budget=row.budget,
                 cost=row.result[cost],
                 accuracy=row.result["accuracy"],
@@ -312,7 +312,7 @@ def front_of(service: Context, sweep: Sweep, cost: str) -> Front:
                 accuracy_high=row.result["accuracy_high"],
                 on_front=row.id in on_front,
             )
-            for row, spec in known
+            for row, seed in known
         ],
     )
 

@@ -176,16 +176,11 @@ def drawn(points: Sequence[api.Point], cost: Cost) -> list[plot.Point]:
                 f"({formats.percent(point.accuracy_low)} to {formats.percent(point.accuracy_high)}), "
                 f"for {formats.short(point.budget)}, seed {point.seed}{', on the front' if point.on_front else ''}"
             ),
-            origin=origin(point),
+            origin=point.origin,
             href=f"/searches/{point.search}#network-{point.budget}",
         )
         for point in [*beaten[::step], *(point for point in points if point.on_front)]
     ]
-
-
-def origin(point: api.Point) -> str:
-    """Where a network comes from: a search, unless something else is said."""
-    return getattr(point, "origin", "search")
 
 
 def by_budget(points: Sequence[api.Point]) -> list[BudgetRow]:
@@ -193,8 +188,8 @@ def by_budget(points: Sequence[api.Point]) -> list[BudgetRow]:
     rows = []
     for budget in sorted({point.budget for point in points}):
         of_budget = [point for point in points if point.budget == budget]
-        found = [point for point in of_budget if origin(point) == "search"]
-        random = [point.accuracy for point in of_budget if origin(point) == "random"]
+        found = [point for point in of_budget if point.origin == "search"]
+        random = [point.accuracy for point in of_budget if point.origin == "random"]
         if found:
             mean = sum(point.accuracy for point in found) / len(found)
             best = max(found, key=lambda point: (point.accuracy, -point.cost))

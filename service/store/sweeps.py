@@ -173,15 +173,15 @@ class Sweeps:
         with reading(self.engine) as session:
             return session.scalars(query).all()
 
-    def networks(self, sweep_id: str) -> Sequence[tuple[ArchitectureRow, dict[str, Any]]]:
-        """Every network that a sweep has retrained, with what its search or finals were asked to do."""
+    def networks(self, sweep_id: str) -> Sequence[tuple[ArchitectureRow, int]]:
+        """Every network that a sweep has retrained, with the seed of its search or finals."""
         query = (
-            select(ArchitectureRow, Search.spec)
+            select(ArchitectureRow, Search.spec["seed"].as_integer())
             .join(Search, Search.id == ArchitectureRow.search_id)
             .where(Search.sweep_id == sweep_id)
         )
         with reading(self.engine) as session:
-            return [(row, spec) for row, spec in session.execute(query)]
+            return [(row, seed) for row, seed in session.execute(query)]
 
     def cancel(self, session: Session, sweep_id: str) -> None:
         """Cancel what has not ended: at once what is queued, and by way of `cancelling` what is with Ray."""

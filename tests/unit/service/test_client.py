@@ -266,7 +266,9 @@ def test_retries_projects_and_the_cluster(connect: Any, app: FastAPI, url: str) 
 
 def test_a_sweep_is_waited_for_with_its_progress(connect: Any, app: FastAPI, url: str) -> None:
     with connect(url) as client:
-        sweep = client.submit_sweep({"dataset": "digits"}, {"from": "100k", "to": "400k", "count": 3}, seeds=[0, 1])
+        sweep = client.submit_sweep(
+            {"dataset": "digits"}, {"from": "100k", "to": "400k", "count": 3}, seeds=[0, 1], finals=False
+        )
         assert sweep["budgets"] == [100_000, 200_000, 400_000]
         first, second = (one["id"] for one in client.sweep_searches(sweep["id"])["items"])
         run = seeding.Run(app, first, only=True).start()
@@ -334,6 +336,8 @@ def described(hint: Any) -> Any:
     """A type as the API's description would have it."""
     if typing.get_origin(hint) is types.UnionType:
         return {"anyOf": [described(one) for one in typing.get_args(hint)]}
+    if typing.get_origin(hint) is typing.Literal:
+        return {"type": "string", "enum": list(typing.get_args(hint))}
     if typing.get_origin(hint) is list:
         return {"type": "array", "items": described(typing.get_args(hint)[0])}
     if typing.get_origin(hint) is dict:
