@@ -27,7 +27,7 @@ def main(folder: Path = Path("yoso-sweep")) -> None:
         console.print(f"[bold]{client.url}/sweeps/{sweep['id']}[/] shows it, too", highlight=False)
 
         with Progress(console=console) as progress:
-            bar = progress.add_task("sweeping", total=sweep["searches"])
+            bar = progress.add_task("sweeping", total=sweep["searches"] + sum(sweep["finals"].values()))
 
             def show(seen: Sweep) -> None:
                 searches = client.sweep_searches(seen["id"])["items"]

@@ -12,6 +12,8 @@ class Architecture(TypedDict):
 
     id: str
     budget: int
+    origin: Literal["search", "random", "thin"]
+    winner: bool
     multiply_adds: int
     parameters: int
     activations: int | None

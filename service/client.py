@@ -571,17 +571,18 @@ def _error(response: httpx.Response) -> ClientError:
 
 
 def _wanted(search: Search, formats: Sequence[str] | None) -> list[tuple[Architecture, dict[str, str]]]:
-    """Each network of a search with the paths of its files, by kind. Raises `InvalidValue`."""
-    if not search["architectures"]:
+    """The network to take for each budget, with the paths of its files, by kind. Raises `InvalidValue`."""
+    found = [one for one in search["architectures"] if one["winner"]]
+    if not found:
         told = f"has no networks yet: it is {search['status']}"
         raise InvalidValue("search_id", search["id"], told, "a search that ended")
-    for one in search["architectures"]:
+    for one in found:
         for kind in formats or ():
             if kind not in one["files"]:
                 why = one["not_exported"].get(kind, "it was made without" if kind in FILES else "no such format")
                 told = f"the network for {one['budget']} has none: {why}"
                 raise InvalidValue("formats", kind, told, ", ".join(one["files"]))
-    return [(one, {kind: one["files"][kind] for kind in formats or one["files"]}) for one in search["architectures"]]
+    return [(one, {kind: one["files"][kind] for kind in formats or one["files"]}) for one in found]
 
 
 def _put(to: Path, search_id: str, one: Architecture, contents: Mapping[str, bytes]) -> str:

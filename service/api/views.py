@@ -4,7 +4,7 @@ import base64
 import contextlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,6 +20,10 @@ class ArchitectureView(BaseModel):
 
     id: str
     budget: int
+    origin: Literal["search", "random", "thin"]
+    """Whether it was searched for, or is there to be compared with."""
+    winner: bool
+    """Whether it is the one to take for its budget: finals retrain several."""
     multiply_adds: int
     parameters: int
     activations: int | None
@@ -174,6 +178,8 @@ def view_architecture(row: ArchitectureRow) -> ArchitectureView:
     return ArchitectureView(
         id=row.id,
         budget=row.budget,
+        origin=row.result.get("origin", "search"),
+        winner=row.result.get("winner", True),
         activations=row.result.get("activations"),
         latency_ms=row.result.get("latency_ms"),
         files={kind: f"/api/v1/architectures/{row.id}/files/{kind}" for kind in row.result["files"]},
