@@ -2,7 +2,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .PHONY: help setup demo test lint format clean bench-quality bench-ablation bench-budget bench-path bench-service soak \
-	compose-by-hand
+	compose-by-hand bench-finalists bench-sweep
 .DEFAULT_GOAL := help
 
 help: ## Show this
@@ -35,8 +35,15 @@ bench-budget: .venv/installed ## Is the budget kept in sixty random searches? (m
 bench-path: .venv/installed ## Does one search serve eight budgets? (half an hour)
 	$(BIN)/python -m benchmarks.path $(ARGS)
 
+bench-finalists: .venv/installed ## What does stopping finalists early save, and does the same one win? (half an hour)
+	$(BIN)/python -m benchmarks.finalists $(ARGS)
+
+bench-sweep: .venv/installed ## Six budgets in one sweep on the digits, its front, and its cost (ten minutes)
+	$(BIN)/python -m benchmarks.sweep $(ARGS)
+
 bench-service: .venv/installed ## What does the service cost, beside references? (16 minutes)
 	$(BIN)/python -m benchmarks.service $(ARGS)
+
 soak: .venv/installed ## Is anything lost when dispatchers are killed a thousand times? (ten minutes)
 	$(BIN)/python -m benchmarks.soak $(ARGS)
 

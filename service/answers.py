@@ -65,6 +65,17 @@ class Search(TypedDict):
     settings: dict[str, Any]
 
 
+class Attempt(TypedDict):
+    """One launch of a search."""
+
+    number: int
+    dispatcher: str
+    started_at: str
+    ended_at: str | None
+    outcome: str | None
+    error: dict[str, Any] | None
+
+
 class SearchPage(TypedDict):
     """A page of searches; `next` is to be given as `after`."""
 

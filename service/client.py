@@ -25,6 +25,7 @@ from nas_core.files import FILES
 from service.answers import (
     Architecture,
     ArchitectureDetail,
+    Attempt,
     Cluster,
     Front,
     Project,
@@ -142,6 +143,11 @@ class Calls:
     def get(self, search_id: str) -> Request[Search]:
         """One search."""
         return ask("GET", f"/api/v1/searches/{search_id}")
+
+    @Call
+    def attempts(self, search_id: str) -> Request[list[Attempt]]:
+        """The launches of a search, in order."""
+        return ask("GET", f"/api/v1/searches/{search_id}/attempts")
 
     @Call
     def cancel(self, search_id: str) -> Request[Search]:

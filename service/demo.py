@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -26,8 +27,12 @@ START_SECONDS = 90
 
 def main() -> int:
     """Run the demonstration; returns 0 if it went well."""
+    return with_service(fresh(Path("yoso-demo")), demonstrate)
+
+
+def with_service(folder: Path, use: Callable[[Console, Path, Client], int]) -> int:
+    """Call `use` with a client of a service of its own in `folder`; returns what that returns, or why it could not."""
     console = Console()
-    folder = fresh(Path("yoso-demo"))
     port = free_ports(1)[0]
     settings = {"YOSO_STORAGE": str(folder / "storage"), "YOSO_PORT": str(port), "YOSO_HOST": "127.0.0.1"}
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("YOSO_")}
@@ -42,8 +47,14 @@ def main() -> int:
             start_new_session=True,
         )
     try:
-        with interruptible():
-            return demonstrate(console, folder, f"http://127.0.0.1:{port}", service)
+        with interruptible(), Client(f"http://127.0.0.1:{port}") as client:
+            give_up = time.monotonic() + START_SECONDS
+            while not client.ready():
+                if service.poll() is not None or time.monotonic() > give_up:
+                    console.print(f"[red]the service did not start[/]; its log is {folder / 'service.log'}")
+                    return 1
+                time.sleep(0.2)
+            return use(console, folder, client)
     except KeyboardInterrupt:
         console.print("interrupted")
         return 130
@@ -61,32 +72,25 @@ def main() -> int:
             console.print("[red]the service did not stop in time and was killed[/]")
 
 
-def demonstrate(console: Console, folder: Path, url: str, service: "subprocess.Popen[bytes]") -> int:
+def demonstrate(console: Console, folder: Path, client: Client) -> int:
     """Submit, watch, fetch; returns the exit code."""
-    with Client(url) as client:
-        give_up = time.monotonic() + START_SECONDS
-        while not client.ready():
-            if service.poll() is not None or time.monotonic() > give_up:
-                console.print(f"[red]the service did not start[/]; its log is {folder / 'service.log'}")
-                return 1
-            time.sleep(0.2)
-        search = client.submit("digits", BUDGETS, name="demo")
-        console.print(
-            f"Submitted search [bold]{search['id']}[/]: scikit-learn's digits, budgets of "
-            f"{' and '.join(map(short, search['budgets']))} multiply-adds; the complete supernet costs "
-            f"{short(search['supernet_multiply_adds'])}.",
-            highlight=False,
-        )
-        console.print(f"Watch it live at [bold]{url}/searches/{search['id']}[/]", highlight=False)
-        with terminal.Watch(console, search["budgets"]) as shown:
-            for event in client.events(search["id"]):
-                shown.show(event.kind, event.data)
-        search = client.get(search["id"])
-        if search["status"] != "succeeded":
-            told = escape((search["error"] or {}).get("message", ""))
-            console.print(f"[red]the search {search['status']}[/]: {told}")
-            return 1
-        folders = client.fetch(search["id"], folder / "networks")
+    search = client.submit("digits", BUDGETS, name="demo")
+    console.print(
+        f"Submitted search [bold]{search['id']}[/]: scikit-learn's digits, budgets of "
+        f"{' and '.join(map(short, search['budgets']))} multiply-adds; the complete supernet costs "
+        f"{short(search['supernet_multiply_adds'])}.",
+        highlight=False,
+    )
+    console.print(f"Watch it live at [bold]{client.url}/searches/{search['id']}[/]", highlight=False)
+    with terminal.Watch(console, search["budgets"]) as shown:
+        for event in client.events(search["id"]):
+            shown.show(event.kind, event.data)
+    search = client.get(search["id"])
+    if search["status"] != "succeeded":
+        told = escape((search["error"] or {}).get("message", ""))
+        console.print(f"[red]the search {search['status']}[/]: {told}")
+        return 1
+    folders = client.fetch(search["id"], folder / "networks")
     console.print(terminal.results(search["architectures"], folders))
     console.print(f"Networks and pictures are in [bold]{folder / 'networks'}[/]", highlight=False)
     return 0

@@ -318,6 +318,7 @@ VIEWS = {
     answers.Architecture: "ArchitectureView",
     answers.ArchitectureDetail: "ArchitectureDetail",
     answers.Search: "SearchView",
+    answers.Attempt: "AttemptView",
     answers.SearchPage: "Page",
     answers.Sweep: "SweepView",
     answers.SweepPage: "SweepPage",
