@@ -92,7 +92,7 @@ class Request(Generic[Answer]):
 def ask(method: str, path: str, body: Any = None, **params: Any) -> Request[Any]:
     """A request that is answered with a JSON object; a parameter that is None is left out."""
     given = {name: value for name, value in params.items() if value is not None}
-    return Request(method, path, _object, given, body)
+    return Request(method, path, _answer, given, body)
 
 
 class Call(Generic[P, Answer]):
@@ -557,12 +557,12 @@ def _authorisation(token: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
-def _object(response: httpx.Response) -> Any:
+def _answer(response: httpx.Response) -> Any:
     try:
         values = response.json()
     except ValueError:
         values = None
-    if not isinstance(values, dict):
+    if not isinstance(values, dict | list):
         told = f"what answers at {response.url.copy_with(path='/', query=None)} is not a Yoso service"
         raise ClientError(response.status_code, {"detail": told})
     return values

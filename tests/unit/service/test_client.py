@@ -115,6 +115,12 @@ def test_events_come_in_order_and_end_with_the_search(connect: Any, url: str, se
         assert client.wait(seeds["succeeded"])["status"] == "succeeded"
 
 
+def test_attempts_are_told(connect: Any, url: str, seeds: dict[str, str]) -> None:
+    with connect(url) as client:
+        [attempt] = client.attempts(seeds["failed"])
+        assert (attempt["number"], attempt["outcome"]) == (1, "failed") and client.attempts(seeds["queued"]) == []
+
+
 def test_events_go_on_where_they_were_when_the_service_restarts(
     connect: Any, app: FastAPI, tmp_path: Path, database_url: str
 ) -> None:
