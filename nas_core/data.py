@@ -291,6 +291,8 @@ def load(spec: SearchSpec, roots: Sequence[str], device: torch.device | str) -> 
     ratio = spec.settings.ratio
     parts = split(labels, test, weights_share=ratio / (ratio + 1) if spec.settings.split else None)
     _check_parts(spec.dataset, info.classes, labels, parts, loaded.class_names)
+    if spec.workers > (fewest := min(map(len, parts.values()))):
+        raise InvalidValue("workers", spec.workers, "more than a part of the data has images", f"at most {fewest}")
     digest = hashlib.blake2b(labels.numpy().tobytes(), digest_size=16)
     for chunk in torch.arange(len(labels))[:: max(1, len(labels) // 2000)].split(200):
         digest.update(images.fetch(chunk).cpu().numpy().tobytes())

@@ -12,7 +12,7 @@ from nas_core.retrain import Retraining
 from nas_core.search import Search
 from nas_core.spec import SearchSpec
 
-WORKERS = ("workers", "cpus_per_worker", "gpus_per_worker")
+WORKERS = ("workers", "min_workers", "cpus_per_worker", "gpus_per_worker", "accelerator_type")
 """The fields of a specification that change nothing of what a search finds."""
 
 

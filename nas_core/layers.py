@@ -37,7 +37,8 @@ class BatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise `x`, by the batch's statistics in training and by the running ones otherwise.
 
-        In a training step the batch is that of all workers together, so that their number changes nothing.
+        In a training step the batch is that of all workers together, however many images each has of it, so that their
+        number changes nothing.
         """
         if self.training and torch.is_grad_enabled() and parallel.world()[1] > 1:
             return self._over_workers(x)
@@ -47,11 +48,11 @@ class BatchNorm(nn.Module):
 
     def _over_workers(self, x: Tensor) -> Tensor:
         precise = x.to(torch.promote_types(x.dtype, torch.float32))
-        mean = parallel.mean(precise.mean((0, 2, 3)))
+        own = x.numel() // x.shape[1]
+        mean, count = parallel.mean(precise.sum((0, 2, 3)), own)
         centred = precise - mean.view(-1, 1, 1)
-        variance = parallel.mean(centred.square().mean((0, 2, 3)))
+        variance, _ = parallel.mean(centred.square().sum((0, 2, 3)), own)
         with torch.no_grad():
-            count = x.numel() // x.shape[1] * parallel.world()[1]
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
         factor = (variance + BN_EPS).rsqrt() * (1.0 if self.weight is None else self.weight)

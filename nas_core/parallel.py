@@ -3,6 +3,9 @@
 Yoso averages gradients itself rather than through DistributedDataParallel: the supernet loses parameters while it
 trains, and DDP would have to be built anew each time. All workers see the same λ gradients, so they take the same
 λ steps and remove the same parts.
+
+A batch need not be a multiple of the workers: shares differ by an image then, and every mean is over images, never over
+workers. So the workers may be more or fewer after each start, and what a step does stays the same.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,34 +26,52 @@ def world() -> tuple[int, int]:
 
 
 def share(size: int) -> slice:
-    """This worker's part of a batch of `size` images over all workers."""
+    """This worker's part of a batch of `size` images over all workers; no two parts differ by more than an image."""
     rank, workers = world()
     return slice(rank * size // workers, (rank + 1) * size // workers)
 
 
-def average_(tensors: Iterable[Tensor]) -> None:
-    """Replace each tensor by its mean over the workers, all in one message."""
-    _, workers = world()
+def weight(size: int) -> float:
+    """How much of a batch of `size` images is this worker's share: 0 … 1, and 1 over all workers."""
+    part = share(size)
+    return (part.stop - part.start) / size
+
+
+def sum_(tensors: Iterable[Tensor]) -> None:
+    """Replace each tensor by its sum over the workers, all in one message."""
     together = list(tensors)
-    if workers == 1 or not together:
+    if world()[1] == 1 or not together:
         return
     flat = torch.cat([tensor.reshape(-1) for tensor in together])
     dist.all_reduce(flat)
-    flat /= workers
     start = 0
     for tensor in together:
         tensor.copy_(flat[start : start + tensor.numel()].view_as(tensor))
         start += tensor.numel()
 
 
-def average_buffers(module: nn.Module) -> None:
-    """Average the floating-point buffers of `module` (BN's running statistics) over the workers."""
-    average_(buffer for buffer in module.buffers() if buffer.is_floating_point())
+def average_buffers(module: nn.Module, images: int) -> None:
+    """Average the floating-point buffers of `module` (BN's running statistics) over the workers.
+
+    Each counts for as many `images` as it has seen.
+    """
+    if world()[1] == 1:
+        return
+    buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+    seen = total(torch.tensor(images, device=buffers[0].device if buffers else None)).item()
+    for buffer in buffers:
+        buffer.mul_(images / seen)
+    sum_(buffers)
 
 
-def mean(values: Tensor) -> Tensor:
-    """The mean of `values` over the workers, through which gradients flow back to every worker's."""
-    return _Sum.apply(values) / world()[1]
+def mean(sums: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The mean over all workers of values of which this worker has `count`, whose `sums` (n,) are given; and how many
+    all have.
+
+    Gradients flow back to every worker's values.
+    """
+    together = _Sum.apply(torch.cat([sums, sums.new_tensor([count])]))
+    return together[:-1] / together[-1], together[-1].detach()
 
 
 class _Sum(torch.autograd.Function):

@@ -171,16 +171,16 @@ class Retraining:
         images, labels = self.data.batch(
             self.data.training, self.step, self.batch_size, self.seed, self.purpose, self.augment
         )
-        self.losses.append(backward(self._loss(images, labels), self.weights, "retrain", self.step))
+        loss = self._loss(images, labels)
+        self.losses.append(backward(loss, self.batch_size, self.weights, "retrain", self.step))
         if self.settings.retrain_clip:
             nn.utils.clip_grad_norm_(self.weights, self.settings.retrain_clip)
         self.optimizer.step()
         self.step += 1
         if self.step % self.steps_per_epoch:
             return []
-        parallel.average_buffers(self.trainee)
         right, _ = evaluate(self.network, self.data, self.data.parts["validation"])
-        loss = sum(self.losses) / len(self.losses)
+        mean = sum(self.losses) / len(self.losses)
         self.losses = []
         now = time.monotonic()
         seconds, self.started = now - self.started, now
@@ -190,7 +190,7 @@ class Retraining:
                 "phase": "retrain",
                 "epoch": self.step // self.steps_per_epoch,
                 "epochs": self.settings.retrain_epochs,
-                "loss": loss,
+                "loss": mean,
                 "accuracy": right / len(self.data.parts["validation"]),
                 "seconds": seconds,
             }

@@ -204,7 +204,8 @@ class Search:
         )
         weights = self.supernet.weights()
         phase = "search" if self.searching else "pretrain"
-        self.losses.append(backward(F.cross_entropy(self.supernet(images), labels), weights, phase, self.step))
+        size = min(settings.batch_size, len(parts["weights"]))
+        self.losses.append(backward(F.cross_entropy(self.supernet(images), labels), size, weights, phase, self.step))
         torch.nn.utils.clip_grad_value_(weights, settings.clip)
         self.weight_step.step()
 
@@ -215,7 +216,8 @@ class Search:
             parts["scaling"], number, settings.batch_size, self.spec.seed, "scaling", self.augment
         )
         factors = self.supernet.scaling_factors()
-        backward(F.cross_entropy(self.supernet(images), labels), factors, "search", self.step)
+        size = min(settings.batch_size, len(parts["scaling"]))
+        backward(F.cross_entropy(self.supernet(images), labels), size, factors, "search", self.step)
         for parameter, weights in zip(self.supernet.block_scaling, self._penalty_weights(), strict=True):
             parameter.gamma_scale = torch.tensor(weights, device=self.device)
         paths = [strongest_path(self._strengths(parameter), self.output) for parameter in self.supernet.block_scaling]
@@ -325,8 +327,7 @@ class Search:
         parts = self.data.parts
         calibrate(self.supernet, self.data, parts["weights"], self.settings.batch_size)
         right, _ = evaluate(self.supernet, self.data, parts["validation"])
-        loss = torch.tensor(self.losses, device=self.device).mean().reshape(1)
-        parallel.average_([loss])
+        loss = torch.tensor(self.losses).mean().item()  # each is the mean over a whole batch already
         self.losses = []
         now, self.started = time.monotonic(), time.monotonic() - self.started
         seconds, self.started = self.started, now
@@ -335,7 +336,7 @@ class Search:
             "phase": phase,
             "epoch": epoch,
             "epochs": epochs,
-            "loss": loss.item(),
+            "loss": loss,
             "accuracy": right / len(parts["validation"]),
             "multiply_adds": self.live.multiply_adds,
             "live_edges": self.live.live_edges,

@@ -10,6 +10,7 @@ from nas_core.space import SearchSpace
 
 _SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 _COUNT = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e\+?([0-9]{1,2}))?\s*([kmg]?)\s*", re.IGNORECASE)
+_TYPE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 LARGEST = 1e9
 """Of the numbers that are no counts: milliseconds and those of a schedule."""
 
@@ -262,9 +263,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
 class SearchSpec:
     """One search: the data set, ascending budgets in multiply-adds, the space, and what it may use.
 
-    Every network keeps its budget and all `limits`. `workers` data-parallel processes, each with `cpus_per_worker` CPU
-    threads and `gpus_per_worker` GPUs (0 or 1). Without `retrain` a search ends with the networks that it found, for
-    others to train.
+    Every network keeps its budget and all `limits`. At most `workers` data-parallel processes, and at least
+    `min_workers` (None: exactly `workers`), each with `cpus_per_worker` CPU threads and `gpus_per_worker` GPUs (0 or
+    1), on nodes of `accelerator_type` as Ray names it, such as A100 (None: on any). Without `retrain` a search ends with the networks that it found,
+    for others to train.
     Raises `InvalidValue` where a field cannot be used or a budget or a limit is not feasible in the space.
     """
 
@@ -277,6 +279,8 @@ class SearchSpec:
     cpus_per_worker: int = 1
     gpus_per_worker: int = 0
     limits: Limits = NO_LIMITS
+    min_workers: int | None = None
+    accelerator_type: str | None = None
     retrain: bool = True
 
     def __post_init__(self) -> None:
@@ -289,6 +293,14 @@ class SearchSpec:
             value = getattr(self, field)
             if type(value) is not int or not smallest <= value <= largest:
                 raise InvalidValue(field, value, "not a usable number", f"an integer from {smallest} to {largest}")
+        least = self.least_workers
+        if type(least) is not int or not 1 <= least <= self.workers:
+            accepted = f"an integer from 1 to {self.workers}, the most workers"
+            raise InvalidValue("workers.min", least, "not a usable number", accepted)
+        named = self.accelerator_type
+        if named is not None and (type(named) is not str or not _TYPE.fullmatch(named)):
+            accepted = "a type as Ray names it, such as A100: letters, digits, and - . _ between them"
+            raise InvalidValue("accelerator_type", named, "not the name of a type", accepted)
         if not self.budgets or any(type(budget) is not int for budget in self.budgets):
             raise InvalidValue("budgets", self.budgets, "not a list of budgets", "one or more numbers")
         if list(self.budgets) != sorted(set(self.budgets)):
@@ -300,12 +312,12 @@ class SearchSpec:
             raise problem
         for name in ("batch_size", "retrain_batch_size"):
             size = getattr(self.settings, name)
-            if size % self.workers or size // self.workers < 2:
+            if size < 2 * self.workers:
                 raise InvalidValue(
                     f"settings.{name}",
                     size,
                     f"cannot be shared out to {self.workers} workers",
-                    f"a multiple of {self.workers}, at least 2 images a worker",
+                    f"{2 * self.workers} or more, 2 images a worker",
                 )
         if self.settings.auxiliary_weight and len(self.space.blocks) < 2:
             raise InvalidValue(
@@ -314,6 +326,11 @@ class SearchSpec:
                 "an auxiliary head stands at the end of the last stage but one, and this space has one stage",
                 "0, or space.blocks of two or more stages",
             )
+
+    @property
+    def least_workers(self) -> int:
+        """How few workers will do."""
+        return self.workers if self.min_workers is None else self.min_workers
 
     def to_dict(self) -> dict[str, Any]:
         """The specification as JSON values."""
@@ -327,12 +344,9 @@ class SearchSpec:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The specification that `to_dict` described.
-
-        Other keys are passed over, and `limits` and `retrain` may be missing.
-        """
-        known = [field.name for field in fields(cls) if field.name not in ("limits", "retrain")]
-        own = {name: values[name] for name in known}
+        """The specification that `to_dict` described; other keys are passed over, and younger fields may be missing."""
+        younger = ("limits", "min_workers", "accelerator_type", "retrain")
+        own = {field.name: values[field.name] for field in fields(cls) if field.name not in younger}
         return cls(
             **own
             | {
@@ -340,6 +354,8 @@ class SearchSpec:
                 "space": SearchSpace.from_dict(values["space"]),
                 "settings": Settings(**values["settings"]),
                 "limits": Limits(**values.get("limits", {})),
+                "min_workers": values.get("min_workers"),
+                "accelerator_type": values.get("accelerator_type"),
                 "retrain": values.get("retrain", True),
             }
         )

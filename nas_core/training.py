@@ -40,15 +40,19 @@ def bn_scales(module: nn.Module) -> list[nn.Parameter]:
     return [norm.weight for norm in norms if norm.weight is not None]
 
 
-def backward(loss: Tensor, wanted: list[nn.Parameter], phase: str, step: int) -> float:
-    """Put the gradients of `loss` (), averaged over the workers, into `wanted`; returns the mean loss.
+def backward(loss: Tensor, size: int, wanted: list[nn.Parameter], phase: str, step: int) -> float:
+    """Put the gradients of the mean loss over a batch of `size` images into `wanted`; returns that loss.
 
-    Raises `Diverged`, on all workers alike, where the loss of any of them is NaN or infinite.
+    `loss` () is the mean over this worker's share, and counts for as many images as that has: weighted before it is
+    differentiated, since BN's statistics carry gradients from every share to the others. Raises `Diverged`, on all
+    workers alike, where the loss of any of them is NaN or infinite.
     """
-    mean = loss.detach().clone()
-    for parameter, gradient in zip(wanted, torch.autograd.grad(loss, wanted, allow_unused=True), strict=True):
+    weight = parallel.weight(size)
+    mean = loss.detach() * weight
+    gradients = torch.autograd.grad(loss * weight, wanted, allow_unused=True)
+    for parameter, gradient in zip(wanted, gradients, strict=True):
         parameter.grad = gradient
-    parallel.average_([mean, *(parameter.grad for parameter in wanted if parameter.grad is not None)])
+    parallel.sum_([mean, *(parameter.grad for parameter in wanted if parameter.grad is not None)])
     value = mean.item()
     if not math.isfinite(value):
         raise Diverged(phase, step, value)
@@ -60,25 +64,27 @@ def calibrate(module: nn.Module, data: Data, indices: Tensor, batch_size: int) -
     """Estimate BN's running statistics anew from a few batches of `indices`.
 
     While λ shrinks, and after parts are removed, running statistics lag behind the network; judged by them a good
-    network looks broken. The result is the plain mean over the batches and the workers.
+    network looks broken. The result is the plain mean over a worker's batches, and over the workers by the images of
+    each.
     """
     norms = [part for part in module.modules() if isinstance(part, BatchNorm)]
     training = module.training
     module.train()
     chosen = indices[:: max(1, len(indices) // (CALIBRATION_BATCHES * batch_size))]
-    for number, share in enumerate(data.shares(chosen, batch_size)[:CALIBRATION_BATCHES]):
+    shares = data.shares(chosen, batch_size)[:CALIBRATION_BATCHES]
+    for number, share in enumerate(shares):
         for norm in norms:
             norm.momentum = 1 / (number + 1)
         module(data.load(share)[0])
     for norm in norms:
         norm.momentum = BN_MOMENTUM
-    parallel.average_buffers(module)
+    parallel.average_buffers(module, sum(map(len, shares)))
     module.train(training)
 
 
 @torch.no_grad()
 def evaluate(module: nn.Module, data: Data, indices: Tensor) -> tuple[int, float]:
-    """How many of `indices` are classified right, and their mean cross-entropy, over all workers."""
+    """How many of `indices` are classified right, and their mean cross-entropy: over all images of all workers."""
     training = module.training
     module.eval()
     sums = torch.zeros(2, dtype=torch.float64)

@@ -72,9 +72,15 @@ Preset = Annotated[
 ]
 Share = Annotated[bool | None, typer.Option("--share/--full", help="One set of edges for all blocks, or one each.")]
 Seed = Annotated[int, typer.Option(help="What every random choice follows from.")]
-Workers = Annotated[int, typer.Option(help="Data-parallel workers.")]
+Workers = Annotated[
+    str, typer.Option(metavar="N|MIN-MAX", help="Data-parallel workers; 1-8 for as many as there is room for.")
+]
 Cpus = Annotated[int, typer.Option("--cpus-per-worker", help="CPU threads of each worker.")]
 Gpus = Annotated[int, typer.Option("--gpus-per-worker", help="GPUs of each worker: 0 or 1.")]
+Type = Annotated[
+    str | None,
+    typer.Option("--accelerator-type", help="What its nodes must have, as Ray names it, such as A100 (default: any)."),
+]
 Project = Annotated[str, typer.Option(help="The project that it counts for.")]
 Priority = Annotated[
     int, typer.Option(min=-10, max=10, help="A step is worth an hour of waiting in the project's queue.")
@@ -145,9 +151,10 @@ def submit(
     preset: Preset = None,
     share: Share = None,
     seed: Seed = 0,
-    workers: Workers = 1,
+    workers: Workers = "1",
     cpus: Cpus = 1,
     gpus: Gpus = 0,
+    accelerator_type: Type = None,
     project: Project = "default",
     priority: Priority = 0,
     name: Name = "",
@@ -158,7 +165,9 @@ def submit(
 ) -> None:
     """Queue a search."""
     with refusals(), Client(url) as client:
-        body = request_body(dataset, budget, preset, share, seed, workers, cpus, gpus, project, name, setting, limit)
+        body = request_body(
+            dataset, budget, preset, share, seed, workers, cpus, gpus, accelerator_type, project, name, setting, limit
+        )
         search = client.submit(**body | {"priority": priority})
         if wait:
             follow(client, search["id"], as_json)
@@ -195,9 +204,10 @@ def sweep(
     limit: Limit = None,
     preset: Preset = None,
     share: Share = None,
-    workers: Workers = 1,
+    workers: Workers = "1",
     cpus: Cpus = 1,
     gpus: Gpus = 0,
+    accelerator_type: Type = None,
     project: Project = "default",
     priority: Priority = 0,
     name: Name = "",
@@ -209,7 +219,9 @@ def sweep(
     with refusals(), Client(url) as client:
         if bool(budget) == bool(budgets):
             raise InvalidValue("--budgets", budgets, "one of --budget and --budgets is needed", "100k:800k:8")
-        body = request_body(dataset, None, preset, share, 0, workers, cpus, gpus, project, name, setting, limit)
+        body = request_body(
+            dataset, None, preset, share, 0, workers, cpus, gpus, accelerator_type, project, name, setting, limit
+        )
         search = {key: value for key, value in body.items() if key not in ("seed", "project", "name")}
         made = client.submit_sweep(
             search,
@@ -447,7 +459,7 @@ def run(
     preset: Preset = None,
     share: Share = None,
     seed: Seed = 0,
-    workers: Workers = 1,
+    workers: Workers = "1",
     cpus: Cpus = 1,
     gpus: Gpus = 0,
     setting: Set = None,
@@ -459,7 +471,9 @@ def run(
     from service.domain.scheduling import Capacity
 
     with refusals():
-        body = request_body(dataset, budget, preset, share, seed, workers, cpus, gpus, "default", "", setting, limit)
+        body = request_body(
+            dataset, budget, preset, share, seed, workers, cpus, gpus, None, "default", "", setting, limit
+        )
         try:
             # Without a GPU driver's device there is none; with it Ray counts them.
             here = Capacity(os.cpu_count() or 1, float("inf") if Path("/dev/nvidiactl").exists() else 0)
@@ -529,9 +543,10 @@ def request_body(
     preset: str | None,
     share: bool | None,
     seed: int,
-    workers: int,
+    workers: str,
     cpus: int,
     gpus: int,
+    accelerator_type: str | None,
     project: str,
     name: str,
     settings: Sequence[str] | None,
@@ -541,19 +556,28 @@ def request_body(
     if os.sep in dataset:
         dataset = str(Path(dataset).expanduser().absolute())
     space = {key: value for key, value in (("preset", preset), ("share", share)) if value is not None}
-    asked = {"budgets": list(budgets)} if budgets else {}
+    asked: dict[str, Any] = {"budgets": list(budgets)} if budgets else {}
+    asked |= {"accelerator_type": accelerator_type} if accelerator_type is not None else {}
     return asked | {
         "dataset": dataset,
         "limits": named_values("--limit", limits, "such as parameters=20k or latency_ms=2.5"),
         "space": space,
         "settings": named_values("--set", settings, "such as retrain_epochs=30 or flip=true"),
         "seed": seed,
-        "workers": workers,
+        "workers": number_or_range(workers),
         "cpus_per_worker": cpus,
         "gpus_per_worker": gpus,
         "project": project,
         "name": name,
     }
+
+
+def number_or_range(text: str) -> int | dict[str, int]:
+    """The workers that N or MIN-MAX asks for. Raises `InvalidValue`."""
+    least, dash, most = text.partition("-")
+    if not least.isdecimal() or (dash and not most.isdecimal()):
+        raise InvalidValue("--workers", text, "neither N nor MIN-MAX", "such as 2 or 1-8")
+    return {"min": int(least), "max": int(most)} if dash else int(least)
 
 
 def named_values(option: str, pairs: Sequence[str] | None, example: str) -> dict[str, Any]:

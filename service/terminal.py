@@ -174,23 +174,36 @@ def plot(points: Sequence[Mapping[str, Any]], width: int = 60, height: int = 12)
 def cluster(seen: Mapping[str, Any]) -> Group:
     """What the cluster has, who holds it, who waits and why."""
     first = f"{seen['held_cpus']} of {seen['cpus']:g} CPUs and {seen['held_gpus']} of {seen['gpus']:g} GPUs are held"
-    lines: list[Any] = [Text(f"{len(seen['nodes'])} nodes; {first}")]
+    types = sorted({name for node in seen["nodes"] for name in node["accelerator_types"]})
+    named = f" with {', '.join(types)}" if types else ""
+    lines: list[Any] = [Text(f"{len(seen['nodes'])} nodes{named}; {first}")]
     if seen["error"]:
         lines.append(Text(f"Ray cannot be asked: {seen['error']}", style="red"))
     if seen["holders"]:
-        holders = Table("holds", "project", "CPUs", "GPUs", "state", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        holders = Table(
+            "holds", "project", "workers", "CPUs", "GPUs", "state", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        )
         for one in seen["holders"]:
             state = one["status"] + (f": {one['reason']}" if one["reason"] else "")
-            holders.add_row(one["id"] or "…", one["project"], str(one["cpus"]), str(one["gpus"]), escape(state))
+            needs = (workers(one["workers"], one), str(one["cpus"]), str(one["gpus"]))
+            holders.add_row(one["id"] or "…", one["project"], *needs, escape(state))
         lines.append(holders)
     if seen["queue"]:
         title = f"{len(seen['queue'])} of {seen['queued']} waiting"
-        queue = Table("", "waits", "project", "CPUs", "GPUs", "why", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        queue = Table(
+            "", "waits", "project", "workers", "CPUs", "GPUs", "why", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        )
         for one in seen["queue"]:
-            needs = (str(one["cpus"]), str(one["gpus"]), escape(one["reason"]))
-            queue.add_row(str(one["place"]), one["id"] or "…", one["project"], *needs)
+            needs = (workers(one["min_workers"], one), str(one["cpus"]), str(one["gpus"]))
+            queue.add_row(str(one["place"]), one["id"] or "…", one["project"], *needs, escape(one["reason"]))
         lines += [Text(title), queue]
     return Group(*lines, projects(seen["projects"]))
+
+
+def workers(least: int, one: Mapping[str, Any]) -> str:
+    """How many workers a search holds or wants, and on what."""
+    count = str(least) if least == one["workers"] else f"{least}–{one['workers']}"
+    return count + (f" on {one['accelerator_type']}" if one["accelerator_type"] else "")
 
 
 def projects(items: Iterable[Mapping[str, Any]]) -> Table:

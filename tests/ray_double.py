@@ -120,6 +120,7 @@ class RayDouble:
         self.run_seconds, self.stop_seconds = run_seconds, stop_seconds
         self.linger_seconds, self.start_seconds, self.end_seconds = linger_seconds, start_seconds, end_seconds
         self.cpus, self.gpus, self.storage = cpus, gpus, storage
+        self.accelerator_types: tuple[str, ...] = ()
         self.random, self.clock, self.advanced = random.Random(seed), clock, 0.0
         self.faults = Faults()
         self.drop_answers = False
@@ -370,6 +371,7 @@ class RayDouble:
         asked = [one for one in self.executions if not values or {one.driver, _supervisor(one)} & set(values)]
         if what == "nodes" and not self._strikes("no_nodes", "GET"):
             resources = {"CPU": self.cpus, "GPU": self.gpus, "memory": 8e9}
+            resources |= {f"accelerator_type:{name}": 1.0 for name in self.accelerator_types}
             named = {"node_id": "0" * 56, "node_ip": "127.0.0.1", "node_name": "127.0.0.1", "is_head_node": True}
             rows.append(named | {"state": "ALIVE", "resources_total": resources, "labels": {}})
         elif what == "actors":

@@ -43,9 +43,11 @@ def parts(app: FastAPI) -> Context:
     return context
 
 
-def report(app: FastAPI, cpus: float = 8, gpus: float = 0, error: str | None = None) -> None:
+def report(
+    app: FastAPI, cpus: float = 8, gpus: float = 0, error: str | None = None, types: tuple[str, ...] = ()
+) -> None:
     """Report a cluster of one node as a dispatcher would; no node where there is an `error`."""
-    parts(app).cluster.report(OWNER, None if error else [Node("node", cpus, gpus)], error)
+    parts(app).cluster.report(OWNER, None if error else [Node("node", cpus, gpus, types)], error)
 
 
 def queue(app: FastAPI, **fields: Any) -> str:
@@ -186,7 +188,7 @@ def sweep(app: FastAPI, **fields: Any) -> str:
     budgets, _ = sorted_budgets(request)
     groups = [[(point, check(point, (), True)) for point in group] for group in expand(request, budgets)]
     with writing(parts(app).sweeps.engine) as session:
-        return parts(app).sweeps.create(session, request, budgets, groups, LARGE).id
+        return parts(app).sweeps.create(session, request, budgets, groups).id
 
 
 def seed_sweep(app: FastAPI, **fields: Any) -> str:

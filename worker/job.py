@@ -4,6 +4,10 @@ Reads `spec.json` in the folder, runs the search on as many workers as it asks f
 (exit code 0) or `error.json` (1). Interrupted, it stops its workers in order and leaves with 130; started again with
 the same folder it goes on from the last checkpoint. The attempt's number comes from YOSO_ATTEMPT, or follows the
 newest in the journal, and YOSO_CHECKPOINT_SECONDS says how often a checkpoint is due (5 s).
+
+Where fewer workers will do, it begins with as many as Ray has places for, goes on with fewer where a node is lost, and
+with more, up to its number, where one has come: after YOSO_RESIZE_SECONDS (60 s) without a change at the earliest,
+since each is a new start of all workers from the last checkpoint.
 """
 
 import argparse
@@ -82,7 +86,7 @@ def run(folder: "RunFolder", attempt: int) -> None:
     if "RAY_ADDRESS" in os.environ:
         ray.init()
     else:
-        cpus = max(os.cpu_count() or 1, spec.workers * spec.cpus_per_worker)
+        cpus = max(os.cpu_count() or 1, spec.least_workers * spec.cpus_per_worker)
         # One of its own, even where another cluster runs on this machine, to which Ray would connect by itself.
         ray.init("local", include_dashboard=False, num_cpus=cpus)
     seconds = float(os.environ.get("YOSO_CHECKPOINT_SECONDS") or CHECKPOINT_SECONDS)

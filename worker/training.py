@@ -32,6 +32,7 @@ from nas_core.spec import SearchSpec
 from worker.exports import write_exports, write_genotype
 from worker.run_folder import VERSION, Journal, RunFolder
 
+RESIZE_SECONDS = 60.0
 WORKER_RESTARTS = 3
 """How often Ray Train starts the workers anew from the last checkpoint within one attempt."""
 
@@ -132,11 +133,8 @@ def check_agreement(job: SearchJob) -> None:
 
 def train_options(spec: SearchSpec, storage: str, name: str, callbacks: Sequence[UserCallback] = ()) -> dict[str, Any]:
     """What a Ray Train run of `spec` is given, besides its loop: workers, and where its checkpoints are."""
-    resources = {"CPU": spec.cpus_per_worker} | ({"GPU": 1} if spec.gpus_per_worker else {})
     return {
-        "scaling_config": ray.train.ScalingConfig(
-            num_workers=spec.workers, use_gpu=spec.gpus_per_worker > 0, resources_per_worker=resources
-        ),
+        "scaling_config": ray.train.ScalingConfig(**scaling(spec)),
         "run_config": ray.train.RunConfig(
             name=name,
             storage_path=storage,
@@ -144,6 +142,19 @@ def train_options(spec: SearchSpec, storage: str, name: str, callbacks: Sequence
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
             callbacks=list(callbacks),  # type: ignore[arg-type]
         ),
+    }
+
+
+def scaling(spec: SearchSpec) -> dict[str, Any]:
+    """The fields of Ray Train's `ScalingConfig`, whose types are of an older one that knows no range of workers."""
+    least, most = spec.least_workers, spec.workers
+    return {
+        "num_workers": (least, most) if least < most else most,
+        "elastic_resize_monitor_interval_s": float(os.environ.get("YOSO_RESIZE_SECONDS") or RESIZE_SECONDS),
+        "use_gpu": spec.gpus_per_worker > 0,
+        "resources_per_worker": {"CPU": spec.cpus_per_worker} | ({"GPU": 1} if spec.gpus_per_worker else {}),
+        # Ray asks for a thousandth of the node's resource of that type for every worker.
+        "accelerator_type": spec.accelerator_type,
     }
 
 

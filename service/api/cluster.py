@@ -20,6 +20,8 @@ class NodeView(BaseModel):
     name: str
     cpus: float
     gpus: float
+    accelerator_types: list[str]
+    """As Ray names them, such as A100."""
 
 
 class Holder(BaseModel):
@@ -29,8 +31,11 @@ class Holder(BaseModel):
     project: str
     status: str
     reason: str | None
+    workers: int
+    """As many as it was granted."""
     cpus: int
     gpus: int
+    accelerator_type: str | None
     dispatcher: str | None
 
 
@@ -40,8 +45,14 @@ class Waiting(BaseModel):
     place: int
     id: str | None
     project: str
+    workers: int
+    """The most that it wants."""
+    min_workers: int
+    """The fewest that will do."""
     cpus: int
+    """Of the most workers, like `gpus`."""
     gpus: int
+    accelerator_type: str | None
     reason: str
 
 
@@ -86,7 +97,10 @@ def look(service: ContextDep, project: ProjectDep, limit: Annotated[int, Query(g
         gpus=known.gpus,
         held_cpus=sum(search.cpus for search in queue.holders),
         held_gpus=sum(search.gpus for search in queue.holders),
-        nodes=[NodeView(name=node.name, cpus=node.cpus, gpus=node.gpus) for node in known.nodes or ()],
+        nodes=[
+            NodeView(name=node.name, cpus=node.cpus, gpus=node.gpus, accelerator_types=list(node.accelerator_types))
+            for node in known.nodes or ()
+        ],
         age=state.age if state is not None else None,
         error=state.error if state is not None else None,
         holders=[
@@ -95,8 +109,10 @@ def look(service: ContextDep, project: ProjectDep, limit: Annotated[int, Query(g
                 project=search.project,
                 status=search.status,
                 reason=search.reason if named(search) else None,
+                workers=search.workers,
                 cpus=search.cpus,
                 gpus=search.gpus,
+                accelerator_type=search.accelerator_type,
                 dispatcher=search.lease_owner,
             )
             for search in queue.holders
@@ -107,8 +123,11 @@ def look(service: ContextDep, project: ProjectDep, limit: Annotated[int, Query(g
                 place=place,
                 id=named(search),
                 project=search.project,
+                workers=search.workers,
+                min_workers=search.min_workers,
                 cpus=search.cpus,
                 gpus=search.gpus,
+                accelerator_type=search.accelerator_type,
                 reason=why(search),
             )
             for place, search in enumerate(queue.next, 1)

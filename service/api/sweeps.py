@@ -108,7 +108,7 @@ def submit(request: SweepRequest, service: ContextDep, project: ProjectDep, key:
     groups = specified(service, expand(request, budgets))
 
     def create(session: Session) -> Answer:
-        sweep = service.sweeps.create(session, request, budgets, groups, service.capacity())
+        sweep = service.sweeps.create(session, request, budgets, groups)
         shown = view(service, sweep, session).model_copy(update={"notes": notes})
         return Answer(201, shown.model_dump(mode="json"), {"Location": f"/api/v1/sweeps/{sweep.id}"})
 
@@ -153,7 +153,7 @@ def add(sweep: SeenDep, more: MoreNetworks, service: ContextDep, key: KeyDep) ->
             told.append(f"the sweep has these budgets already: {known}")
         held_to_rules(locked, groups, fresh, more)
         wanted = fresh or budgets or locked.budgets
-        service.sweeps.add_finals(session, locked, groups, wanted, fresh, more.baselines, service.capacity())
+        service.sweeps.add_finals(session, locked, groups, wanted, fresh, more.baselines)
         shown = view(service, locked, session).model_copy(update={"notes": told})
         return Answer(200, shown.model_dump(mode="json"))
 

@@ -62,7 +62,10 @@ class SearchView(BaseModel):
                     "budgets": [300000, 600000],
                     "limits": {"parameters": 20000},
                     "seed": 0,
-                    "workers": 1,
+                    "workers": 4,
+                    "min_workers": 2,
+                    "max_workers": 8,
+                    "accelerator_type": "A100",
                     "priority": 0,
                     "attempt": 1,
                     "supernet_multiply_adds": 2114880,
@@ -96,6 +99,11 @@ class SearchView(BaseModel):
     limits: dict[str, Any]
     seed: int
     workers: int
+    """While it is queued the most that it wants; from its launch on as many as it was granted."""
+    min_workers: int
+    max_workers: int
+    accelerator_type: str | None
+    """What its nodes must have; None for any."""
     priority: int
     attempt: int
     supernet_multiply_adds: int
@@ -145,7 +153,10 @@ def view_search(search: Search, architectures: Sequence[ArchitectureRow]) -> Sea
         budgets=search.spec["budgets"],
         limits=limits(search),
         seed=search.spec["seed"],
-        workers=search.spec["workers"],
+        workers=search.workers,
+        min_workers=search.min_workers,
+        max_workers=search.spec["workers"],
+        accelerator_type=search.accelerator_type,
         priority=search.priority,
         attempt=search.attempt,
         supernet_multiply_adds=search.supernet_multiply_adds,

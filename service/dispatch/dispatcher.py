@@ -163,7 +163,11 @@ class Dispatcher:
         try:
             if self.ensure_ray is not None:
                 self.ensure_ray()
-            nodes = [Node(node.name, node.cpus, node.gpus) for node in self.jobs.nodes() if node.alive]
+            nodes = [
+                Node(node.name, node.cpus, node.gpus, node.accelerator_types)
+                for node in self.jobs.nodes()
+                if node.alive
+            ]
             self.ray_error = None if nodes else "the cluster has no node yet"
         except (RayUnavailable, RuntimeError) as error:
             self.ray_error = str(error)
@@ -246,24 +250,28 @@ class Dispatcher:
         if self._result(search) is not None:
             self._finish(self.work.move(search.id, token, Status.FINISHING, reason=None), token)
             return
-        spec = search.spec | {"attempt": search.attempt}
+        told = {"attempt": search.attempt, "workers": search.workers, "min_workers": search.min_workers}
+        spec = search.spec | told
         earlier = self._mine(search)
         if search.kind == "finals":
             finalists = earlier.get("finalists") or self.runs.finalists(search.spec)
             if not finalists:
-                told = {"kind": "finalists", "message": "none of its searches has found a network", "retryable": False}
-                self._failed(search, token, told)
+                error = {"kind": "finalists", "message": "none of its searches has found a network", "retryable": False}
+                self._failed(search, token, error)
                 return
-            spec |= {"finalists": finalists, "at_once": search.workers // search.spec["workers"]}
+            each = search.spec["finals"]["workers"]
+            spec |= {"workers": each, "min_workers": None}
+            spec |= {"finalists": finalists, "at_once": search.workers // each}
         self.runs.write_spec(search.id, spec, self.data_roots)
         entrypoint = shlex.join([self.python, "-m", "worker.job", self.runs.url(search.id)])
         environment = JOB_ENVIRONMENT | {"YOSO_ATTEMPT": str(search.attempt)}
         self.jobs.submit(submission_id(search), entrypoint, environment)
         each = f"{search.cpus / search.workers:g} CPUs and {search.gpus / search.workers:g} GPUs"
+        on = f" on nodes with {search.accelerator_type}" if search.accelerator_type else ""
         capacity = self.capacity or Capacity(0, 0)
         reason = (
-            f"waiting for Ray to start {search.workers} workers of {each}; the cluster has {capacity.cpus:g} CPUs and "
-            f"{capacity.gpus:g} GPUs in all"
+            f"waiting for Ray to start {search.workers} workers of {each}{on}; the cluster has {capacity.cpus:g} CPUs "
+            f"and {capacity.gpus:g} GPUs in all"
         )
         self.work.move(search.id, token, Status.WAITING, reason=reason)
 

@@ -9,7 +9,8 @@ from dataclasses import fields
 from functools import partial
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidatorFunctionWrapHandler
+from pydantic.functional_validators import WrapValidator
 
 from nas_core.datasets import DATASETS, DatasetInfo, describe
 from nas_core.errors import InvalidValue
@@ -41,6 +42,25 @@ class SpaceRequest(BaseModel):
         f"{len(PAPER_OPERATIONS)}.",
     )
     image_size: int | None = Field(None, description="Height and width that images are scaled to, in pixels.")
+
+
+class WorkerRange(BaseModel):
+    """How few workers will do, and how many the search wants at most."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    min: int
+    max: int
+
+
+_number = TypeAdapter(int, config=ConfigDict(strict=True))
+
+
+def _number_or_range(value: Any, either: ValidatorFunctionWrapHandler) -> Any:
+    """A number or a range, told apart first, so that an error is about the one that was meant."""
+    if isinstance(value, dict):
+        return WorkerRange.model_validate(value)
+    return either(value) if isinstance(value, WorkerRange) else _number.validate_python(value)
 
 
 class SearchRequest(BaseModel):
@@ -83,9 +103,15 @@ class SearchRequest(BaseModel):
         + ", ".join(field.name for field in fields(Settings)),
     )
     seed: int = 0
-    workers: int = Field(1, description="Data-parallel workers.")
+    workers: Annotated[int | WorkerRange, WrapValidator(_number_or_range)] = Field(
+        1,
+        description='Data-parallel workers: a number, or {"min": 1, "max": 8} for as many as there is room for.',
+    )
     cpus_per_worker: int = 1
     gpus_per_worker: int = Field(0, description="0 or 1.")
+    accelerator_type: str | None = Field(
+        None, description="What its nodes must have, as Ray names it, such as A100; by default any node will do."
+    )
     priority: int = Field(
         0, ge=-10, le=10, description="Within the project: a step is worth an hour of waiting ahead of the others."
     )
@@ -138,6 +164,7 @@ def check(
         problems += _too_much(request, capacity)
     if info is None or space is None or settings is None or limits is None or problems:
         raise InvalidRequest(problems)
+    least, most = _least_and_most(request)
     try:
         return SearchSpec(
             dataset=request.dataset,
@@ -145,10 +172,12 @@ def check(
             space=space,
             settings=settings,
             seed=request.seed,
-            workers=request.workers,
+            workers=most,
             cpus_per_worker=request.cpus_per_worker,
             gpus_per_worker=request.gpus_per_worker,
             limits=limits,
+            min_workers=least if least != most else None,
+            accelerator_type=request.accelerator_type,
         )
     except InvalidValue as problem:
         raise InvalidRequest([problem]) from problem
@@ -168,18 +197,34 @@ def _space(request: SearchRequest, info: DatasetInfo) -> SearchSpace:
     return SearchSpace.preset(preset, **(dictated | asked))
 
 
+def _least_and_most(request: SearchRequest) -> tuple[int, int]:
+    """How few workers will do, and how many are wanted at most."""
+    workers = request.workers
+    return (workers.min, workers.max) if isinstance(workers, WorkerRange) else (workers, workers)
+
+
 def _too_much(request: SearchRequest, capacity: Capacity) -> list[InvalidValue]:
-    """What is wrong with workers that the cluster could not run even if it were empty."""
+    """What is wrong with workers of which the cluster could not even run the fewest that will do if it were empty."""
+    types = capacity.accelerator_types
+    if request.accelerator_type is not None and request.accelerator_type not in types:
+        accepted = "one of " + ", ".join(types) if types else "none: no node says what it has"
+        return [InvalidValue("accelerator_type", request.accelerator_type, "no node of the cluster has it", accepted)]
+    nodes = capacity.of_type(request.accelerator_type)
+    least, most = _least_and_most(request)
     cpus, gpus = max(0, request.cpus_per_worker), max(0, request.gpus_per_worker)
-    places = capacity.places(cpus, gpus) if cpus or gpus else request.workers
-    if request.workers <= places:
+    places = nodes.places(cpus, gpus) if cpus or gpus else least
+    if least <= places or least > most:  # which the specification refuses
         return []
-    field = "workers" if places >= 1 else "gpus_per_worker" if capacity.places(cpus, 0) >= 1 else "cpus_per_worker"
+    field = "workers" if places >= 1 else "gpus_per_worker" if nodes.places(cpus, 0) >= 1 else "cpus_per_worker"
+    value = least if field == "workers" else getattr(request, field)
+    if field == "workers" and isinstance(request.workers, WorkerRange):
+        field = "workers.min"
+    named = f" with {request.accelerator_type}" if request.accelerator_type is not None else ""
     return [
         InvalidValue(
             field,
-            getattr(request, field),
-            f"more than the cluster can ever have: {request.workers} workers of {cpus} CPUs and {gpus} GPUs",
-            f"at most {places:g} such workers, in a cluster of {capacity.cpus:g} CPUs and {capacity.gpus:g} GPUs",
+            value,
+            f"more than the cluster can ever have: {least} workers of {cpus} CPUs and {gpus} GPUs{named}",
+            f"at most {places:g} such workers, in a cluster of {nodes.cpus:g} CPUs and {nodes.gpus:g} GPUs{named}",
         )
     ]

@@ -1,13 +1,14 @@
 """Who may start next: fair shares between projects, quotas, priorities, and what fits the cluster.
 
 Ray knows neither priorities nor quotas nor shares between jobs, so all of it is decided here, and a search is only
-launched when all of its workers fit. No I/O: the store asks `admit` with what the database holds.
+launched when all of its workers fit, or the fewest that will do. No I/O: the store asks `admit` with what the database
+holds.
 """
 
 import heapq
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 HALF_LIFE_SECONDS = 6 * 3600.0
 """After this long, half of what a project has used is forgotten."""
@@ -21,11 +22,12 @@ CPUS_PER_ACCELERATOR = 8
 
 @dataclass(frozen=True)
 class Node:
-    """A machine of the cluster that is alive."""
+    """A machine of the cluster that is alive; `accelerator_types` as Ray names what it has, such as A100."""
 
     name: str
     cpus: float
     gpus: float
+    accelerator_types: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,25 @@ class Capacity:
         """What `nodes` have together."""
         return cls(sum(node.cpus for node in nodes), sum(node.gpus for node in nodes), tuple(nodes))
 
+    def plus(self, cpus: float, gpus: float) -> "Capacity":
+        """So much more, of no node in particular."""
+        return Capacity(self.cpus + cpus, self.gpus + gpus)
+
+    def less(self, cpus: float, gpus: float) -> "Capacity":
+        """So much less, of no node in particular: more may be held than there is, where a node was lost."""
+        return Capacity(max(0.0, self.cpus - cpus), max(0.0, self.gpus - gpus))
+
+    @property
+    def accelerator_types(self) -> list[str]:
+        """The types that its nodes have, sorted."""
+        return sorted({name for node in self.nodes or () for name in node.accelerator_types})
+
+    def of_type(self, accelerator_type: str | None) -> "Capacity":
+        """The part of it that has a type; None is all of it."""
+        if accelerator_type is None or self.nodes is None:
+            return self
+        return Capacity.of([node for node in self.nodes if accelerator_type in node.accelerator_types])
+
     def places(self, cpus_per_worker: float, gpus_per_worker: float) -> float:
         """How many workers of that size the empty cluster takes; a worker is never spread over nodes."""
         nodes = self.nodes if self.nodes is not None else (Node("any", self.cpus, self.gpus),)
@@ -54,12 +75,27 @@ def fit(has: float, need: float) -> float:
 
 @dataclass(frozen=True)
 class Ask:
-    """A queued search and what it needs: `workers` workers, `cpus` and `gpus` in all."""
+    """A queued search and what it needs: `workers` workers, `cpus` and `gpus` in all, on nodes of `accelerator_type`.
+
+    These are the most that it wants, and `min_workers` the fewest that will do (None: it takes all or none).
+    """
 
     id: str
     workers: int
     cpus: int
     gpus: int
+    min_workers: int | None = None
+    accelerator_type: str | None = None
+
+    def of(self, workers: int) -> "Ask":
+        """The same search with so many workers."""
+        cpus, gpus = self.cpus // self.workers, self.gpus // self.workers
+        return replace(self, workers=workers, cpus=workers * cpus, gpus=workers * gpus)
+
+    @property
+    def least(self) -> "Ask":
+        """The same search with the fewest workers that will do."""
+        return self if self.min_workers is None else self.of(self.min_workers)
 
     @property
     def accelerators(self) -> float:
@@ -94,8 +130,44 @@ class Verdict:
     """What `admit` decided: whom to launch, in this order, and why the first of every other project waits."""
 
     admitted: list[Ask] = field(default_factory=list)
+    """Each with as many workers as it is granted."""
     waiting: dict[str, str] = field(default_factory=dict)
     """Reasons by the search's id."""
+
+
+class Room:
+    """What is free and not set aside: CPUs and GPUs, of all nodes and of those that have a type.
+
+    Searches of no type may sit anywhere, so one of a type has room for no more than is free in all, and for no more
+    than its nodes have beside what searches of that type hold.
+    """
+
+    def __init__(self, capacity: Capacity, held: Capacity, held_by_type: Mapping[str, Capacity]) -> None:
+        self.capacity, self.held_by_type = capacity, held_by_type
+        self.free: dict[str | None, Capacity] = {None: capacity.less(held.cpus, held.gpus)}
+
+    def of(self, accelerator_type: str | None) -> Capacity:
+        """What a search of that type could have."""
+        every = self.free[None]
+        if accelerator_type is None:
+            return every
+        if accelerator_type not in self.free:
+            held = self.held_by_type.get(accelerator_type, Capacity(0, 0))
+            self.free[accelerator_type] = self.capacity.of_type(accelerator_type).less(held.cpus, held.gpus)
+        own = self.free[accelerator_type]
+        return Capacity(min(own.cpus, every.cpus), min(own.gpus, every.gpus))
+
+    def take(self, ask: Ask) -> None:
+        """Give a search what it needs, or set aside as much of that as there is."""
+        room = self.of(ask.accelerator_type)
+        cpus, gpus = min(ask.cpus, room.cpus), min(ask.gpus, room.gpus)
+        for name in {None, ask.accelerator_type}:
+            self.free[name] = self.free[name].less(cpus, gpus)
+
+    @property
+    def left(self) -> bool:
+        """Whether anything is left."""
+        return self.free[None].cpus > 0 or self.free[None].gpus > 0
 
 
 def accelerators(cpus: float, gpus: float) -> float:
@@ -130,40 +202,58 @@ def admit(
     held: Capacity,
     typical_seconds: float,
     limit: int,
+    held_by_type: Mapping[str, Capacity] | None = None,
 ) -> Verdict:
-    """Choose at most `limit` searches to launch now.
+    """Choose at most `limit` searches to launch now, and how many workers each is granted.
 
     The project whose use and expected use are smallest for its weight goes first, with the first of its `queue`. Where
-    that does not fit, what it needs is set aside and nobody passes it but with what it has no need of: a large search
-    waits for room, and is not starved by small ones. What could never fit is left waiting, and sets nothing aside; so
-    does a project that has reached a quota. Of `typical_seconds` a launched search is expected to use its accelerators.
+    the fewest workers that will do for that do not fit, what they need is set aside and nobody passes it but with what
+    it has no need of: a large search waits for room, and is not starved by small ones. Where they fit, it is granted as
+    many more, up to the most that it wants, as fit into what no search before it has need of. What could never fit is
+    left waiting, and sets nothing aside; so does a project that has reached a quota. Of `typical_seconds` a launched
+    search is expected to use its accelerators. `held` is by all searches, `held_by_type` by those of a type.
     """
     verdict = Verdict()
-    # More may be held than there is, where a node was lost.
-    cpus, gpus = max(0.0, capacity.cpus - held.cpus), max(0.0, capacity.gpus - held.gpus)
+    room = Room(capacity, held, held_by_type or {})
     queues = {share.project: queue(share.project) for share in shares}
     order = [(share.score, share.project, share) for share in shares]
     heapq.heapify(order)
-    while order and len(verdict.admitted) < limit and (cpus > 0 or gpus > 0):
+    while order and len(verdict.admitted) < limit and room.left:
         _, project, share = heapq.heappop(order)
         ask = next(queues[project], None)
         if ask is None:
             continue
-        reason = over_quota(share, ask) or too_large(ask, capacity)
+        least, nodes = ask.least, capacity.of_type(ask.accelerator_type)
+        reason = over_quota(share, least) or too_large(least, nodes)
         if reason is not None:
             verdict.waiting[ask.id] = reason
             continue
-        fits = ask.cpus <= cpus and ask.gpus <= gpus
-        if fits:
-            verdict.admitted.append(ask)
+        free = room.of(ask.accelerator_type)
+        if least.cpus <= free.cpus and least.gpus <= free.gpus:
+            granted = grant(ask, share, nodes, free)
+            verdict.admitted.append(granted)
             share.running += 1
-            share.held += ask.accelerators
-            share.ahead += ask.accelerators * typical_seconds
+            share.held += granted.accelerators
+            share.ahead += granted.accelerators * typical_seconds
             heapq.heappush(order, (share.score, project, share))
+            room.take(granted)
         else:
-            verdict.waiting[ask.id] = no_room(ask, capacity, cpus, gpus)
-        cpus, gpus = max(0.0, cpus - ask.cpus), max(0.0, gpus - ask.gpus)
+            verdict.waiting[ask.id] = no_room(least, nodes, free)
+            room.take(least)
     return verdict
+
+
+def grant(ask: Ask, share: Share, nodes: Capacity, free: Capacity) -> Ask:
+    """The search with as many workers as `nodes` have places for, as are `free`, and as its project's quota allows.
+
+    That the fewest that will do can be granted is known.
+    """
+    least, each = ask.least, ask.of(1)
+    places = min(nodes.places(each.cpus, each.gpus), fit(free.cpus, each.cpus), fit(free.gpus, each.gpus))
+    workers = int(min(ask.workers, places))
+    while workers > least.workers and over_quota(share, ask.of(workers)) is not None:
+        workers -= 1
+    return ask.of(max(workers, least.workers))
 
 
 def over_quota(share: Share, ask: Ask) -> str | None:
@@ -178,21 +268,26 @@ def over_quota(share: Share, ask: Ask) -> str | None:
     return None
 
 
-def too_large(ask: Ask, capacity: Capacity) -> str | None:
-    """Why the cluster as it is now could not run this even if it were empty, if it could not."""
+def too_large(ask: Ask, nodes: Capacity) -> str | None:
+    """Why the nodes of its type, as they are now, could not run this even if they were empty, if they could not."""
     each_cpus, each_gpus = ask.cpus / ask.workers, ask.gpus / ask.workers
-    places = capacity.places(each_cpus, each_gpus)
+    places = nodes.places(each_cpus, each_gpus)
     if places >= ask.workers:
         return None
     return (
-        f"needs {ask.workers} workers of {each_cpus:g} CPUs and {each_gpus:g} GPUs, and the cluster's nodes have room "
-        f"for {places:g} such workers even when nothing else runs"
+        f"needs {ask.workers} workers of {each_cpus:g} CPUs and {each_gpus:g} GPUs{of_type(ask)}, and the cluster's "
+        f"nodes have room for {places:g} such workers even when nothing else runs"
     )
 
 
-def no_room(ask: Ask, capacity: Capacity, cpus: float, gpus: float) -> str:
-    """Why it waits, when what it needs is taken or set aside for others."""
+def no_room(ask: Ask, nodes: Capacity, free: Capacity) -> str:
+    """Why it waits, when what it needs of the nodes of its type is taken or set aside for others."""
     return (
-        f"needs {ask.cpus} CPUs and {ask.gpus} GPUs; the cluster has {capacity.cpus:g} and {capacity.gpus:g}, of which "
-        f"{cpus:g} and {gpus:g} are free for it"
+        f"needs {ask.cpus} CPUs and {ask.gpus} GPUs{of_type(ask)}; the cluster has {nodes.cpus:g} and {nodes.gpus:g}, "
+        f"of which {free.cpus:g} and {free.gpus:g} are free for it"
     )
+
+
+def of_type(ask: Ask) -> str:
+    """What to say of the type of accelerator, where it matters."""
+    return f" of nodes with {ask.accelerator_type}" if ask.accelerator_type is not None else ""

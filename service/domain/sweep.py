@@ -17,7 +17,7 @@ from nas_core.spec import parse_count
 from service.domain.request import InvalidRequest, SearchRequest, Text
 
 MOST_POINTS = 10_000
-VARIED = ("dataset", "workers", "cpus_per_worker", "gpus_per_worker")
+VARIED = ("dataset", "workers", "cpus_per_worker", "gpus_per_worker", "accelerator_type")
 """Fields that a grid may vary, besides those of `NESTED`."""
 NESTED = ("space", "settings", "limits")
 """Fields that hold others, which a grid names as `space.share`."""

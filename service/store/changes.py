@@ -46,7 +46,8 @@ def note(session: Session, search_id: str, kind: str, data: dict[str, Any], time
 def move(session: Session, search: Search, status: Status, time: float | None = None, **changes: Any) -> None:
     """Change the state of a locked search, and columns with it.
 
-    Going to `launching` begins an attempt; leaving Ray ends it, charges the project for it, and gives up the lease.
+    Going to `launching` begins an attempt; leaving Ray ends it, charges the project for it, and gives up the lease. In
+    the queue it asks for the most workers that it wants, however many it was granted last.
     The database's `time` need not be asked for where the transaction knows it. Raises `lifecycle.IllegalTransition`.
     """
     before = Status(search.status)
@@ -62,12 +63,21 @@ def move(session: Session, search: Search, status: Status, time: float | None = 
     if before in WITH_RAY and status not in WITH_RAY:
         _end_attempt(session, search, status, time)
         search.lease_owner = search.lease_token = search.lease_expires_at = None
+    if status == Status.QUEUED:
+        resize(search, search.spec["workers"])
     if status == Status.RUNNING and search.started_at is None:
         search.started_at = time
     search.ended_at = time if status in TERMINAL else None
     data: dict[str, Any] = {"status": status, "attempt": search.attempt}
     data |= {key: changes[key] for key in ("reason", "error") if changes.get(key)}
     note(session, search.id, "status", data, time)
+
+
+def resize(search: Search, workers: int) -> None:
+    """Let a locked search ask for, or hold, as many workers as that, and what they need."""
+    cpus, gpus = search.cpus // search.workers, search.gpus // search.workers
+    search.workers, search.cpus, search.gpus = workers, workers * cpus, workers * gpus
+    search.accelerators = scheduling.accelerators(search.cpus, search.gpus)
 
 
 def queue_again(session: Session, search: Search) -> None:

@@ -38,7 +38,7 @@ class ClusterStore:
         if found is None:
             return None
         row, time = found
-        return ClusterState(tuple(Node(**node) for node in row.nodes), row.error, time - row.seen_at)
+        return ClusterState(tuple(map(_node, row.nodes)), row.error, time - row.seen_at)
 
     def report(self, reporter: str, nodes: Sequence[Node] | None, error: str | None) -> None:
         """Note what was seen; without `nodes` those of the last report stay."""
@@ -48,3 +48,8 @@ class ClusterStore:
         with writing(self.engine) as session:
             first = insert(session, ClusterRow).values({"id": 1, "nodes": []} | seen)
             session.execute(first.on_conflict_do_update(index_elements=["id"], set_=seen))
+
+
+def _node(told: dict[str, Any]) -> Node:
+    """A node as it was reported, by an older dispatcher perhaps."""
+    return Node(told["name"], told["cpus"], told["gpus"], tuple(told.get("accelerator_types", ())))

@@ -48,11 +48,16 @@ class Search(Base):
     spec: Mapped[dict[str, Any]] = mapped_column(JSON)
     """`SearchSpec.to_dict()` of what it means."""
     workers: Mapped[int] = mapped_column(Integer)
+    """While it is queued the most that it wants, and from its launch on as many as it was granted."""
+    min_workers: Mapped[int] = mapped_column(Integer)
+    """The fewest that will do."""
     cpus: Mapped[int] = mapped_column(Integer)
-    """Of all workers together, like `gpus`."""
+    """Of all `workers` together, like `gpus`."""
     gpus: Mapped[int] = mapped_column(Integer)
     accelerators: Mapped[float] = mapped_column(Float)
     """What it counts as in shares and quotas."""
+    accelerator_type: Mapped[str | None] = mapped_column(Text)
+    """What its nodes must have, by Ray's name; None for any."""
     priority: Mapped[int] = mapped_column(Integer)
     rank: Mapped[float] = mapped_column(Float)
     """Its place in the project's queue, smallest first (`scheduling.rank`)."""

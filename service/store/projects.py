@@ -80,7 +80,7 @@ class Projects:
     def standings(self, within: Session | None = None) -> list[Standing]:
         """All projects, by name."""
         with reading(self.engine) if within is None else nullcontext(within) as session:
-            shares, _ = standing(session, changes.time_of(session), typical_seconds(session))
+            shares, _, _ = standing(session, changes.time_of(session), typical_seconds(session))
             per_project = (
                 select(Search.project, func.count()).where(Search.status == Status.QUEUED).group_by(Search.project)
             )

@@ -13,7 +13,6 @@ from nas_core.spec import SearchSpec
 from service.domain import scheduling
 from service.domain.lifecycle import TERMINAL, WITH_RAY, Status
 from service.domain.request import SearchRequest
-from service.domain.scheduling import Capacity
 from service.domain.sweep import SweepRequest
 from service.store import changes
 from service.store.database import reading
@@ -59,7 +58,6 @@ class Sweeps:
         request: SweepRequest,
         budgets: Sequence[int],
         groups: Sequence[Points],
-        capacity: Capacity | None,
     ) -> Sweep:
         """Queue all points of all groups, and the finals of each group where there are any. Raises `OverQuota`."""
         finals = len(groups) if request.with_finals else 0
@@ -80,7 +78,7 @@ class Sweeps:
         for points in groups:
             found = [new_search(point, spec, time) | {"sweep_id": sweep.id} for point, spec in points]
             if request.with_finals:
-                final = new_finals(points[0], budgets, found, request.baselines, capacity, time)
+                final = new_finals(points[0], budgets, found, request.baselines, time)
                 last.append(final | {"not_before": changes.AWAITING, "reason": changes.AWAITING_REASON})
                 for row in found:
                     row |= {"finals_id": final["id"], "spec": row["spec"] | {"retrain": False}}
@@ -107,7 +105,6 @@ class Sweeps:
         budgets: Sequence[int],
         more: Sequence[int],
         baselines: Sequence[str],
-        capacity: Capacity | None,
     ) -> None:
         """Queue finals of each group: for the budgets that are new to the sweep, and baselines for `budgets`.
 
@@ -120,7 +117,7 @@ class Sweeps:
             first = group[0]
             point = SearchRequest(**first.request), SearchSpec.from_dict(first.spec)
             found = [{"id": one.id, "spec": one.spec} for one in group if one.status == Status.SUCCEEDED]
-            rows.append(new_finals(point, budgets, found if more else [], baselines, capacity, time))
+            rows.append(new_finals(point, budgets, found if more else [], baselines, time))
         _queue(session, sweep, rows, time)
         sweep.budgets = sorted({*sweep.budgets, *more})
 
@@ -237,27 +234,26 @@ def new_finals(
     budgets: Sequence[int],
     sources: Sequence[Mapping[str, Any]],
     baselines: Sequence[str],
-    capacity: Capacity | None,
     time: float,
 ) -> dict[str, Any]:
     """The columns of finals that are queued at `time`, of `sources` (columns of searches) that are like `point`.
 
-    As many networks are retrained at once as there are, or as the cluster has room for.
+    They ask for the workers of one network, and for as many times these as there are networks.
     """
     request, spec = point
-    spec = replace(spec, budgets=tuple(budgets), retrain=True)
+    each = spec.least_workers
+    spec = replace(spec, budgets=tuple(budgets), retrain=True, workers=each, min_workers=None)
     of = [{"id": one["id"], "seed": one["spec"]["seed"], "budgets": one["spec"]["budgets"]} for one in sources]
     seeds = sorted({one["seed"] for one in of} or {spec.seed})
-    finals = {"of": of, "baselines": list(baselines), "seeds": seeds}
+    finals = {"of": of, "baselines": list(baselines), "seeds": seeds, "workers": each}
     each_budget = len(of) + len(seeds) * ("random" in baselines) + ("thin" in baselines)
-    room = capacity.places(spec.cpus_per_worker, spec.gpus_per_worker) // spec.workers if capacity else 1
-    at_once = max(1, min(room, len(budgets) * each_budget, MOST_AT_ONCE))
+    at_once = max(1, min(len(budgets) * each_budget, MOST_AT_ONCE))
     row = new_search(request, spec, time)
-    workers, cpus, gpus = (round(at_once * row[name]) for name in ("workers", "cpus", "gpus"))
+    cpus, gpus = at_once * row["cpus"], at_once * row["gpus"]
     return row | {
         "kind": "finals",
-        "spec": row["spec"] | {"finals": finals},
-        "workers": workers,
+        "spec": row["spec"] | {"workers": at_once * each, "finals": finals},
+        "workers": at_once * each,
         "cpus": cpus,
         "gpus": gpus,
         "accelerators": scheduling.accelerators(cpus, gpus),

@@ -46,7 +46,8 @@ class Work:
     def claim(self, owner: str, capacity: Capacity) -> list[Search]:
         """Take the leases of searches with Ray whose lease has run out, and launch queued ones as `admit` decides.
 
-        A queued search that is claimed is `launching`, in a new attempt, when this returns.
+        A queued search that is claimed is `launching`, in a new attempt and with the workers that it is granted, when
+        this returns.
         """
         with writing(self.engine) as session:
             # One claim at a time: two that looked at once could both fill the same room.
@@ -61,8 +62,10 @@ class Work:
             asks = judge(session, capacity, CLAIMED_AT_ONCE, time).admitted
             chosen = select(Search).where(Search.id.in_([ask.id for ask in asks]), Search.status == Status.QUEUED)
             found = {one.id: one for one in session.scalars(chosen.with_for_update(skip_locked=True))}
-            for search in (found[ask.id] for ask in asks if ask.id in found):
+            for ask in (ask for ask in asks if ask.id in found):
+                search = found[ask.id]
                 _lease(search, owner, time)
+                changes.resize(search, ask.workers)
                 changes.move(session, search, Status.LAUNCHING, time, reason=None)
                 claimed.append(search)
             return claimed
@@ -174,7 +177,7 @@ class Work:
 def judge(session: Session, capacity: Capacity, limit: int, time: float) -> Verdict:
     """Whom `scheduling.admit` would launch at the database's `time`, which is now, by what the database holds."""
     typical = typical_seconds(session)
-    standings, held = standing(session, time, typical)
+    standings, held, held_by_type = standing(session, time, typical)
     shares = {share.project: share for share in standings}
     with_queue = select(Project.name).where(
         exists(select(1).where(Search.status == Status.QUEUED, Search.project == Project.name))
@@ -182,12 +185,19 @@ def judge(session: Session, capacity: Capacity, limit: int, time: float) -> Verd
     contenders = [shares[name] for name in session.scalars(with_queue)]
     first = max(4, limit // max(1, len(contenders)) + 1)  # as many as each is likely to be asked for
     return scheduling.admit(
-        contenders, lambda project: _queue(session, project, time, first), capacity, held, typical, limit
+        contenders,
+        lambda project: _queue(session, project, time, first),
+        capacity,
+        held,
+        typical,
+        limit,
+        held_by_type,
     )
 
 
-def standing(session: Session, time: float, typical: float) -> tuple[list[Share], Capacity]:
-    """Every project with its weight, quotas, use and what it holds, and what all hold together.
+def standing(session: Session, time: float, typical: float) -> tuple[list[Share], Capacity, dict[str, Capacity]]:
+    """Every project with its weight, quotas, use and what it holds; what all hold together, and what those of each type
+    of accelerator hold.
 
     What is held is computed from the searches that are with Ray now.
     """
@@ -202,19 +212,23 @@ def standing(session: Session, time: float, typical: float) -> tuple[list[Share]
         for row in session.scalars(select(Project).order_by(Project.name))
     }
     running = (
-        select(Search.project, Search.accelerators, Search.cpus, Search.gpus, Attempt.started_at)
+        select(
+            Search.project, Search.accelerators, Search.cpus, Search.gpus, Search.accelerator_type, Attempt.started_at
+        )
         .join(Attempt, (Attempt.search_id == Search.id) & (Attempt.number == Search.attempt))
         .where(Search.status.in_(WITH_RAY))
     )
-    cpus = gpus = 0
-    for project, amount, its_cpus, its_gpus, started_at in session.execute(running):
-        cpus, gpus = cpus + its_cpus, gpus + its_gpus
+    held, by_type = Capacity(0, 0), dict[str, Capacity]()
+    for project, amount, cpus, gpus, its_type, started_at in session.execute(running):
+        held = held.plus(cpus, gpus)
+        if its_type is not None:
+            by_type[its_type] = by_type.get(its_type, Capacity(0, 0)).plus(cpus, gpus)
         share, age = shares[project], time - started_at
         share.running += 1
         share.held += amount
         share.used += scheduling.usage(amount, age)
         share.ahead += amount * max(0.0, typical - age)
-    return list(shares.values()), Capacity(cpus, gpus)
+    return list(shares.values()), held, by_type
 
 
 def typical_seconds(session: Session) -> float:
@@ -235,7 +249,15 @@ def _queue(session: Session, project: str, time: float, size: int) -> Iterator[A
     behind: tuple[float, str] | None = None
     while True:
         query = (
-            select(Search.id, Search.workers, Search.cpus, Search.gpus, Search.rank)
+            select(
+                Search.id,
+                Search.workers,
+                Search.cpus,
+                Search.gpus,
+                Search.min_workers,
+                Search.accelerator_type,
+                Search.rank,
+            )
             .where(Search.status == Status.QUEUED, Search.project == project, Search.not_before <= time)
             .order_by(Search.rank, Search.id)
             .limit(size)
@@ -244,7 +266,7 @@ def _queue(session: Session, project: str, time: float, size: int) -> Iterator[A
             query = query.where(tuple_(Search.rank, Search.id) > tuple_(*behind))
         rows = session.execute(query).all()
         for row in rows:
-            yield Ask(row.id, row.workers, row.cpus, row.gpus)
+            yield Ask(row.id, row.workers, row.cpus, row.gpus, row.min_workers, row.accelerator_type)
         if len(rows) < size:
             return
         behind, size = (rows[-1].rank, rows[-1].id), CLAIMED_AT_ONCE

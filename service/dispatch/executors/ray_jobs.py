@@ -16,6 +16,9 @@ from typing import Any
 
 import httpx
 
+TYPE = "accelerator_type:"
+"""What the names of Ray's resources begin with that tell a node's type of accelerator."""
+
 LIMIT = "10000"
 """How many rows to ask for: as many as Ray gives at most."""
 
@@ -49,7 +52,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Node:
-    """A machine of the cluster, as it joined: `cpus`, `gpus` and `memory` (bytes) are what it has, taken or free."""
+    """A machine of the cluster, as it joined: `cpus`, `gpus` and `memory` (bytes) are what it has, taken or free.
+
+    `accelerator_types` are the names behind its resources `accelerator_type:…`, which Ray or its operator gives it.
+    """
 
     id: str
     name: str
@@ -60,6 +66,7 @@ class Node:
     gpus: float
     memory: float
     labels: Mapping[str, str]
+    accelerator_types: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -235,7 +242,8 @@ def _node(row: dict[str, Any]) -> Node:
     name, ip = str(row.get("node_name") or ""), str(row.get("node_ip") or "")
     told = {str(key): str(value) for key, value in labels.items()}
     head, alive = row.get("is_head_node") is True, row["state"] == "ALIVE"
-    return Node(str(row.get("node_id") or ""), name or ip, ip, head, alive, cpus, gpus, memory, told)
+    types = tuple(sorted(key.removeprefix(TYPE) for key in map(str, resources) if key.startswith(TYPE)))
+    return Node(str(row.get("node_id") or ""), name or ip, ip, head, alive, cpus, gpus, memory, told, types)
 
 
 def _number(value: Any) -> float:

@@ -98,11 +98,11 @@ def tiny_spec(**changes: Any) -> SearchSpec:
     return replace(SearchSpec("digits", budgets, space, settings), **changes)
 
 
-def tiny_data(seed: int = 0) -> Data:
-    """Three kinds of stripes in noise: (150, 1, 8, 8)."""
+def tiny_data(seed: int = 0, count: int = 150) -> Data:
+    """Three kinds of stripes in noise: (count, 1, 8, 8)."""
     random = generator("tiny", seed)
-    labels = torch.arange(150) % 3
-    images = torch.randint(0, 120, (150, 1, 8, 8), generator=random)
+    labels = torch.arange(count) % 3
+    images = torch.randint(0, 120, (count, 1, 8, 8), generator=random)
     images[labels == 1, :, ::2] += 120
     images[labels == 2, :, :, ::2] += 120
     parts = split(labels, None, 0.5)

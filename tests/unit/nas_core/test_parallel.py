@@ -1,8 +1,14 @@
-"""Two data-parallel workers find what one finds with the same batch: real processes, joined by gloo."""
+"""Several data-parallel workers find what one finds with the same batch: real processes, joined by gloo.
 
+Three share the batches unevenly: 5, 5 and 6 of 16 images, 21, 21 and 22 of 64.
+"""
+
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -10,6 +16,9 @@ from torch.multiprocessing.spawn import spawn
 
 from nas_core import Search
 from nas_core.data import Data
+from nas_core.layers import BatchNorm
+from nas_core.parallel import average_buffers, world
+from nas_core.retrain import Retraining
 from tests.unit.nas_core.networks import tiny_data, tiny_spec
 
 
@@ -21,10 +30,14 @@ class Precise(Data):
         return images.double(), labels
 
 
-def found(steps: int | None, precise: bool) -> dict[str, Any]:
+SIXTY_FOUR = {"batch_size": 64, "retrain_batch_size": 64}
+Found = Callable[[], dict[str, Any]]
+
+
+def found(steps: int | None, precise: bool, images: int = 150, **settings: Any) -> dict[str, Any]:
     """What a search holds after some steps, or at its end."""
-    data = tiny_data()
-    search = Search(tiny_spec(), Precise(**vars(data)) if precise else data, "cpu")
+    data = tiny_data(count=images)
+    search = Search(tiny_spec(settings=settings), Precise(**vars(data)) if precise else data, "cpu")
     if precise:
         search.supernet.double()
         search._optimizers()
@@ -41,33 +54,70 @@ def found(steps: int | None, precise: bool) -> dict[str, Any]:
     }
 
 
-def worker(rank: int, folder: Path, steps: int | None, precise: bool) -> None:
-    """One of two workers; the first leaves what it found."""
+def retrained() -> dict[str, Any]:
+    """What retraining holds after two steps, with all that it may have besides."""
+    dropping = {"drop_path": 0.3, "dropout": 0.2, "auxiliary_weight": 0.4, "label_smoothing": 0.1}
+    spec = tiny_spec(settings=SIXTY_FOUR | dropping)
+    training = Retraining(spec, spec.space.complete(), tiny_data(count=600), "cpu")
+    losses = []
+    for _ in range(2):
+        training.advance()
+        losses += training.losses
+    return {"loss": torch.tensor(losses), "W": torch.cat([weight.detach().flatten() for weight in training.weights])}
+
+
+def looked() -> dict[str, Any]:
+    """BN's running mean, after the first worker has seen an image of 0, the second two of 1, the third three of 2."""
+    rank, _ = world()
+    norm = BatchNorm(1)
+    norm.running_mean.fill_(rank)
+    average_buffers(norm, images=rank + 1)
+    return {"mean": norm.running_mean}
+
+
+def worker(rank: int, folder: Path, workers: int, find: Found) -> None:
+    """One of the workers; the first leaves what it found."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    result = found(steps, precise)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=workers)
+    result = find()
     if rank == 0:
         torch.save(result, folder / "found")
-    # Neither leaves while the other still listens to it.
+    # Neither leaves while another still listens to it.
     dist.barrier()
     dist.destroy_process_group()
 
 
-def by_two(folder: Path, steps: int | None, precise: bool) -> Any:
-    """What two workers hold."""
-    spawn(worker, (folder, steps, precise), nprocs=2)
+def together(folder: Path, workers: int, find: Found) -> Any:
+    """What several workers hold."""
+    spawn(worker, (folder, workers, find), nprocs=workers)
     return torch.load(folder / "found", weights_only=False)
 
 
-def test_two_workers_take_the_steps_of_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("workers", "images", "settings"), [(2, 150, {}), (3, 600, SIXTY_FOUR)])
+def test_several_workers_take_the_steps_of_one(
+    tmp_path: Path, workers: int, images: int, settings: dict[str, Any]
+) -> None:
     """Single precision: the first steps agree to rounding, BN's statistics too. Later rounding grows, as it must."""
-    alone, together = found(2, False), by_two(tmp_path, 2, False)
+    find = partial(found, 2, False, images, **settings)
+    alone, shared = find(), together(tmp_path, workers, find)
     for name in ("λ", "W", "statistics"):
-        torch.testing.assert_close(together[name], alone[name], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(shared[name], alone[name], atol=1e-4, rtol=1e-4)
 
 
-def test_two_workers_find_the_architectures_of_one(tmp_path: Path) -> None:
+def test_three_workers_take_the_steps_of_one_in_retraining(tmp_path: Path) -> None:
+    alone, shared = retrained(), together(tmp_path, 3, retrained)
+    for name in ("loss", "W"):
+        torch.testing.assert_close(shared[name], alone[name], atol=1e-4, rtol=1e-4)
+
+
+def test_running_statistics_count_for_the_images_that_they_come_from(tmp_path: Path) -> None:
+    torch.testing.assert_close(together(tmp_path, 3, looked)["mean"], torch.tensor([8 / 6]))
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_several_workers_find_the_architectures_of_one(tmp_path: Path, workers: int) -> None:
     """Double precision, where rounding has no time to grow: the whole search agrees."""
-    alone, together = found(None, True), by_two(tmp_path, None, True)
-    assert together["networks"] == alone["networks"] and len(alone["networks"]) == 2
-    torch.testing.assert_close(together["λ"], alone["λ"], atol=1e-6, rtol=1e-6)
+    find = partial(found, None, True)
+    alone, shared = find(), together(tmp_path, workers, find)
+    assert shared["networks"] == alone["networks"] and len(alone["networks"]) == 2
+    torch.testing.assert_close(shared["λ"], alone["λ"], atol=1e-6, rtol=1e-6)

@@ -194,7 +194,7 @@ def test_a_checkpoint_of_another_search_is_refused_with_what_differs() -> None:
 
 
 def test_a_checkpoint_may_be_taken_up_by_other_workers() -> None:
-    ours = job(tiny_spec(workers=2, cpus_per_worker=3, gpus_per_worker=1))
+    ours = job(tiny_spec(workers=3, min_workers=1, cpus_per_worker=3, gpus_per_worker=1, accelerator_type="A100"))
     theirs = job(tiny_spec())
     theirs.advance()
     ours.load_state_dict(theirs.state_dict())

@@ -70,8 +70,11 @@ def test_a_specification_comes_back_from_json() -> None:
     assert SearchSpec.from_dict(json.loads(json.dumps(spec.to_dict() | {"search_id": "x"}))) == spec
     limited = tiny_spec(limits=Limits(parameters=2000, latency_ms=2.5))
     assert SearchSpec.from_dict(json.loads(json.dumps(limited.to_dict()))) == limited
-    before_limits = {name: value for name, value in spec.to_dict().items() if name != "limits"}
-    assert SearchSpec.from_dict(before_limits) == spec
+    younger = ("limits", "min_workers", "accelerator_type")
+    before = {name: value for name, value in spec.to_dict().items() if name not in younger}
+    assert SearchSpec.from_dict(before) == spec
+    elastic = tiny_spec(workers=4, min_workers=2, accelerator_type="A100-40G")
+    assert SearchSpec.from_dict(json.loads(json.dumps(elastic.to_dict()))) == elastic
 
 
 def test_limits_are_read_as_users_write_them() -> None:
@@ -174,12 +177,28 @@ def test_a_specification_that_cannot_be_used_is_refused(field: str, value: Any) 
     assert refused.value.field == field
 
 
-def test_a_batch_must_be_shared_out_evenly() -> None:
+def test_the_fewest_workers_are_no_more_than_the_most() -> None:
+    assert tiny_spec(workers=3).least_workers == 3 and tiny_spec(workers=3, min_workers=1).least_workers == 1
+    for wrong in (0, 4, 1.0, True, "1"):
+        with pytest.raises(InvalidValue) as refused:
+            tiny_spec(workers=3, min_workers=wrong)
+        assert refused.value.field == "workers.min" and "from 1 to 3" in refused.value.accepted
+
+
+@pytest.mark.parametrize("wrong", ["", " A100", "A100 ", "-", "A/100", "A" * 65, 100])
+def test_a_type_of_accelerator_is_a_name(wrong: Any) -> None:
     with pytest.raises(InvalidValue) as refused:
-        tiny_spec(workers=3)
-    assert refused.value.field == "settings.batch_size" and "multiple of 3" in refused.value.accepted
+        tiny_spec(accelerator_type=wrong)
+    assert refused.value.field == "accelerator_type" and "A100" in refused.value.accepted
+
+
+def test_every_worker_has_two_images_of_a_batch_however_it_is_shared_out() -> None:
+    tiny_spec(workers=7, settings={"batch_size": 14})
     with pytest.raises(InvalidValue) as refused:
-        tiny_spec(workers=3, settings={"batch_size": 18})
+        tiny_spec(workers=9)
+    assert refused.value.field == "settings.batch_size" and refused.value.accepted == "18 or more, 2 images a worker"
+    with pytest.raises(InvalidValue) as refused:
+        tiny_spec(workers=9, settings={"batch_size": 18})
     assert refused.value.field == "settings.retrain_batch_size"
 
 

@@ -62,6 +62,16 @@ def test_a_search_is_queued_and_found_again(http: httpx.Client) -> None:
         ({"workers": 9}, "workers", 9, "at most 8 such workers"),
         ({"workers": 1.5}, "workers", 1.5, "a whole number"),
         ({"workers": "2"}, "workers", "2", "a whole number"),
+        ({"workers": {"min": 0, "max": 2}}, "workers.min", 0, "1 to 2"),
+        ({"workers": {"min": 3, "max": 2}}, "workers.min", 3, "1 to 2"),
+        ({"workers": {"min": 1, "max": 5000}}, "workers", 5000, "1 to 4096"),
+        ({"workers": {"min": 1, "max": 40}}, "settings.batch_size", 64, "80 or more"),
+        ({"workers": {"min": 9, "max": 12}}, "workers.min", 9, "at most 8 such workers"),
+        ({"workers": {"min": 1.5, "max": 2}}, "workers.min", 1.5, "a whole number"),
+        ({"workers": {"min": 1}}, "workers.max", None, "a value for this field"),
+        ({"workers": {"min": 1, "max": 2, "most": 3}}, "workers.most", 3, "only the fields"),
+        ({"accelerator_type": "A100"}, "accelerator_type", "A100", "none: no node says what it has"),
+        ({"accelerator_type": 100}, "accelerator_type", 100, "a text"),
         ({"gpus_per_worker": 1}, "gpus_per_worker", 1, "at most 0 such workers"),
         ({"seed": -1}, "seed", -1, "0 to"),
         ({"budgets": None}, "budgets", None, "or limits"),
@@ -93,6 +103,27 @@ def test_what_cannot_be_done_is_refused_with_field_value_and_what_would_do(
     [error] = [one for one in problem["errors"] if one["field"] == field]
     assert error["value"] == value and accepted in error["accepted"] and error["reason"]
     assert http.get("/api/v1/searches").json()["items"] == []
+
+
+def test_a_type_of_accelerator_that_no_node_has_is_refused_with_those_that_there_are(
+    app: FastAPI, http: httpx.Client
+) -> None:
+    assert http.post("/api/v1/searches", json=GOOD | {"accelerator_type": "T4"}).status_code == 201, "nodes may come"
+    seeding.report(app, cpus=8, types=("A100", "H100"))
+    [error] = http.post("/api/v1/searches", json=GOOD | {"accelerator_type": "T4"}).json()["errors"]
+    assert (error["field"], error["value"], error["accepted"]) == ("accelerator_type", "T4", "one of A100, H100")
+    assert http.post("/api/v1/searches", json=GOOD | {"accelerator_type": "H100"}).status_code == 201
+    many = http.post("/api/v1/searches", json=GOOD | {"accelerator_type": "H100", "workers": 9}).json()["errors"]
+    assert "at most 8 such workers" in many[0]["accepted"] and "with H100" in many[0]["accepted"]
+
+
+def test_a_search_says_how_many_workers_it_wants_at_least_and_at_most(app: FastAPI, http: httpx.Client) -> None:
+    wanted = {"workers": {"min": 2, "max": 6}, "accelerator_type": "A100"}
+    made = http.post("/api/v1/searches", json=GOOD | wanted).json()
+    assert (made["min_workers"], made["workers"], made["max_workers"]) == (2, 6, 6)
+    assert made["accelerator_type"] == "A100" and made["request"]["workers"] == wanted["workers"]
+    fixed = http.post("/api/v1/searches", json=GOOD | {"workers": 2}).json()
+    assert (fixed["min_workers"], fixed["workers"], fixed["max_workers"]) == (2, 2, 2)
 
 
 def test_a_search_may_choose_from_every_registered_operation(http: httpx.Client) -> None:

@@ -15,7 +15,7 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,14 @@ BEGIN = 1_800_000_000.0
 TICK = 0.01
 CPUS, GPUS = 4, 1
 BUDGETS = [300_000]
-SPEC = check(SearchRequest(dataset="digits", budgets=BUDGETS), (), True)
-SIZES = [{"workers": 1}, {"workers": 2}, {"workers": 4}, {"workers": 1, "gpus_per_worker": 1}]
+SIZES: list[dict[str, Any]] = [
+    {"workers": 1},
+    {"workers": 2},
+    {"workers": 4},
+    {"workers": 1, "gpus_per_worker": 1},
+    {"workers": {"min": 1, "max": 4}},
+]
+SPECS = {str(size): check(SearchRequest(dataset="digits", budgets=BUDGETS, **size), (), True) for size in SIZES}
 DISPATCHERS = 3
 WHO = st.integers(0, DISPATCHERS - 1)
 POINTS = st.integers(1, 25)
@@ -301,9 +307,8 @@ class Machine(RuleBasedStateMachine):
         """Submit a search; returns its id."""
         request = SearchRequest(dataset="digits", budgets=BUDGETS, **fields)
         named = None if key is None else Key("", key, "POST /api/v1/searches", str(fields))
-        spec = replace(
-            SPEC, **{name: value for name, value in fields.items() if name in ("workers", "gpus_per_worker")}
-        )
+        size = {name: value for name, value in fields.items() if name in ("workers", "gpus_per_worker")}
+        spec = SPECS[str(size or SIZES[0])]
         answer = once(self.engine, named, lambda s: Answer(201, self.searches.create(request, spec, s).id))
         self.clock.advance(TICK)  # no two are of the same moment
         return str(answer.body)

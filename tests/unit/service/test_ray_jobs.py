@@ -123,6 +123,7 @@ def test_nodes_are_told_with_one_request() -> None:
         ("10.0.0.3", 0, 0, True, False),
         ("10.0.0.4", 64, 0, False, False),
     ]
+    assert [node.accelerator_types for node in nodes] == [(), ("X",), (), ()]
     assert (nodes[0].id, nodes[0].ip, nodes[0].memory, nodes[0].labels) == (
         "a", "10.0.0.1", 4e9, {"ray.io/node-id": "a"},
     )  # fmt: skip

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -131,6 +132,172 @@ def test_never_is_more_launched_than_there_is_room_for_and_each_queue_keeps_its_
         own = [ask for ask in launched if ask.id[0] == name]
         assert own == queue[: len(own)]
     assert not {ask.id for ask in launched} & set(verdict.waiting)
+
+
+TYPES = (None, "A100", "T4")
+ELASTIC = st.builds(
+    lambda most, least, cpus, gpus, kind: Ask("", most, most * cpus, most * gpus, min(least, most), kind),
+    st.integers(1, 5), st.integers(1, 5), st.integers(1, 4), st.integers(0, 2), st.sampled_from(TYPES),
+)  # fmt: skip
+NODES = st.lists(
+    st.builds(
+        lambda cpus, gpus, kind: Node("n", cpus, gpus, () if kind is None else (kind,)),
+        st.integers(0, 8), st.integers(0, 4), st.sampled_from(TYPES),
+    ),
+    min_size=1, max_size=5,
+)  # fmt: skip
+QUEUES = st.dictionaries(st.sampled_from("abcd"), st.lists(ELASTIC, max_size=6), min_size=1)
+HELD = st.dictionaries(st.sampled_from(TYPES), st.tuples(st.integers(0, 6), st.integers(0, 3)))
+
+
+def numbered(queues: dict[str, list[Ask]]) -> dict[str, list[Ask]]:
+    """The queues with an id for each search: its project's letter and its place."""
+    return {
+        name: [replace(ask, id=f"{name}{number}") for number, ask in enumerate(queue)] for name, queue in queues.items()
+    }
+
+
+def all_held(held: dict[str | None, tuple[int, int]]) -> tuple[Capacity, dict[str, Capacity]]:
+    """What all hold, and what those of each type hold."""
+    together = Capacity(sum(cpus for cpus, _ in held.values()), sum(gpus for _, gpus in held.values()))
+    return together, {name: Capacity(*amount) for name, amount in held.items() if name is not None}
+
+
+@given(QUEUES, NODES, HELD, st.none() | st.integers(0, 4))
+def test_never_is_more_granted_than_is_free_nor_less_than_will_do(
+    queues: dict[str, list[Ask]], nodes: list[Node], held: dict[str | None, tuple[int, int]], quota: int | None
+) -> None:
+    waiting, capacity, (together, by_type) = numbered(queues), Capacity.of(nodes), all_held(held)
+    shares = [Share(name, max_accelerators=quota, held=0.5) for name in waiting]
+    verdict = admit(shares, lambda name: iter(waiting[name]), capacity, together, SHORT, 100, by_type)
+    asked = {ask.id: ask for queue in waiting.values() for ask in queue}
+    for granted in verdict.admitted:
+        ask = asked[granted.id]
+        assert ask.least.workers <= granted.workers <= ask.workers and granted == ask.of(granted.workers)
+        assert granted.workers <= capacity.of_type(ask.accelerator_type).places(ask.of(1).cpus, ask.of(1).gpus)
+    for kind in TYPES:
+        own = [one for one in verdict.admitted if kind is None or one.accelerator_type == kind]
+        cpus, gpus = sum(one.cpus for one in own), sum(one.gpus for one in own)
+        has, taken = capacity.of_type(kind), together if kind is None else by_type.get(kind, Capacity(0, 0))
+        assert (cpus == 0 or taken.cpus + cpus <= has.cpus) and (gpus == 0 or taken.gpus + gpus <= has.gpus)
+    for name, queue in waiting.items():
+        own = [one for one in verdict.admitted if one.id[0] == name]
+        assert [one.id for one in own] == [ask.id for ask in queue[: len(own)]]
+        assert quota is None or not own or 0.5 + sum(one.accelerators for one in own) <= quota
+
+
+@given(QUEUES, NODES, HELD)
+def test_one_more_worker_is_refused_only_where_it_does_not_fit(
+    queues: dict[str, list[Ask]], nodes: list[Node], held: dict[str | None, tuple[int, int]]
+) -> None:
+    """The first of all, whom nobody is before, gets as many workers as there are places and room for."""
+    waiting, capacity, (together, by_type) = numbered(queues), Capacity.of(nodes), all_held(held)
+    order = iter(sorted(waiting))
+    first = next((waiting[name][0] for name in order if waiting[name]), None)
+    shares = [Share(name) for name in waiting]
+    admitted = admit(shares, lambda name: iter(waiting[name]), capacity, together, SHORT, 100, by_type).admitted
+    if first is None or not admitted or admitted[0].id != first.id or admitted[0].workers == first.workers:
+        return
+    more = first.of(admitted[0].workers + 1)
+    has, taken = capacity.of_type(first.accelerator_type), by_type.get(first.accelerator_type or "", Capacity(0, 0))
+    assert (
+        more.cpus > capacity.less(together.cpus, together.gpus).cpus
+        or more.gpus > capacity.less(together.cpus, together.gpus).gpus
+        or more.cpus > has.less(taken.cpus, taken.gpus).cpus
+        or more.gpus > has.less(taken.cpus, taken.gpus).gpus
+        or more.workers > has.places(first.of(1).cpus, first.of(1).gpus)
+    )
+
+
+@given(QUEUES, NODES, HELD)
+def test_searches_that_want_no_range_and_no_type_are_decided_on_as_if_there_were_none(
+    queues: dict[str, list[Ask]], nodes: list[Node], held: dict[str | None, tuple[int, int]]
+) -> None:
+    """What decides is whether all workers fit, one search after the other."""
+    waiting = {
+        name: [Ask(ask.id, ask.workers, ask.cpus, ask.gpus, ask.workers) for ask in queue]
+        for name, queue in numbered(queues).items()
+    }
+    capacity, (together, by_type) = Capacity.of(nodes), all_held(held)
+    verdict = admit(
+        [Share(name) for name in waiting], lambda name: iter(waiting[name]), capacity, together, SHORT, 100, by_type
+    )
+    cpus, gpus = max(0.0, capacity.cpus - together.cpus), max(0.0, capacity.gpus - together.gpus)
+    expected, left = [], {name: (0.0, name) for name in waiting}
+    iterators = {name: iter(queue) for name, queue in waiting.items()}
+    while left and (cpus > 0 or gpus > 0):
+        ahead, name = min(left.values())
+        ask = next(iterators[name], None)
+        del left[name]
+        if ask is None or capacity.places(ask.cpus / ask.workers, ask.gpus / ask.workers) < ask.workers:
+            continue
+        if ask.cpus <= cpus and ask.gpus <= gpus:
+            expected.append(ask)
+            left[name] = (ahead + ask.accelerators * SHORT, name)
+        cpus, gpus = max(0.0, cpus - ask.cpus), max(0.0, gpus - ask.gpus)
+    assert verdict.admitted == expected
+
+
+@given(ELASTIC, NODES, st.lists(ELASTIC, min_size=1, max_size=4), st.integers(1, 3))
+def test_nobody_is_starved_by_those_that_come_again_and_again(
+    wanted: Ask, nodes: list[Node], others: list[Ask], seconds: int
+) -> None:
+    """Others come for ever and run for some turns; whoever is first gets its room within as many turns."""
+    capacity, large = Capacity.of(nodes), replace(wanted, id="large")
+    if capacity.of_type(large.accelerator_type).places(large.of(1).cpus, large.of(1).gpus) < large.least.workers:
+        return
+    small = (replace(others[number % len(others)], id=f"b{number}") for number in itertools.count())
+    running: list[tuple[int, Ask]] = []
+    for turn in range(3 * seconds):
+        running = [(until, ask) for until, ask in running if until > turn]
+        held = {kind: (sum(a.cpus for _, a in running if a.accelerator_type == kind),
+                       sum(a.gpus for _, a in running if a.accelerator_type == kind)) for kind in TYPES}  # fmt: skip
+        together, by_type = all_held(held)
+        ours = [large] if turn >= seconds else []  # the others were there before
+        queues = {"a": iter(ours), "b": itertools.islice(small, 20)}
+        verdict = admit(
+            [Share("a"), Share("b", used=1e-9)], queues.__getitem__, capacity, together, SHORT, 100, by_type
+        )
+        if any(one.id == "large" for one in verdict.admitted):
+            return
+        running += [(turn + seconds, ask) for ask in verdict.admitted]
+    raise AssertionError("it never had its turn")
+
+
+def test_more_workers_than_will_do_are_granted_with_room_that_nobody_before_needs() -> None:
+    node = Capacity.of([Node("n", 8, 0)])
+    wide = Ask("wide", 8, 8, 0, 2)
+    queues = {"a": iter(asks((3, 0))), "b": iter([wide])}
+    verdict = admit([Share("a"), Share("b", used=1)], queues.__getitem__, node, Capacity(1, 0), SHORT, 100)
+    assert [(one.id, one.workers, one.cpus) for one in verdict.admitted] == [("0", 1, 3), ("wide", 4, 4)]
+    tight = admit([Share("b", max_accelerators=0.375)], lambda _: iter([wide]), node, Capacity(0, 0), SHORT, 100)
+    assert [(one.workers, one.cpus) for one in tight.admitted] == [(3, 3)], "its quota allows three"
+    none = admit([Share("b")], lambda _: iter([wide]), node, Capacity(7, 0), SHORT, 100)
+    assert none.admitted == [] and none.waiting["wide"].startswith("needs 2 CPUs and 0 GPUs; ")
+
+
+def test_a_type_is_found_only_on_nodes_that_have_it() -> None:
+    nodes = Capacity.of([Node("a", 4, 2, ("A100",)), Node("t", 8, 4, ("T4",)), Node("plain", 8, 0)])
+    typed, plain = Ask("typed", 2, 2, 2, 1, "A100"), Ask("plain", 4, 4, 4)
+
+    def decided(held: Capacity, by_type: dict[str, Capacity], *queue: Ask) -> list[tuple[str, int]]:
+        queues = {ask.id: iter([ask]) for ask in queue}
+        shares = [Share(ask.id, used=number) for number, ask in enumerate(queue)]
+        admitted = admit(shares, queues.__getitem__, nodes, held, SHORT, 100, by_type).admitted
+        return [(one.id, one.workers) for one in admitted]
+
+    assert decided(Capacity(0, 0), {}, typed, plain) == [("typed", 2), ("plain", 4)]
+    assert decided(Capacity(1, 1), {"A100": Capacity(1, 1)}, typed, plain) == [("typed", 1), ("plain", 4)]
+    assert decided(Capacity(1, 1), {"T4": Capacity(1, 1)}, typed) == [("typed", 2)], "another type's are no loss"
+    full = {"A100": Capacity(2, 2)}
+    assert decided(Capacity(2, 2), full, typed, plain) == [("plain", 4)], "what it waits for is not what others need"
+    assert decided(Capacity(5, 5), {}, typed) == [("typed", 1)], "searches of no type may sit on its nodes"
+    unknown = replace(typed, accelerator_type="H100")
+    verdict = admit([Share("a")], lambda _: iter([unknown]), nodes, Capacity(0, 0), SHORT, 100)
+    assert verdict.waiting["typed"] == (
+        "needs 1 workers of 1 CPUs and 1 GPUs of nodes with H100, and the cluster's nodes have room for 0 such workers "
+        "even when nothing else runs"
+    )
 
 
 def test_shares_of_a_thousand_searches_follow_the_weights() -> None:
