@@ -5,8 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ray.train import ScalingConfig
 
-from worker.job import finished, give_way
+from tests.unit.nas_core.networks import tiny_spec
+from worker.job import finished, give_way, scaling
 from worker.run_folder import RunFolder
 
 
@@ -41,3 +43,12 @@ def test_only_a_whole_result_is_one(tmp_path: Path, content: str | None, whole: 
     if content is not None:
         (tmp_path / "result.json").write_text(content)
     assert finished(RunFolder(str(tmp_path))) == whole
+
+
+def test_ray_train_is_told_of_a_range_of_workers_and_of_the_type_of_their_nodes() -> None:
+    fixed = scaling(tiny_spec(workers=3))
+    assert fixed["num_workers"] == 3 and fixed["accelerator_type"] is None
+    assert scaling(tiny_spec(workers=3, min_workers=3))["num_workers"] == 3, "Ray would ask first what there is"
+    assert scaling(tiny_spec(workers=3, min_workers=1))["num_workers"] == (1, 3)
+    typed = ScalingConfig(**scaling(tiny_spec(workers=2, gpus_per_worker=1, accelerator_type="A100")))
+    assert typed._resources_per_worker_not_none == {"CPU": 1, "GPU": 1, "accelerator_type:A100": 0.001}
