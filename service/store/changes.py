@@ -47,8 +47,9 @@ def move(session: Session, search: Search, status: Status, time: float | None = 
     """Change the state of a locked search, and columns with it.
 
     Going to `launching` begins an attempt; leaving Ray ends it, charges the project for it, and gives up the lease. In
-    the queue it asks for the most workers that it wants, however many it was granted last.
-    The database's `time` need not be asked for where the transaction knows it. Raises `lifecycle.IllegalTransition`.
+    the queue it asks for the most workers that it wants, however many it was granted last, which the event of the
+    launch tells. The database's `time` need not be asked for where the transaction knows it. Raises
+    `lifecycle.IllegalTransition`.
     """
     before = Status(search.status)
     lifecycle.check(before, status)
@@ -69,6 +70,8 @@ def move(session: Session, search: Search, status: Status, time: float | None = 
         search.started_at = time
     search.ended_at = time if status in TERMINAL else None
     data: dict[str, Any] = {"status": status, "attempt": search.attempt}
+    if status == Status.LAUNCHING:
+        data["workers"] = search.workers
     data |= {key: changes[key] for key in ("reason", "error") if changes.get(key)}
     note(session, search.id, "status", data, time)
 

@@ -350,7 +350,7 @@ def test_the_l1_weight_of_an_edge_follows_the_penalty(share: bool, monkeypatch: 
             torch.testing.assert_close(parameter.data, 1 - 0.25 * torch.tensor(vector))
 
 
-def silence(loss: torch.Tensor, parameters: list[torch.Tensor], phase: str, step: int) -> None:
+def silence(loss: torch.Tensor, size: int, parameters: list[torch.Tensor], phase: str, step: int) -> None:
     """In place of `backward`: no gradient at all."""
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)

@@ -442,8 +442,19 @@ class Machine(RuleBasedStateMachine):
         assert self.ray.violations == []
         for name, project in projects.items():
             ended = [one for search in searches.values() if search.project == name for one in attempts[search.id]]
+            granted = {
+                (event.search_id, event.data["attempt"]): event.data["workers"]
+                for search in searches.values()
+                for event in events[search.id]
+                if event.kind == "status" and event.data["status"] == Status.LAUNCHING
+            }
             used = sum(
-                searches[one.search_id].accelerators * (one.ended_at - one.started_at) for one in ended if one.ended_at
+                searches[one.search_id].accelerators
+                / searches[one.search_id].workers
+                * granted[one.search_id, one.number]
+                * (one.ended_at - one.started_at)
+                for one in ended
+                if one.ended_at
             )
             # Half of it is forgotten in six hours, and an example takes some minutes.
             assert project.used == pytest.approx(used, rel=0.2, abs=0.01)
