@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.domain.scheduling import (
@@ -163,6 +163,7 @@ def all_held(held: dict[str | None, tuple[int, int]]) -> tuple[Capacity, dict[st
     return together, {name: Capacity(*amount) for name, amount in held.items() if name is not None}
 
 
+@settings(max_examples=400)
 @given(QUEUES, NODES, HELD, st.none() | st.integers(0, 4))
 def test_never_is_more_granted_than_is_free_nor_less_than_will_do(
     queues: dict[str, list[Ask]], nodes: list[Node], held: dict[str | None, tuple[int, int]], quota: int | None
@@ -238,29 +239,30 @@ def test_searches_that_want_no_range_and_no_type_are_decided_on_as_if_there_were
     assert verdict.admitted == expected
 
 
-@given(ELASTIC, NODES, st.lists(ELASTIC, min_size=1, max_size=4), st.integers(1, 3))
+@settings(max_examples=400)
+@given(ELASTIC, NODES, st.lists(ELASTIC, min_size=1, max_size=4), st.integers(2, 4))
 def test_nobody_is_starved_by_those_that_come_again_and_again(
     wanted: Ask, nodes: list[Node], others: list[Ask], seconds: int
 ) -> None:
-    """Others come for ever and run for some turns; whoever is first gets its room within as many turns."""
+    """Others come for ever and run for some turns each; whoever is first gets its room within the longest of these."""
     capacity, large = Capacity.of(nodes), replace(wanted, id="large")
     if capacity.of_type(large.accelerator_type).places(large.of(1).cpus, large.of(1).gpus) < large.least.workers:
         return
     small = (replace(others[number % len(others)], id=f"b{number}") for number in itertools.count())
     running: list[tuple[int, Ask]] = []
-    for turn in range(3 * seconds):
+    for turn in range(3 * seconds + 1):
         running = [(until, ask) for until, ask in running if until > turn]
         held = {kind: (sum(a.cpus for _, a in running if a.accelerator_type == kind),
                        sum(a.gpus for _, a in running if a.accelerator_type == kind)) for kind in TYPES}  # fmt: skip
         together, by_type = all_held(held)
-        ours = [large] if turn >= seconds else []  # the others were there before
+        ours = [large] if turn >= 2 * seconds else []  # the others were there before
         queues = {"a": iter(ours), "b": itertools.islice(small, 20)}
         verdict = admit(
             [Share("a"), Share("b", used=1e-9)], queues.__getitem__, capacity, together, SHORT, 100, by_type
         )
         if any(one.id == "large" for one in verdict.admitted):
             return
-        running += [(turn + seconds, ask) for ask in verdict.admitted]
+        running += [(turn + 1 + int(ask.id[1:]) % seconds, ask) for ask in verdict.admitted]
     raise AssertionError("it never had its turn")
 
 
@@ -291,6 +293,8 @@ def test_a_type_is_found_only_on_nodes_that_have_it() -> None:
     assert decided(Capacity(1, 1), {"T4": Capacity(1, 1)}, typed) == [("typed", 2)], "another type's are no loss"
     full = {"A100": Capacity(2, 2)}
     assert decided(Capacity(2, 2), full, typed, plain) == [("plain", 4)], "what it waits for is not what others need"
+    second = replace(typed, id="second")
+    assert decided(Capacity(0, 0), {}, typed, second, plain) == [("typed", 2), ("plain", 4)], "the first has taken them"
     assert decided(Capacity(5, 5), {}, typed) == [("typed", 1)], "searches of no type may sit on its nodes"
     unknown = replace(typed, accelerator_type="H100")
     verdict = admit([Share("a")], lambda _: iter([unknown]), nodes, Capacity(0, 0), SHORT, 100)
