@@ -265,8 +265,8 @@ class SearchSpec:
 
     Every network keeps its budget and all `limits`. At most `workers` data-parallel processes, and at least
     `min_workers` (None: exactly `workers`), each with `cpus_per_worker` CPU threads and `gpus_per_worker` GPUs (0 or
-    1), on nodes of `accelerator_type` as Ray names it, such as A100 (None: on any). Without `retrain` a search ends with the networks that it found,
-    for others to train.
+    1), on nodes of `accelerator_type` as Ray names it, such as A100 (None: on any). Without `retrain` a search ends
+    with the networks that it found, for others to train.
     Raises `InvalidValue` where a field cannot be used or a budget or a limit is not feasible in the space.
     """
 

@@ -52,6 +52,9 @@ class Search(TypedDict):
     limits: dict[str, Any]
     seed: int
     workers: int
+    min_workers: int
+    max_workers: int
+    accelerator_type: str | None
     priority: int
     attempt: int
     supernet_multiply_adds: int
@@ -153,6 +156,7 @@ class Node(TypedDict):
     name: str
     cpus: float
     gpus: float
+    accelerator_types: list[str]
 
 
 class Holder(TypedDict):
@@ -162,8 +166,10 @@ class Holder(TypedDict):
     project: str
     status: str
     reason: str | None
+    workers: int
     cpus: int
     gpus: int
+    accelerator_type: str | None
     dispatcher: str | None
 
 
@@ -173,8 +179,11 @@ class Waiting(TypedDict):
     place: int
     id: str | None
     project: str
+    workers: int
+    min_workers: int
     cpus: int
     gpus: int
+    accelerator_type: str | None
     reason: str
 
 

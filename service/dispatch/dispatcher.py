@@ -259,9 +259,9 @@ class Dispatcher:
                 error = {"kind": "finalists", "message": "none of its searches has found a network", "retryable": False}
                 self._failed(search, token, error)
                 return
-            each = search.spec["finals"]["workers"]
-            spec |= {"workers": each, "min_workers": None}
-            spec |= {"finalists": finalists, "at_once": search.workers // each}
+            trial = search.spec["finals"]["workers"]
+            spec |= {"workers": trial, "min_workers": None}
+            spec |= {"finalists": finalists, "at_once": search.workers // trial}
         self.runs.write_spec(search.id, spec, self.data_roots)
         entrypoint = shlex.join([self.python, "-m", "worker.job", self.runs.url(search.id)])
         environment = JOB_ENVIRONMENT | {"YOSO_ATTEMPT": str(search.attempt)}

@@ -8,8 +8,9 @@ import pytest
 from ray.train import ScalingConfig
 
 from tests.unit.nas_core.networks import tiny_spec
-from worker.job import finished, give_way, scaling
+from worker.job import finished, give_way
 from worker.run_folder import RunFolder
+from worker.training import scaling
 
 
 @pytest.fixture
