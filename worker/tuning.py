@@ -40,10 +40,13 @@ from worker.exports import write_exports, write_genotype, write_weights
 from worker.run_folder import VERSION, Journal, RunFolder
 from worker.training import agreed, dataset, load_checkpoint, problem, report, train_options, versions
 
-REDUCTION = 3
+REDUCTION = 2
 """Of the networks of one budget about one in so many goes on at each rung; rungs are as much further apart."""
-FIRST_RUNG = 9
-"""No network is stopped before one part in so many of its epochs."""
+FIRST_RUNG = 4
+"""No network is stopped before one part in so many of its epochs, nor in the second half, where little is left to save.
+
+Earlier rungs save more and lose more (`benchmarks/finalists.py`).
+"""
 REPORT_SECONDS = 1.0
 """How often a trial tells of its epochs, besides at each rung: telling waits for Ray Train to listen."""
 VERDICT_SECONDS = 0.1
@@ -90,9 +93,9 @@ def finalists_of(values: Mapping[str, Any]) -> list[Finalist]:
 
 
 def rungs(epochs: int) -> list[int]:
-    """The epochs after which networks may be stopped: ASHA's rungs, the last epoch not among them."""
+    """The epochs after which networks may be stopped: those of ASHA's rungs that lie in the first half."""
     found, rung = [], max(1, epochs // FIRST_RUNG)
-    while rung < epochs:
+    while rung <= epochs // 2:
         found.append(rung)
         rung *= REDUCTION
     return found
