@@ -2,7 +2,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .PHONY: help setup demo test lint format clean bench-quality bench-ablation bench-budget bench-path bench-service soak \
-	compose-by-hand bench-finalists bench-sweep
+	compose-by-hand bench-finalists bench-sweep soak-cluster
 .DEFAULT_GOAL := help
 
 help: ## Show this
@@ -46,6 +46,9 @@ bench-service: .venv/installed ## What does the service cost, beside references?
 
 soak: .venv/installed ## Is anything lost when dispatchers are killed a thousand times? (ten minutes)
 	$(BIN)/python -m benchmarks.soak $(ARGS)
+
+soak-cluster: .venv/installed ## Do searches and a sweep outlive the nodes of a cluster? (five minutes)
+	$(BIN)/python -m pytest -m proof $(ARGS)
 
 compose-by-hand: .venv/installed ## Run what docker-compose.yml runs without a container engine, until a search has succeeded
 	$(BIN)/python -m tools.compose_by_hand

@@ -127,6 +127,7 @@ def test_a_service_killed_in_mid_search_finds_it_finished_once(service: Service)
     assert not session_members(ray_pid) and not (service.storage / "ray.json").exists()
 
 
+@pytest.mark.proof
 @pytest.mark.timeout(600)
 def test_the_example_sweeps_and_its_best_network_knows_digits(service: Service, tmp_path: Path) -> None:
     service.start()

@@ -1,6 +1,8 @@
-"""A search that takes as many workers as there is room for, on a real Ray whose nodes come and die."""
+"""Searches and a sweep on a real Ray of several nodes, which come and die (`make soak-cluster`)."""
 
+import json
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 from ray.cluster_utils import Cluster
 
+from service.client import Client
 from service.dispatch import dispatcher
 from service.dispatch.dispatcher import Dispatcher
 from service.dispatch.executors.ray_jobs import Endpoint, RayJobs
@@ -18,8 +21,8 @@ from service.dispatch.local_ray import free_ports
 from service.domain.lifecycle import TERMINAL
 from tests import seeding
 
-pytestmark = pytest.mark.slow
-PATIENCE = 120.0
+pytestmark = [pytest.mark.slow, pytest.mark.proof]
+PATIENCE = 240.0
 SEARCH: dict[str, Any] = {
     "budgets": [60_000],
     "space": {"preset": "digits", "channels": 8, "blocks": [1, 1], "levels": 2},
@@ -120,3 +123,57 @@ def test_a_search_takes_the_nodes_that_there_are_and_outlives_them(cluster: Clus
         thread.join()
         jobs.close()
         context.searches.engine.dispose()
+
+
+def serve(folder: Path, port: int, ray: str) -> "subprocess.Popen[bytes]":
+    """A service on that Ray, as a user starts it."""
+    settings = {"YOSO_STORAGE": str(folder), "YOSO_PORT": str(port), "YOSO_RAY_ADDRESS": ray}
+    with (folder.parent / "service.log").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "service.cli", "serve"], stdout=log, stderr=log, env=os.environ | settings
+        )
+
+
+@pytest.mark.timeout(600)
+def test_a_sweep_outlives_its_service_and_a_node_and_searches_nothing_twice(cluster: Cluster, tmp_path: Path) -> None:
+    """Both are killed with SIGKILL while two searches run; another node joins, and the finals end the sweep."""
+    first, _ = worker_node(cluster), worker_node(cluster)
+    storage, port, ray = tmp_path / "storage", free_ports(1)[0], f"http://{cluster.webui_url}"
+    service = serve(storage, port, ray)
+    asked = {key: value for key, value in SEARCH.items() if key not in ("budgets", "workers")}
+    asked["settings"] = asked["settings"] | {"search_epochs": 60, "retrain_epochs": 4}
+
+    def lines(search_id: str, kind: str) -> list[dict[str, Any]]:
+        chunks = sorted((storage / "searches" / search_id / "journal").glob("*.jsonl"))
+        told = [json.loads(line) for chunk in chunks for line in chunk.read_text().splitlines()]
+        return [line for line in told if line["kind"] == kind]
+
+    with Client(f"http://127.0.0.1:{port}") as client:
+        try:
+            until(client.ready, "the service")
+            sweep = client.submit_sweep({"dataset": "digits"} | asked, [60_000, 90_000], seeds=[0, 1])
+            page = client.sweep_searches(sweep["id"])["items"]
+            searches = [one["id"] for one in page if one["kind"] == "search"]
+            [finals] = [one["id"] for one in page if one["kind"] == "finals"]
+            until(lambda: all(lines(one, "checkpoint") for one in searches), "a checkpoint of both")
+            service.kill()
+            service.wait()
+            cluster.remove_node(first, allow_graceful=False)
+            service = serve(storage, port, ray)
+            worker_node(cluster)
+            until(client.ready, "the service again")
+            ended = client.wait_sweep(sweep["id"])
+            assert (ended["counts"], ended["finals"]) == ({"succeeded": 2}, {"succeeded": 1})
+            points = client.pareto(sweep["id"])["points"]
+            assert {point["budget"] for point in points} == {60_000, 90_000}
+            assert {point["search"] for point in points} == {finals}
+        finally:
+            service.terminate()
+            service.wait()
+    starts = {search_id: [line["resumed"] for line in lines(search_id, "started")] for search_id in searches}
+    assert all(found[0] is False and all(found[1:]) for found in starts.values()), starts
+    assert max(map(len, starts.values())) > 1, "the node that died had one of them"
+    for search_id in searches:
+        epochs = [(line["phase"], line["epoch"]) for line in lines(search_id, "epoch")]
+        assert set(epochs) == {("pretrain", 1), *(("search", epoch) for epoch in range(1, 61))}
+        assert len(epochs) < 1.5 * len(set(epochs)), "only what came after the last checkpoint was done again"
