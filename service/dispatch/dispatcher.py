@@ -396,8 +396,8 @@ class Dispatcher:
                 told = f"told to stop, and still there after {STOP_AGAIN_SECONDS:g} s: {', '.join(remains[:5])}"
                 log.warning("search %s: %s", search.id, told)
                 self._explain(search.id, token, told)
-            self._stopped[name] = time.monotonic()
             self.jobs.stop(name)
+            self._stopped[name] = time.monotonic()
         return False
 
     def _done(self, search: Search) -> None:

@@ -344,6 +344,18 @@ def test_a_wrong_token_is_told_without_the_token(service: Service, caplog: pytes
     assert "secret" not in repr(service.ray.endpoint)
 
 
+def test_a_stop_that_did_not_get_through_is_sent_again_in_the_next_turn(service: Service) -> None:
+    search_id, dispatcher = service.queue(), service.dispatcher()
+    dispatcher.turn()
+    dispatcher.turn()
+    service.searches.cancel(search_id)
+    service.ray.once("error_before", "POST")
+    dispatcher.turn()
+    assert service.ray.stopped == []
+    dispatcher.turn()
+    assert service.ray.stopped == [f"yoso-{search_id}-1"]
+
+
 def test_an_orderly_stop_gives_the_leases_back(service: Service) -> None:
     search_id, dispatcher = service.queue(), service.dispatcher()
     begin(service, search_id, dispatcher)
