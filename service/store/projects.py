@@ -28,10 +28,11 @@ class OverQuota(RuntimeError):
 
 def admit_to_queue(session: Session, name: str, count: int = 1) -> None:
     """Make sure that the project is known and may queue `count` more searches. Raises `OverQuota`."""
-    values = {"name": name, "weight": 1.0, "used": 0.0, "used_at": 0.0}
-    session.execute(insert(session, Project).values(values).on_conflict_do_nothing())
-    limit = session.execute(select(Project.max_queued).where(Project.name == name)).scalar_one()
-    if limit is None:
+    known = session.execute(select(Project.max_queued).where(Project.name == name)).one_or_none()
+    if known is None:
+        values = {"name": name, "weight": 1.0, "used": 0.0, "used_at": 0.0}
+        session.execute(insert(session, Project).values(values).on_conflict_do_nothing())
+    if known is None or known.max_queued is None:
         return
     # One at a time, so that two submissions cannot take the last place both.
     limit = session.execute(select(Project.max_queued).where(Project.name == name).with_for_update()).scalar_one()
