@@ -8,6 +8,7 @@ path separator is an image folder: one sub-folder a class, or `train` and `test`
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,10 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tif
 
 UNREADABLE_SHARE = 0.01
 """The share of a data set's image files that may be unreadable; they are skipped, and more are refused."""
+
+
+MOST_LISTED = 200
+"""Image folders below the data roots that are offered."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,37 @@ def describe(dataset: str, roots: Sequence[str] = (), anywhere: bool = False) ->
     raise InvalidValue("dataset", dataset, "no such data set", _ACCEPTED)
 
 
+def at_hand(roots: Sequence[str] = ()) -> list[str]:
+    """The data sets to choose from: names whose files lie below the `roots`, then image folders right below these.
+
+    Little is looked at: `describe` says whether one can be used. Of folders there are at most `MOST_LISTED`.
+    """
+    named = ["digits"]
+    for name in DATASETS:
+        files = LAYOUTS[name].files if name in LAYOUTS else ("imagenet",)
+        if name != "digits" and any(_holds(folder, files) for root in roots for folder in _places(root, name)):
+            named.append(name)
+    known = {os.path.join(root, name) for root in roots for name in named}
+    below: list[str] = []
+    for root in roots:
+        try:
+            folders = sorted(entry.path for entry in os.scandir(root) if entry.is_dir() and entry.name[0] != ".")
+            below += [path for path in folders if path not in known and _seems_to_hold_classes(Path(path))]
+        except OSError:
+            continue  # a root that is away has nothing to choose from
+    return named + below[:MOST_LISTED]
+
+
+def _seems_to_hold_classes(path: Path) -> bool:
+    """Whether at least two sub-folders begin with an image, of which only the first files are looked at."""
+    train, _ = split_folders(path)
+    found = 0
+    for folder in islice((one for one in train.iterdir() if one.is_dir()), 8):
+        with os.scandir(folder) as entries:
+            found += any(entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in islice(entries, 8))
+    return found >= 2
+
+
 def split_folders(path: Path) -> tuple[Path, Path | None]:
     """The folder of training classes and, where the layout has one, that of the test classes."""
     if (path / "train").is_dir():
@@ -166,13 +202,22 @@ def images_below(folder: Path) -> Iterator[Path]:
 def _root_with(dataset: str, files: Sequence[str], roots: Sequence[str]) -> str:
     """The data root, or its folder of the data set's name, that holds all `files`."""
     for root in roots:
-        for folder in (root, os.path.join(root, dataset)):
-            if all(os.path.exists(os.path.join(folder, file)) for file in files):
+        for folder in _places(root, dataset):
+            if _holds(folder, files):
                 return folder
     looked = ", ".join(roots) or "no folders: YOSO_DATA_ROOTS is not set"
     raise InvalidValue(
         "dataset", dataset, "its files were not found", f"{', '.join(files)} in one of the data roots ({looked})"
     )
+
+
+def _places(root: str, dataset: str) -> tuple[str, str]:
+    """Where below a root the files of a data set with a name may lie."""
+    return root, os.path.join(root, dataset)
+
+
+def _holds(folder: str, files: Sequence[str]) -> bool:
+    return all(os.path.exists(os.path.join(folder, file)) for file in files)
 
 
 def _allowed(dataset: str, roots: Sequence[str], anywhere: bool) -> Path:

@@ -32,14 +32,17 @@ async def key_of(
     """What the request says of itself. Raises `InvalidValue` for a key that is none."""
     if idempotency_key is None:
         return None
-    if not idempotency_key or len(idempotency_key) > LONGEST or not idempotency_key.isprintable():
-        accepted = f"1 to {LONGEST} printable characters"
-        raise InvalidValue("Idempotency-Key", idempotency_key[:LONGEST], "not a key", accepted)
     body = await request.body()
     with contextlib.suppress(ValueError):  # what is not JSON is compared as it is
         body = json.dumps(json.loads(body), sort_keys=True).encode()
-    named = f"{request.method} {request.url.path}"
-    return Key(project or "", idempotency_key, named, hashlib.sha256(named.encode() + b"\0" + body).hexdigest())
+    return key_for(project, idempotency_key, f"{request.method} {request.url.path}", body)
+
+
+def key_for(project: str | None, text: str, named: str, body: bytes) -> Key:
+    """The key `text` of a request, which is told by its method and path and its `body`. Raises `InvalidValue`."""
+    if not text or len(text) > LONGEST or not text.isprintable():
+        raise InvalidValue("Idempotency-Key", text[:LONGEST], "not a key", f"1 to {LONGEST} printable characters")
+    return Key(project or "", text, named, hashlib.sha256(named.encode() + b"\0" + body).hexdigest())
 
 
 KeyDep = Annotated[Key | None, Depends(key_of)]

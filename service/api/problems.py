@@ -178,10 +178,8 @@ def invalid_fields(problems: Sequence[InvalidValue]) -> JSONResponse:
     return answer(422, "Invalid request", detail, errors)
 
 
-def malformed_fields(found: Sequence[Any]) -> JSONResponse:
-    """400 for a body that is not JSON, 422 for one whose fields are missing, unknown or of the wrong kind."""
-    if any(error["type"] == "json_invalid" for error in found):
-        return answer(400, "Not JSON", "The body is not JSON: " + str(found[0].get("ctx", {}).get("error", "")))
+def field_errors(found: Sequence[Any]) -> list[FieldError]:
+    """What pydantic has found wrong, field by field."""
     errors = []
     for error in found:
         place = [str(part) for part in error["loc"] if part not in ("body", "query", "path")]
@@ -194,6 +192,14 @@ def malformed_fields(found: Sequence[Any]) -> JSONResponse:
                 accepted=_ACCEPTED.get(error["type"], "see the API's description at /docs"),
             )
         )
+    return errors
+
+
+def malformed_fields(found: Sequence[Any]) -> JSONResponse:
+    """400 for a body that is not JSON, 422 for one whose fields are missing, unknown or of the wrong kind."""
+    if any(error["type"] == "json_invalid" for error in found):
+        return answer(400, "Not JSON", "The body is not JSON: " + str(found[0].get("ctx", {}).get("error", "")))
+    errors = field_errors(found)
     return answer(422, "Invalid request", "; ".join(f"{e.field}: {e.reason}" for e in errors), errors)
 
 

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 from fastapi.responses import HTMLResponse
@@ -54,6 +55,20 @@ def viewer(request: Request) -> str | None:
 
 
 ViewerDep = Annotated[str | None, Depends(viewer)]
+
+
+def same_site(request: Request) -> None:
+    """Refuse a form that another site sends in the visitor's name (403); programs that are no browser say neither.
+
+    A browser keeps the cookie from such a form by itself (SameSite), but without tokens there is no cookie.
+    """
+    origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "none")
+    elsewhere = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
+    if elsewhere or site not in ("same-origin", "none"):
+        raise ProblemError(403, "From another site", "This form is sent from the service's own pages.")
+
+
+SameSiteDep = Annotated[None, Depends(same_site)]
 
 
 async def hints(

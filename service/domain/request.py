@@ -149,7 +149,7 @@ def check(
     if request.budgets is None and limits == NO_LIMITS:
         problems.append(InvalidValue("budgets", None, "missing", "one or more budgets, or limits"))
     given = [collect(partial(parse_count, value)) for value in request.budgets or ()]
-    space = collect(lambda: _space(request, info)) if info else None
+    space = collect(lambda: space_of(request, info)) if info else None
     budgets = sorted({budget for budget in given if budget is not None})
     if space is not None:
         if request.budgets is None:
@@ -189,8 +189,8 @@ def _preset(request: SearchRequest, info: DatasetInfo | None) -> str:
     return info.preset if info else next(iter(PRESETS))
 
 
-def _space(request: SearchRequest, info: DatasetInfo) -> SearchSpace:
-    """The preset with what the data dictates and what the request changes."""
+def space_of(request: SearchRequest, info: DatasetInfo) -> SearchSpace:
+    """The preset with what the data dictates and what the request changes. Raises `InvalidValue`."""
     asked = {k: v for k, v in request.space.model_dump(exclude={"preset"}).items() if v is not None}
     preset = _preset(request, info)
     dictated = {"classes": info.classes, "channels_in": info.channels, "image_size": info.image_size}

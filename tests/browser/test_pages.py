@@ -114,6 +114,35 @@ def test_a_sweep_that_had_ended_is_live_again_when_what_failed_is_retried(app: F
     expect(page.locator("main[sse-connect]")).to_have_count(1)
 
 
+def test_a_search_is_filled_in_told_of_and_queued_with_the_keyboard(app: FastAPI, page: Page) -> None:
+    seeding.report(app)
+    page.goto("/searches")
+    page.get_by_role("link", name="New search").click()
+    page.get_by_label("Data set").focus()
+    page.keyboard.type("digits")
+    told = page.get_by_label("What it would cost")
+    expect(told).to_contain_text("66,880 to 2,114,880 multiply-adds are feasible")
+    page.keyboard.press("Tab")
+    page.keyboard.type("1k")
+    budgets = page.get_by_label("Budgets", exact=True)
+    expect(budgets).to_have_attribute("aria-invalid", "true")
+    expect(budgets).to_have_accessible_description(re.compile("1000: not feasible: too small for this search space"))
+    expect(budgets).to_be_focused()
+    page.keyboard.press("ControlOrMeta+a")
+    page.keyboard.type("300k 600k")
+    expect(told).to_contain_text("300,000, 600,000")
+    expect(budgets).not_to_have_attribute("aria-invalid", "true")
+    page.get_by_text("Training schedule", exact=True).click()
+    page.get_by_label("Retraining", exact=True).fill("7")
+    expect(told).to_contain_text("7 retraining")
+    shoot(page, "submit-filled")
+    page.get_by_role("button", name="Queue the search").dblclick()
+    expect(page).to_have_url(re.compile("/searches/[a-z2-7]{12}$"))
+    expect(page.locator("#summary")).to_contain_text("queued")
+    (search,) = seeding.parts(app).searches.page(5)
+    assert search.spec["budgets"] == [300_000, 600_000] and search.spec["settings"]["retrain_epochs"] == 7
+
+
 def test_what_the_service_refuses_is_told(app: FastAPI, page: Page, complaints: list[str]) -> None:
     sweep_id = seeding.seed_sweep(app, seeds=[0, 1])
     page.goto(f"/sweeps/{sweep_id}")
@@ -170,6 +199,7 @@ def test_every_page_can_be_read_by_everybody(app: FastAPI, page: Page, scheme: A
     pages = {"list": "/searches"} | {state: f"/searches/{ids[state]}" for state in ids}
     pages |= {"sweeps": "/sweeps", "sweep": f"/sweeps/{sweep_id}", "cluster": "/cluster"}
     pages |= {"compare": f"/compare?id={search_id}-100000&id={ids['succeeded']}-600000", "none": "/compare"}
+    pages |= {"submit": "/submit?dataset=digits&budgets=300k,600k&settings.lr=0.1"}
     for name, path in pages.items():
         page.goto(path)
         if name in ("succeeded", "running"):

@@ -35,7 +35,7 @@ from nas_core.data import (
     load,
     split,
 )
-from nas_core.datasets import DATASETS, LAYOUTS, describe
+from nas_core.datasets import DATASETS, LAYOUTS, at_hand, describe
 from nas_core.errors import InvalidValue
 from nas_core.space import SearchSpace
 from nas_core.spec import SearchSpec, Settings
@@ -264,6 +264,21 @@ def test_a_data_set_of_torchvision_loads_from_its_own_files(tmp_path: Path, name
 def test_a_data_set_may_have_a_folder_of_its_own(tmp_path: Path) -> None:
     svhn(tmp_path / "svhn")
     assert describe("svhn", (str(tmp_path),)).path == str(tmp_path / "svhn")
+
+
+def test_what_is_at_hand_are_names_whose_files_lie_there_and_folders_of_images(tmp_path: Path) -> None:
+    assert at_hand() == at_hand((str(tmp_path / "away"),)) == ["digits"]
+    svhn(tmp_path / "svhn")
+    idx(tmp_path, "MNIST", 10)
+    for folder, names in {"pets/train/cat": ["1.png"], "pets/train/dog": ["1.JPG"], "pets/test/cat": [],
+                          "one/cat": ["1.png"], "text/a": ["1.txt"], "text/b": ["1.txt"],
+                          ".hidden/a": ["1.png"], ".hidden/b": ["1.png"]}.items():  # fmt: skip
+        (tmp_path / folder).mkdir(parents=True)
+        for name in names:
+            (tmp_path / folder / name).touch()
+    assert at_hand((str(tmp_path),)) == ["digits", "mnist", "svhn", str(tmp_path / "pets")]
+    (tmp_path / "MNIST/raw/t10k-labels-idx1-ubyte").unlink()
+    assert at_hand((str(tmp_path),)) == ["digits", "svhn", str(tmp_path / "pets")]
 
 
 def test_a_data_set_whose_files_are_not_all_there_is_refused(tmp_path: Path) -> None:

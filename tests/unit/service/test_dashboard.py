@@ -149,7 +149,7 @@ def test_every_page_is_strict_and_refers_to_this_site_alone(app: FastAPI, browse
     sweep_id, seeds = seeding.seed_sweep(app), seeding.seed(app)
     search_id = seeding.parts(app).sweeps.searches(sweep_id, 1)[0].id
     compared = f"/compare?id={search_id}-100000&id={seeds['succeeded']}-300000"
-    lists = ("/searches", "/sweeps", "/cluster", "/compare")
+    lists = ("/searches", "/sweeps", "/cluster", "/compare", "/submit?dataset=digits")
     for path in (*lists, f"/searches/{seeds['running']}", "/searches/nosuchsearch", f"/sweeps/{sweep_id}", compared):
         told = browser.get(path)
         policy = told.headers["content-security-policy"]

@@ -1,0 +1,282 @@
+"""The form that queues a search: it knows the data sets, and says what is feasible while one types."""
+
+import json
+import math
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+from urllib.parse import parse_qs, urlencode
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import RedirectResponse
+from pydantic import ValidationError
+
+from nas_core.datasets import at_hand, describe
+from nas_core.errors import InvalidValue
+from nas_core.operations import OPERATIONS, PAPER_OPERATIONS
+from nas_core.space import PRESETS, SearchSpace
+from nas_core.spec import FORMS, PENALTIES, Settings
+from service.api import searches as api
+from service.api.context import Context, ContextDep, confined
+from service.api.idempotency import key_for
+from service.api.problems import FieldError, field_errors
+from service.dashboard.frame import SameSiteDep, ViewerDep, page
+from service.domain.request import InvalidRequest, SearchRequest, check, space_of
+from service.store.idempotency import KeyReused
+from service.store.projects import OverQuota
+
+Form = Mapping[str, Sequence[str]]
+"""The texts of each field that was filled in."""
+
+router = APIRouter(include_in_schema=False)
+
+
+def _text(texts: Sequence[str]) -> str:
+    return texts[0]
+
+
+def _texts(texts: Sequence[str]) -> list[str]:
+    return [one for text in texts for one in text.replace(",", " ").replace(";", " ").split()]
+
+
+def _number(texts: Sequence[str]) -> int | float | str:
+    """The number that a text is, or the text, which is refused as the API refuses it."""
+    for kind in (int, float):
+        try:
+            return kind(texts[0])
+        except ValueError:
+            continue
+    return texts[0]
+
+
+def _numbers(texts: Sequence[str]) -> list[int | float | str]:
+    return [_number([one]) for one in _texts(texts)]
+
+
+def _truth(texts: Sequence[str]) -> bool:
+    return texts[0] == "true"
+
+
+FIELDS: dict[str, Callable[[Sequence[str]], Any]] = {
+    "dataset": _text,
+    "budgets": _texts,
+    "name": _text,
+    "project": _text,
+    "priority": _number,
+    "seed": _number,
+    "workers": _number,
+    "cpus_per_worker": _number,
+    "gpus_per_worker": _number,
+    "space.preset": _text,
+    "space.share": _truth,
+    "space.channels": _number,
+    "space.blocks": _numbers,
+    "space.levels": _number,
+    "space.image_size": _number,
+    "space.operations": list,
+    "limits.parameters": _text,
+    "limits.activations": _text,
+    "limits.latency_ms": _number,
+    "settings.pretrain_epochs": _number,
+    "settings.search_epochs": _number,
+    "settings.retrain_epochs": _number,
+    "settings.batch_size": _number,
+    "settings.retrain_batch_size": _number,
+    "settings.lr": _number,
+    "settings.retrain_lr": _number,
+    "settings.form": _text,
+    "settings.penalty": _text,
+}
+"""What the form asks for, by the API's names, and how the texts are read."""
+FOLDED = {
+    "Limits besides the budget": ("limits.",),
+    "Search space": ("space.channels", "space.blocks", "space.levels", "space.image_size", "space.operations"),
+    "Training schedule": ("settings.",),
+}
+"""The parts of the form that are folded away while nothing in them is filled in or wrong, by what their fields begin
+with."""
+AT_FIRST: Form = {name: ["1"] for name in ("workers", "cpus_per_worker")} | {
+    name: ["0"] for name in ("seed", "gpus_per_worker", "priority")
+}
+CHOICES: dict[str, list[tuple[str, str]]] = {
+    "space.preset": [("", "what suits the data"), *((name, name) for name in PRESETS)],
+    "space.share": [("", "each block its own"), ("true", "the same for all blocks")],
+    "gpus_per_worker": [("0", "none"), ("1", "one")],
+    "settings.form": [("", "the preset's"), *((name, name) for name in FORMS)],
+    "settings.penalty": [("", "the preset's"), *((name, name) for name in PENALTIES)],
+}
+"""What can be chosen, as value and words."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a search space costs: its supernet, and the budgets for which it holds a network."""
+
+    space: SearchSpace
+    settings: Settings | None
+    """The schedule, where all of the request can be used."""
+    smallest: int
+    largest: int
+    parameters: int
+    activations: int
+    budgets: tuple[int, ...]
+    """What was asked for, where all of the request can be used."""
+
+
+async def _sent(request: Request) -> Form:
+    """The form as it was sent, in the body or, by a page that only asks, in the address."""
+    text = (await request.body()).decode(errors="replace") if request.method == "POST" else request.url.query
+    try:
+        return parse_qs(text, max_num_fields=200)
+    except ValueError as error:
+        raise InvalidValue("form", f"{len(text)} characters", "too many fields", "the form of /submit") from error
+
+
+FormDep = Annotated[Form, Depends(_sent)]
+
+
+@router.get("/submit")
+def form_page(request: Request, service: ContextDep, project: ViewerDep, form: FormDep) -> Response:
+    """The form; the address may fill fields in."""
+    return page("submit.html", request, **shown(service, project, {**AT_FIRST, **form}, []))
+
+
+@router.get("/fragments/submit")
+def form_fragment(request: Request, service: ContextDep, project: ViewerDep, form: FormDep) -> Response:
+    """What a search as the form describes it would cost, and what is wrong with the form so far."""
+    _, found, problems = judged(service, project, form)
+    # Nobody has to be told of what they have not come to yet.
+    begun = [problem for problem in problems if problem.field not in ("dataset", "budgets") or problem.field in form]
+    return page("submit_parts.html", request, range=found, place=place, **told(begun))
+
+
+@router.post("/submit")
+def send(request: Request, service: ContextDep, project: ViewerDep, same: SameSiteDep, form: FormDep) -> Response:
+    """Queue the search and go to its page; the form again where it cannot be queued, with what is wrong."""
+    asked, found, problems = judged(service, project, form)
+    if asked is not None and not problems:
+        try:
+            content = json.dumps(asked.model_dump(exclude_unset=True), sort_keys=True).encode()
+            key = key_for(project, form.get("key", [secrets.token_hex()])[0], "POST /submit", content)
+            queued = api.submit(asked, service, project, key)
+            return RedirectResponse(f"/searches/{queued.headers['location'].rpartition('/')[2]}", 303)
+        except InvalidValue as problem:
+            problems = [said(problem)]
+        except OverQuota as error:
+            accepted = "a new search once some of them have started, or a larger max_queued of the project"
+            problems = [FieldError(field="project", value=error.project, reason=str(error), accepted=accepted)]
+        except KeyReused:
+            accepted = "the button once more, if you want a second search"
+            problems = [
+                FieldError(field="form", reason="this form has queued another search before", accepted=accepted)
+            ]
+    return page("submit.html", request, 422, **shown(service, project, form, problems, found))
+
+
+def judged(
+    service: Context, project: str | None, form: Form
+) -> tuple[SearchRequest | None, Range | None, list[FieldError]]:
+    """The request that a form stands for, what it would cost, and what the API would find wrong with it."""
+    settings = service.settings
+    try:
+        asked = SearchRequest.model_validate(body(form))
+    except ValidationError as error:
+        return None, None, field_errors(error.errors())
+    try:
+        asked = confined(asked, project)
+        spec = check(asked, settings.data_roots, settings.any_folder, service.capacity())
+        return asked, costs(spec.space, spec.settings, spec.budgets), []
+    except InvalidRequest as error:
+        problems = [said(problem) for problem in error.problems]
+    except InvalidValue as problem:
+        problems = [said(problem)]
+    try:
+        space = space_of(asked, describe(asked.dataset, settings.data_roots, settings.any_folder))
+    except InvalidValue:
+        return asked, None, problems
+    return asked, costs(space), problems
+
+
+def body(form: Form) -> dict[str, Any]:
+    """The JSON that a client would send; what was left empty is not in it."""
+    made: dict[str, Any] = {}
+    for field, read in FIELDS.items():
+        texts = [stripped for text in form.get(field, ()) if (stripped := text.strip())]
+        if texts:
+            root, dot, rest = field.partition(".")
+            if dot:
+                made.setdefault(root, {})[rest] = read(texts)
+            else:
+                made[root] = read(texts)
+    return made
+
+
+def costs(space: SearchSpace, settings: Settings | None = None, budgets: Sequence[int] = ()) -> Range:
+    """What a space costs."""
+    complete = space.complete()
+    smallest, largest = space.feasible_budgets()
+    return Range(space, settings, smallest, largest, complete.parameters, complete.peak_activations, tuple(budgets))
+
+
+def said(problem: InvalidValue) -> FieldError:
+    """A problem as the API tells it."""
+    return FieldError(field=problem.field, value=problem.value, reason=problem.reason, accepted=problem.accepted)
+
+
+def told(problems: Sequence[FieldError]) -> dict[str, Any]:
+    """Problems by the field of the form that they stand beside; those of no field are under `form`."""
+    by_field: dict[str, list[FieldError]] = {}
+    for problem in problems:
+        field = problem.field
+        while field and field not in FIELDS:
+            field = field.rpartition(".")[0]
+        by_field.setdefault(field or "form", []).append(problem)
+    return {"problems": by_field, "fields": list(FIELDS)}
+
+
+def shown(
+    service: Context, project: str | None, form: Form, problems: Sequence[FieldError], found: Range | None = None
+) -> dict[str, Any]:
+    """What the page shows."""
+    if found is None:
+        _, found, _ = judged(service, project, form)
+    wrong = told(problems)
+    filled = {field for field in FIELDS if any(text.strip() for text in form.get(field, ()))}
+    busy = filled | wrong["problems"].keys()
+    projects = [] if project is not None else [one.share.project for one in service.projects.standings()]
+    return wrong | {
+        "value": lambda field: (form.get(field) or [""])[0],
+        "ticked": form.get("space.operations", ()),
+        "operations": [(name, name in PAPER_OPERATIONS) for name in OPERATIONS],
+        "choices": CHOICES,
+        "open": {part for part, begins in FOLDED.items() if any(field.startswith(begins) for field in busy)},
+        "datasets": at_hand(service.settings.data_roots),
+        "any_folder": service.settings.any_folder,
+        "projects": projects,
+        "own": project,
+        "range": found,
+        "place": place,
+        "key": secrets.token_urlsafe(16),
+    }
+
+
+def again(request: Mapping[str, Any]) -> str:
+    """The address of the form filled in with a request that was made before."""
+    pairs = []
+    for field in FIELDS:
+        root, dot, rest = field.partition(".")
+        value = request.get(root)
+        value = (value or {}).get(rest) if dot else value
+        if isinstance(value, list) and field != "space.operations":
+            pairs.append((field, ", ".join(map(str, value))))
+        elif isinstance(value, list):
+            pairs += [(field, one) for one in value]
+        elif value is not None:
+            pairs.append((field, str(value).lower() if isinstance(value, bool) else str(value)))
+    return "/submit?" + urlencode(pairs)
+
+
+def place(smallest: int, largest: int, budget: int) -> float:
+    """Where a budget lies in the feasible range, by ratios: 0 is the smallest and 100 the largest."""
+    return 100 * math.log(budget / smallest) / math.log(largest / smallest) if largest > smallest else 50.0

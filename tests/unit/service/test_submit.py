@@ -1,0 +1,204 @@
+"""The form that queues a search."""
+
+import re
+from collections.abc import Iterator
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from service.dashboard.submit import FIELDS, again
+from service.domain.request import SearchRequest, SpaceRequest
+from tests import seeding
+from tests.unit.service.test_dashboard import TOKEN, text
+
+ASKED = {"dataset": "digits", "budgets": "300k, 600000", "seed": "3", "name": "by form"}
+
+
+@pytest.fixture
+def browser(url: str) -> Iterator[httpx.Client]:
+    """A browser without scripts."""
+    with httpx.Client(base_url=url) as client:
+        yield client
+
+
+@pytest.fixture
+def guarded_app(tmp_path: Path) -> Iterator[FastAPI]:
+    """A service that asks for tokens and knows where data lie."""
+    for label in ("cat", "dog"):
+        (tmp_path / "pets" / label).mkdir(parents=True)
+        (tmp_path / "pets" / label / "1.png").write_bytes(b"")
+    app = seeding.make_app(tmp_path / "guarded", tokens={TOKEN: "vision"}, data_roots=(str(tmp_path),))
+    yield app
+    seeding.parts(app).searches.engine.dispose()
+
+
+def key(html: str) -> str:
+    """The idempotency key that a form carries."""
+    found = re.search(r'name="key" value="([^"]{16,})"', html)
+    assert found is not None
+    return found[1]
+
+
+def beside(html: str, field: str) -> str:
+    """What stands beside a field as wrong with it."""
+    found = re.search(rf'id="wrong-{field.replace(".", "-")}"[^>]*>(.*?)</p>', html, re.DOTALL)
+    assert found is not None
+    return unescape(text(found[1])).strip()
+
+
+def searches(app: FastAPI) -> list[Any]:
+    return list(seeding.parts(app).searches.page(10))
+
+
+def test_the_form_queues_what_the_api_would_and_leads_to_the_search(app: FastAPI, browser: httpx.Client) -> None:
+    seeding.report(app)
+    html = browser.get("/submit").text
+    filled: dict[str, Any] = ASKED | {
+        "key": key(html),
+        "space.preset": "digits",
+        "space.share": "true",
+        "space.blocks": "2, 2",
+    }
+    filled |= {"settings.retrain_epochs": "5", "limits.parameters": "90k", "workers": "2", "priority": "-1"}
+    filled |= {"settings.lr": "0.05", "space.operations": ["separable3", "identity"], "project": " vision "}
+    sent = browser.post("/submit", data=filled)
+    assert sent.status_code == 303, text(sent.text)
+    (search,) = searches(app)
+    assert sent.headers["location"] == f"/searches/{search.id}"
+    by_api = {
+        "dataset": "digits", "budgets": ["300k", "600000"], "seed": 3, "name": "by form", "project": "vision",
+        "space": {"preset": "digits", "share": True, "blocks": [2, 2], "operations": ["separable3", "identity"]},
+        "settings": {"retrain_epochs": 5, "lr": 0.05}, "limits": {"parameters": "90k"}, "workers": 2, "priority": -1,
+    }  # fmt: skip
+    assert search.request == by_api
+    made = browser.post("/api/v1/searches", json=by_api)
+    assert made.status_code == 201
+    first, second = searches(app)
+    assert first.spec == second.spec and (first.project, first.priority) == (second.project, second.priority)
+
+
+def test_a_double_click_queues_one_search_and_another_form_another(app: FastAPI, browser: httpx.Client) -> None:
+    filled = ASKED | {"key": key(browser.get("/submit").text)}
+    first, second = browser.post("/submit", data=filled), browser.post("/submit", data=filled)
+    assert first.status_code == second.status_code == 303
+    assert first.headers["location"] == second.headers["location"] and len(searches(app)) == 1
+    changed = browser.post("/submit", data=filled | {"seed": "4"})
+    assert changed.status_code == 422 and "has queued another search before" in text(changed.text)
+    assert len(searches(app)) == 1
+    again = browser.post("/submit", data=filled | {"seed": "4", "key": key(changed.text)})
+    assert again.status_code == 303 and len(searches(app)) == 2
+
+
+WRONG: list[tuple[dict[str, str], dict[str, Any], str]] = [
+    ({"budgets": "1, 300k"}, {"budgets": ["1", "300k"]}, "budgets"),
+    ({"budgets": "few"}, {"budgets": ["few"]}, "budgets"),
+    ({"dataset": "dogs"}, {"dataset": "dogs"}, "dataset"),
+    ({"workers": "two"}, {"workers": "two"}, "workers"),
+    ({"workers": "99"}, {"workers": 99}, "workers"),
+    ({"priority": "11"}, {"priority": 11}, "priority"),
+    ({"project": "a b"}, {"project": "a b"}, "project"),
+    ({"space.blocks": "2 x"}, {"space": {"blocks": [2, "x"]}}, "space.blocks"),
+    ({"space.levels": "9"}, {"space": {"levels": 9}}, "space.levels"),
+    ({"settings.lr": "nan"}, {"settings": {"lr": "nan"}}, "settings.lr"),
+    ({"settings.batch_size": "1"}, {"settings": {"batch_size": 1}}, "settings.batch_size"),
+    ({"limits.parameters": "3"}, {"limits": {"parameters": "3"}}, "limits.parameters"),
+]
+
+
+@pytest.mark.parametrize(("form", "body", "field"), WRONG)
+def test_what_is_wrong_stands_beside_its_field_in_the_words_of_the_api(
+    app: FastAPI, browser: httpx.Client, form: dict[str, str], body: dict[str, Any], field: str
+) -> None:
+    seeding.report(app)
+    refused = browser.post("/api/v1/searches", json={"dataset": "digits", "budgets": ["300k"]} | body)
+    assert refused.status_code == 422
+    (problem,) = refused.json()["errors"]
+    filled = {"dataset": "digits", "budgets": "300k"} | form
+    sent = browser.post("/submit", data=filled)
+    shown = browser.get("/fragments/submit", params=filled)
+    assert sent.status_code == 422 and shown.status_code == 200
+    for html in (sent.text, shown.text):
+        said = beside(html, field)
+        assert problem["reason"] in said and problem["accepted"] in said
+        assert all(beside(html, other) == "" for other in FIELDS if other != field)
+    marked = re.search(rf'name="{field}"[^>]*>', sent.text)
+    assert marked is not None and 'aria-invalid="true"' in marked[0] and f"wrong-{field.replace('.', '-')}" in marked[0]
+    for value in filled.values():
+        assert f'value="{value}"' in sent.text, "what was filled in is kept"
+    folded = [part for part in re.findall(r"<details.*?</details>", sent.text, re.DOTALL) if f'name="{field}"' in part]
+    assert all(part.startswith('<details class="panel" open>') for part in folded), "it is not folded away"
+    assert searches(app) == []
+
+
+def test_while_one_types_the_feasible_budgets_and_the_supernets_cost_are_told(browser: httpx.Client) -> None:
+    empty = browser.get("/fragments/submit", params={"dataset": "", "budgets": ""}).text
+    assert "here stand the budgets that are feasible" in text(empty)
+    assert all(beside(empty, field) == "" for field in FIELDS), "nobody is blamed for what they have not come to"
+    words = text(browser.get("/fragments/submit", params={"dataset": "digits"}).text)
+    assert "66,880 to 2,114,880 multiply-adds are feasible" in words
+    assert "2,114,880 multiply-adds, 84,954 parameters, 33,792 activations at once" in words
+    wider = {"dataset": "digits", "budgets": "1", "space.channels": "32"}
+    words = text(browser.get("/fragments/submit", params=wider).text)
+    assert "66,880" not in words and "multiply-adds are feasible" in words, "told also while a budget is not"
+    assert "300,000, 600,000" in text(browser.get("/fragments/submit", params=ASKED).text)
+
+
+def test_the_form_of_another_site_is_refused(app: FastAPI, browser: httpx.Client, url: str) -> None:
+    for headers in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
+        told = browser.post("/submit", data=ASKED, headers=headers)
+        assert told.status_code == 403 and "another site" in told.json()["title"]
+        assert browser.post("/logout", headers=headers).status_code == 403
+    assert searches(app) == []
+    own = {"Origin": url, "Sec-Fetch-Site": "same-origin"}
+    assert browser.post("/submit", data=ASKED, headers=own).status_code == 303
+
+
+def test_a_project_that_is_full_is_told_so(app: FastAPI, browser: httpx.Client) -> None:
+    browser.patch("/api/v1/projects/default", json={"max_queued": 0})
+    sent = browser.post("/submit", data=ASKED)
+    assert sent.status_code == 422 and "may have 0" in beside(sent.text, "project")
+
+
+def test_a_key_that_is_none_and_too_many_fields_are_refused(app: FastAPI, browser: httpx.Client) -> None:
+    sent = browser.post("/submit", data=ASKED | {"key": "k" * 256})
+    assert sent.status_code == 422 and "printable characters" in text(sent.text)
+    assert browser.post("/submit", data={f"field{number}": "1" for number in range(300)}).status_code == 422
+    assert searches(app) == []
+
+
+def test_with_a_projects_token_the_form_is_of_that_project_and_knows_what_lies_below_the_roots(
+    guarded_app: FastAPI, tmp_path: Path
+) -> None:
+    with seeding.serving(guarded_app) as url, httpx.Client(base_url=url) as client:
+        for path in ("/submit", "/fragments/submit"):
+            assert client.get(path).headers["location"].startswith("/login?next=%2F")
+        assert client.post("/submit", data=ASKED).headers["location"].startswith("/login")
+        client.post("/login", data={"token": TOKEN})
+        html = client.get("/submit").text
+        assert 'name="project"' not in html and "vision" in text(html)
+        assert re.findall(r'<option value="([^"]*)"></option>', html) == ["digits", str(tmp_path / "pets")]
+        assert client.post("/submit", data=ASKED | {"project": "other"}).status_code == 422
+        assert client.post("/submit", data=ASKED).status_code == 303
+    (search,) = searches(guarded_app)
+    assert search.project == "vision"
+
+
+def test_a_request_can_be_filled_in_again(browser: httpx.Client) -> None:
+    request = {
+        "dataset": "digits", "budgets": ["300k", 600000], "space": {"share": True, "operations": ["separable3"]},
+        "settings": {"lr": 0.05}, "limits": {"latency_ms": 2.5}, "priority": 3, "name": '"quoted" & <b>',
+    }  # fmt: skip
+    html = browser.get(again(request)).text
+    for value in ("digits", "300k, 600000", "0.05", "2.5", "3", "&#34;quoted&#34; &amp; &lt;b&gt;"):
+        assert f'value="{value}"' in html
+    assert '<option value="true" selected>' in html and 'value="separable3" checked' in html
+
+
+def test_the_form_asks_for_fields_that_the_api_knows() -> None:
+    roots = {field.partition(".")[0] for field in FIELDS}
+    assert roots == set(SearchRequest.model_fields)
+    assert {f.partition(".")[2] for f in FIELDS if f.startswith("space.")} == set(SpaceRequest.model_fields)
