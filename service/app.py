@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
 
-from service.api import architectures, cluster, health, problems, projects, schemas, searches, sweeps
+from service.api import architectures, cluster, health, metrics, problems, projects, schemas, searches, sweeps
 from service.api.context import Context
 from service.api.limits import Limits, Streams
 from service.dashboard import add_dashboard
@@ -58,9 +58,10 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.context = context
+    app.state.metrics = metrics.Metrics(context, own_version())
     app.add_middleware(Limits, settings=settings, streams=context.streams)
     problems.install(app)
-    for resource in (searches, sweeps, architectures, projects, cluster, schemas, health):
+    for resource in (searches, sweeps, architectures, projects, cluster, schemas, health, metrics):
         app.include_router(resource.router)
     add_dashboard(app)
     return app

@@ -9,11 +9,14 @@ from sqlalchemy.orm import Session
 
 from service.domain import lifecycle, scheduling
 from service.domain.lifecycle import TERMINAL, WITH_RAY, Status
-from service.store.models import Attempt, Event, Project, Search, now
+from service.store.database import insert
+from service.store.models import Attempt, Counter, Event, Project, Search, now
 
 AWAITING = 2e12
 """The `not_before` of finals that wait for the searches of their sweep: a time that nobody will see."""
 AWAITING_REASON = "waits for the searches of its sweep"
+TAKEOVERS = "lease_takeovers"
+"""The counter of leases that had run out and were taken over."""
 
 
 class UnknownSearch(LookupError):
@@ -100,6 +103,12 @@ def _end_attempt(session: Session, search: Search, status: Status, time: float) 
     spent = scheduling.usage(search.accelerators, time - attempt.started_at)
     project.used = scheduling.decayed(project.used, time - project.used_at) + spent
     project.used_at = time
+
+
+def count(session: Session, name: str, more: int) -> None:
+    """Add to a counter."""
+    first = insert(session, Counter).values(name=name, value=more)
+    session.execute(first.on_conflict_do_update(index_elements=["name"], set_={"value": Counter.value + more}))
 
 
 def queued(session: Session, project: str) -> int:

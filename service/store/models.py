@@ -96,6 +96,7 @@ class Search(Base):
         Index("searches_of_sweep_in_order", "sweep_id", "rank", "id"),
         Index("searches_of_finals", "finals_id", "status"),
         Index("searches_by_kind", "kind", "status", "not_before"),
+        Index("searches_by_kind_and_time", "kind", "created_at", "id"),
     )
 
 
@@ -154,7 +155,7 @@ class Attempt(Base):
     number: Mapped[int] = mapped_column(Integer, primary_key=True)
     owner: Mapped[str] = mapped_column(String(64))
     """The dispatcher that launched it."""
-    started_at: Mapped[float] = mapped_column(Float)
+    started_at: Mapped[float] = mapped_column(Float, index=True)
     ended_at: Mapped[float | None] = mapped_column(Float, index=True)
     outcome: Mapped[str | None] = mapped_column(String(16))
     """The state that the search went to when it ended."""
@@ -209,3 +210,12 @@ class ClusterRow(Base):
     seen_at: Mapped[float] = mapped_column(Float)
     """When a dispatcher last reported."""
     reporter: Mapped[str] = mapped_column(String(64))
+
+
+class Counter(Base):
+    """How often something has happened that no other table tells."""
+
+    __tablename__ = "counters"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    value: Mapped[int] = mapped_column(BigInteger)

@@ -54,6 +54,8 @@ class Work:
             free = or_(Search.lease_expires_at.is_(None), Search.lease_expires_at < time)
             adrift = select(Search).where(Search.status.in_(WITH_RAY), free)
             claimed = list(session.scalars(adrift.with_for_update(skip_locked=True)))
+            if lost := sum(search.lease_token is not None for search in claimed):
+                changes.count(session, changes.TAKEOVERS, lost)
             for search in claimed:
                 _lease(search, owner, time)
             asks = judge(session, capacity, CLAIMED_AT_ONCE, time).admitted

@@ -10,19 +10,25 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Engine, event, text
+from sqlalchemy.orm import Session
 
 from service.domain.lifecycle import Status
+from service.store import changes
 from service.store.database import connect, migrate
 from service.store.models import Search
 from service.store.projects import Projects
 from service.store.searches import Searches
+from service.store.statistics import Statistics
 from service.store.sweeps import Sweeps
 from service.store.work import Work
 from tests.seeding import LARGE
 
 ROWS = 100_000
-SMALL = {"projects", "cluster", "CONSTANT"}
+SMALL = {"projects", "cluster", "counters", "CONSTANT"}
 """Tables that have few rows however many searches there are, and SQLite's word for no table."""
+
+ALL_COUNTED = "SELECT searches.project, searches.status, count(*)"
+"""Metrics count all searches once in some seconds: that reads an index or the table, whichever is smaller."""
 
 FILL = {
     "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :rows) ",
@@ -101,6 +107,14 @@ def scans(engine: Engine, statement: str, parameters: Any) -> list[str]:
     return found
 
 
+def read_again(engine: Engine) -> None:
+    """Read the statistics as a process does that has read them a moment ago; the first time it reads all attempts."""
+    read = Statistics(engine)
+    with Session(engine) as session:
+        read._until = changes.time_of(session) - 15.0
+    read.read()
+
+
 USERS: dict[str, Callable[[Engine], object]] = {
     "first page": lambda engine: Searches(engine).page(50),
     "later page": lambda engine: Searches(engine).page(50, (500.0, "s500")),
@@ -123,6 +137,7 @@ USERS: dict[str, Callable[[Engine], object]] = {
     "how far a sweep is": lambda engine: Sweeps(engine).progress(["w7"]),
     "projects": lambda engine: Projects(engine).standings(),
     "queue": lambda engine: Projects(engine).queue(LARGE, 100),
+    "metrics": lambda engine: read_again(engine),
 }
 DISPATCHERS: dict[str, Callable[[Engine], object]] = {
     "claim": lambda engine: Work(engine).claim("o", LARGE),
@@ -137,6 +152,8 @@ def test_every_query_walks_an_index(engine: Engine) -> None:
     found = {}
     for name, do in (USERS | DISPATCHERS).items():
         for statement, parameters in sent(engine, partial(do, engine)):
+            if statement.startswith(ALL_COUNTED) and "GROUP BY" in statement:
+                continue
             if slow := scans(engine, statement, parameters):
                 found[f"{name}: {statement}"] = slow
     assert found == {}

@@ -1,0 +1,172 @@
+"""How the service does, from what the database holds: so every replica tells the same, and a restart loses nothing.
+
+What is true now is counted when it is asked for, by an index. What has happened is tallied: each attempt is read once
+by each process, when it began and when it ended, and never again.
+"""
+
+import threading
+import time
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Engine, func, or_, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from service.domain.lifecycle import WITH_RAY, Status
+from service.store import changes
+from service.store.cluster import ClusterState, ClusterStore
+from service.store.database import reading
+from service.store.models import Attempt, Project, Search
+from service.store.models import Counter as CounterRow
+from service.store.work import LEASE_SECONDS
+
+LAUNCH_BOUNDS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 24 * 3600.0)
+RUN_BOUNDS = (10.0, 30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 3 * 3600.0, 10 * 3600.0, 24 * 3600.0, 72 * 3600.0)
+"""Seconds up to which launches and runs are counted together."""
+SETTLED_SECONDS = 10.0
+"""Attempts are read so long after they began or ended: nothing that is older is still to be committed."""
+
+
+@dataclass
+class Histogram:
+    """Durations in seconds, by the bound that they do not exceed; the last count is of those above all bounds."""
+
+    bounds: tuple[float, ...]
+    counts: list[int] = field(default_factory=list)
+    total: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.counts = self.counts or [0] * (len(self.bounds) + 1)
+
+    def copy(self) -> "Histogram":
+        """As it is now."""
+        return Histogram(self.bounds, list(self.counts), self.total)
+
+    def note(self, seconds: float) -> None:
+        """Count one."""
+        self.counts[bisect_left(self.bounds, seconds)] += 1
+        self.total += seconds
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """How things stood when it was taken; projects that have nothing of a kind are not among them."""
+
+    projects: Sequence[str]
+    searches: Mapping[tuple[str, str], int]
+    """By project and state."""
+    held: Mapping[str, tuple[int, int]]
+    """CPUs and GPUs by project."""
+    oldest: float
+    """Seconds that the oldest search waits which may be launched; 0 where there is none."""
+    expired: int
+    """Searches with Ray that no dispatcher has a lease of."""
+    heartbeat: float
+    """The longest time, in seconds, since a lease was renewed; 0 where there is none."""
+    takeovers: int
+    attempts: Mapping[str, int]
+    """Launches by project."""
+    launches: Mapping[str, Histogram]
+    """From the submission of a search to its first launch, by project."""
+    runs: Mapping[str, Histogram]
+    """From the launch of an attempt to its end, by the state that its search went to."""
+    cluster: ClusterState | None
+    seconds: float
+    """How long the database took to tell the time."""
+
+
+class Statistics:
+    """The tallies of this process over the database behind `engine`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.cluster = engine, ClusterStore(engine)
+        self._attempts: Counter[str] = Counter()
+        self._launches: dict[str, Histogram] = defaultdict(lambda: Histogram(LAUNCH_BOUNDS))
+        self._runs: dict[str, Histogram] = defaultdict(lambda: Histogram(RUN_BOUNDS))
+        self._until = 0.0
+        self._reading = threading.Lock()
+
+    def read(self) -> Snapshot:
+        """How things stand now. Raises `SQLAlchemyError` where the database is away."""
+        with self._reading, reading(self.engine) as session:
+            began = time.monotonic()
+            now = changes.time_of(session)
+            seconds = time.monotonic() - began
+            self._tally(session, now - SETTLED_SECONDS)
+            expired, heartbeat = _leases(session, now)
+            takeovers = session.get(CounterRow, changes.TAKEOVERS)
+            return Snapshot(
+                projects=session.scalars(select(Project.name).order_by(Project.name)).all(),
+                searches=_searches(session),
+                held=_held(session),
+                oldest=_oldest(session, now),
+                expired=expired,
+                heartbeat=heartbeat,
+                takeovers=takeovers.value if takeovers is not None else 0,
+                attempts=dict(self._attempts),
+                launches={project: one.copy() for project, one in self._launches.items()},
+                runs={outcome: one.copy() for outcome, one in self._runs.items()},
+                cluster=self.cluster.read(),
+                seconds=seconds,
+            )
+
+    def _tally(self, session: Session, until: float) -> None:
+        """Count the attempts that have begun or ended since the last time, up to the time `until`."""
+        begun = _attempts(session, Attempt.started_at, self._until, until)
+        ended = _attempts(session, Attempt.ended_at, self._until, until)
+        # From here on nothing can fail, so that none is counted twice.
+        for row in begun:
+            self._attempts[row.project] += 1
+            # Finals wait for the searches of their sweep, which says nothing of the queue.
+            if row.number == 1 and row.kind == "search":
+                self._launches[row.project].note(max(0.0, row.started_at - row.created_at))
+        for row in ended:
+            self._runs[row.outcome or "unknown"].note(max(0.0, row.ended_at - row.started_at))
+        self._until = until
+
+
+def _attempts(session: Session, column: InstrumentedAttribute[Any], after: float, until: float) -> Sequence[Any]:
+    """The attempts whose time in `column` lies between, with what is needed of their searches."""
+    query = (
+        select(Attempt.number, Attempt.started_at, Attempt.ended_at, Attempt.outcome)
+        .add_columns(Search.kind, Search.project, Search.created_at)
+        .join(Search, Search.id == Attempt.search_id)
+        .where(column > after, column <= until)
+    )
+    return session.execute(query).all()
+
+
+def _searches(session: Session) -> dict[tuple[str, str], int]:
+    query = select(Search.project, Search.status, func.count()).group_by(Search.project, Search.status)
+    return {(project, status): count for project, status, count in session.execute(query)}
+
+
+def _held(session: Session) -> dict[str, tuple[int, int]]:
+    query = (
+        select(Search.project, func.sum(Search.cpus), func.sum(Search.gpus))
+        .where(Search.status.in_(WITH_RAY))
+        .group_by(Search.project)
+    )
+    return {project: (int(cpus), int(gpus)) for project, cpus, gpus in session.execute(query)}
+
+
+def _oldest(session: Session, now: float) -> float:
+    query = (
+        select(Search.created_at)
+        .where(Search.status == Status.QUEUED, Search.not_before <= now)
+        .order_by(Search.created_at, Search.id)
+        .limit(1)
+    )
+    created_at = session.execute(query).scalar_one_or_none()
+    return 0.0 if created_at is None else max(0.0, now - created_at)
+
+
+def _leases(session: Session, now: float) -> tuple[int, float]:
+    with_ray = Search.status.in_(WITH_RAY)
+    free = or_(Search.lease_expires_at.is_(None), Search.lease_expires_at < now)
+    expired = session.execute(select(func.count()).where(with_ray, free)).scalar_one()
+    earliest = session.execute(select(func.min(Search.lease_expires_at)).where(with_ray)).scalar_one()
+    return expired, 0.0 if earliest is None else max(0.0, now - (earliest - LEASE_SECONDS))
