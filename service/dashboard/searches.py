@@ -3,10 +3,11 @@
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from nas_core.architecture import Architecture
@@ -15,18 +16,20 @@ from service import formats
 from service.api.context import Context, ContextDep
 from service.api.problems import ProblemError
 from service.api.searches import seen
-from service.api.views import Seq, cursor, place
+from service.api.views import Seq, cursor, place, position
 from service.dashboard.frame import PICTURE_HEADERS, ViewerDep, hints, missing, page
 from service.dashboard.timeline import timeline
 from service.domain.lifecycle import TERMINAL, Status
 from service.domain.request import Text
 from service.store.changes import UnknownSearch
 from service.store.models import Event, Search
+from service.store.searches import LOOKED_THROUGH
 
 PAGE_SIZE = 50
 NOTABLE = ("status", "started", "phase", "architecture", "retrained", "warning")
 """The kinds of events that people read; the others are curves and pictures."""
 TABS = (None, Status.QUEUED, Status.RUNNING, Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
+KINDS = ("search", "finals")
 router = APIRouter(include_in_schema=False)
 
 
@@ -37,20 +40,56 @@ def _seen(search_id: Text, service: ContextDep, project: ViewerDep) -> Search:
 SeenDep = Annotated[Search, Depends(_seen)]
 
 
+@dataclass(frozen=True)
+class Filters:
+    """Which searches the list shows, by what its address says; what it says that is none is passed over."""
+
+    status: Status | None
+    words: str
+    project: str | None
+    kind: str | None
+
+    def query(self, **changed: str | None) -> str:
+        """The address' query, with some of it changed."""
+        pairs = {"status": self.status, "q": self.words, "project": self.project, "kind": self.kind} | changed
+        return urlencode({key: value for key, value in pairs.items() if value})
+
+    @property
+    def any(self) -> bool:
+        """Whether some searches are left out."""
+        return bool(self.query())
+
+
+def _filters(
+    status: Text | None = None,
+    words: Annotated[Text, Query(alias="q", max_length=200)] = "",
+    of: Annotated[Text | None, Query(alias="project")] = None,
+    kind: Text | None = None,
+) -> Filters:
+    wanted = Status(status) if status in set(Status) else None
+    return Filters(wanted, words.strip(), of or None, kind if kind in KINDS else None)
+
+
+FiltersDep = Annotated[Filters, Depends(_filters)]
+
+
 @router.get("/searches")
 def list_page(
-    request: Request, service: ContextDep, project: ViewerDep, status: str | None = None, after: str | None = None
+    request: Request, service: ContextDep, project: ViewerDep, filters: FiltersDep, after: Text | None = None
 ) -> Response:
     """The list of searches."""
-    return page("searches.html", request, **listed(service, project, status, after))
+    told = page("searches.html", request, **listed(service, project, filters, after))
+    if "hx-request" in request.headers:
+        told.headers["HX-Replace-Url"] = "/searches" + (f"?{filters.query()}" if filters.any else "")
+    return told
 
 
 @router.get("/fragments/searches")
 def list_fragment(
-    request: Request, service: ContextDep, project: ViewerDep, status: str | None = None, after: str | None = None
+    request: Request, service: ContextDep, project: ViewerDep, filters: FiltersDep, after: Text | None = None
 ) -> Response:
     """The list's rows."""
-    return page("searches_parts.html", request, **listed(service, project, status, after))
+    return page("searches_parts.html", request, **listed(service, project, filters, after))
 
 
 @router.get("/searches/{search_id}")
@@ -118,21 +157,29 @@ async def live_search(
         yield hint
 
 
-def listed(service: Context, project: str | None, status: str | None, after: str | None) -> dict[str, Any]:
-    """What the list shows: one page of searches, of one state if asked for."""
-    wanted = Status(status) if status in set(Status) else None
+def listed(service: Context, project: str | None, filters: Filters, after: str | None) -> dict[str, Any]:
+    """What the list shows: one page of those searches that are asked for."""
     # Asked before the rows are read, so that what happens in between is hinted at.
     newest = service.searches.newest_seq()
-    found = service.searches.page(PAGE_SIZE + 1, place(after) if after else None, wanted, project)
-    rows = found[:PAGE_SIZE]
+    behind = place(after) if after else None
+    wanted = (filters.status, project or filters.project, filters.kind)
+    if filters.words:
+        rows, further = service.searches.find(filters.words, PAGE_SIZE, behind, *wanted)
+        older = position(*further) if further is not None else None
+    else:
+        found = service.searches.page(PAGE_SIZE + 1, behind, *wanted)
+        rows = found[:PAGE_SIZE]
+        older = cursor(rows[-1]) if len(found) > PAGE_SIZE else None
+    tabs = TABS if filters.status in TABS else (*TABS, filters.status)
     return {
         "searches": rows,
-        "status": wanted,
-        "tabs": TABS if wanted in TABS else (*TABS, wanted),
-        "query": urlencode({key: value for key, value in (("status", wanted), ("after", after)) if value}),
-        "older": urlencode({k: v for k, v in (("status", wanted), ("after", cursor(rows[-1]))) if v})
-        if len(found) > PAGE_SIZE
-        else None,
+        "filters": filters,
+        "tabs": [(tab, filters.query(status=tab)) for tab in tabs],
+        "kinds": KINDS,
+        "projects": service.projects.names() if project is None else [],
+        "query": filters.query(after=after),
+        "older": filters.query(after=older) if older else None,
+        "looked_through": LOOKED_THROUGH if filters.words and older and len(rows) < PAGE_SIZE else None,
         "paged": after is not None,
         "ray_error": service.ray_error(),
         "newest": newest,

@@ -244,7 +244,6 @@ def shown(
     wrong = told(problems)
     filled = {field for field in FIELDS if any(text.strip() for text in form.get(field, ()))}
     busy = filled | wrong["problems"].keys()
-    projects = [] if project is not None else [one.share.project for one in service.projects.standings()]
     return wrong | {
         "value": lambda field: (form.get(field) or [""])[0],
         "ticked": form.get("space.operations", ()),
@@ -253,7 +252,7 @@ def shown(
         "open": {part for part, begins in FOLDED.items() if any(field.startswith(begins) for field in busy)},
         "datasets": at_hand(service.settings.data_roots),
         "any_folder": service.settings.any_folder,
-        "projects": projects,
+        "projects": service.projects.names() if project is None else [],
         "own": project,
         "range": found,
         "place": place,

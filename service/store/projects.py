@@ -78,6 +78,11 @@ class Projects:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
+    def names(self) -> Sequence[str]:
+        """All projects' names, in order."""
+        with reading(self.engine) as session:
+            return session.scalars(select(Project.name).order_by(Project.name)).all()
+
     def standings(self, within: Session | None = None) -> list[Standing]:
         """All projects, by name."""
         with reading(self.engine) if within is None else nullcontext(within) as session:

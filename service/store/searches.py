@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from sqlalchemy import Engine, func, select, tuple_
+from sqlalchemy import Engine, Select, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from nas_core.spec import SearchSpec
@@ -15,6 +15,12 @@ from service.store import changes
 from service.store.database import reading, writing
 from service.store.models import ArchitectureRow, Attempt, Event, Search
 from service.store.projects import admit_to_queue
+
+LOOKED_THROUGH = 20_000
+"""Searches that are looked at for words in one page."""
+
+Place = tuple[float, str]
+"""Where a search stands in the list: when it was submitted, and its id."""
 
 
 class NotEnded(RuntimeError):
@@ -48,20 +54,50 @@ class Searches:
     def page(
         self,
         limit: int,
-        after: tuple[float, str] | None = None,
+        after: Place | None = None,
         status: Status | None = None,
         project: str | None = None,
+        kind: str | None = None,
     ) -> Sequence[Search]:
         """At most `limit` searches, newest first, from behind the one with the (time, id) `after`."""
-        query = select(Search).order_by(Search.created_at.desc(), Search.id.desc()).limit(limit)
-        if after is not None:
-            query = query.where(tuple_(Search.created_at, Search.id) < tuple_(*after))
-        if status is not None:
-            query = query.where(Search.status == status)
-        if project is not None:
-            query = query.where(Search.project == project)
+        query = _newest_first(select(Search), after, status, project, kind).limit(limit)
         with reading(self.engine) as session:
             return session.scalars(query).all()
+
+    def find(
+        self,
+        words: str,
+        limit: int,
+        after: Place | None = None,
+        status: Status | None = None,
+        project: str | None = None,
+        kind: str | None = None,
+    ) -> tuple[Sequence[Search], Place | None]:
+        """At most `limit` searches whose name, id or data set has `words` in it, and from where to go on.
+
+        No index tells where words are, so at most `LOOKED_THROUGH` searches behind `after` are looked at; what is not
+        among them is found by going on from there. A whole id is found at once, wherever it is.
+        """
+        columns = select(Search.created_at, Search.id, Search.name, Search.dataset)
+        window = _newest_first(columns, after, status, project, kind).limit(LOOKED_THROUGH).subquery()
+        has_words = or_(*(window.c[column].icontains(words, autoescape=True) for column in ("name", "id", "dataset")))
+        newest_first = (window.c.created_at.desc(), window.c.id.desc())
+        matches = select(window.c.created_at, window.c.id).where(has_words).order_by(*newest_first).limit(limit + 1)
+        edge = _newest_first(select(Search.created_at, Search.id), after, status, project, kind)
+        whole = _newest_first(select(Search), None, status, project, kind).where(Search.id == words)
+        with reading(self.engine) as session:
+            places = [(row.created_at, row.id) for row in session.execute(matches)]
+            if len(places) > limit:
+                further: Place | None = places[limit - 1]
+            else:
+                last = session.execute(edge.offset(LOOKED_THROUGH - 1).limit(1)).one_or_none()
+                further = (last.created_at, last.id) if last is not None else None
+            shown = [search_id for _, search_id in places[:limit]]
+            found = {one.id: one for one in session.scalars(select(Search).where(Search.id.in_(shown)))}
+            rows = [found[search_id] for search_id in shown]
+            if after is None and words not in found:
+                rows = [*session.scalars(whole), *rows]
+            return rows, further
 
     def cancel(self, search_id: str, within: Session | None = None) -> Search:
         """Cancel a search: at once where nothing was launched, else by way of `cancelling`.
@@ -160,6 +196,18 @@ class Searches:
         """The network of that id, if there is one."""
         with reading(self.engine) as session:
             return session.get(ArchitectureRow, architecture_id)
+
+
+def _newest_first(
+    query: "Select[*tuple[Any, ...]]", after: Place | None, status: Status | None, project: str | None, kind: str | None
+) -> "Select[*tuple[Any, ...]]":
+    """`query` over searches, newest first, from behind `after`, and of one state, project and kind where given."""
+    if after is not None:
+        query = query.where(tuple_(Search.created_at, Search.id) < tuple_(*after))
+    for column, wanted in ((Search.status, status), (Search.project, project), (Search.kind, kind)):
+        if wanted is not None:
+            query = query.where(column == wanted)
+    return query.order_by(Search.created_at.desc(), Search.id.desc())
 
 
 def new_search(request: SearchRequest, spec: SearchSpec, time: float) -> dict[str, Any]:

@@ -114,6 +114,31 @@ def test_a_sweep_that_had_ended_is_live_again_when_what_failed_is_retried(app: F
     expect(page.locator("main[sse-connect]")).to_have_count(1)
 
 
+def test_the_list_is_searched_while_one_types_and_stays_live(app: FastAPI, page: Page) -> None:
+    seeding.queue(app, name="day", project="vision")
+    night = seeding.queue(app, name="night")
+    page.goto("/searches")
+    rows = page.locator("table.searches tbody tr")
+    expect(rows).to_have_count(2)
+    page.get_by_role("searchbox").focus()
+    page.keyboard.type("nig")
+    expect(rows).to_have_count(1)
+    expect(page).to_have_url(re.compile(r"/searches\?q=nig$"))
+    expect(page.get_by_role("searchbox")).to_be_focused()
+    seeding.parts(app).searches.cancel(night)
+    expect(rows).to_contain_text("cancelled")
+    expect(rows).to_have_count(1)
+    seeding.queue(app, name="night again")
+    expect(rows).to_have_count(2)
+    page.get_by_label("Project").select_option("vision")
+    expect(page.get_by_text("No search has")).to_be_visible()
+    expect(page).to_have_url(re.compile(r"\?q=nig&project=vision$"))
+    page.reload()
+    expect(page.get_by_label("Project")).to_have_value("vision")
+    page.get_by_role("link", name="Show all").click()
+    expect(rows).to_have_count(3)
+
+
 def test_a_search_is_filled_in_told_of_and_queued_with_the_keyboard(app: FastAPI, page: Page) -> None:
     seeding.report(app)
     page.goto("/searches")
@@ -196,7 +221,10 @@ def test_every_page_can_be_read_by_everybody(app: FastAPI, page: Page, scheme: A
     search_id = seeding.parts(app).sweeps.searches(sweep_id, 1)[0].id
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": width, "height": 800})
-    pages = {"list": "/searches"} | {state: f"/searches/{ids[state]}" for state in ids}
+    seeding.sweep(app, name="and its finals", finals=True, seeds=[0, 1])
+    pages = {"list": "/searches", "finals": "/searches?kind=finals", "nothing": "/searches?q=nowhere"} | {
+        state: f"/searches/{ids[state]}" for state in ids
+    }
     pages |= {"sweeps": "/sweeps", "sweep": f"/sweeps/{sweep_id}", "cluster": "/cluster"}
     pages |= {"compare": f"/compare?id={search_id}-100000&id={ids['succeeded']}-600000", "none": "/compare"}
     pages |= {"submit": "/submit?dataset=digits&budgets=300k,600k&settings.lr=0.1"}

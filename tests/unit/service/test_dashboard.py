@@ -81,6 +81,72 @@ def test_the_list_comes_in_pages(app: FastAPI, browser: httpx.Client) -> None:
     assert [search_id in second for search_id in ids] == [True] * 3 + [False] * 50
 
 
+def listed(html: str) -> list[str]:
+    """The ids of the searches in a list."""
+    return re.findall(r'<a id="to-(\w+)"', html)
+
+
+def test_the_list_is_searched_by_name_id_and_data_set(app: FastAPI, browser: httpx.Client) -> None:
+    names = ("Night run", "night_run", "100% sure", "other")
+    ids = dict(zip(names, [seeding.queue(app, name=name) for name in names], strict=True))
+    for words, found in {"night": names[:2], "NIGHT R": names[:1], "t_r": names[1:2], "%": names[2:3], "'": (),
+                         "digit": names, " sure ": names[2:3]}.items():  # fmt: skip
+        told = browser.get("/searches", params={"q": words})
+        assert listed(told.text) == [ids[name] for name in reversed(found)], words
+        assert f'name="q" value="{words.strip()}"'.replace("'", "&#39;") in told.text
+    assert listed(browser.get("/searches", params={"q": ids["other"]}).text) == [ids["other"]]
+    assert listed(browser.get("/searches", params={"q": ids["other"][2:9]}).text) == [ids["other"]]
+    assert "No search has “<i>” in its name" in browser.get("/searches?q=%3Ci%3E").text.replace("&lt;i&gt;", "<i>")
+
+
+def test_the_list_is_narrowed_by_project_and_kind_and_all_of_it_stays_in_the_address(
+    app: FastAPI, browser: httpx.Client
+) -> None:
+    sweep_id = seeding.sweep(app, name="night", finals=True, seeds=[0, 1])
+    members = seeding.parts(app).sweeps.searches(sweep_id, 10)
+    finals = next(one.id for one in members if one.kind == "finals")
+    other = seeding.queue(app, project="vision", name="night")
+    seeding.parts(app).searches.cancel(other)
+    found = browser.get("/searches?kind=finals").text
+    assert listed(found) == [finals] and "finals</span>" in found
+    assert set(listed(browser.get("/searches?kind=search").text)) == {one.id for one in members} - {finals} | {other}
+    assert listed(browser.get("/searches?project=vision").text) == [other]
+    assert listed(browser.get("/searches?project=vision&kind=finals").text) == []
+    assert "No search is as wanted" in text(browser.get("/searches?project=vision&kind=finals").text)
+    assert len(listed(browser.get("/searches?kind=nonsense&project=&q=").text)) == 4
+    html = browser.get("/searches?project=vision&status=cancelled&q=night").text
+    assert listed(html) == [other]
+    assert 'href="/searches?status=failed&amp;q=night&amp;project=vision"' in html
+    assert 'hx-get="/fragments/searches?status=cancelled&amp;q=night&amp;project=vision"' in html
+    assert "<option selected>vision</option>" in html and 'name="status" value="cancelled"' in html
+    told = browser.get("/searches?q=night&project=&kind=", headers={"HX-Request": "true"})
+    assert told.headers["hx-replace-url"] == "/searches?q=night"
+
+
+def test_words_are_looked_for_in_a_bounded_number_of_searches_at_a_time_and_all_are_reached(
+    app: FastAPI, browser: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.store.searches.LOOKED_THROUGH", 10)
+    ids = [seeding.queue(app, name="rare" if number % 12 == 0 else "common") for number in range(25)]
+    url, pages = "/searches?q=rare", 0
+    found: list[str] = []
+    while True:
+        html = browser.get(url).text
+        pages, found = pages + 1, found + listed(html)
+        further = re.search(r'href="(/searches\?[^"]*)" rel="next">Look further', html)
+        if further is None:
+            break
+        url = further[1].replace("&amp;", "&")
+    assert found == [ids[24], ids[12], ids[0]] and pages == 3
+    assert listed(browser.get("/searches", params={"q": ids[0]}).text) == [ids[0]], "a whole id is found at once"
+    monkeypatch.undo()
+    many = [seeding.queue(app, name="many") for _ in range(52)]
+    html = browser.get("/searches?q=many").text
+    older = re.search(r'href="(/searches\?[^"]*)" rel="next">Older', html)
+    assert older is not None and listed(html) == many[:1:-1]
+    assert listed(browser.get(older[1].replace("&amp;", "&")).text) == many[1::-1]
+
+
 def test_a_place_that_is_none_is_refused(browser: httpx.Client) -> None:
     told = browser.get("/searches?after=x")
     assert told.status_code == 422 and told.json()["errors"][0]["field"] == "after"
@@ -196,6 +262,10 @@ def test_another_projects_searches_are_not_shown(guarded_app: FastAPI, guarded: 
     guarded.post("/login", data={"token": TOKEN})
     html = guarded.get("/searches").text
     assert own in html and other not in html
+    for query in (f"q={other}", "q=digits", "project=other", "kind=search&project=other"):
+        html = guarded.get(f"/searches?{query}").text
+        assert other not in listed(html) and (own in listed(html)) == (query != f"q={other}"), query
+        assert "other</option>" not in html
     assert guarded.get(f"/searches/{other}").status_code == 404
     assert guarded.get(f"/live/searches/{other}").status_code == 404
     html = guarded.get("/sweeps").text
