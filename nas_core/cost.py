@@ -88,46 +88,54 @@ def output_edge(width: Any, size: int) -> Cost:
     return convolution(1, width, width, size)
 
 
-def parts(architecture: Architecture, widths: Any = None) -> list[tuple[str, Cost]]:
-    """The network's parts in order, by name, each with its cost; `widths` replaces the architecture's own."""
+def pieces(architecture: Architecture, widths: Any = None) -> list[tuple[str, list[tuple[str, Cost]]]]:
+    """The network's parts in order, by name, each as the pieces that it is made of, by name too.
+
+    An operation goes by its node's name (`Architecture.node_name`). `widths` replaces the architecture's own.
+    """
     space = architecture.space
     widths = architecture.widths if widths is None else widths
-    counted: list[tuple[str, Cost]] = []
+    found: list[tuple[str, list[tuple[str, Cost]]]] = []
 
     channels, size = space.channels_in, space.image_size
-    stem = Cost()
+    stem = []
     for index, stride in enumerate(space.stem):
         out = widths[0] if index == len(space.stem) - 1 else widths[0] // 2
         size = -(-size // stride)
-        stem += convolution(3, channels, out, size, stride) + normalisation(out)
+        stem.append((f"conv3 {index + 1}", convolution(3, channels, out, size, stride) + normalisation(out)))
         channels = out
-    counted.append(("stem", stem))
+    found.append(("stem", stem))
 
     stages = space.stage_of_block
     for index, block in enumerate(architecture.blocks):
         stage = stages[index]
         width, size = widths[stage], space.resolution(stage)
         first = index == 0 or stages[index - 1] != stage
-        total = convolution(1, width, width, size) + normalisation(width) if first else Cost()
+        inside = [("shortcut", convolution(1, width, width, size) + normalisation(width))] if first else []
         for node in block.operations:
-            total += operation(space.operation(node), width, size)
-        for _ in block.outputs:
-            total += output_edge(width, size)
+            inside.append((architecture.node_name(node), operation(space.operation(node), width, size)))
         if block.outputs:
-            total += normalisation(width)
-        counted.append((f"block{index + 1}", total))
+            edges = [output_edge(width, size) for _ in block.outputs]
+            inside.append(("output", sum(edges, normalisation(width))))
+        found.append((f"block{index + 1}", inside))
         if stage + 1 < len(space.blocks) and (index + 1 == len(stages) or stages[index + 1] != stage):
             small, wide = space.resolution(stage + 1), widths[stage + 1]
-            total = Cost()
-            for kernel, strength in zip((1, 3), architecture.reductions[stage].strengths, strict=True):
-                if strength > 0:
-                    total += convolution(kernel, width, wide, small, 2) + normalisation(wide)
-            counted.append((f"reduction{stage + 1}", total))
+            branches = [
+                (f"conv{kernel}", convolution(kernel, width, wide, small, 2) + normalisation(wide))
+                for kernel, strength in zip((1, 3), architecture.reductions[stage].strengths, strict=True)
+                if strength > 0
+            ]
+            found.append((f"reduction{stage + 1}", branches))
 
     last = widths[-1]
-    head = Cost(multiply_adds=last * space.classes, parameters=last * space.classes + space.classes)
-    counted.append(("head", head + normalisation(last)))
-    return counted
+    classifier = Cost(multiply_adds=last * space.classes, parameters=last * space.classes + space.classes)
+    found.append(("head", [("normalisation", normalisation(last)), ("classifier", classifier)]))
+    return found
+
+
+def parts(architecture: Architecture, widths: Any = None) -> list[tuple[str, Cost]]:
+    """The network's parts in order, by name, each with its cost; `widths` replaces the architecture's own."""
+    return [(name, sum((one for _, one in inside), Cost())) for name, inside in pieces(architecture, widths)]
 
 
 def total(architecture: Architecture, widths: Any = None) -> Cost:

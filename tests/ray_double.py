@@ -132,6 +132,8 @@ class RayDouble:
 
         self.jobs: dict[str, dict[str, Any]] = {}
         """The jobs that Ray knows, by submission id."""
+        self.logs: dict[str, str] = {}
+        """What drivers have printed, by submission id; nothing by default."""
         self.submitted: list[str] = []
         """The submissions that were accepted, in order."""
         self.stopped: list[str] = []
@@ -297,7 +299,7 @@ class RayDouble:
                         self._after(self.stop_seconds, functools.partial(self._stop, execution))
             return 200, {"stopped": running}
         if match[2] == "/logs":
-            return 200, {"logs": ""}
+            return 200, {"logs": self.logs.get(match[1], "")}
         if method == "DELETE":
             if running:
                 return 500, f"Attempted to delete job '{match[1]}', but it is in a non-terminal state {job['status']}."

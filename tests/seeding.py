@@ -102,6 +102,12 @@ class Run:
         shown = {"architecture": complete.to_dict(), "live_edges": complete.live_edges}
         return self.tell({"kind": "snapshot", "multiply_adds": complete.multiply_adds} | shown)
 
+    def snapshot(self, multiply_adds: int) -> "Run":
+        """A snapshot of a supernet that costs so much, or a little less."""
+        shown = network(multiply_adds)
+        told = {"multiply_adds": shown.multiply_adds, "live_edges": shown.live_edges}
+        return self.tell({"kind": "snapshot", "architecture": shown.to_dict()} | told)
+
     def find(self, budget: int) -> "Run":
         """Derive the network for a budget."""
         self.write(budget, "architecture.json", network(budget).to_json().encode())
@@ -125,7 +131,7 @@ class Run:
         found = [result(budget) | {"files": files, "accuracy": accuracy} for budget in BUDGETS]
         self.work.succeed(self.id, self.token, {"architectures": found})
 
-    def write(self, budget: int, name: str, content: bytes) -> None:
+    def write(self, budget: int | str, name: str, content: bytes) -> None:
         """Write one of a network's files."""
         path = Path(self.runs.path(self.id, f"architectures/{budget}/{name}"))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -209,6 +215,47 @@ def seed_sweep(app: FastAPI, **fields: Any) -> str:
     error = {"kind": "out_of_memory", "message": "the worker was killed: out of memory", "attempt": 1}
     Run(app, second.id, only=True).start().move(Status.FAILED, error=error)
     return sweep_id
+
+
+def seed_finals(app: FastAPI, ended: bool = False) -> str:
+    """Finals of a sweep over two seeds, with random networks beside them; returns their id.
+
+    Of those for 300,000 one network is retrained and one was stopped; with `ended` all but that one are retrained.
+    """
+    fields: dict[str, Any] = {"budgets": ["300k", "600k"], "seeds": [0, 1], "baselines": ["random"], "finals": True}
+    *searches, finals = parts(app).sweeps.searches(sweep(app, name="night", **fields), 3)
+    for search in searches:
+        run = Run(app, search.id, only=True).start().pretrain().search()
+        for budget in reversed(BUDGETS):
+            run.find(budget)
+        found = [{"budget": budget} | cost(budget) for budget in BUDGETS]
+        run.move(Status.FINISHING).work.succeed(run.id, run.token, {"architectures": found})
+    runs = parts(app).runs
+    finalists = runs.finalists(finals.spec)
+    runs.write_spec(finals.id, finals.spec | {"attempt": 1, "finalists": finalists}, ())
+    Work(parts(app).searches.engine).release_finals()
+    run = Run(app, finals.id).start()
+    run.tell({"kind": "phase", "phase": "retrain", "finalists": len(finalists)})
+    results = []
+    for trial, one in enumerate(finalists):
+        own = {"trial": trial, "origin": one["origin"], "budget": one["budget"], "seed": one["seed"]}
+        last = 7 if trial == 1 else 60 if trial == 0 or ended else 20
+        run.tell(*(epoch("retrain", number, 60, 0.5, one["budget"]) | own for number in range(1, last + 1)))
+        if trial == 1:
+            run.tell({"kind": "stopped", "epoch": 7, "accuracy": 0.8875} | own)
+        if last == 60:
+            path = f"architectures/{one['budget']}-{trial}"
+            for kind in ("weights", "onnx", "torch_export", "python", "card"):
+                run.write(path.rpartition("/")[2], FILES[kind], kind.encode())
+            run.write(path.rpartition("/")[2], "architecture.json", network(one["budget"]).to_json().encode())
+            winner = trial in (0, 4)
+            name = str(one["budget"]) if winner else path.rpartition("/")[2]
+            told = own | {"path": path, "name": name, "winner": winner, "source": one.get("source"), "files": FILES}
+            results.append(result(one["budget"]) | told | {"accuracy": 0.97 if winner else 0.91})
+            run.tell({"kind": "retrained"} | result(one["budget"]) | own | {"path": path})
+    if ended:
+        run.move(Status.FINISHING).work.succeed(run.id, run.token, {"architectures": results})
+    return finals.id
 
 
 @contextmanager

@@ -11,23 +11,30 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from nas_core.architecture import Architecture
-from nas_core.picture import draw
 from service import formats
 from service.api.context import Context, ContextDep
 from service.api.problems import ProblemError
 from service.api.searches import seen
 from service.api.views import Seq, cursor, place, position
+from service.dashboard.advice import ADVICE
+from service.dashboard.copies import as_command, as_curl, as_python
 from service.dashboard.frame import PICTURE_HEADERS, ViewerDep, hints, missing, page
+from service.dashboard.network import finalists, picture
+from service.dashboard.submit import again
 from service.dashboard.timeline import timeline
 from service.domain.lifecycle import TERMINAL, Status
 from service.domain.request import Text
 from service.store.changes import UnknownSearch
 from service.store.models import Event, Search
-from service.store.searches import LOOKED_THROUGH
+from service.store.searches import LOOKED_THROUGH, Snapshot
 
 PAGE_SIZE = 50
-NOTABLE = ("status", "started", "phase", "architecture", "retrained", "warning")
+NOTABLE = ("status", "started", "phase", "architecture", "retrained", "stopped", "warning")
 """The kinds of events that people read; the others are curves and pictures."""
+TRIAL = ("trial", "budget", "origin", "seed", "source", "name")
+"""What is known of a network of finals from the beginning."""
+FOR_EVER = PICTURE_HEADERS | {"Cache-Control": "private, max-age=31536000, immutable"}
+"""The headers of a picture that never changes: an event stays what it was."""
 TABS = (None, Status.QUEUED, Status.RUNNING, Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
 KINDS = ("search", "finals")
 router = APIRouter(include_in_schema=False)
@@ -93,13 +100,23 @@ def list_fragment(
 
 
 @router.get("/searches/{search_id}")
-def search_page(request: Request, service: ContextDep, project: ViewerDep, search_id: Text) -> Response:
-    """One search."""
+def search_page(
+    request: Request, service: ContextDep, project: ViewerDep, search_id: Text, snapshot: Seq = 0
+) -> Response:
+    """One search; of the snapshots of its supernet that one is shown which is asked for, or the newest."""
     try:
         search = seen(service, project, search_id)
     except UnknownSearch:
         return missing(request, "search", search_id)
-    return page("search.html", request, **shown(service, search))
+    found = service.searches.snapshots(search.id)
+    url, tokens = str(request.base_url).rstrip("/"), bool(service.settings.tokens)
+    return page(
+        "search.html", request, **shown(service, search),
+        snapshots=found,
+        chosen=next((one for one in found if one.seq == snapshot), found[-1] if found else None),
+        copies=copies(url, search.request, tokens) if search.kind == "search" else [],
+        request_text=json.dumps(search.request, indent=2),
+    )  # fmt: skip
 
 
 @router.get("/fragments/searches/{search_id}")
@@ -108,15 +125,10 @@ def search_fragment(request: Request, service: ContextDep, project: ViewerDep, s
     return page("search_parts.html", request, swap=True, **shown(service, seen(service, project, search_id)))
 
 
-@router.get("/searches/{search_id}/networks/{budget}.svg")
-def network_picture(service: ContextDep, project: ViewerDep, search_id: Text, budget: int) -> Response:
-    """The picture of a network as soon as it is found, long before it is retrained."""
-    seen(service, project, search_id)
-    try:
-        content = service.runs.read(search_id, f"architectures/{budget}/architecture.json")
-    except FileNotFoundError as error:
-        raise ProblemError(404, "No picture", f"There is no network for {budget} yet.") from error
-    return picture(json.loads(content))
+@router.get("/searches/{search_id}/snapshots")
+def snapshots(service: ContextDep, search: SeenDep, after: Seq = 0) -> list[Snapshot]:
+    """The snapshots of the supernet behind the number `after`, without their architectures."""
+    return list(service.searches.snapshots(search.id, after))
 
 
 @router.get("/searches/{search_id}/snapshots/{seq}.svg")
@@ -126,7 +138,7 @@ def snapshot_picture(service: ContextDep, project: ViewerDep, search_id: Text, s
     found = service.searches.events(search_id, seq - 1, "snapshot", 1)
     if not found or found[0].seq != seq:
         raise ProblemError(404, "No picture", f"There is no snapshot {seq}.")
-    return picture(found[0].data["architecture"])
+    return picture(Architecture.from_dict(found[0].data["architecture"]), FOR_EVER)
 
 
 @router.get("/live/searches", response_class=EventSourceResponse)
@@ -190,29 +202,65 @@ def shown(service: Context, search: Search) -> dict[str, Any]:
     """What one search's page shows."""
     newest = service.searches.newest_seq(search.id)
     events = service.searches.events_of(search.id, NOTABLE)
-    snapshot = service.searches.newest_event(search.id, "snapshot")
     return {
         "search": search,
         "ended": Status(search.status) in TERMINAL,
         "steps": timeline(search, events),
         "networks": networks(service, search, events),
-        "snapshot": snapshot,
+        "attempts": service.searches.attempts(search.id),
+        "advice": ADVICE.get((search.error or {}).get("kind", "")),
+        "again": again(search.request) if search.kind == "search" else None,
         "events": [(event, sentence(event)) for event in events],
-        "request_text": json.dumps(search.request, indent=2),
         "seconds_left": seconds_left(search),
         "newest": newest,
     }
 
 
 def networks(service: Context, search: Search, events: Sequence[Event]) -> list[dict[str, Any]]:
-    """A row for every budget: what is known of its network so far, from `found` to its test accuracy."""
-    rows: dict[int, dict[str, Any]] = {budget: {"budget": budget} for budget in search.spec["budgets"]}
+    """A row for every budget, or of finals for every trial: what is known of its network so far.
+
+    `name` is its folder, `anchor` where the page shows it, and `outcome` says how it ended where that was early.
+    """
+    finals = search.kind == "finals"
+    rows: dict[int, dict[str, Any]] = {}
+    if finals:
+        rows = {one["trial"]: {key: one.get(key) for key in TRIAL} for one in finalists(service, search)}
+    else:
+        rows = {budget: {"budget": budget, "name": str(budget)} for budget in search.spec["budgets"]}
+
+    def row(data: dict[str, Any]) -> dict[str, Any]:
+        if not finals:
+            return rows[data["budget"]]
+        own = {key: data.get(key) for key in TRIAL} | {"name": f"{data['budget']}-{data['trial']}"}
+        return rows.setdefault(data["trial"], own)
+
     for event in events:
-        if event.kind in ("architecture", "retrained"):
-            rows[event.data["budget"]] |= event.data
+        match event.kind:
+            case "architecture" | "retrained":
+                row(event.data).update(event.data)
+            case "stopped":
+                reached = formats.percent(event.data["accuracy"])
+                row(event.data)["outcome"] = f"stopped after epoch {event.data['epoch']}, {reached} on validation data"
+            case "warning" if "trial" in event.data:
+                row(event.data)["outcome"] = event.data["message"]
     for architecture in service.searches.architectures([search.id])[search.id]:
-        rows[architecture.budget] |= architecture.result | {"id": architecture.id}
-    return list(rows.values())
+        folder = architecture.result["path"].rpartition("/")[2]
+        key = int(folder.rpartition("-")[2]) if finals else architecture.budget
+        known = rows.setdefault(key, {})
+        known.update(architecture.result | {"id": architecture.id, "name": folder})
+        known["anchor"] = architecture.id.removeprefix(f"{search.id}-")
+    for one in rows.values():
+        one.setdefault("anchor", one["name"])
+    return sorted(rows.values(), key=lambda one: (one["budget"], not one.get("winner", False)))
+
+
+def copies(url: str, request: dict[str, Any], tokens: bool) -> list[tuple[str, str | None]]:
+    """Ways to make a request again, as a title and a text; without a text where that way cannot."""
+    return [
+        ("curl", as_curl(url, request, tokens)),
+        ("Command line", as_command(url, request)),
+        ("Python", as_python(url, request)),
+    ]
 
 
 def seconds_left(search: Search) -> float | None:
@@ -235,7 +283,8 @@ def sentence(event: Event) -> str:
             return f"{how} with {data['workers']} worker{'s' if data['workers'] > 1 else ''} on {data['device']}"
         case "phase":
             budget = f" for {formats.exact(data['budget'])}" if data.get("budget") else ""
-            return f"{data['phase']}{budget} began"
+            several = f" of {data['finalists']} networks" if data.get("finalists") else ""
+            return f"{data['phase']}{budget}{several} began"
         case "architecture":
             share = formats.percent(data["multiply_adds"] / data["budget"])
             return (
@@ -244,13 +293,21 @@ def sentence(event: Event) -> str:
             )
         case "retrained":
             return (
-                f"retrained the network for {formats.exact(data['budget'])}: {formats.percent(data['accuracy'])} of "
-                f"{data['test_images']} test images right"
+                f"retrained the network for {formats.exact(data['budget'])}{rival(data)}: "
+                f"{formats.percent(data['accuracy'])} of {data['test_images']} test images right"
+            )
+        case "stopped":
+            return (
+                f"stopped the network for {formats.exact(data['budget'])}{rival(data)} after epoch {data['epoch']}: "
+                f"{formats.percent(data['accuracy'])} on validation data"
             )
         case _:
             return str(data.get("message", ""))
 
 
-def picture(values: dict[str, Any]) -> Response:
-    """The picture of an architecture, which never changes."""
-    return Response(draw(Architecture.from_dict(values)), media_type="image/svg+xml", headers=PICTURE_HEADERS)
+def rival(data: dict[str, Any]) -> str:
+    """Which of the networks of a budget it is, in finals: `, seed 1` or `, random, seed 0`."""
+    if "trial" not in data:
+        return ""
+    origin = "" if data["origin"] == "search" else f", {data['origin']}"
+    return f"{origin}, seed {data['seed']}"

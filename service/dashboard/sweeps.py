@@ -151,6 +151,7 @@ def shown(service: Context, sweep: Sweep, cost: Cost, after: str | None) -> dict
         "pictures": [plot.draw(marks, name, unit, *size) for size in (WIDE, NARROW)] if points else [],
         "left_out": len(points) - len(marks),
         "rows": by_budget(points),
+        "whereabouts": whereabouts,
         "in_words": lambda value: in_words(cost, value),
         "searches": [(search, varied(view, search)) for search in searches.items],
         "query": urlencode({"cost": cost} | ({"after": after} if after else {})),
@@ -177,10 +178,15 @@ def drawn(points: Sequence[api.Point], cost: Cost) -> list[plot.Point]:
                 f"for {formats.short(point.budget)}, seed {point.seed}{', on the front' if point.on_front else ''}"
             ),
             origin=point.origin,
-            href=f"/searches/{point.search}#network-{point.budget}",
+            href=whereabouts(point),
         )
         for point in [*beaten[::step], *(point for point in points if point.on_front)]
     ]
+
+
+def whereabouts(point: api.Point) -> str:
+    """Where the page of its search shows a network."""
+    return f"/searches/{point.search}#network-{point.architecture.removeprefix(f'{point.search}-')}"
 
 
 def by_budget(points: Sequence[api.Point]) -> list[BudgetRow]:

@@ -23,8 +23,13 @@ def timeline(search: Search, events: Sequence[Event]) -> list[Step]:
 
     A step that several attempts have gone through shows its latest beginning.
     """
-    labels = {"queue": "Queue", "start": "Start", "pretrain": "Pretrain", "search": "Search"}
-    labels |= {f"retrain {budget}": f"Retrain {short(budget)}" for budget in search.spec["budgets"]}
+    labels = {"queue": "Queue", "start": "Start"}
+    if search.kind == "finals":
+        labels |= {"retrain": "Retrain"}
+    else:
+        labels |= {"pretrain": "Pretrain", "search": "Search"}
+        if search.spec.get("retrain", True):
+            labels |= {f"retrain {budget}": f"Retrain {short(budget)}" for budget in search.spec["budgets"]}
     names = list(labels)
     begun: dict[str, float] = {"queue": search.created_at}
     current, last_phase = "queue", "start"
@@ -52,8 +57,8 @@ def timeline(search: Search, events: Sequence[Event]) -> list[Step]:
 
 
 def phase_name(data: dict[str, object]) -> str:
-    """The name of the step that a `phase` or `epoch` event belongs to."""
-    return f"retrain {data['budget']}" if data["phase"] == "retrain" else str(data["phase"])
+    """The name of the step that a `phase` event belongs to; finals retrain all budgets in one."""
+    return f"retrain {data['budget']}" if data["phase"] == "retrain" and "budget" in data else str(data["phase"])
 
 
 def _state(index: int, at: int, status: Status) -> str:

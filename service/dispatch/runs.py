@@ -143,6 +143,11 @@ class Runs:
             if name.endswith(".jsonl") and name > after:
                 yield name, _lines(name, self.fs.cat_file(f"{folder}/{name}"))
 
+    def tail(self, search_id: str, name: str, size: int) -> bytes:
+        """At most the last `size` bytes of a file. Raises `FileNotFoundError`."""
+        path = self.path(search_id, name)
+        return bytes(self.fs.cat_file(path, start=max(0, self.fs.size(path) - size)))
+
     def read(self, search_id: str, name: str) -> bytes:
         """A file's content. Raises `FileNotFoundError`."""
         return bytes(self.fs.cat_file(self.path(search_id, name)))

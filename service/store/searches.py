@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Engine, Select, func, or_, select, tuple_
@@ -21,6 +22,15 @@ LOOKED_THROUGH = 20_000
 
 Place = tuple[float, str]
 """Where a search stands in the list: when it was submitted, and its id."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What lived of a supernet at the event `seq`: multiply-adds and edges."""
+
+    seq: int
+    multiply_adds: int
+    live_edges: int
 
 
 class NotEnded(RuntimeError):
@@ -168,6 +178,17 @@ class Searches:
         query = select(Event).where(Event.search_id == search_id, Event.kind.in_(tuple(kinds))).order_by(Event.seq)
         with reading(self.engine) as session:
             return session.scalars(query).all()
+
+    def snapshots(self, search_id: str, after: int = 0) -> Sequence[Snapshot]:
+        """The snapshots of a search behind the number `after`, in order, without their architectures."""
+        numbers = (Event.data[name].as_integer().label(name) for name in ("multiply_adds", "live_edges"))
+        query = (
+            select(Event.seq, *numbers)
+            .where(Event.search_id == search_id, Event.kind == "snapshot", Event.seq > after)
+            .order_by(Event.seq)
+        )
+        with reading(self.engine) as session:
+            return [Snapshot(*row) for row in session.execute(query)]
 
     def newest_seq(self, search_id: str | None = None) -> int:
         """The number of the last event, of one search or of all; 0 where there is none."""

@@ -34,7 +34,7 @@ def test_a_search_is_followed_live_to_its_end(app: FastAPI, page: Page) -> None:
     run.pretrain().search(10)
     chart = page.locator('[data-chart="multiply_adds"] canvas')
     expect(chart).to_be_visible()
-    expect(page.get_by_text("Supernet now")).to_be_visible()
+    expect(page.get_by_role("slider", name="The supernet as it shrinks")).to_be_visible()
     painted = page.evaluate(
         """() => { const c = document.querySelector('[data-chart="multiply_adds"] canvas');
         const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
@@ -47,6 +47,83 @@ def test_a_search_is_followed_live_to_its_end(app: FastAPI, page: Page) -> None:
     run.move(Status.FAILED, error={"kind": "worker_failed", "message": "the node went away", "attempt": 1})
     expect(summary).to_contain_text("failed")
     expect(page.get_by_text("the node went away").first).to_be_visible()
+
+
+def cost(budget: int) -> str:
+    """What the network for a budget costs, as pages write it."""
+    return f"{seeding.network(budget).multiply_adds:,}"
+
+
+def test_the_supernet_is_watched_shrinking_with_the_keyboard(app: FastAPI, page: Page) -> None:
+    search_id = seeding.queue(app)
+    run = seeding.Run(app, search_id).start()
+    page.goto(f"/searches/{search_id}")
+    expect(page.locator("#summary")).to_contain_text("running")
+    expect(page.locator("#snapshots")).to_be_hidden()
+    run.pretrain().search(3)
+    for budget in (1_000_000, 700_000):
+        run.snapshot(budget)
+    slider = page.get_by_role("slider", name="The supernet as it shrinks")
+    expect(slider).to_have_attribute("aria-valuetext", re.compile(f"^{cost(700_000)} multiply-adds, .* edges"))
+    slider.focus()
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator("#snapshots output")).to_contain_text(cost(1_000_000))
+    picture = page.locator("#snapshots img")
+    shown = picture.get_attribute("src")
+    assert shown is not None and picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
+    run.snapshot(500_000)
+    expect(slider).to_have_attribute("max", "3")
+    expect(picture).to_have_attribute("src", shown)
+    expect(slider).to_be_focused()
+    page.keyboard.press("End")
+    expect(page.locator("#snapshots output")).to_contain_text(cost(500_000))
+    run.snapshot(400_000)
+    expect(page.locator("#snapshots output")).to_contain_text(cost(400_000))
+    shoot(page, "shrinking")
+
+
+def test_finals_have_a_curve_for_each_network(app: FastAPI, page: Page) -> None:
+    finals = seeding.seed_finals(app)
+    page.goto(f"/searches/{finals}")
+    names = page.locator('[data-chart="accuracy"] .u-legend .u-series th')
+    expect(names).to_have_count(9)
+    assert [name.strip() for name in names.all_inner_texts()][1:5] == [
+        "300k seed 0", "300k seed 1", "300k random 0", "300k random 1",
+    ]  # fmt: skip
+    page.get_by_text("The same as a table").click()
+    table = page.locator("[data-epochs] tbody tr")
+    expect(table).to_have_count(60 + 7 + 6 * 20)
+    expect(table.nth(60)).to_contain_text("Retrain 300k seed 1")
+    shoot(page, "finals-running")
+
+
+def test_a_search_that_failed_is_tried_again_and_its_request_copied(app: FastAPI, page: Page) -> None:
+    ids = seeding.seed(app)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.goto(f"/searches/{ids['failed']}")
+    page.get_by_text("On the command line").click()
+    page.get_by_role("button", name="Copy").click()
+    assert "yoso submit digits" in page.evaluate("navigator.clipboard.readText()")
+    shoot(page, "failed-copied")
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator("#summary")).to_contain_text("queued")
+    expect(page.locator("main[sse-connect]")).to_have_count(1)
+
+
+def test_a_log_is_filtered_while_one_types(app: FastAPI, page: Page) -> None:
+    search_id = seeding.queue(app)
+    seeding.Run(app, search_id).move(Status.QUEUED, not_before=0.0)
+    log = Path(seeding.parts(app).runs.path(search_id, "logs/driver-0001.log"))
+    log.parent.mkdir(parents=True)
+    log.write_text("a first line\nan error\n")
+    page.goto(f"/searches/{search_id}")
+    page.get_by_role("link", name="Log of attempt 1").click()
+    expect(page.get_by_label("Log", exact=True)).to_contain_text("a first line")
+    page.get_by_role("searchbox").fill("err")
+    expect(page.get_by_text("1 of 2 lines")).to_be_visible()
+    expect(page).to_have_url(re.compile(r"/logs/1\?q=err$"))
+    expect(page.get_by_label("Log", exact=True)).to_have_text("an error")
 
 
 def test_a_search_can_be_cancelled_from_its_page(app: FastAPI, page: Page) -> None:
@@ -216,7 +293,11 @@ def test_every_point_of_the_picture_can_be_pointed_at_where_it_is_drawn(app: Fas
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_every_page_can_be_read_by_everybody(app: FastAPI, page: Page, scheme: Any, width: int) -> None:
+    finals = seeding.seed_finals(app, ended=True)
     sweep_id, ids = seeding.seed_sweep(app), seeding.seed(app)
+    log = Path(seeding.parts(app).runs.path(ids["failed"], "logs/driver-0001.log"))
+    log.parent.mkdir(parents=True)
+    log.write_text("a long line of a log that tells how the worker was killed: out of memory\n" * 40)
     seeding.report(app, cpus=16, gpus=2)
     search_id = seeding.parts(app).sweeps.searches(sweep_id, 1)[0].id
     page.emulate_media(color_scheme=scheme)
@@ -228,9 +309,14 @@ def test_every_page_can_be_read_by_everybody(app: FastAPI, page: Page, scheme: A
     pages |= {"sweeps": "/sweeps", "sweep": f"/sweeps/{sweep_id}", "cluster": "/cluster"}
     pages |= {"compare": f"/compare?id={search_id}-100000&id={ids['succeeded']}-600000", "none": "/compare"}
     pages |= {"submit": "/submit?dataset=digits&budgets=300k,600k&settings.lr=0.1"}
+    pages |= {"final": f"/searches/{finals}", "log": f"/searches/{ids['failed']}/logs/1?q=memory"}
+    pages |= {
+        "network": f"/searches/{ids['succeeded']}/networks/300000",
+        "unkept": f"/searches/{ids['running']}/logs/1",
+    }
     for name, path in pages.items():
         page.goto(path)
-        if name in ("succeeded", "running"):
+        if name in ("succeeded", "running", "final"):
             expect(page.locator(".charts canvas").first).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), f"{name} is too wide"
         page.evaluate(AXE)

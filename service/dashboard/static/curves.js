@@ -6,9 +6,11 @@
   const { pretrain, search, retrain, supernet } = Object.fromEntries(
     ["pretrain", "search", "retrain", "supernet"].map((name) => [name, Number(section.dataset[name])]));
   const budgets = section.dataset.budgets.split(" ").map(Number);
+  const finals = section.dataset.kind === "finals";
+  const MOST_NAMED = 12; // curves that a legend names
   const PHASES = { pretrain: "Pretrain", search: "Search", retrain: "Retrain" };
   const HEIGHT = 210;
-  const epochs = new Map(); // by phase, budget and epoch: a run that resumes repeats some, and the later one counts
+  const epochs = new Map(); // by trial, phase, budget and epoch: a run that resumes repeats some, and the later one counts
   let charts = [];
   let after = 0;
   let reading = false;
@@ -23,13 +25,28 @@
   const percent = (share) => (share * 100).toFixed(1) + "\u00a0%";
   const small = (number) => (number === 0 ? "0" : number < 0.001 ? number.toExponential(1) : String(Number(number.toPrecision(3))));
 
-  // Where an epoch stands among all epochs of the job.
+  // Where an epoch stands among all epochs of the job; the networks of finals are retrained beside each other.
   function place(line) {
+    if (finals) return line.epoch;
     if (line.phase === "pretrain") return line.epoch;
     if (line.phase === "search") return pretrain + line.epoch;
     return pretrain + search + budgets.indexOf(line.budget) * retrain + line.epoch;
   }
-  const ordered = () => [...epochs.values()].sort((a, b) => place(a) - place(b));
+  const owner = (line) => (finals ? line.trial : line.budget ?? null);
+  const ordered = () => [...epochs.values()].sort((a, b) => (finals ? a.trial - b.trial : 0) || place(a) - place(b));
+  const rival = (line) => `${short(line.budget)} ${line.origin === "search" ? "seed" : line.origin} ${line.seed}`;
+
+  // Whose curves there are: the supernet's and each budget's, or one for each network of finals.
+  function owners(kind) {
+    if (finals) {
+      const trials = new Map(ordered().map((line) => [line.trial, line]));
+      return [...trials.values()].map((line) => ({
+        key: line.trial, label: rival(line), colour: budgets.indexOf(line.budget), dash: line.origin === "search" ? null : [3, 3],
+      }));
+    }
+    const networks = kind.networks ? budgets.map((budget, index) => ({ key: budget, label: short(budget), colour: index + 1 })) : [];
+    return [{ key: null, label: "Supernet", colour: 0 }, ...networks];
+  }
 
   function colours() {
     const style = getComputedStyle(document.documentElement);
@@ -48,8 +65,11 @@
   function data(name) {
     const kind = KINDS[name];
     const lines = ordered().filter((line) => kind.networks || line.phase !== "retrain");
-    const owners = [null, ...(kind.networks ? budgets : [])];
-    return [lines.map(place), ...owners.map((budget) => lines.map((line) => ((line.budget ?? null) === budget ? line[name] ?? null : null)))];
+    const places = [...new Set(lines.map(place))].sort((a, b) => a - b);
+    return [places, ...owners(kind).map(({ key }) => {
+      const own = new Map(lines.filter((line) => owner(line) === key).map((line) => [place(line), line[name] ?? null]));
+      return places.map((at) => own.get(at) ?? null);
+    })];
   }
 
   function options(name, width) {
@@ -58,15 +78,16 @@
     const font = "11px system-ui, sans-serif";
     const axis = { stroke: colour.soft, font, grid: { stroke: colour.line, width: 1 }, ticks: { show: false } };
     const decades = (_, ticks) => ticks.map((tick) => (tick != null && Math.abs(Math.log10(tick) % 1) < 1e-9 ? tick : null));
-    const line = (label, index) => ({
-      label, stroke: colour.series[index % colour.series.length], width: 1.75, spanGaps: false,
+    const line = ({ label, colour: index, dash }) => ({
+      label, dash, stroke: colour.series[index % colour.series.length], width: 1.75, spanGaps: false,
       value: (_, value) => (value == null ? "–" : kind.write(value)),
     });
-    const end = kind.networks ? pretrain + search + budgets.length * retrain : pretrain + search;
+    const whose = owners(kind);
+    const end = finals ? retrain : kind.networks ? pretrain + search + budgets.length * retrain : pretrain + search;
     return {
       width, height: HEIGHT,
       cursor: { y: false, points: { size: 6 }, sync: { key: "epochs" } },
-      legend: { live: true },
+      legend: { live: true, show: whose.length <= MOST_NAMED },
       scales: {
         x: { time: false, range: [1, Math.max(2, end)] },
         y: kind.log ? { distr: 3 } : { range: (_, low, high) => range(kind, low, high) },
@@ -77,8 +98,7 @@
       ],
       series: [
         { label: "Epoch", value: (_, value) => value ?? "–" },
-        line("Supernet", 0),
-        ...(kind.networks ? budgets.map((budget, index) => line(short(budget), index + 1)) : []),
+        ...whose.map(line),
       ],
       hooks: { draw: [(plot) => marks(plot, kind, colour)] },
     };
@@ -100,7 +120,7 @@
     ctx.font = `${11 * ratio}px system-ui, sans-serif`;
     ctx.textAlign = "left";
     ctx.textBaseline = "bottom";
-    const bounds = [pretrain, ...(kind.networks ? budgets.map((_, index) => pretrain + search + index * retrain) : [])];
+    const bounds = finals ? [] : [pretrain, ...(kind.networks ? budgets.map((_, index) => pretrain + search + index * retrain) : [])];
     ctx.strokeStyle = colour.line;
     for (const bound of bounds) {
       const x = Math.round(plot.valToPos(bound + 0.5, "x", true));
@@ -134,14 +154,12 @@
 
   // What the canvas shows, in words.
   function describe() {
-    const last = ordered().at(-1);
     for (const { name, figure, plot } of charts) {
       const latest = [...ordered()].reverse().find((line) => line[name] != null);
       const words = latest ? `newest ${KINDS[name].write(latest[name])}, ${PHASES[latest.phase].toLowerCase()} epoch ${latest.epoch}` : "nothing yet";
       plot.root.querySelector(".u-wrap").setAttribute("role", "img");
       plot.root.querySelector(".u-wrap").setAttribute("aria-label", `${figure.querySelector("figcaption").firstChild.textContent.trim()} by epoch: ${words}; the table below has every number`);
     }
-    return last;
   }
 
   function table() {
@@ -150,7 +168,7 @@
     body.replaceChildren(...ordered().map((line) => {
       const row = document.createElement("tr");
       const cells = [
-        PHASES[line.phase] + (line.budget ? " " + short(line.budget) : ""), `${line.epoch}/${line.epochs}`, small(line.loss), percent(line.accuracy),
+        PHASES[line.phase] + (finals ? " " + rival(line) : line.budget ? " " + short(line.budget) : ""), `${line.epoch}/${line.epochs}`, small(line.loss), percent(line.accuracy),
         line.multiply_adds?.toLocaleString("en") ?? "", line.live_edges ?? "", line.l1_weight == null ? "" : small(line.l1_weight), line.seconds.toFixed(1),
       ];
       cells.forEach((text, index) => {
@@ -168,7 +186,8 @@
     const hidden = section.querySelector(".charts").hidden;
     section.querySelector(".charts").hidden = section.querySelector("[data-epochs]").hidden = false;
     section.querySelector("[data-no-curves]").hidden = true;
-    if (hidden) build();
+    // Another network of finals is another curve.
+    if (hidden || charts.some(({ name, plot }) => plot.series.length !== owners(KINDS[name]).length + 1)) build();
     else {
       for (const chart of charts) chart.plot.setData(data(chart.name));
       describe();
@@ -187,7 +206,7 @@
         const lines = await answer.json();
         for (const line of lines) {
           after = line.seq;
-          epochs.set(`${line.phase} ${line.budget ?? ""} ${line.epoch}`, line);
+          epochs.set(`${line.trial ?? ""} ${line.phase} ${line.budget ?? ""} ${line.epoch}`, line);
         }
         if (lines.length) show();
         if (lines.length < 5000 && !again) break;

@@ -169,7 +169,7 @@ def test_a_running_search_is_live_and_shows_what_it_has(browser: httpx.Client, s
     html = browser.get(f"/searches/{seeds['running']}").text
     words = text(html)
     assert f"/live/searches/{seeds['running']}?after=" in html and ">Cancel<" in html
-    assert "Supernet now" in words and "found a network of" in words and "after retraining" in words
+    assert "The supernet as it shrinks" in words and "found a network of" in words and "after retraining" in words
     snapshot = re.search(r'src="(/searches/\w+/snapshots/\d+\.svg)"', html)
     assert snapshot is not None
     for picture in (snapshot[1], f"/searches/{seeds['running']}/networks/600000.svg"):
@@ -197,7 +197,7 @@ def test_fragments_replace_parts_of_the_page(browser: httpx.Client, seeds: dict[
     for search_id in seeds.values():
         page = browser.get(f"/searches/{search_id}").text
         swapped = re.findall(r'id="(\w+)"[^>]*hx-swap-oob', browser.get(f"/fragments/searches/{search_id}").text)
-        assert sorted(swapped) == ["actions", "events", "networks", "summary"]
+        assert sorted(swapped) == ["actions", "attempts", "events", "networks", "summary"]
         assert all(page.count(f'id="{part}"') == 1 for part in swapped)
     assert seeds["running"] in browser.get("/fragments/searches?status=running").text
 

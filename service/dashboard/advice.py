@@ -1,0 +1,24 @@
+"""What to do about an attempt that failed, by the kind of its error."""
+
+ADVICE = {
+    "out_of_memory": "A worker used more memory than there is, and would again. Ask for smaller batches "
+    "(settings.batch_size, settings.retrain_batch_size), fewer channels, or more workers to share a batch out to.",
+    "worker_failed": "A worker died; the traceback and the driver's log say of what. If its node went away, try again: "
+    "it goes on from the last checkpoint.",
+    "failed": "The traceback and the driver's log say where. If the cluster was at fault, try again: it goes on from "
+    "the last checkpoint.",
+    "data": "The data set cannot be read. Look at the file or folder that is named, mend it, and try again. Workers "
+    "must find it at the same place as the service.",
+    "checkpoint": "The checkpoint does not fit this version of Yoso or this search. Queue the search anew instead of "
+    "trying again.",
+    "diverged": "The loss became infinite. Ask for a smaller learning rate (settings.lr or settings.retrain_lr), or "
+    "for another seed.",
+    "limits": "The limits turned out not to be feasible on the search's device. Loosen the one that is named.",
+    "vanished": "Ray was started anew or has forgotten the job. Try again: it goes on from the last checkpoint.",
+    "job": "The job ended without saying why. The driver's log may; if its node went away, try again.",
+    "storage": "The result was torn or is gone. See that the storage is well and not full, and try again.",
+    "result": "The result does not have what this version of the service expects. See that service and workers run the "
+    "same version, and try again.",
+    "finalists": "None of the searches of this sweep has found a network. See why they failed, try them again, and "
+    "then the finals.",
+}

@@ -1,0 +1,65 @@
+"""A request as its user could make it again: with curl, on the command line, and from Python."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from pprint import pformat
+from typing import Any
+
+OPTIONS = {
+    "seed": "--seed",
+    "workers": "--workers",
+    "cpus_per_worker": "--cpus-per-worker",
+    "gpus_per_worker": "--gpus-per-worker",
+    "project": "--project",
+    "priority": "--priority",
+    "name": "--name",
+}
+"""The options of `yoso submit` that take a field as it is."""
+
+
+def as_curl(url: str, request: Mapping[str, Any], token: bool) -> str:
+    """A curl command; with `token` it sends the one in YOSO_TOKEN."""
+    lines = [f"curl --fail-with-body {shlex.quote(url + '/api/v1/searches')}"]
+    if token:
+        lines.append('-H "Authorization: Bearer $YOSO_TOKEN"')
+    lines.append("-H 'Content-Type: application/json'")
+    lines.append("--data-binary " + shlex.quote(json.dumps(request, indent=1)))
+    return " \\\n  ".join(lines)
+
+
+def as_command(url: str, request: Mapping[str, Any]) -> str | None:
+    """A `yoso submit` command; None where it has no options for all that was asked."""
+    space, rest = dict(request.get("space") or {}), dict(request)
+    words = [shlex.quote(rest.pop("dataset"))]
+    words += [f"--budget {shlex.quote(str(budget))}" for budget in rest.pop("budgets", None) or ()]
+    words += [_pair("--limit", *limit) for limit in rest.pop("limits", {}).items()]
+    words += [_pair("--set", *setting) for setting in rest.pop("settings", {}).items()]
+    if (preset := space.pop("preset", None)) is not None:
+        words.append(f"--preset {shlex.quote(preset)}")
+    if (share := space.pop("share", None)) is not None:
+        words.append("--share" if share else "--full")
+    rest.pop("space", None)
+    for field, option in OPTIONS.items():
+        if field in rest and isinstance(rest[field], str | int):
+            words.append(f"{option}={shlex.quote(str(rest.pop(field)))}")
+    if rest or any(value is not None for value in space.values()):
+        return None
+    return " \\\n  ".join([f"YOSO_URL={shlex.quote(url)} yoso submit {words[0]}", *words[1:]])
+
+
+def as_python(url: str, request: Mapping[str, Any]) -> str:
+    """A Python program; it finds a token in YOSO_TOKEN by itself."""
+    fields = pformat(dict(request), width=100, sort_dicts=False)
+    return (
+        "from service.client import Client\n\n"
+        f"request = {fields}\n"
+        f"with Client({url!r}) as client:\n"
+        "    search = client.submit(**request)\n"
+        '    print(search["id"])\n'
+    )
+
+
+def _pair(option: str, name: str, value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return f"{option} {shlex.quote(f'{name}={text}')}"

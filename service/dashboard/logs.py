@@ -1,0 +1,83 @@
+"""What the drivers of a search's attempts have printed: as they run, from Ray, and afterwards what was kept."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request, Response
+
+from service.api.context import Context, ContextDep
+from service.api.searches import seen
+from service.dashboard.frame import ViewerDep, missing, page
+from service.dispatch.dispatcher import submission_id
+from service.dispatch.executors.ray_jobs import RayUnavailable
+from service.domain.request import Text
+from service.store.changes import UnknownSearch
+from service.store.models import Attempt, Search
+
+MOST_READ = 4 * 1024 * 1024
+"""Bytes of a log that are read: its end."""
+MOST_SHOWN = 2000
+"""Lines that are shown: the last."""
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/searches/{search_id}/logs/{number}")
+def log_page(
+    request: Request,
+    service: ContextDep,
+    project: ViewerDep,
+    search_id: Text,
+    number: Annotated[int, Path(ge=1, le=10**6)],
+    words: Annotated[Text, Query(alias="q", max_length=200)] = "",
+) -> Response:
+    """The log of one attempt: the lines that have `words` in them."""
+    try:
+        search = seen(service, project, search_id)
+    except UnknownSearch:
+        return missing(request, "search", search_id)
+    attempts = service.searches.attempts(search_id)
+    attempt = next((one for one in attempts if one.number == number), None)
+    if attempt is None:
+        return missing(request, "attempt", f"{search_id}/{number}")
+    return page(
+        "log.html", request, search=search, number=number, attempts=[one.number for one in attempts],
+        **shown(service, search, attempt, words.strip()),
+    )  # fmt: skip
+
+
+def shown(service: Context, search: Search, attempt: Attempt, words: str) -> dict[str, Any]:
+    """What the page shows of an attempt's log."""
+    live = attempt.ended_at is None
+    content, why = running(service, search) if live else kept(service, search, attempt.number)
+    lines = content.splitlines()
+    found = [line for line in lines if words.lower() in line.lower()]
+    return {
+        "words": words,
+        "live": live and why is None,
+        "why": why,
+        "lines": found[-MOST_SHOWN:],
+        "found": len(found),
+        "total": len(lines),
+        "most": f"{MOST_READ // 2**20} MiB" if len(content) >= MOST_READ else None,
+    }
+
+
+def running(service: Context, search: Search) -> tuple[str, str | None]:
+    """What the driver of the attempt that lasts has printed so far, or why that cannot be told."""
+    if service.dispatching is None:
+        return "", "It runs, and its log is with Ray, which this process has no connection to. It is kept when it ends."
+    try:
+        return service.dispatching.jobs.logs(submission_id(search))[-MOST_READ:], None
+    except RayUnavailable as error:
+        return "", f"Ray cannot be asked: {error}"
+
+
+def kept(service: Context, search: Search, number: int) -> tuple[str, str | None]:
+    """What was kept of a driver's log, or that nothing was."""
+    try:
+        content = service.runs.tail(search.id, f"logs/driver-{number:04d}.log", MOST_READ)
+    except FileNotFoundError:
+        return "", "Nothing was kept: its job never began, or Ray had forgotten it."
+    except OSError as error:
+        return "", f"The storage cannot be read: {error.strerror or error}"
+    return content.decode(errors="replace"), None

@@ -1,0 +1,286 @@
+"""What a search's page tells beside its state: finals by trial, snapshots, costs, attempts, logs, copies, advice."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from nas_core.architecture import Architecture
+from service.dashboard import logs
+from service.dashboard.advice import ADVICE
+from service.dispatch.process import Dispatching
+from service.domain.lifecycle import Status
+from service.domain.request import SearchRequest
+from tests import seeding
+from tests.ray_double import TOKEN, ray_double
+from tests.unit.service.test_dashboard import text
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def browser(url: str) -> Iterator[httpx.Client]:
+    """A browser without scripts."""
+    with httpx.Client(base_url=url) as client:
+        yield client
+
+
+def rows(html: str, table: str = "networks") -> list[str]:
+    """The words of each row of a table."""
+    found = re.search(rf'<table class="{table}">.*?</table>', html, re.DOTALL)
+    assert found is not None
+    return [re.sub(r"\s+", " ", text(row)).strip() for row in re.findall(r"<tr.*?</tr>", found[0], re.DOTALL)][1:]
+
+
+def test_finals_show_a_network_for_each_trial(app: FastAPI, browser: httpx.Client) -> None:
+    finals = seeding.seed_finals(app)
+    search = seeding.parts(app).searches.get(finals)
+    sources = [one["id"] for one in search.spec["finals"]["of"]]
+    html = browser.get(f"/searches/{finals}").text
+    told = rows(html)
+    assert len(told) == 8
+    assert told[0].startswith(f"300,000 seed 0 {sources[0]} 29") and "97.50 %" in told[0]
+    assert told[1].startswith(f"300,000 seed 1 {sources[1]} stopped after epoch 7, 88.8 % on validation data")
+    assert told[2].startswith("300,000 random, 0 to come after retraining")
+    assert "retrain of 8 networks began" in text(html)
+    assert "stopped the network for 300,000, seed 1 after epoch 7: 88.8 % on validation data" in text(html)
+    assert re.findall(r'<tr id="network-([^"]*)"', html) == [
+        f"{budget}-{trial}" for trial, budget in enumerate([300_000] * 4 + [600_000] * 4)
+    ]
+    steps = re.findall(r'<span class="label">(\w+)</span>', html)
+    assert steps == ["Queue", "Start", "Retrain"]
+    assert 'data-kind="finals"' in html and 'id="snapshots"' not in html and 'data-chart="l1_weight"' not in html
+    assert "As a curl command" not in html, "finals cannot be asked for like a search"
+    assert browser.get(f"/fragments/searches/{finals}").status_code == 200
+    assert "retrained in the finals of the sweep" in text(browser.get(f"/searches/{sources[0]}").text)
+    assert f'href="/searches/{finals}">finals' in browser.get(f"/searches/{sources[0]}").text
+
+
+def test_ended_finals_tell_the_winner_of_each_budget_and_sweeps_lead_to_each_network(
+    app: FastAPI, browser: httpx.Client
+) -> None:
+    finals = seeding.seed_finals(app, ended=True)
+    html = browser.get(f"/searches/{finals}").text
+    assert [row.partition(" winner")[0] for row in rows(html) if "winner" in row] == [
+        "300,000 seed 0", "600,000 seed 0",
+    ]  # fmt: skip
+    assert re.findall(r'<img src="(/searches/[^"]*)"', html) == [
+        f"/searches/{finals}/networks/{name}.svg" for name in ("300000-0", "600000-4")
+    ]
+    anchors = set(re.findall(r'<tr id="(network-[^"]*)"', html))
+    assert {"network-300000", "network-300000-2"} <= anchors and len(anchors) == 8
+    sweep = browser.get(f"/sweeps/{seeding.parts(app).searches.get(finals).sweep_id}").text
+    links = set(re.findall(rf'href="/searches/{finals}#(network-[^"]*)"', sweep))
+    assert len(links) == 7 and links <= anchors
+    compared = browser.get(f"/compare?id={finals}-300000&id={finals}-300000-2").text
+    assert set(re.findall(rf'href="/searches/{finals}#(network-[^"]*)"', compared)) <= anchors
+    for link in set(re.findall(r'(?:href|src)="(/(?:api|searches/)[^"#]*)"', html)):
+        assert browser.get(link).status_code == 200, link
+
+
+def test_finals_that_wait_show_that_there_is_nothing_yet(app: FastAPI, browser: httpx.Client) -> None:
+    sweep_id = seeding.sweep(app, finals=True, seeds=[0, 1])
+    finals = seeding.parts(app).sweeps.searches(sweep_id, 10)[-1]
+    html = browser.get(f"/searches/{finals.id}").text
+    assert "stand here when they are retrained" in text(html) and "It has not been launched yet" in text(html)
+
+
+def test_snapshots_can_be_chosen_and_their_pictures_never_change(app: FastAPI, browser: httpx.Client) -> None:
+    search_id = seeding.queue(app)
+    run = seeding.Run(app, search_id).start().pretrain().search()
+    html = browser.get(f"/searches/{search_id}").text
+    complete = "2,114,880 multiply-adds"
+    assert re.findall(r"<option value=\"(\d+)\" selected>", html) and complete in text(html)
+    smaller = seeding.network(600_000)
+    shown = {"multiply_adds": smaller.multiply_adds, "live_edges": smaller.live_edges}
+    run.tell({"kind": "snapshot", "architecture": smaller.to_dict()} | shown)
+    first, second = browser.get(f"/searches/{search_id}/snapshots").json()
+    assert second == {"seq": second["seq"]} | shown
+    assert browser.get(f"/searches/{search_id}/snapshots?after={first['seq']}").json() == [second]
+    for chosen, query in ((second, ""), (first, f"?snapshot={first['seq']}"), (second, "?snapshot=1")):
+        html = browser.get(f"/searches/{search_id}{query}").text
+        assert f'src="/searches/{search_id}/snapshots/{chosen["seq"]}.svg"' in html
+        assert f'<option value="{chosen["seq"]}" selected>' in html
+    told = browser.get(f"/searches/{search_id}/snapshots/{first['seq']}.svg")
+    assert "immutable" in told.headers["cache-control"] and "private" in told.headers["cache-control"]
+    assert 'id="snapshots"' in browser.get(f"/searches/{seeding.queue(app)}").text
+
+
+def test_a_network_is_told_piece_by_piece_and_the_pieces_make_the_whole(
+    app: FastAPI, browser: httpx.Client, seeds: dict[str, str]
+) -> None:
+    path = f"/searches/{seeds['succeeded']}/networks/300000"
+    assert f'href="{path}"' in browser.get(f"/searches/{seeds['succeeded']}").text
+    html = browser.get(path).text
+    told = rows(html, "dense costs")
+    network = seeding.network(300_000)
+    pieces = {row.split()[0]: int(row.split()[-5].replace(",", "")) for row in told}
+    total = int(told[-1].split()[1].replace(",", ""))
+    assert total == network.multiply_adds and told[-1].split()[0] == "all"
+    parts = [row for row in told[:-1] if re.match(r"(stem|block|reduction|head)", row)]
+    assert len(parts) == 1 + 4 + 1 + 1
+    assert sum(int(row.split()[1].replace(",", "")) for row in parts) == total
+    assert any(re.match(r"1\.\w+", name) for name in pieces) and "shortcut" in pieces
+    assert browser.get(f"{path}.svg").text.startswith("<svg")
+    for other in ("400000", "300000-1", "x", "../300000"):
+        assert browser.get(f"/searches/{seeds['succeeded']}/networks/{other}").status_code in (404, 422), other
+
+
+def test_a_finalist_is_shown_before_it_is_retrained_where_it_is_known(app: FastAPI, browser: httpx.Client) -> None:
+    finals = seeding.seed_finals(app)
+    assert browser.get(f"/searches/{finals}/networks/300000-1").status_code == 200, "what its search has found"
+    for unknown in ("300000-2", "300000-9", "300000"):
+        assert browser.get(f"/searches/{finals}/networks/{unknown}").status_code == 404, "what is yet to be drawn"
+        assert browser.get(f"/searches/{finals}/networks/{unknown}.svg").status_code == 404
+    genotype = Path(seeding.parts(app).runs.path(finals, "architectures/300000-0/architecture.json"))
+    Architecture.from_json(genotype.read_text())
+    genotype.write_text("{")
+    assert browser.get(f"/searches/{finals}/networks/300000-0").status_code == 404
+
+
+def test_attempts_are_told_with_their_logs(app: FastAPI, browser: httpx.Client) -> None:
+    search_id = seeding.queue(app)
+    run = seeding.Run(app, search_id).start()
+    lost = {"kind": "job", "message": "the <node> went away", "attempt": 1}
+    run.move(Status.QUEUED, not_before=0.0, error=lost, reason="tried again")
+    seeding.Run(app, search_id).start()
+    words = text(browser.get(f"/searches/{search_id}").text)
+    assert "queued the &lt;node&gt; went away tests Log of attempt 1" in words
+    assert re.search(r"2 \S+ \S+ UTC .* lasts tests Log of attempt 2", words)
+    log = Path(seeding.parts(app).runs.path(search_id, "logs/driver-0001.log"))
+    log.parent.mkdir(parents=True)
+    log.write_bytes(b"one\nTwo <b>\nbad \xff byte\n")
+    html = browser.get(f"/searches/{search_id}/logs/1").text
+    assert "Two &lt;b&gt;" in html and "3 lines." in text(html) and "bad \N{REPLACEMENT CHARACTER} byte" in html
+    assert 'hx-trigger="every' not in html, "it does not change any more"
+    html = browser.get(f"/searches/{search_id}/logs/1", params={"q": "two"}).text
+    assert "1 of 3 lines" in text(html) and "one\n" not in html and 'value="two"' in html
+    assert 'href="/searches/' + search_id + '/logs/2?q=two"' in html
+    assert "which this process has no connection to" in text(browser.get(f"/searches/{search_id}/logs/2").text)
+    log.unlink()
+    assert "Nothing was kept" in text(browser.get(f"/searches/{search_id}/logs/1").text)
+    for missing in (f"{search_id}/logs/3", "nosuch/logs/1"):
+        assert browser.get(f"/searches/{missing}").status_code == 404
+
+
+def test_of_a_long_log_the_end_is_shown(app: FastAPI, browser: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    search_id = seeding.queue(app)
+    seeding.Run(app, search_id).move(Status.QUEUED, not_before=0.0)
+    log = Path(seeding.parts(app).runs.path(search_id, "logs/driver-0001.log"))
+    log.parent.mkdir(parents=True)
+    log.write_text("".join(f"line {number}\n" for number in range(5000)))
+    monkeypatch.setattr(logs, "MOST_READ", 100)
+    monkeypatch.setattr(logs, "MOST_SHOWN", 3)
+    html = browser.get(f"/searches/{search_id}/logs/1").text
+    assert "line 4997\nline 4998\nline 4999" in html and "line 4996" not in html
+    assert "the last 3 are shown" in text(html)
+
+
+def test_a_log_is_read_from_ray_while_its_driver_runs(
+    app: FastAPI, browser: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search_id = seeding.queue(app)
+    seeding.Run(app, search_id).start()
+    context = seeding.parts(app)
+    with ray_double() as ray:
+        monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+        settings = replace(context.settings, ray_address=ray.endpoint.url)
+        dispatching = Dispatching(settings, context.searches, context.runs)
+        app.state.context = replace(context, dispatching=dispatching)
+        job = f"yoso-{search_id}-1"
+        ray.jobs[job], ray.logs[job] = {"status": "RUNNING"}, "epoch 1\nepoch <2>\n"
+        html = browser.get(f"/searches/{search_id}/logs/1").text
+        assert "epoch &lt;2&gt;" in html and "2 lines; it goes on." in text(html) and 'hx-trigger="every' in html
+        ray.drop_answers = True
+        assert "Ray cannot be asked" in text(browser.get(f"/searches/{search_id}/logs/1").text)
+        dispatching.close()
+
+
+ASKED: list[dict[str, Any]] = [
+    {"dataset": "digits", "budgets": ["300k", 600000]},
+    {
+        "dataset": "digits", "budgets": ["300k"], "space": {"preset": "digits", "share": True}, "seed": 3,
+        "settings": {"retrain_epochs": 5, "lr": 0.05, "form": "press", "flip": False}, "priority": -2, "workers": 2,
+        "limits": {"parameters": "90k"}, "project": "vision", "name": "it's a \"name\" $HOME `x` -- <b>\\n\n--seed 9",
+    },
+    {"dataset": "digits", "budgets": ["300k"], "space": {"share": False, "blocks": [1, 1], "channels": 8}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("request_", ASKED)
+def test_what_is_copied_asks_for_the_same_again(
+    app: FastAPI, browser: httpx.Client, url: str, request_: dict[str, Any]
+) -> None:
+    made = browser.post("/api/v1/searches", json=request_).json()
+    html = browser.get(f"/searches/{made['id']}").text
+    copied = {title: unescape(words) for title, words in re.findall(
+        r'<pre tabindex="0" aria-label="(curl|Command line|Python)"[^>]*>(.*?)</pre>', html, re.DOTALL)}  # fmt: skip
+    assert set(copied) == {"curl", "Python"} | (
+        {"Command line"} if "blocks" not in request_.get("space", {}) else set()
+    )
+    if "Command line" not in copied:
+        assert "has no options for all that was asked" in text(html)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "HOME": "/nowhere"}
+    for title, words in copied.items():
+        command = [sys.executable, "-c", words] if title == "Python" else ["sh", "-c", words]
+        if title == "Command line":  # with this code's own, whatever is installed
+            command = ["sh", "-c", words.replace(" yoso submit", f" {sys.executable} -m service.cli submit", 1)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, (title, done.stderr, done.stdout)
+    searches = seeding.parts(app).searches.page(10)
+    assert len(searches) == 1 + len(copied)
+    assert all(one.spec == searches[-1].spec for one in searches)
+    for field in ("name", "project", "priority", "dataset"):
+        assert len({getattr(one, field) for one in searches}) == 1, field
+
+
+def test_with_tokens_the_copied_command_takes_it_from_the_environment(tmp_path: Path) -> None:
+    token = "a-token-of-sixteen"
+    app = seeding.make_app(tmp_path, tokens={token: "vision"}, data_roots=(str(tmp_path),))
+    search_id = seeding.queue(app, project="vision")
+    with seeding.serving(app) as url, httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}) as http:
+        html = http.get(f"/searches/{search_id}").text
+        assert "Authorization: Bearer $YOSO_TOKEN" in unescape(html) and token not in html
+        for path in (f"/searches/{search_id}/logs/1", f"/searches/{search_id}/snapshots"):
+            assert httpx.get(url + path).headers["location"].startswith("/login"), path
+    seeding.parts(app).searches.engine.dispose()
+
+
+def test_what_failed_is_told_with_what_to_do_and_can_be_tried_again(
+    app: FastAPI, browser: httpx.Client, seeds: dict[str, str]
+) -> None:
+    html = browser.get(f"/searches/{seeds['failed']}").text
+    assert ADVICE["out_of_memory"] in unescape(text(html)) and f'href="/searches/{seeds["failed"]}/logs/1"' in html
+    assert f'hx-post="/api/v1/searches/{seeds["failed"]}/retry"' in html
+    like = re.search(r'href="(/submit\?[^"]*)"', html)
+    assert like is not None and 'value="too large a batch"' in browser.get(unescape(like[1])).text
+    assert "/retry" not in browser.get(f"/searches/{seeds['succeeded']}").text
+
+
+def test_every_kind_of_error_that_is_written_has_its_advice() -> None:
+    written = set()
+    for file in (*(ROOT / "worker").glob("*.py"), *(ROOT / "service" / "dispatch").rglob("*.py")):
+        code = file.read_text()
+        written |= set(re.findall(r'problem\([^,]+, "(\w+)"', code))
+        written |= set(re.findall(r'"kind": "(\w+)", "message"', code))
+        for choice in re.findall(r'^\s*kind = ("\w+" if .*)$', code, re.MULTILINE):
+            written |= set(re.findall(r'"(\w+)"', choice))
+    assert written - {"warning"} == set(ADVICE)
+    assert all(re.fullmatch(r"[A-Z].*\.", words) for words in ADVICE.values())
+
+
+def test_the_request_that_is_shown_is_one_that_the_api_takes(browser: httpx.Client, seeds: dict[str, str]) -> None:
+    html = browser.get(f"/searches/{seeds['succeeded']}").text
+    shown = re.search(r'aria-label="The request as it was sent">(.*?)</pre>', html, re.DOTALL)
+    assert shown is not None
+    SearchRequest.model_validate(json.loads(unescape(shown[1])))
