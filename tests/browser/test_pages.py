@@ -34,7 +34,7 @@ def test_a_search_is_followed_live_to_its_end(app: FastAPI, page: Page) -> None:
     run.pretrain().search(10)
     chart = page.locator('[data-chart="multiply_adds"] canvas')
     expect(chart).to_be_visible()
-    expect(page.get_by_role("slider", name="The supernet as it shrinks")).to_be_visible()
+    expect(page.get_by_alt_text("What lives of the supernet: 2,114,880 multiply-adds")).to_be_visible()
     painted = page.evaluate(
         """() => { const c = document.querySelector('[data-chart="multiply_adds"] canvas');
         const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;

@@ -46,6 +46,7 @@
     }
     section.hidden = !list.options.length;
     slider.max = Math.max(0, list.options.length - 1);
+    slider.hidden = list.options.length < 2;
     if (follows) slider.value = slider.max;
     show();
   }
@@ -53,7 +54,8 @@
   slider.max = Math.max(0, list.options.length - 1);
   slider.value = Math.max(0, list.selectedIndex);
   list.hidden = section.querySelector("label").hidden = true;
-  slider.hidden = words.hidden = false;
+  words.hidden = false;
+  slider.hidden = list.options.length < 2;
   slider.addEventListener("input", show);
   show();
   document.body.addEventListener("htmx:sseMessage", read);

@@ -43,8 +43,11 @@ def test_what_was_written_is_read(runs: Runs) -> None:
     }
     runs.write("s", "spec.json", b"other")
     assert runs.read("s", "spec.json") == b"other"
+    assert [runs.tail("s", "spec.json", size) for size in (2, 5, 99)] == [b"er", b"other", b"other"]
     with pytest.raises(FileNotFoundError):
         runs.read("s", "none")
+    with pytest.raises(FileNotFoundError):
+        runs.tail("s", "none", 9)
 
 
 def test_a_chunk_is_read_behind_the_cursor_and_in_order(runs: Runs) -> None:
