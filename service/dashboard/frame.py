@@ -60,11 +60,12 @@ ViewerDep = Annotated[str | None, Depends(viewer)]
 def same_site(request: Request) -> None:
     """Refuse a form that another site sends in the visitor's name (403); programs that are no browser say neither.
 
-    A browser keeps the cookie from such a form by itself (SameSite), but without tokens there is no cookie.
+    A browser keeps the cookie from such a form by itself (SameSite), but without tokens there is no cookie. One that
+    says where a request comes from (Sec-Fetch-Site) is believed: a proxy may have changed the Host.
     """
-    origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "none")
-    elsewhere = origin is not None and urlsplit(origin).netloc != request.headers.get("host")
-    if elsewhere or site not in ("same-origin", "none"):
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    own = origin is None or urlsplit(origin).netloc == request.headers.get("host")
+    if not (own if site is None else site in ("same-origin", "none")):
         raise ProblemError(403, "From another site", "This form is sent from the service's own pages.")
 
 

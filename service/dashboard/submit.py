@@ -3,8 +3,10 @@
 import json
 import math
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any
 from urllib.parse import parse_qs, urlencode
 
@@ -12,7 +14,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import ValidationError
 
-from nas_core.datasets import at_hand, describe
+from nas_core.datasets import DatasetInfo, at_hand, describe
 from nas_core.errors import InvalidValue
 from nas_core.operations import OPERATIONS, PAPER_OPERATIONS
 from nas_core.space import PRESETS, SearchSpace
@@ -25,6 +27,9 @@ from service.dashboard.frame import SameSiteDep, ViewerDep, page
 from service.domain.request import InvalidRequest, SearchRequest, check, space_of
 from service.store.idempotency import KeyReused
 from service.store.projects import OverQuota
+
+REMEMBERED_SECONDS = 30.0
+"""How long the form believes what a data set was; before a search is queued it is looked at again."""
 
 Form = Mapping[str, Sequence[str]]
 """The texts of each field that was filled in."""
@@ -161,6 +166,8 @@ def send(request: Request, service: ContextDep, project: ViewerDep, same: SameSi
             key = key_for(project, form.get("key", [secrets.token_hex()])[0], "POST /submit", content)
             queued = api.submit(asked, service, project, key)
             return RedirectResponse(f"/searches/{queued.headers['location'].rpartition('/')[2]}", 303)
+        except InvalidRequest as error:
+            problems = [said(problem) for problem in error.problems]
         except InvalidValue as problem:
             problems = [said(problem)]
         except OverQuota as error:
@@ -185,17 +192,30 @@ def judged(
         return None, None, field_errors(error.errors())
     try:
         asked = confined(asked, project)
-        spec = check(asked, settings.data_roots, settings.any_folder, service.capacity())
+        spec = check(asked, settings.data_roots, settings.any_folder, service.capacity(), look)
         return asked, costs(spec.space, spec.settings, spec.budgets), []
     except InvalidRequest as error:
         problems = [said(problem) for problem in error.problems]
     except InvalidValue as problem:
         problems = [said(problem)]
     try:
-        space = space_of(asked, describe(asked.dataset, settings.data_roots, settings.any_folder))
+        space = space_of(asked, look(asked.dataset, settings.data_roots, settings.any_folder))
     except InvalidValue:
         return asked, None, problems
     return asked, costs(space), problems
+
+
+def look(dataset: str, roots: Sequence[str], anywhere: bool) -> DatasetInfo:
+    """What a data set is, or was a moment ago: all images of a folder are counted, and not with every letter typed.
+
+    Raises `InvalidValue`.
+    """
+    return _looked(dataset, tuple(roots), anywhere, time.monotonic() // REMEMBERED_SECONDS)
+
+
+@lru_cache(maxsize=64)
+def _looked(dataset: str, roots: tuple[str, ...], anywhere: bool, moment: float) -> DatasetInfo:
+    return describe(dataset, roots, anywhere)
 
 
 def body(form: Form) -> dict[str, Any]:

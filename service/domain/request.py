@@ -22,6 +22,9 @@ from service.domain.scheduling import Capacity
 Value = TypeVar("Value")
 
 
+Look = Callable[[str, Sequence[str], bool], DatasetInfo]
+"""What finds out what a data set is, as `describe` does."""
+
 Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
 """What a database can hold as text: PostgreSQL knows no NUL."""
 
@@ -128,9 +131,13 @@ class InvalidRequest(ValueError):
 
 
 def check(
-    request: SearchRequest, roots: Sequence[str], any_folder: bool, capacity: Capacity | None = None
+    request: SearchRequest,
+    roots: Sequence[str],
+    any_folder: bool,
+    capacity: Capacity | None = None,
+    look: Look = describe,
 ) -> SearchSpec:
-    """The specification that `request` asks for; a missing preset is chosen to suit the data.
+    """The specification that `request` asks for; a missing preset is chosen to suit the data, at which it will `look`.
 
     Raises `InvalidRequest` with every problem that can be told at once.
     """
@@ -144,7 +151,7 @@ def check(
                 problems.append(problem)
             return None
 
-    info = collect(lambda: describe(request.dataset, roots, any_folder))
+    info = collect(lambda: look(request.dataset, roots, any_folder))
     limits = collect(lambda: Limits.parse(request.limits))
     if request.budgets is None and limits == NO_LIMITS:
         problems.append(InvalidValue("budgets", None, "missing", "one or more budgets, or limits"))

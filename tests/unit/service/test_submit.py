@@ -9,7 +9,9 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from PIL import Image
 
+from nas_core.datasets import DatasetInfo, describe
 from service.dashboard.submit import FIELDS, again
 from service.domain.request import SearchRequest, SpaceRequest
 from tests import seeding
@@ -147,14 +149,43 @@ def test_while_one_types_the_feasible_budgets_and_the_supernets_cost_are_told(br
     assert "300,000, 600,000" in text(browser.get("/fragments/submit", params=ASKED).text)
 
 
+def test_a_folder_is_not_counted_anew_with_every_letter(
+    guarded_app: FastAPI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pets = str(tmp_path / "pets")
+    for label in ("cat", "dog"):
+        for number in range(8):
+            Image.new("RGB", (8, 8)).save(f"{pets}/{label}/{number}.png")
+    looked: list[str] = []
+
+    def look(dataset: str, *where: Any) -> DatasetInfo:
+        looked.append(dataset)
+        return describe(dataset, *where)
+
+    monkeypatch.setattr("service.dashboard.submit.describe", look)
+    monkeypatch.setattr("service.dashboard.submit.REMEMBERED_SECONDS", 1e9)
+    with seeding.serving(guarded_app) as url, httpx.Client(base_url=url) as client:
+        client.post("/login", data={"token": TOKEN})
+        for budgets in ("", "3", "30", "300k"):
+            told = client.get("/fragments/submit", params={"dataset": pets, "budgets": budgets}).text
+            assert "8 × 8 pixels, 3 channels, 2 classes" in text(told)
+        assert looked == [pets]
+        for folder in ("cat", "dog"):
+            (tmp_path / "pets" / folder / "0.png").unlink()
+        sent = client.post("/submit", data={"dataset": pets, "budgets": "300k"})
+        assert sent.status_code == 422, "what is queued is held to what is there now"
+        assert "at least 8 images per class" in beside(sent.text, "dataset")
+
+
 def test_the_form_of_another_site_is_refused(app: FastAPI, browser: httpx.Client, url: str) -> None:
     for headers in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
         told = browser.post("/submit", data=ASKED, headers=headers)
         assert told.status_code == 403 and "another site" in told.json()["title"]
         assert browser.post("/logout", headers=headers).status_code == 403
     assert searches(app) == []
-    own = {"Origin": url, "Sec-Fetch-Site": "same-origin"}
-    assert browser.post("/submit", data=ASKED, headers=own).status_code == 303
+    elsewhere = "https://yoso.example"  # as a proxy that changes the Host makes it look
+    for own in ({"Origin": url}, {"Origin": elsewhere, "Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"}):
+        assert browser.post("/submit", data=ASKED, headers=own).status_code == 303
 
 
 def test_a_project_that_is_full_is_told_so(app: FastAPI, browser: httpx.Client) -> None:
