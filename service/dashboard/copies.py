@@ -11,6 +11,7 @@ OPTIONS = {
     "workers": "--workers",
     "cpus_per_worker": "--cpus-per-worker",
     "gpus_per_worker": "--gpus-per-worker",
+    "accelerator_type": "--accelerator-type",
     "project": "--project",
     "priority": "--priority",
     "name": "--name",
@@ -40,6 +41,8 @@ def as_command(url: str, request: Mapping[str, Any]) -> str | None:
     if (share := space.pop("share", None)) is not None:
         words.append("--share" if share else "--full")
     rest.pop("space", None)
+    if isinstance(workers := rest.get("workers"), Mapping):
+        rest["workers"] = f"{workers['min']}-{workers['max']}"
     for field, option in OPTIONS.items():
         if field in rest and isinstance(rest[field], str | int):
             words.append(f"{option}={shlex.quote(str(rest.pop(field)))}")

@@ -55,6 +55,12 @@ def _number(texts: Sequence[str]) -> int | float | str:
     return texts[0]
 
 
+def _number_or_range(texts: Sequence[str]) -> Any:
+    """The number that a text such as 2 is, or the range that one such as 1-8 is."""
+    least, dash, most = texts[0].partition("-")
+    return {"min": _number([least]), "max": _number([most])} if least and dash else _number(texts)
+
+
 def _numbers(texts: Sequence[str]) -> list[int | float | str]:
     return [_number([one]) for one in _texts(texts)]
 
@@ -70,9 +76,10 @@ FIELDS: dict[str, Callable[[Sequence[str]], Any]] = {
     "project": _text,
     "priority": _number,
     "seed": _number,
-    "workers": _number,
+    "workers": _number_or_range,
     "cpus_per_worker": _number,
     "gpus_per_worker": _number,
+    "accelerator_type": _text,
     "space.preset": _text,
     "space.share": _truth,
     "space.channels": _number,
@@ -291,6 +298,8 @@ def again(request: Mapping[str, Any]) -> str:
             pairs.append((field, ", ".join(map(str, value))))
         elif isinstance(value, list):
             pairs += [(field, one) for one in value]
+        elif isinstance(value, dict):
+            pairs.append((field, f"{value['min']}-{value['max']}"))
         elif value is not None:
             pairs.append((field, str(value).lower() if isinstance(value, bool) else str(value)))
     return "/submit?" + urlencode(pairs)

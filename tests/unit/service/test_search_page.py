@@ -210,7 +210,8 @@ ASKED: list[dict[str, Any]] = [
     {"dataset": "digits", "budgets": ["300k", 600000]},
     {
         "dataset": "digits", "budgets": ["300k"], "space": {"preset": "digits", "share": True}, "seed": 3,
-        "settings": {"retrain_epochs": 5, "lr": 0.05, "form": "press", "flip": False}, "priority": -2, "workers": 2,
+        "settings": {"retrain_epochs": 5, "lr": 0.05, "form": "press", "flip": False}, "priority": -2,
+        "workers": {"min": 1, "max": 2},
         "limits": {"parameters": "90k"}, "project": "vision", "name": "it's a \"name\" $HOME `x` -- <b>\\n\n--seed 9",
     },
     {"dataset": "digits", "budgets": ["300k"], "space": {"share": False, "blocks": [1, 1], "channels": 8}},

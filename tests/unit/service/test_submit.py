@@ -65,7 +65,7 @@ def test_the_form_queues_what_the_api_would_and_leads_to_the_search(app: FastAPI
         "space.share": "true",
         "space.blocks": "2, 2",
     }
-    filled |= {"settings.retrain_epochs": "5", "limits.parameters": "90k", "workers": "2", "priority": "-1"}
+    filled |= {"settings.retrain_epochs": "5", "limits.parameters": "90k", "workers": "1-2", "priority": "-1"}
     filled |= {"settings.lr": "0.05", "space.operations": ["separable3", "identity"], "project": " vision "}
     sent = browser.post("/submit", data=filled)
     assert sent.status_code == 303, text(sent.text)
@@ -74,7 +74,8 @@ def test_the_form_queues_what_the_api_would_and_leads_to_the_search(app: FastAPI
     by_api = {
         "dataset": "digits", "budgets": ["300k", "600000"], "seed": 3, "name": "by form", "project": "vision",
         "space": {"preset": "digits", "share": True, "blocks": [2, 2], "operations": ["separable3", "identity"]},
-        "settings": {"retrain_epochs": 5, "lr": 0.05}, "limits": {"parameters": "90k"}, "workers": 2, "priority": -1,
+        "settings": {"retrain_epochs": 5, "lr": 0.05}, "limits": {"parameters": "90k"},
+        "workers": {"min": 1, "max": 2}, "priority": -1,
     }  # fmt: skip
     assert search.request == by_api
     made = browser.post("/api/v1/searches", json=by_api)
@@ -221,10 +222,11 @@ def test_with_a_projects_token_the_form_is_of_that_project_and_knows_what_lies_b
 def test_a_request_can_be_filled_in_again(browser: httpx.Client) -> None:
     request = {
         "dataset": "digits", "budgets": ["300k", 600000], "space": {"share": True, "operations": ["separable3"]},
-        "settings": {"lr": 0.05}, "limits": {"latency_ms": 2.5}, "priority": 3, "name": '"quoted" & <b>',
+        "settings": {"lr": 0.05}, "limits": {"latency_ms": 2.5}, "priority": 3,
+        "workers": {"min": 1, "max": 8}, "name": '"quoted" & <b>',
     }  # fmt: skip
     html = browser.get(again(request)).text
-    for value in ("digits", "300k, 600000", "0.05", "2.5", "3", "&#34;quoted&#34; &amp; &lt;b&gt;"):
+    for value in ("digits", "300k, 600000", "1-8", "0.05", "2.5", "3", "&#34;quoted&#34; &amp; &lt;b&gt;"):
         assert f'value="{value}"' in html
     assert '<option value="true" selected>' in html and 'value="separable3" checked' in html
 
