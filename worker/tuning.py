@@ -146,7 +146,7 @@ class Heats(FIFOScheduler):
             goes_on = heat.on_trial_result(tune_controller, trial, result) == TrialScheduler.CONTINUE
             folder, name = RunFolder(self.folder), verdict(trial.config["number"], result["epoch"])
             if not folder.exists(name):
-                folder.write_json(name, {"goes_on": goes_on})
+                folder.write_json(name, {"goes_on": goes_on, "accuracy": result["accuracy"]})
         return TrialScheduler.CONTINUE
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
@@ -383,6 +383,9 @@ def train_finalist(config: dict[str, Any]) -> None:
         report({"epoch": epoch, "accuracy": accuracy, "lines": list(lines)} | more, state, rank)
         lines.clear()
 
+    if (ended := at_end(folder, finalist, epochs)) is not None:
+        tell(*ended)
+        return
     try:
         data = load(spec, values.get("data_roots", []), device)
     except (OSError, ValueError) as error:
@@ -417,8 +420,23 @@ def train_finalist(config: dict[str, Any]) -> None:
             return
     tested = retraining.test()
     if rank == 0:
+        tested["validation_accuracy"] = lines[-1]["accuracy"]
         write_network(folder, finalist, spec, retraining, data, tested)
     tell(epochs, lines[-1]["accuracy"])
+
+
+def at_end(folder: RunFolder, finalist: Finalist, epochs: int) -> tuple[int, float] | None:
+    """The epoch at which a finalist ended in an earlier attempt, and its accuracy then; None where it did not.
+
+    Tune notes such things only every few seconds.
+    """
+    if folder.exists(f"{finalist.path}/result.json"):
+        return epochs, folder.read_json(f"{finalist.path}/result.json")["validation_accuracy"]
+    for epoch in rungs(epochs):
+        name = verdict(finalist.number, epoch)
+        if folder.exists(name) and not (told := folder.read_json(name))["goes_on"]:
+            return epoch, told["accuracy"]
+    return None
 
 
 def goes_on(folder: RunFolder, number: int, epoch: int) -> bool:

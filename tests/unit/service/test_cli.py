@@ -241,7 +241,9 @@ def test_queues_again_and_shows_the_cluster_and_its_projects(app: FastAPI, url: 
 
 
 def test_queues_a_sweep_and_shows_and_steers_it(app: FastAPI, url: str) -> None:
-    told = yoso("sweep", "digits", "--budgets", "300k:600k:2", "--seeds", "0,1", "--name", "night", url=url)
+    told = yoso(
+        "sweep", "digits", "--budgets", "300k:600k:2", "--seeds", "0,1", "--no-finals", "--name", "night", url=url
+    )
     assert told.exit_code == 0 and "of 2 searches" in told.stdout, told.output
     grid = ("--grid", "space.share=true,false", "--independent", "--json")
     made = json.loads(yoso("sweep", "digits", "-b", "600k", "-b", "300k", *grid, url=url).stdout)

@@ -1,6 +1,5 @@
 """The Python clients, each by the same tests, against a real service behind a real socket."""
 
-import asyncio
 import inspect
 import threading
 import time
@@ -8,12 +7,14 @@ import types
 import typing
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self, assert_type
 
 import httpx
 import pytest
+from anyio.from_thread import start_blocking_portal
 from fastapi import FastAPI
 
 from nas_core.errors import InvalidValue
@@ -31,23 +32,27 @@ def database_url(tmp_path: Path) -> str:
 
 
 class Blocking:
-    """An `AsyncClient` with the face of a `Client`: each of its words is awaited on a loop of its own."""
+    """An `AsyncClient` with the face of a `Client`: each of its words is awaited on a loop of its own, in a thread.
+
+    The thread of the tests may have a loop already, that of a browser.
+    """
 
     def __init__(self, *given: Any, **named: Any) -> None:
-        self.client, self.loop = AsyncClient(*given, **named), asyncio.Runner()
+        self.client, self.thread = AsyncClient(*given, **named), start_blocking_portal()
         self.url = self.client.url
 
     def __enter__(self) -> Self:
+        self.portal = self.thread.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.loop.run(self.client.close())
-        self.loop.close()
+        self.portal.call(self.client.close)
+        self.thread.__exit__(None, None, None)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def word(*given: Any, **named: Any) -> Any:
-            made: Any = getattr(self.client, name)(*given, **named)
-            return self._iterate(made) if name == "events" else self.loop.run(made)
+            asked = partial(getattr(self.client, name), *given, **named)
+            return self._iterate(asked()) if name == "events" else self.portal.call(asked)
 
         return word
 
@@ -55,7 +60,7 @@ class Blocking:
         async def following() -> Event | None:
             return await anext(events, None)
 
-        while (event := self.loop.run(following())) is not None:
+        while (event := self.portal.call(following)) is not None:
             yield event
 
 
@@ -84,7 +89,8 @@ def test_both_clients_have_the_same_words_and_types(url: str) -> None:
         sweep = assert_type(client.submit_sweep({"dataset": "digits"}, ["300k"]), answers.Sweep)
         assert_type(client.pareto(sweep["id"])["points"], list[answers.Point])
         assert_type(client.cluster()["nodes"], list[answers.Node])
-    asyncio.run(asynchronously())
+    with start_blocking_portal() as portal:
+        portal.call(asynchronously)
 
 
 def test_submits_reads_lists_and_cancels(connect: Any, url: str) -> None:
