@@ -266,6 +266,7 @@ def write_finals(folder: Path) -> SearchSpec:
     return spec
 
 
+@pytest.mark.proof
 @pytest.mark.timeout(300)
 def test_finals_that_are_killed_go_on_and_the_best_on_validation_data_wins(tmp_path: Path, start: Any) -> None:
     folder = tmp_path / "finals"
@@ -288,7 +289,9 @@ def test_finals_that_are_killed_go_on_and_the_best_on_validation_data_wins(tmp_p
     assert sorted(trials) == [0, 1, 2, 3] and trials[3]["outcome"] == "trained", "baselines go to the end"
     for number, one in trials.items():
         told = {line["epoch"]: line["accuracy"] for line in some(folder, "epoch", trial=number)}
-        assert list(told) == list(range(1, one["epochs"] + 1)) and told[one["epochs"]] == one["validation_accuracy"]
+        # A trial that ended while the driver died is known to have ended, but not every epoch that it had not told.
+        assert set(told) <= set(range(1, one["epochs"] + 1))
+        assert told.get(one["epochs"], one["validation_accuracy"]) == one["validation_accuracy"]
         assert one["outcome"] == ("trained" if one["epochs"] == 9 else "stopped")
     trained = [one for one in trials.values() if one["outcome"] == "trained" and one["origin"] == "search"]
     [winner] = [one for one in result["architectures"] if one["winner"]]
