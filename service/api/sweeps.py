@@ -90,11 +90,16 @@ class Front(BaseModel):
     points: list[Point]
 
 
-def _seen(sweep_id: Text, service: ContextDep, project: ProjectDep) -> Sweep:
+def seen(service: Context, project: str | None, sweep_id: str) -> Sweep:
+    """The sweep, if the caller's project may see it. Raises `UnknownSweep`."""
     sweep = service.sweeps.get(sweep_id)
     if project is not None and sweep.project != project:
         raise UnknownSweep(sweep_id)
     return sweep
+
+
+def _seen(sweep_id: Text, service: ContextDep, project: ProjectDep) -> Sweep:
+    return seen(service, project, sweep_id)
 
 
 SeenDep = Annotated[Sweep, Depends(_seen)]

@@ -52,10 +52,7 @@ class BudgetRow:
 
 
 def _seen(sweep_id: Text, service: ContextDep, project: ViewerDep) -> Sweep:
-    sweep = service.sweeps.get(sweep_id)
-    if project is not None and sweep.project != project:
-        raise UnknownSweep(sweep_id)
-    return sweep
+    return api.seen(service, project, sweep_id)
 
 
 SeenDep = Annotated[Sweep, Depends(_seen)]
@@ -84,7 +81,7 @@ def sweep_page(
 ) -> Response:
     """One sweep."""
     try:
-        sweep = _seen(sweep_id, service, project)
+        sweep = api.seen(service, project, sweep_id)
     except UnknownSweep:
         return missing(request, "sweep", sweep_id)
     return page("sweep.html", request, **shown(service, sweep, cost, after))
