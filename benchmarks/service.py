@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from sqlalchemy import Engine, create_engine, func, select, text
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from service.api.views import cursor
+from service.api.views import position
 from service.dispatch.dispatcher import THREADS, Dispatcher
 from service.dispatch.executors.ray_jobs import Endpoint, RayJobs
 from service.dispatch.local_ray import LocalRay, free_ports
@@ -283,7 +283,8 @@ def addresses(engine: Engine, ids: dict[str, str], rows: int) -> dict[str, str]:
     """The pages that are asked for, by what they show."""
     with reading(engine) as session:
         query = select(Search).order_by(Search.created_at.desc(), Search.id.desc()).offset(rows // 2).limit(1)
-        deep = cursor(session.scalars(query).one())
+        middle = session.scalars(query).one()
+    deep = position(middle.created_at, middle.id)
     api, one = "/api/v1/searches", ids["succeeded"]
     return {
         "API: first page": api,

@@ -46,6 +46,7 @@ class Search(TypedDict):
     reason: str | None
     phase: str | None
     progress: float
+    seconds_left: float | None
     accuracy: float | None
     dataset: str
     budgets: list[int]

@@ -325,13 +325,17 @@ def steer(
 def list_searches(
     status: Annotated[str | None, typer.Option(help="Only searches in this state.")] = None,
     project: Annotated[str | None, typer.Option(help="Only searches of this project.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only these: search, or finals of sweeps.")] = None,
+    words: Annotated[
+        str | None, typer.Option("--find", help="Only searches with this in the name, the id or the data set.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=500, help="How many.")] = 50,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
     """List searches, newest first."""
     with refusals(), Client(url) as client:
-        page = client.list(limit, status=status, project=project)
+        page = client.list(limit, status=status, project=project, kind=kind, q=words)
         if as_json:
             print(json.dumps(page))
         elif not page["items"]:

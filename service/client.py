@@ -232,7 +232,10 @@ class Calls:
     # Last, because what stands below it in this class no longer sees the type of this name.
     @Call
     def list(self, /, limit: int = 50, after: str | None = None, **filters: str | None) -> Request[SearchPage]:
-        """A page of searches, newest first: `items`, and `next` to be given as `after`."""
+        """A page of searches, newest first: `items`, and `next` to be given as `after`.
+
+        Filters are `status`, `project`, `kind`, and `q` for words in the name, the id or the data set.
+        """
         return ask("GET", "/api/v1/searches", limit=limit, after=after, **filters)
 
 

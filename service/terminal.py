@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Column, Table
 from rich.text import Text
 
-from service.formats import exact, short
+from service.formats import duration, exact, short
 
 LINES_OF_A_PHASE = 6
 """About how many lines a phase gets where there are no bars."""
@@ -111,8 +111,8 @@ def results(architectures: Iterable[Mapping[str, Any]], folders: Mapping[int, st
 def searches(items: Iterable[Mapping[str, Any]]) -> Table:
     """The table of a page of searches."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("id", "state", "name", "data set", "budgets", "done", "accuracy", "submitted"):
-        whole = heading in ("id", "state", "done", "accuracy")
+    for heading in ("id", "state", "name", "data set", "budgets", "done", "left", "accuracy", "submitted"):
+        whole = heading in ("id", "state", "done", "left", "accuracy")
         table.add_column(heading, overflow="fold", no_wrap=whole)
     for one in items:
         state = f"[{COLOURS.get(one['status'], 'default')}]{one['status']}[/]"
@@ -120,7 +120,8 @@ def searches(items: Iterable[Mapping[str, Any]]) -> Table:
         accuracy = "" if one["accuracy"] is None else f"{one['accuracy']:.1%}"
         submitted = one["created_at"][5:16].replace("T", " ")
         row = (one["id"], state, escape(one["name"]), escape(one["dataset"]), budgets)
-        table.add_row(*row, f"{one['progress']:.0%}", accuracy, submitted)
+        left = "" if one["seconds_left"] is None else duration(one["seconds_left"])
+        table.add_row(*row, f"{one['progress']:.0%}", left, accuracy, submitted)
     return table
 
 
@@ -133,7 +134,7 @@ def sweeps(items: Iterable[Mapping[str, Any]]) -> Table:
             for counts in (one["counts"], one["finals"])
             if counts
         )
-        left = "" if one["seconds_left"] is None or one["done"] else f"about {one['seconds_left'] / 60:.0f} min"
+        left = "" if one["seconds_left"] is None or one["done"] else f"about {duration(one['seconds_left'])}"
         paused = "paused, " if one["paused"] else ""
         table.add_row(one["id"], escape(one["name"]), one["project"], states, paused + left)
     return table

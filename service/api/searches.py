@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Response
 from fastapi.routing import APIRoute
@@ -12,12 +12,13 @@ from sqlalchemy.orm import Session
 from service.api.context import Context, ContextDep, ProjectDep, confined
 from service.api.idempotency import KeyDep, once
 from service.api.problems import Problem
-from service.api.views import AttemptView, Page, SearchView, Seq, cursor, iso, place, view_attempt, view_search
+from service.api.views import AttemptView, Page, SearchView, Seq, iso, place, position, view_attempt, view_search
 from service.domain.lifecycle import TERMINAL, Status
 from service.domain.request import SearchRequest, Text, check
 from service.store.changes import UnknownSearch
 from service.store.idempotency import Answer
 from service.store.models import Event, Search
+from service.store.searches import Wanted
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "The body is not JSON, or a header is malformed."},
@@ -69,6 +70,7 @@ FOUND: dict[int | str, dict[str, Any]] = {
     }
 }
 EVENT_SECONDS = 0.5
+Kind = Literal["search", "finals"]
 KEEP_ALIVE_TURNS = 30
 
 
@@ -121,15 +123,19 @@ def browse(
     after: Text | None = None,
     status: Status | None = None,
     only: Annotated[Text | None, Query(alias="project")] = None,
+    kind: Kind | None = None,
+    words: Annotated[Text, Query(alias="q", max_length=200, description="In the name, the id or the data set.")] = "",
 ) -> Page:
-    """Searches, newest first, a page at a time."""
-    behind = place(after) if after else None
-    found = service.searches.page(limit + 1, behind, status, project or only)
-    shown = found[:limit]
+    """Searches, newest first, a page at a time.
+
+    With `q`, a page may hold fewer than `limit`, or none, and there be more behind it: as long as there is a `next`.
+    """
+    wanted = Wanted(status, project or only, kind, words.strip())
+    shown, further = service.searches.page(limit, place(after) if after else None, wanted)
     networks = service.searches.architectures(search.id for search in shown)
     return Page(
         items=[view_search(search, networks[search.id]) for search in shown],
-        next=cursor(shown[-1]) if len(found) > limit else None,
+        next=position(*further) if further else None,
     )
 
 

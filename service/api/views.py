@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -9,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from nas_core.errors import InvalidValue
+from service.domain.lifecycle import Status
 from service.store.models import ArchitectureRow, Attempt, Search, Sweep
 
 Seq = Annotated[int, Field(ge=0, le=2**63 - 1)]
@@ -57,6 +59,7 @@ class SearchView(BaseModel):
                     "reason": None,
                     "phase": "search",
                     "progress": 0.42,
+                    "seconds_left": 140.5,
                     "accuracy": 0.97,
                     "dataset": "digits",
                     "budgets": [300000, 600000],
@@ -93,6 +96,8 @@ class SearchView(BaseModel):
     reason: str | None
     phase: str | None
     progress: float
+    seconds_left: float | None
+    """By how long it has taken so far; None while that says too little."""
     accuracy: float | None
     dataset: str
     budgets: list[int]
@@ -148,6 +153,7 @@ def view_search(search: Search, architectures: Sequence[ArchitectureRow]) -> Sea
         reason=search.reason,
         phase=search.phase,
         progress=search.progress,
+        seconds_left=seconds_left(search),
         accuracy=search.accuracy,
         dataset=search.dataset,
         budgets=search.spec["budgets"],
@@ -209,8 +215,15 @@ def iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def cursor(one: Search | Sweep) -> str:
-    """The place of a search or a sweep in a list, as an opaque text."""
+def seconds_left(search: Search) -> float | None:
+    """How long it may still take, by how long it has taken so far; None where that says too little."""
+    if search.status != Status.RUNNING or search.started_at is None or search.progress < 0.05:
+        return None
+    return round((time.time() - search.started_at) * (1 - search.progress) / search.progress, 1)
+
+
+def cursor(one: Sweep) -> str:
+    """The place of a sweep in a list, as an opaque text."""
     return position(one.created_at, one.id)
 
 
@@ -220,7 +233,7 @@ def position(number: float, name: str) -> str:
 
 
 def place(text: str) -> tuple[float, str]:
-    """The place that `cursor` described. Raises `InvalidValue`."""
+    """The place that `position` described. Raises `InvalidValue`."""
     with contextlib.suppress(ValueError):
         time, search_id = base64.urlsafe_b64decode(text.encode()).decode().split(" ")
         if search_id.isalnum():

@@ -1,10 +1,9 @@
 """The searches: their list, and each one's page."""
 
 import json
-import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -14,8 +13,8 @@ from nas_core.architecture import Architecture
 from service import formats
 from service.api.context import Context, ContextDep
 from service.api.problems import ProblemError
-from service.api.searches import seen
-from service.api.views import Seq, cursor, place, position
+from service.api.searches import Kind, seen
+from service.api.views import Seq, place, position, seconds_left
 from service.dashboard.advice import ADVICE
 from service.dashboard.copies import as_command, as_curl, as_python
 from service.dashboard.frame import PICTURE_HEADERS, ViewerDep, hints, missing, page
@@ -26,7 +25,7 @@ from service.domain.lifecycle import TERMINAL, Status
 from service.domain.request import Text
 from service.store.changes import UnknownSearch
 from service.store.models import Event, Search
-from service.store.searches import LOOKED_THROUGH, Snapshot
+from service.store.searches import LOOKED_THROUGH, Snapshot, Wanted
 
 PAGE_SIZE = 50
 NOTABLE = ("status", "started", "phase", "architecture", "retrained", "stopped", "warning")
@@ -36,7 +35,7 @@ TRIAL = ("trial", "budget", "origin", "seed", "source", "name")
 FOR_EVER = PICTURE_HEADERS | {"Cache-Control": "private, max-age=31536000, immutable"}
 """The headers of a picture that never changes: an event stays what it was."""
 TABS = (None, Status.QUEUED, Status.RUNNING, Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
-KINDS = ("search", "finals")
+KINDS = get_args(Kind)
 router = APIRouter(include_in_schema=False)
 
 
@@ -173,18 +172,12 @@ def listed(service: Context, project: str | None, filters: Filters, after: str |
     """What the list shows: one page of those searches that are asked for."""
     # Asked before the rows are read, so that what happens in between is hinted at.
     newest = service.searches.newest_seq()
-    behind = place(after) if after else None
-    wanted = (filters.status, project or filters.project, filters.kind)
-    if filters.words:
-        rows, further = service.searches.find(filters.words, PAGE_SIZE, behind, *wanted)
-        older = position(*further) if further is not None else None
-    else:
-        found = service.searches.page(PAGE_SIZE + 1, behind, *wanted)
-        rows = found[:PAGE_SIZE]
-        older = cursor(rows[-1]) if len(found) > PAGE_SIZE else None
+    wanted = Wanted(filters.status, project or filters.project, filters.kind, filters.words)
+    rows, further = service.searches.page(PAGE_SIZE, place(after) if after else None, wanted)
+    older = position(*further) if further else None
     tabs = TABS if filters.status in TABS else (*TABS, filters.status)
     return {
-        "searches": rows,
+        "searches": [(search, seconds_left(search)) for search in rows],
         "filters": filters,
         "tabs": [(tab, filters.query(status=tab)) for tab in tabs],
         "kinds": KINDS,
@@ -261,13 +254,6 @@ def copies(url: str, request: dict[str, Any], tokens: bool) -> list[tuple[str, s
         ("Command line", as_command(url, request)),
         ("Python", as_python(url, request)),
     ]
-
-
-def seconds_left(search: Search) -> float | None:
-    """How long it may still take, by how long it has taken so far; None where that says too little."""
-    if search.status != Status.RUNNING or search.started_at is None or search.progress < 0.05:
-        return None
-    return (time.time() - search.started_at) * (1 - search.progress) / search.progress
 
 
 def sentence(event: Event) -> str:

@@ -25,6 +25,20 @@ Place = tuple[float, str]
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """Which searches are asked for: all, or those of a state, a project and a kind, with `words` in name, id or data
+    set."""
+
+    status: Status | None = None
+    project: str | None = None
+    kind: str | None = None
+    words: str = ""
+
+
+ALL = Wanted()
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """What lived of a supernet at the event `seq`: multiply-adds and edges."""
 
@@ -62,52 +76,19 @@ class Searches:
             return changes.get(session, search_id)
 
     def page(
-        self,
-        limit: int,
-        after: Place | None = None,
-        status: Status | None = None,
-        project: str | None = None,
-        kind: str | None = None,
-    ) -> Sequence[Search]:
-        """At most `limit` searches, newest first, from behind the one with the (time, id) `after`."""
-        query = _newest_first(select(Search), after, status, project, kind).limit(limit)
-        with reading(self.engine) as session:
-            return session.scalars(query).all()
-
-    def find(
-        self,
-        words: str,
-        limit: int,
-        after: Place | None = None,
-        status: Status | None = None,
-        project: str | None = None,
-        kind: str | None = None,
+        self, limit: int, after: Place | None = None, wanted: Wanted = ALL
     ) -> tuple[Sequence[Search], Place | None]:
-        """At most `limit` searches whose name, id or data set has `words` in it, and from where to go on.
+        """At most `limit` searches that are wanted, newest first, from behind `after`, and from where to go on.
 
-        No index tells where words are, so at most `LOOKED_THROUGH` searches behind `after` are looked at; what is not
-        among them is found by going on from there. A whole id is found at once, wherever it is.
+        No index tells where words are, so at most `LOOKED_THROUGH` searches behind `after` are looked at for them; what
+        is not among these is found by going on from there. A whole id is found at once, wherever it is.
         """
-        columns = select(Search.created_at, Search.id, Search.name, Search.dataset)
-        window = _newest_first(columns, after, status, project, kind).limit(LOOKED_THROUGH).subquery()
-        has_words = or_(*(window.c[column].icontains(words, autoescape=True) for column in ("name", "id", "dataset")))
-        newest_first = (window.c.created_at.desc(), window.c.id.desc())
-        matches = select(window.c.created_at, window.c.id).where(has_words).order_by(*newest_first).limit(limit + 1)
-        edge = _newest_first(select(Search.created_at, Search.id), after, status, project, kind)
-        whole = _newest_first(select(Search), None, status, project, kind).where(Search.id == words)
         with reading(self.engine) as session:
-            places = [(row.created_at, row.id) for row in session.execute(matches)]
-            if len(places) > limit:
-                further: Place | None = places[limit - 1]
-            else:
-                last = session.execute(edge.offset(LOOKED_THROUGH - 1).limit(1)).one_or_none()
-                further = (last.created_at, last.id) if last is not None else None
-            shown = [search_id for _, search_id in places[:limit]]
-            found = {one.id: one for one in session.scalars(select(Search).where(Search.id.in_(shown)))}
-            rows = [found[search_id] for search_id in shown]
-            if after is None and words not in found:
-                rows = [*session.scalars(whole), *rows]
-            return rows, further
+            if wanted.words:
+                return _with_words(session, limit, after, wanted)
+            rows = session.scalars(_newest_first(select(Search), after, wanted).limit(limit + 1)).all()
+            further = (rows[limit - 1].created_at, rows[limit - 1].id) if len(rows) > limit else None
+            return rows[:limit], further
 
     def cancel(self, search_id: str, within: Session | None = None) -> Search:
         """Cancel a search: at once where nothing was launched, else by way of `cancelling`.
@@ -219,15 +200,38 @@ class Searches:
             return session.get(ArchitectureRow, architecture_id)
 
 
-def _newest_first(
-    query: "Select[*tuple[Any, ...]]", after: Place | None, status: Status | None, project: str | None, kind: str | None
-) -> "Select[*tuple[Any, ...]]":
-    """`query` over searches, newest first, from behind `after`, and of one state, project and kind where given."""
+def _with_words(
+    session: Session, limit: int, after: Place | None, wanted: Wanted
+) -> tuple[Sequence[Search], Place | None]:
+    columns = select(Search.created_at, Search.id, Search.name, Search.dataset)
+    window = _newest_first(columns, after, wanted).limit(LOOKED_THROUGH).subquery()
+    named = (window.c[column].icontains(wanted.words, autoescape=True) for column in ("name", "id", "dataset"))
+    newest_first = (window.c.created_at.desc(), window.c.id.desc())
+    matches = select(window.c.created_at, window.c.id).where(or_(*named)).order_by(*newest_first).limit(limit + 1)
+    places = [(row.created_at, row.id) for row in session.execute(matches)]
+    if len(places) > limit:
+        further: Place | None = places[limit - 1]
+    else:
+        edge = _newest_first(select(Search.created_at, Search.id), after, wanted).offset(LOOKED_THROUGH - 1).limit(1)
+        last = session.execute(edge).one_or_none()
+        further = (last.created_at, last.id) if last is not None else None
+    shown = [search_id for _, search_id in places[:limit]]
+    found = {one.id: one for one in session.scalars(select(Search).where(Search.id.in_(shown)))}
+    rows = [found[search_id] for search_id in shown]
+    if after is None and wanted.words not in found:
+        whole = _newest_first(select(Search), None, wanted).where(Search.id == wanted.words)
+        rows = [*session.scalars(whole), *rows]
+    return rows, further
+
+
+def _newest_first(query: "Select[*tuple[Any, ...]]", after: Place | None, wanted: Wanted) -> "Select[*tuple[Any, ...]]":
+    """`query` over the searches that are wanted, whatever their words, newest first, from behind `after`."""
     if after is not None:
         query = query.where(tuple_(Search.created_at, Search.id) < tuple_(*after))
-    for column, wanted in ((Search.status, status), (Search.project, project), (Search.kind, kind)):
-        if wanted is not None:
-            query = query.where(column == wanted)
+    columns = ((Search.status, wanted.status), (Search.project, wanted.project), (Search.kind, wanted.kind))
+    for column, value in columns:
+        if value is not None:
+            query = query.where(column == value)
     return query.order_by(Search.created_at.desc(), Search.id.desc())
 
 

@@ -241,7 +241,7 @@ def test_a_search_is_filled_in_told_of_and_queued_with_the_keyboard(app: FastAPI
     page.get_by_role("button", name="Queue the search").dblclick()
     expect(page).to_have_url(re.compile("/searches/[a-z2-7]{12}$"))
     expect(page.locator("#summary")).to_contain_text("queued")
-    (search,) = seeding.parts(app).searches.page(5)
+    ((search,), _) = seeding.parts(app).searches.page(5)
     assert search.spec["budgets"] == [300_000, 600_000] and search.spec["settings"]["retrain_epochs"] == 7
 
 

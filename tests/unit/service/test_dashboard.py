@@ -93,6 +93,9 @@ def test_the_list_is_searched_by_name_id_and_data_set(app: FastAPI, browser: htt
                          "digit": names, " sure ": names[2:3]}.items():  # fmt: skip
         told = browser.get("/searches", params={"q": words})
         assert listed(told.text) == [ids[name] for name in reversed(found)], words
+        page = browser.get("/api/v1/searches", params={"q": words, "kind": "search"}).json()
+        assert [one["id"] for one in page["items"]] == listed(told.text) and page["next"] is None, words
+        assert browser.get("/api/v1/searches", params={"q": words, "kind": "finals"}).json()["items"] == []
         assert f'name="q" value="{words.strip()}"'.replace("'", "&#39;") in told.text
     assert listed(browser.get("/searches", params={"q": ids["other"]}).text) == [ids["other"]]
     assert listed(browser.get("/searches", params={"q": ids["other"][2:9]}).text) == [ids["other"]]
@@ -137,6 +140,12 @@ def test_words_are_looked_for_in_a_bounded_number_of_searches_at_a_time_and_all_
         if further is None:
             break
         url = further[1].replace("&amp;", "&")
+    pieces: list[list[str]] = []
+    after = ""
+    while after is not None:
+        page = browser.get("/api/v1/searches", params={"q": "rare"} | ({"after": after} if after else {})).json()
+        pieces, after = [*pieces, [one["id"] for one in page["items"]]], page["next"]
+    assert pieces == [[ids[24]], [ids[12]], [ids[0]]]
     assert found == [ids[24], ids[12], ids[0]] and pages == 3
     assert listed(browser.get("/searches", params={"q": ids[0]}).text) == [ids[0]], "a whole id is found at once"
     monkeypatch.undo()

@@ -242,7 +242,7 @@ def test_migrate_waits_for_the_database(tmp_path: Path) -> None:
     try:
         assert waiting.wait(60) == 0
         engine = connect(server.get_uri())
-        assert Searches(engine).page(10, None, None, None) == []
+        assert Searches(engine).page(10) == ([], None)
         engine.dispose()
         assert subprocess.run(command, env=environment, timeout=60).returncode == 0, "the second time changes nothing"
     finally:

@@ -17,7 +17,7 @@ from service.store import changes
 from service.store.database import connect, migrate
 from service.store.models import Search
 from service.store.projects import Projects
-from service.store.searches import Searches
+from service.store.searches import Searches, Wanted
 from service.store.statistics import Statistics
 from service.store.sweeps import Sweeps
 from service.store.work import Work
@@ -118,16 +118,16 @@ def read_again(engine: Engine) -> None:
 USERS: dict[str, Callable[[Engine], object]] = {
     "first page": lambda engine: Searches(engine).page(50),
     "later page": lambda engine: Searches(engine).page(50, (500.0, "s500")),
-    "page of a state": lambda engine: Searches(engine).page(50, None, Status.FAILED),
-    "page of a rare state": lambda engine: Searches(engine).page(50, (5000.0, "s5"), Status.RUNNING),
-    "page of a project": lambda engine: Searches(engine).page(50, None, None, "p3"),
-    "page of both": lambda engine: Searches(engine).page(50, (5000.0, "s5"), Status.QUEUED, "p10"),
-    "page of a kind": lambda engine: Searches(engine).page(50, None, None, None, "finals"),
-    "page of all": lambda engine: Searches(engine).page(50, (5e4, "s5"), Status.FAILED, "p3", "search"),
-    "words": lambda engine: Searches(engine).find("x", 50),
-    "words in a state": lambda engine: Searches(engine).find("x", 50, (5e4, "s5"), Status.RUNNING),
-    "words in a project": lambda engine: Searches(engine).find("x", 50, None, None, "p3"),
-    "words in finals": lambda engine: Searches(engine).find("x", 50, None, None, None, "finals"),
+    "page of a state": lambda engine: Searches(engine).page(50, None, Wanted(Status.FAILED)),
+    "page of a rare state": lambda engine: Searches(engine).page(50, (5000.0, "s5"), Wanted(Status.RUNNING)),
+    "page of a project": lambda engine: Searches(engine).page(50, None, Wanted(None, "p3")),
+    "page of both": lambda engine: Searches(engine).page(50, (5000.0, "s5"), Wanted(Status.QUEUED, "p10")),
+    "page of a kind": lambda engine: Searches(engine).page(50, None, Wanted(None, None, "finals")),
+    "page of all": lambda engine: Searches(engine).page(50, (5e4, "s5"), Wanted(Status.FAILED, "p3", "search")),
+    "words": lambda engine: Searches(engine).page(50, None, Wanted(words="x")),
+    "words in a state": lambda engine: Searches(engine).page(50, (5e4, "s5"), Wanted(Status.RUNNING, words="x")),
+    "words in a project": lambda engine: Searches(engine).page(50, None, Wanted(None, "p3", words="x")),
+    "words in finals": lambda engine: Searches(engine).page(50, None, Wanted(None, None, "finals", "x")),
     "one search": lambda engine: Searches(engine).get("s77"),
     "events": lambda engine: Searches(engine).events("s77", 5),
     "events of a kind": lambda engine: Searches(engine).events("s77", 5, "epoch"),

@@ -238,7 +238,7 @@ def test_what_is_copied_asks_for_the_same_again(
             command = ["sh", "-c", words.replace(" yoso submit", f" {sys.executable} -m service.cli submit", 1)]
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         assert done.returncode == 0, (title, done.stderr, done.stdout)
-    searches = seeding.parts(app).searches.page(10)
+    searches, _ = seeding.parts(app).searches.page(10)
     assert len(searches) == 1 + len(copied)
     assert all(one.spec == searches[-1].spec for one in searches)
     for field in ("name", "project", "priority", "dataset"):
