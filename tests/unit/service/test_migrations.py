@@ -22,9 +22,9 @@ from tests.seeding import LARGE
 
 
 @pytest.fixture
-def engine(database_url: str) -> Iterator[Engine]:
+def engine(bare_url: str) -> Iterator[Engine]:
     """An empty database."""
-    made = connect(database_url)
+    made = connect(bare_url)
     yield made
     made.dispose()
 
