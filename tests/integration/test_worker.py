@@ -14,6 +14,7 @@ from typing import Any
 import onnxruntime
 import pytest
 import torch
+from ray.cluster_utils import Cluster
 from safetensors import safe_open
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
@@ -25,6 +26,7 @@ from nas_core.spec import NO_LIMITS, Limits, SearchSpec, Settings
 
 pytestmark = pytest.mark.slow
 PATIENCE = 150
+Start = Callable[..., "subprocess.Popen[bytes]"]
 
 
 def write_spec(
@@ -54,13 +56,18 @@ def some(folder: Path, kind: str, **fields: Any) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[[Path], "subprocess.Popen[bytes]"]]:
-    """Starts the job of a folder as a process; what is left of it and its Ray is killed in the end."""
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts the job of a folder as a process, on a Ray of its own unless told another's address.
+
+    What is left of it is killed in the end.
+    """
     started: list[subprocess.Popen[bytes]] = []
 
-    def launch(folder: Path) -> "subprocess.Popen[bytes]":
+    def launch(folder: Path, address: str | None = None) -> "subprocess.Popen[bytes]":
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "YOSO_"))}
         environment["YOSO_CHECKPOINT_SECONDS"] = "0.5"
+        if address is not None:
+            environment["RAY_ADDRESS"] = address
         with (tmp_path / "job.log").open("ab") as log:
             started.append(
                 subprocess.Popen(
@@ -78,6 +85,14 @@ def start(tmp_path: Path) -> Iterator[Callable[[Path], "subprocess.Popen[bytes]"
         if process.poll() is None:
             process.kill()
         process.wait()
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """A Ray for the jobs that leave it whole."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    yield cluster.address
+    cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
 def until(holds: Callable[[], Any], process: "subprocess.Popen[bytes]") -> Any:
@@ -149,23 +164,33 @@ def epochs(folder: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
 
 
 @pytest.mark.timeout(400)
-def test_one_worker_killed_and_one_left_alone_find_the_same(
-    tmp_path: Path, start: Callable[[Path], "subprocess.Popen[bytes]"]
-) -> None:
-    """SIGKILL to the Ray Train worker in mid-search: it goes on from its checkpoint, and nothing is lost or changed."""
+def test_two_workers_killed_and_two_left_alone_find_the_same(tmp_path: Path, start: Start) -> None:
+    """SIGKILL to a Ray Train worker in mid-search, and then to the driver.
+
+    Each time it goes on from its checkpoint, and nothing is lost or changed.
+    """
     left_alone, struck = tmp_path / "left alone", tmp_path / "struck"
-    schedule: dict[str, Any] = {"search_epochs": 30}
+    schedule: dict[str, Any] = {"workers": 2, "search_epochs": 16}
     spec = write_spec(left_alone, **schedule)
     assert write_spec(struck, **schedule) == spec
     job = start(struck)
     until(lambda: some(struck, "checkpoint") and some(struck, "epoch", phase="search"), job)
     first = some(struck, "started")[0]
+    assert first["workers"] == 2
     os.kill(first["pid"], signal.SIGKILL)
     again = until(lambda: some(struck, "started")[1:], job)[0]
-    assert again["resumed"] and again["pid"] != first["pid"] and again["attempt"] == first["attempt"]
-    assert job.wait(PATIENCE) == 0
-    check_finished(struck, spec)
-    assert len(some(struck, "started")) == 2
+    assert again["resumed"] and again["pid"] != first["pid"] and again["attempt"] == first["attempt"] == 1
+    before = len(some(struck, "checkpoint"))
+    until(lambda: len(some(struck, "checkpoint")) > before, job)
+    os.killpg(job.pid, signal.SIGKILL)
+    job.wait()
+    assert not (struck / "result.json").exists()
+
+    assert start(struck).wait(PATIENCE) == 0
+    assert check_finished(struck, spec)["attempt"] == 2
+    assert [line["resumed"] for line in some(struck, "started")] == [False, True, True]
+    begun = some(struck, "epoch", attempt=2)[0]
+    assert (begun["phase"], begun["epoch"]) != ("pretrain", 1)
 
     assert start(left_alone).wait(PATIENCE) == 0
     assert epochs(left_alone) == epochs(struck)
@@ -173,40 +198,16 @@ def test_one_worker_killed_and_one_left_alone_find_the_same(
         for name in ("architecture.json", "weights.safetensors"):
             assert (left_alone / one["path"] / name).read_bytes() == (struck / one["path"] / name).read_bytes()
 
-
-@pytest.mark.timeout(400)
-def test_two_workers_agree_and_a_driver_that_is_killed_is_followed_by_one_that_resumes(
-    tmp_path: Path, start: Callable[[Path], "subprocess.Popen[bytes]"]
-) -> None:
-    folder = tmp_path / "run"
-    spec = write_spec(folder, workers=2, search_epochs=24)
-    job = start(folder)
-    until(lambda: some(folder, "checkpoint"), job)
-    assert some(folder, "started")[0]["workers"] == 2
-    os.killpg(job.pid, signal.SIGKILL)
-    job.wait()
-    assert not (folder / "result.json").exists()
-
-    job = start(folder)
-    assert job.wait(PATIENCE) == 0
-    result = check_finished(folder, spec)
-    assert result["attempt"] == 2
-    assert [line["resumed"] for line in some(folder, "started")] == [False, True]
-    begun = some(folder, "epoch", attempt=2)[0]
-    assert (begun["phase"], begun["epoch"]) != ("pretrain", 1)
-
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    assert start(folder).wait(PATIENCE) == 0, "a finished run has nothing to do"
-    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    files = {path: path.read_bytes() for path in struck.rglob("*") if path.is_file()}
+    assert start(struck).wait(PATIENCE) == 0, "a finished run has nothing to do"
+    assert files == {path: path.read_bytes() for path in struck.rglob("*") if path.is_file()}
 
 
 @pytest.mark.timeout(300)
-def test_interrupted_it_stops_in_order_and_can_be_taken_up(
-    tmp_path: Path, start: Callable[[Path], "subprocess.Popen[bytes]"]
-) -> None:
+def test_interrupted_it_stops_in_order_and_can_be_taken_up(tmp_path: Path, start: Start, address: str) -> None:
     folder = tmp_path / "run"
     write_spec(folder, search_epochs=1000)
-    job = start(folder)
+    job = start(folder, address)
     until(lambda: some(folder, "epoch", phase="search"), job)
     worker = some(folder, "started")[0]["pid"]
     job.send_signal(signal.SIGINT)
@@ -216,12 +217,10 @@ def test_interrupted_it_stops_in_order_and_can_be_taken_up(
 
 
 @pytest.mark.timeout(300)
-def test_data_that_is_gone_is_told_and_not_tried_again(
-    tmp_path: Path, start: Callable[[Path], "subprocess.Popen[bytes]"]
-) -> None:
+def test_data_that_is_gone_is_told_and_not_tried_again(tmp_path: Path, start: Start, address: str) -> None:
     folder = tmp_path / "run"
     write_spec(folder, dataset=str(tmp_path / "gone"))
-    assert start(folder).wait(PATIENCE) == 1
+    assert start(folder, address).wait(PATIENCE) == 1
     error = json.loads((folder / "error.json").read_text())
     assert error["kind"] == "data" and not error["retryable"] and "no such folder" in error["message"]
     assert len(some(folder, "started")) == 0
@@ -229,11 +228,11 @@ def test_data_that_is_gone_is_told_and_not_tried_again(
 
 @pytest.mark.timeout(300)
 def test_a_training_that_diverges_is_told_by_all_workers_and_not_tried_again(
-    tmp_path: Path, start: Callable[[Path], "subprocess.Popen[bytes]"]
+    tmp_path: Path, start: Start, address: str
 ) -> None:
     folder = tmp_path / "run"
     write_spec(folder, workers=2, lr=1e9)
-    assert start(folder).wait(PATIENCE) == 1
+    assert start(folder, address).wait(PATIENCE) == 1
     error = json.loads((folder / "error.json").read_text())
     assert error["kind"] == "diverged" and not error["retryable"] and error["message"].startswith("pretrain: ")
     assert len(some(folder, "started")) == 1
@@ -241,11 +240,11 @@ def test_a_training_that_diverges_is_told_by_all_workers_and_not_tried_again(
 
 @pytest.mark.timeout(300)
 def test_a_latency_that_no_network_has_is_told_by_all_workers_and_not_tried_again(
-    tmp_path: Path, start: Callable[[Path], "subprocess.Popen[bytes]"]
+    tmp_path: Path, start: Start, address: str
 ) -> None:
     folder = tmp_path / "run"
     write_spec(folder, workers=2, limits=Limits(latency_ms=1e-6))
-    assert start(folder).wait(PATIENCE) == 1
+    assert start(folder, address).wait(PATIENCE) == 1
     error = json.loads((folder / "error.json").read_text())
     assert error["kind"] == "limits" and not error["retryable"] and "limits.latency_ms: " in error["message"]
     assert len(some(folder, "started")) == 1 and some(folder, "epoch") == []

@@ -3,6 +3,7 @@
 Three share the batches unevenly: 5, 5 and 6 of 16 images, 21, 21 and 22 of 64.
 """
 
+import multiprocessing
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
 from nas_core import Search
 from nas_core.data import Data
@@ -89,7 +90,9 @@ def worker(rank: int, folder: Path, workers: int, find: Found) -> None:
 
 def together(folder: Path, workers: int, find: Found) -> Any:
     """What several workers hold."""
-    spawn(worker, (folder, workers, find), nprocs=workers)
+    # They are forked off a process that has loaded torch, once for all of them.
+    multiprocessing.set_forkserver_preload(["torch", "torch.distributed", "nas_core"])
+    start_processes(worker, (folder, workers, find), nprocs=workers, start_method="forkserver")
     return torch.load(folder / "found", weights_only=False)
 
 
@@ -114,10 +117,9 @@ def test_running_statistics_count_for_the_images_that_they_come_from(tmp_path: P
     torch.testing.assert_close(together(tmp_path, 3, looked)["mean"], torch.tensor([8 / 6]))
 
 
-@pytest.mark.parametrize("workers", [2, 3])
-def test_several_workers_find_the_architectures_of_one(tmp_path: Path, workers: int) -> None:
+def test_three_workers_find_the_architectures_of_one(tmp_path: Path) -> None:
     """Double precision, where rounding has no time to grow: the whole search agrees."""
     find = partial(found, None, True)
-    alone, shared = find(), together(tmp_path, workers, find)
+    alone, shared = find(), together(tmp_path, 3, find)
     assert shared["networks"] == alone["networks"] and len(alone["networks"]) == 2
     torch.testing.assert_close(shared["λ"], alone["λ"], atol=1e-6, rtol=1e-6)
