@@ -27,14 +27,14 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{share * 100:.{digits}f}\N{NO-BREAK SPACE}%"
 
 
-def duration(seconds: float) -> str:
-    """A span of time in its two largest units: 42 s, 3 min 20 s, 2 h 5 min, 3 d 4 h."""
+def duration(seconds: float, most: int = 2) -> str:
+    """A span of time in its largest units, `most` of them: 42 s, 3 min 20 s, 2 h 5 min, 3 d 4 h."""
     whole = max(0, round(seconds))
     parts: list[str] = []
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")):
         number, whole = divmod(whole, size)
         if number or parts:
             parts.append(f"{number}\N{NO-BREAK SPACE}{unit}" if number else "")
-        if len(parts) == 2:
+        if len(parts) == most:
             break
     return " ".join(filter(None, parts)) or "0\N{NO-BREAK SPACE}s"

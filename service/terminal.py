@@ -111,17 +111,19 @@ def results(architectures: Iterable[Mapping[str, Any]], folders: Mapping[int, st
 def searches(items: Iterable[Mapping[str, Any]]) -> Table:
     """The table of a page of searches."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("id", "state", "name", "data set", "budgets", "done", "left", "accuracy", "submitted"):
-        whole = heading in ("id", "state", "done", "left", "accuracy")
-        table.add_column(heading, overflow="fold", no_wrap=whole)
+    for heading in ("id", "state", "name", "data set", "budgets", "done", "accuracy", "queued"):
+        whole = heading in ("id", "state", "done", "accuracy")
+        table.add_column(
+            heading, overflow="fold", no_wrap=whole, min_width=7 if heading in ("name", "budgets") else None
+        )
     for one in items:
         state = f"[{COLOURS.get(one['status'], 'default')}]{one['status']}[/]"
         budgets = " ".join(map(short, one["budgets"]))
         accuracy = "" if one["accuracy"] is None else f"{one['accuracy']:.1%}"
         submitted = one["created_at"][5:16].replace("T", " ")
         row = (one["id"], state, escape(one["name"]), escape(one["dataset"]), budgets)
-        left = "" if one["seconds_left"] is None else duration(one["seconds_left"])
-        table.add_row(*row, f"{one['progress']:.0%}", left, accuracy, submitted)
+        left = "" if one["seconds_left"] is None else f"\n{duration(one['seconds_left'], 1)} left"
+        table.add_row(*row, f"{one['progress']:.0%}{left}", accuracy, submitted)
     return table
 
 

@@ -160,6 +160,7 @@ class Dispatcher:
         if time.monotonic() - self._measured < CAPACITY_SECONDS:
             return
         nodes: list[Node] | None = None
+        before = self.ray_error
         try:
             if self.ensure_ray is not None:
                 self.ensure_ray()
@@ -174,7 +175,7 @@ class Dispatcher:
         if self.ray_error is None and nodes:
             self.capacity = Capacity.of(nodes)
             self._measured = time.monotonic()
-        else:
+        elif self.ray_error != before:
             log.warning("%s", self.ray_error)
         self.cluster.report(self.owner, nodes or None, self.ray_error)
 

@@ -22,7 +22,8 @@ def database_url(tmp_path: Path) -> str:
 
 def yoso(*words: str, url: str | None = None) -> Result:
     """Run `yoso` with some arguments."""
-    return CliRunner().invoke(commands, [*words, *(("--url", url) if url else ())])
+    options = ("--url", url) if url else ()
+    return CliRunner().invoke(commands, [*words, *options], env={"COLUMNS": "120"})
 
 
 COMMANDS = (
