@@ -11,6 +11,7 @@ from service.api.context import ContextDep
 from service.api.problems import ProblemError
 from service.api.views import ArchitectureView, view_architecture
 from service.dashboard.frame import ViewerDep, missing, page
+from service.dashboard.plot import ORIGINS
 from service.domain.request import Text
 from service.store.changes import UnknownSearch
 from service.store.models import Search
@@ -39,21 +40,23 @@ def compare_page(
 ) -> Response:
     """Two networks or more, side by side."""
     asked = list(dict.fromkeys(ids or ()))
-    networks = []
+    networks, seeds = [], []
     for one in asked[:MOST]:
         try:
             row = found(service, project, one)
         except (ProblemError, UnknownSearch):
             return missing(request, "network", one)
-        networks.append((view_architecture(row), service.searches.get(row.search_id)))
+        search = service.searches.get(row.search_id)
+        networks.append((view_architecture(row), search))
+        seeds.append(row.result.get("seed", search.spec["seed"]))
     return page(
-        "compare.html", request, networks=networks, rows=rows(networks), verdict=verdict(networks),
+        "compare.html", request, networks=networks, rows=rows(networks, seeds), verdict=verdict(networks),
         left_out=len(asked) - len(networks),
     )  # fmt: skip
 
 
-def rows(networks: list[tuple[ArchitectureView, Search]]) -> list[Row]:
-    """What is compared, in the order of the table."""
+def rows(networks: list[tuple[ArchitectureView, Search]], seeds: list[int]) -> list[Row]:
+    """What is compared, in the order of the table; `seeds` are those that the networks were found with."""
     if not networks:
         return []
     views = [view for view, _ in networks]
@@ -78,7 +81,8 @@ def rows(networks: list[tuple[ArchitectureView, Search]]) -> list[Row]:
         ),
         Row("Budget", [formats.exact(view.budget) for view in views]),
         Row("Data set", [search.dataset for _, search in networks]),
-        Row("Seed", [str(search.spec["seed"]) for _, search in networks]),
+        Row("Origin", [ORIGINS[view.origin] for view in views]),
+        Row("Seed", [str(seed) for seed in seeds]),
     ]
 
 

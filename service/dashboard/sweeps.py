@@ -149,6 +149,7 @@ def shown(service: Context, sweep: Sweep, cost: Cost, after: str | None) -> dict
         "left_out": len(points) - len(marks),
         "rows": by_budget(points),
         "whereabouts": whereabouts,
+        "origins": plot.ORIGINS,
         "in_words": lambda value: in_words(cost, value),
         "searches": [(search, varied(view, search)) for search in searches.items],
         "query": urlencode({"cost": cost} | ({"after": after} if after else {})),

@@ -151,7 +151,8 @@ class Work:
     def succeed(self, search_id: str, token: str, result: dict[str, Any]) -> None:
         """Take over the result and end the search, in one transaction. Raises `LostLease`.
 
-        Networks that are found and not retrained stay in the folder, where finals find them.
+        Networks that are found and not retrained stay in the folder, where finals find them. What is there to compare
+        with does not count as the search's accuracy.
         """
         with writing(self.engine) as session:
             search = _held(session, search_id, token)
@@ -159,7 +160,8 @@ class Work:
             for one in trained:
                 row_id = f"{search_id}-{one.get('name', one['budget'])}"
                 session.add(ArchitectureRow(id=row_id, search_id=search_id, budget=one["budget"], result=one))
-            best = max((one["accuracy"] for one in trained), default=search.accuracy)
+            found = [one["accuracy"] for one in trained if one.get("origin", "search") == "search"]
+            best = max(found, default=search.accuracy)
             changes.move(session, search, Status.SUCCEEDED, progress=1.0, accuracy=best, reason=None, error=None)
 
     def current_attempts(self, search_ids: Iterable[str]) -> dict[str, int | None]:

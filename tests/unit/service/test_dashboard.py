@@ -423,6 +423,16 @@ def test_the_cluster_shows_who_holds_what_and_who_waits_why(app: FastAPI, browse
     assert "Ray does not answer" in browser.get("/cluster").text and "&lt;nobody&gt;" in browser.get("/cluster").text
 
 
+def test_what_nobody_searched_for_is_told_apart(app: FastAPI, browser: httpx.Client) -> None:
+    finals = seeding.seed_finals(app, ended=True)
+    sweep_id = seeding.parts(app).searches.get(finals).sweep_id
+    html = browser.get(f"/sweeps/{sweep_id}").text
+    assert html.count('title="random, of the same cost">random</span>') == 4
+    assert f'{finals}</a> <span class="tag on" title="Retrains what the searches have found">finals</span>' in html
+    words = text(browser.get(f"/compare?id={finals}-300000&id={finals}-300000-3").text)
+    assert "Origin found by a search random, of the same cost" in words and "Seed 0 1" in words
+
+
 def test_networks_are_compared_side_by_side(app: FastAPI, browser: httpx.Client) -> None:
     sweep_id, seeds = seeding.seed_sweep(app), seeding.seed(app)
     search_id = seeding.parts(app).sweeps.searches(sweep_id, 1)[0].id

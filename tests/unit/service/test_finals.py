@@ -147,6 +147,7 @@ def test_what_the_finals_retrain_is_the_sweeps_front_and_baselines_are_beside_it
         (f"{finals}-300000-2", "random", 1, False),
     }
     assert all(one["search"] == finals for one in points)
+    assert http.get(f"/api/v1/searches/{finals}").json()["accuracy"] == networks[0]["accuracy"] < 0.99
     assert http.get(f"/api/v1/searches/{searches[0]}").json()["architectures"] == []
 
 
