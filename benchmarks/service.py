@@ -5,11 +5,14 @@ A part is measured alone with `--only`; what the others gave before is kept.
 """
 
 import argparse
+import asyncio
 import contextlib
+import itertools
 import json
 import os
 import platform
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -61,7 +64,7 @@ def main() -> None:
     """Measure the parts that are wanted, keep the results and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
-    parser.add_argument("--minutes", type=float, default=10.0, help="of 32 writers on SQLite")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of 32 writers on SQLite, and of fifty open pages")
     parser.add_argument("--results", type=Path, default=Path("docs/benchmarks"), help="where measurements are kept")
     options = parser.parse_args()
     file = options.results / "service.json"
@@ -299,6 +302,125 @@ def addresses(engine: Engine, ids: dict[str, str], rows: int) -> dict[str, str]:
         "dashboard: failed ones": "/searches?status=failed",
         "dashboard: one search": f"/searches/{one}",
     }
+
+
+# Watching
+
+
+def watching(bench: Bench) -> Results:
+    """The first page with 100,000 searches, alone and beside fifty open pages that follow sixteen running searches.
+
+    Half of the pages show the list and half a running search; as in a browser each fetches its moving parts anew when
+    it is told of a change, one at a time. Every search tells of an epoch every two seconds. `bytes` is the whole page.
+    """
+    minutes, running, pages = bench.minutes, 16, 50
+    with bench.postgres("yoso") as (url,):
+        app = seeding.make_app(bench.folder / "storage", url)
+        runs = [seeding.Run(app, seeding.queue(app, name=f"running {number}")) for number in range(running)]
+        for run in runs:
+            run.start().pretrain().search()
+        engine = seeding.parts(app).searches.engine
+        fill(engine, bench.folder, {Status.SUCCEEDED: round(0.7 * MANY), Status.FAILED: round(0.3 * MANY)})
+        with bench.serving(url) as service, httpx.Client(base_url=service, timeout=60) as http:
+            alone, size = [], 0
+            step = bench.watch("alone", 100)
+            for _ in range(100):
+                alone.append(timed(lambda: http.get("/searches").raise_for_status()))
+                size = len(http.get("/searches").content)
+                step()
+            over = threading.Event()
+            writer = threading.Thread(target=_epochs, args=(runs, 2.0, over))
+            watcher = Watcher(service, [run.id for run in runs], pages, over)
+            writer.start()
+            watcher.start()
+            until(lambda: watcher.streams == pages or not watcher.is_alive(), 60)
+            beside, memory = list[float](), list[float]()
+            begin, seconds = time.monotonic(), round(minutes * 60)
+            step = bench.watch("beside fifty pages", seconds)
+            for second in range(seconds):
+                beside.append(timed(lambda: http.get("/searches").raise_for_status()))
+                if second % 10 == 0:
+                    memory.append(_resident(http.get("/metrics").text))
+                step()
+                time.sleep(max(0.0, begin + second + 1 - time.monotonic()))
+            broken = pages - watcher.streams
+            over.set()
+            writer.join()
+            watcher.join()
+        engine.dispose()
+    quarter = max(1, len(memory) // 4)
+    megabytes = {"memory": round(statistics.mean(memory[quarter : 2 * quarter] or memory), 1)}
+    megabytes |= {"memory_end": round(statistics.mean(memory[-quarter:]), 1)}
+    return {
+        "first page, alone": summary(alone) | {"bytes": size},
+        f"first page, beside {pages} open ones": summary(beside) | megabytes | {"errors": broken + watcher.errors},
+        "the moving parts of an open page": summary(watcher.took),
+    }
+
+
+def _epochs(runs: Sequence[seeding.Run], seconds: float, over: threading.Event) -> None:
+    """Every search tells of an epoch once in so many seconds."""
+    for number in itertools.count(31):
+        for run in runs:
+            run.tell(seeding.epoch("search", number % 1000, 1000, 0.5))
+            if over.wait(seconds / len(runs)):
+                return
+
+
+def _resident(metrics: str) -> float:
+    """The MiB of memory that a process tells Prometheus of."""
+    found = re.search(r"^process_resident_memory_bytes (\S+)", metrics, re.MULTILINE)
+    assert found is not None
+    return float(found[1]) / 2**20
+
+
+class Watcher(threading.Thread):
+    """Open pages: each holds a stream and fetches its moving parts when that tells of a change."""
+
+    def __init__(self, url: str, running: Sequence[str], pages: int, over: threading.Event) -> None:
+        super().__init__()
+        self.url, self.running, self.pages, self.over = url, running, pages, over
+        self.streams, self.errors = 0, 0
+        self.took: list[float] = []
+
+    def run(self) -> None:
+        """Keep the pages open until it is over."""
+        asyncio.run(self._all())
+
+    async def _all(self) -> None:
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(base_url=self.url, timeout=60, limits=limits) as http:
+            places = ["searches", *(f"searches/{search_id}" for search_id in self.running)]
+            shown = [
+                places[0] if number % 2 else places[1 + number // 2 % len(self.running)] for number in range(self.pages)
+            ]
+            tasks = [asyncio.create_task(self._page(http, place)) for place in shown]
+            while not self.over.is_set():
+                await asyncio.sleep(0.1)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _page(self, http: httpx.AsyncClient, place: str) -> None:
+        changed = asyncio.Event()
+        fetching = asyncio.create_task(self._fetch(http, place, changed))
+        try:
+            async with http.stream("GET", f"/live/{place}") as stream:
+                self.streams += 1
+                async for line in stream.aiter_lines():
+                    if line.startswith("event: change"):
+                        changed.set()
+        finally:
+            self.streams -= 1
+            fetching.cancel()
+
+    async def _fetch(self, http: httpx.AsyncClient, place: str, changed: asyncio.Event) -> None:
+        while await changed.wait():
+            changed.clear()
+            begin = time.perf_counter()
+            answer = await http.get(f"/fragments/{place}")
+            self.errors += answer.status_code != 200
+            self.took.append((time.perf_counter() - begin) * 1000)
 
 
 def fill(engine: Engine, folder: Path, counts: dict[Status, int]) -> dict[str, str]:
@@ -579,6 +701,7 @@ PARTS: dict[str, Callable[[Bench], Results]] = {
     "sweep": sweep,
     "claim": claim,
     "pages": pages,
+    "watching": watching,
     "dispatch": dispatch,
     "following": following,
     "sqlite": sqlite,
@@ -586,6 +709,8 @@ PARTS: dict[str, Callable[[Bench], Results]] = {
 EXTRAS = {
     "per_second": "a second",
     "bytes": "bytes",
+    "memory": "MiB of memory in the second quarter",
+    "memory_end": "in the last",
     "processor": "of it processor time",
     "locked": "`database is locked`",
     "errors": "errors",
