@@ -1,6 +1,9 @@
 """What the drivers of a search's attempts have printed: as they run, from Ray, and afterwards what was kept."""
 
+import re
+from collections.abc import Sequence
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
@@ -17,6 +20,13 @@ MOST_READ = 4 * 1024 * 1024
 """Bytes of a log that are read: its end."""
 MOST_SHOWN = 2000
 """Lines that are shown: the last."""
+LEVELS = ("info", "warning", "error")
+"""From which level on lines are shown; the first shows all."""
+_LEVEL = re.compile(
+    r"\b(?P<info>DEBUG|INFO)\b|\b(?P<warning>WARN|WARNING)\b|\b(?P<error>ERROR|CRITICAL|FATAL)\b"
+    # as Ray's own processes write it, and Python an exception
+    r"|^\[[\d\- :,.]+ (?:(?P<ray_info>[DI])|(?P<ray_warning>W)|(?P<ray_error>[EFC])) |^(?P<raised_error>Traceback )"
+)
 
 router = APIRouter(include_in_schema=False)
 
@@ -29,8 +39,9 @@ def log_page(
     search_id: Text,
     number: Annotated[int, Path(ge=1, le=10**6)],
     words: Annotated[Text, Query(alias="q", max_length=200)] = "",
+    level: Text = LEVELS[0],
 ) -> Response:
-    """The log of one attempt: the lines that have `words` in them."""
+    """The log of one attempt: the lines that have `words` in them, from a level on."""
     try:
         search = seen(service, project, search_id)
     except UnknownSearch:
@@ -41,18 +52,24 @@ def log_page(
         return missing(request, "attempt", f"{search_id}/{number}")
     return page(
         "log.html", request, search=search, number=number, attempts=[one.number for one in attempts],
-        **shown(service, search, attempt, words.strip()),
+        **shown(service, search, attempt, words.strip(), level if level in LEVELS else LEVELS[0]),
     )  # fmt: skip
 
 
-def shown(service: Context, search: Search, attempt: Attempt, words: str) -> dict[str, Any]:
+def shown(service: Context, search: Search, attempt: Attempt, words: str, level: str) -> dict[str, Any]:
     """What the page shows of an attempt's log."""
     live = attempt.ended_at is None
     content, why = running(service, search) if live else kept(service, search, attempt.number)
     lines = content.splitlines()
-    found = [line for line in lines if words.lower() in line.lower()]
+    found = [
+        line
+        for line, of in zip(lines, levels(lines), strict=True)
+        if words.lower() in line.lower() and LEVELS.index(of) >= LEVELS.index(level)
+    ]
     return {
         "words": words,
+        "level": level,
+        "query": urlencode(({"q": words} if words else {}) | ({"level": level} if level != LEVELS[0] else {})),
         "live": live and why is None,
         "why": why,
         "lines": found[-MOST_SHOWN:],
@@ -60,6 +77,19 @@ def shown(service: Context, search: Search, attempt: Attempt, words: str) -> dic
         "total": len(lines),
         "most": f"{MOST_READ // 2**20} MiB" if len(content) >= MOST_READ else None,
     }
+
+
+def levels(lines: Sequence[str]) -> list[str]:
+    """The level of each line, by the first word or sign for one in it; a line without any goes on with the one before.
+
+    So the lines of a traceback are errors like its first.
+    """
+    found, level = [], LEVELS[0]
+    for line in lines:
+        if match := _LEVEL.search(line):
+            level = str(match.lastgroup).rpartition("_")[2]
+        found.append(level)
+    return found
 
 
 def running(service: Context, search: Search) -> tuple[str, str | None]:

@@ -148,6 +148,23 @@ def test_a_finalist_is_shown_before_it_is_retrained_where_it_is_known(app: FastA
     assert browser.get(f"/searches/{finals}/networks/300000-0").status_code == 404
 
 
+ERRORS = """\
+Traceback (most recent call last):
+  File "job.py", line 3, in run
+OSError: the disk went away
+"""
+LOG = (
+    """\
+epoch 1
+2026-11-25 13:08:57,001 INFO job.py:3 -- no ERRORS so far
+[2026-11-25 13:08:58,001 I 12 13] all went well
+2026-11-25 13:08:58,426 WARNING job.py:4 -- slow
+and slower
+"""
+    + ERRORS
+)
+
+
 def test_attempts_are_told_with_their_logs(app: FastAPI, browser: httpx.Client) -> None:
     search_id = seeding.queue(app)
     run = seeding.Run(app, search_id).start()
@@ -166,6 +183,14 @@ def test_attempts_are_told_with_their_logs(app: FastAPI, browser: httpx.Client) 
     html = browser.get(f"/searches/{search_id}/logs/1", params={"q": "two"}).text
     assert "1 of 3 lines" in text(html) and "one\n" not in html and 'value="two"' in html
     assert 'href="/searches/' + search_id + '/logs/2?q=two"' in html
+    log.write_text(LOG)
+    for level, left in {"info": LOG, "warning": LOG[LOG.index("2026-11-25 13:08:58,4") :], "error": ERRORS}.items():
+        html = browser.get(f"/searches/{search_id}/logs/1", params={"level": level}).text
+        assert unescape(html[html.index('aria-label="Log">') + 17 : html.index("</pre>")]) + "\n" == left
+        assert f'<option value="{level}" selected>' in html
+        assert ("logs/2?level=" in html) == (level != "info")
+    html = browser.get(f"/searches/{search_id}/logs/1?level=nonsense&q=went").text
+    assert "2 of 8 lines" in text(html) and '<option value="info" selected>' in html
     assert "which this process has no connection to" in text(browser.get(f"/searches/{search_id}/logs/2").text)
     log.unlink()
     assert "Nothing was kept" in text(browser.get(f"/searches/{search_id}/logs/1").text)
