@@ -158,6 +158,8 @@ def ray_environment(token_file: Path) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_file),
         "RAY_USAGE_STATS_ENABLED": "0",
+        # Ray would first wait for half a minute for its actors to leave the only node that there is.
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
     }
 
