@@ -1,8 +1,13 @@
 """What all tests share."""
 
 import os
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request
+
+from tests import browsing
 
 # Two processes of tests share two cores: more threads than that make every one of them wait for the others.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -11,3 +16,38 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A real browser."""
+    with browsing.chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def complaints() -> list[str]:
+    """What pages complain of, and what they ask of elsewhere; a test takes from it what it expects."""
+    return []
+
+
+@pytest.fixture
+def page(browser: Browser, url: str, complaints: list[str]) -> Iterator[Page]:
+    """A page of the service at `url`. What is left of its complaints, and of other pages' in its context, fails the
+    test."""
+    context = browser.new_context(base_url=url, viewport={"width": 1280, "height": 900})
+
+    def note(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            complaints.append(f"{message.text} [{message.location['url']}]")
+
+    def watch(request: Request) -> None:
+        if not request.url.startswith((url, "data:", "blob:")):
+            complaints.append(request.url)
+
+    context.on("console", note)
+    context.on("weberror", lambda error: complaints.append(str(error.error)))
+    context.on("request", watch)
+    yield context.new_page()
+    context.close()
+    assert complaints == []

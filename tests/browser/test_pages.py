@@ -1,6 +1,5 @@
 """The dashboard as a person sees it."""
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -10,16 +9,7 @@ from fastapi import FastAPI
 from playwright.sync_api import Dialog, Page, expect
 
 from service.domain.lifecycle import Status
-from tests import seeding
-
-AXE = (Path(__file__).parent / "vendor" / "axe-core-4.14.1.min.js").read_text()
-SHOTS = os.environ.get("YOSO_SCREENSHOTS")
-"""A folder for screenshots, for people to look at."""
-
-
-def shoot(page: Page, name: str) -> None:
-    if SHOTS:
-        page.screenshot(path=Path(SHOTS) / f"{name}.png", full_page=True)
+from tests import browsing, seeding
 
 
 def test_a_search_is_followed_live_to_its_end(app: FastAPI, page: Page) -> None:
@@ -43,7 +33,6 @@ def test_a_search_is_followed_live_to_its_end(app: FastAPI, page: Page) -> None:
     assert painted > 10, "the curve is drawn"
     run.find(seeding.BUDGETS[1])
     expect(page.get_by_alt_text("The blocks of the network for 600,000")).to_be_visible()
-    shoot(page, "running")
     run.move(Status.FAILED, error={"kind": "worker_failed", "message": "the node went away", "attempt": 1})
     expect(summary).to_contain_text("failed")
     expect(page.get_by_text("the node went away").first).to_be_visible()
@@ -79,7 +68,6 @@ def test_the_supernet_is_watched_shrinking_with_the_keyboard(app: FastAPI, page:
     expect(page.locator("#snapshots output")).to_contain_text(cost(500_000))
     run.snapshot(400_000)
     expect(page.locator("#snapshots output")).to_contain_text(cost(400_000))
-    shoot(page, "shrinking")
 
 
 def test_finals_have_a_curve_for_each_network(app: FastAPI, page: Page) -> None:
@@ -94,7 +82,6 @@ def test_finals_have_a_curve_for_each_network(app: FastAPI, page: Page) -> None:
     table = page.locator("[data-epochs] tbody tr")
     expect(table).to_have_count(60 + 7 + 6 * 20)
     expect(table.nth(60)).to_contain_text("Retrain 300k seed 1")
-    shoot(page, "finals-running")
 
 
 def test_a_search_that_failed_is_tried_again_and_its_request_copied(app: FastAPI, page: Page) -> None:
@@ -104,7 +91,6 @@ def test_a_search_that_failed_is_tried_again_and_its_request_copied(app: FastAPI
     page.get_by_text("On the command line").click()
     page.get_by_role("button", name="Copy").click()
     assert "yoso submit digits" in page.evaluate("navigator.clipboard.readText()")
-    shoot(page, "failed-copied")
     page.on("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Try again").click()
     expect(page.locator("#summary")).to_contain_text("queued")
@@ -145,7 +131,6 @@ def test_a_finished_search_shows_networks_that_can_be_taken_home(app: FastAPI, p
     with page.expect_download() as download:
         page.get_by_role("link", name="weights").first.click()
     assert download.value.path().read_bytes() == b"weights"
-    shoot(page, "finished")
 
 
 def test_a_sweep_is_followed_live_steered_and_its_networks_compared(app: FastAPI, page: Page) -> None:
@@ -216,6 +201,35 @@ def test_the_list_is_searched_while_one_types_and_stays_live(app: FastAPI, page:
     expect(rows).to_have_count(3)
 
 
+def test_a_click_of_a_human_hand_is_not_lost_while_the_list_changes(app: FastAPI, page: Page) -> None:
+    night = seeding.queue(app, name="night")
+    page.goto("/searches")
+    page.get_by_role("searchbox").press_sequentially("nig")
+    expect(page).to_have_url(re.compile(r"/searches\?q=nig$"))
+    link = page.get_by_role("link", name="night", exact=True)
+    link.hover()
+    page.mouse.down()
+    with page.expect_response("**/fragments/searches?q=nig"):
+        seeding.queue(app, name="night again")
+    page.wait_for_function("document.querySelector('.htmx-request') === null")
+    page.mouse.up()
+    expect(page).to_have_url(re.compile(f"/searches/{night}$"))
+    page.go_back()
+    link.click(delay=100)
+    expect(page).to_have_url(re.compile(f"/searches/{night}$"))
+
+
+def test_what_came_while_the_mouse_was_pressed_is_shown_after(app: FastAPI, page: Page) -> None:
+    seeding.queue(app, name="night")
+    page.goto("/searches")
+    page.get_by_role("heading", name="Searches").hover()
+    page.mouse.down()
+    with page.expect_response("**/fragments/searches"):
+        seeding.queue(app, name="morning")
+    page.mouse.up()
+    expect(page.get_by_role("link", name="morning")).to_be_visible()
+
+
 def test_a_search_is_filled_in_told_of_and_queued_with_the_keyboard(app: FastAPI, page: Page) -> None:
     seeding.report(app)
     page.goto("/searches")
@@ -237,7 +251,6 @@ def test_a_search_is_filled_in_told_of_and_queued_with_the_keyboard(app: FastAPI
     page.get_by_text("Training schedule", exact=True).click()
     page.get_by_label("Retraining", exact=True).fill("7")
     expect(told).to_contain_text("7 retraining")
-    shoot(page, "submit-filled")
     page.get_by_role("button", name="Queue the search").dblclick()
     expect(page).to_have_url(re.compile("/searches/[a-z2-7]{12}$"))
     expect(page.locator("#summary")).to_contain_text("queued")
@@ -318,7 +331,4 @@ def test_every_page_can_be_read_by_everybody(app: FastAPI, page: Page, scheme: A
         if name in ("succeeded", "running", "final"):
             expect(page.locator(".charts canvas").first).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), f"{name} is too wide"
-        page.evaluate(AXE)
-        found = page.evaluate("axe.run().then(result => result.violations)")
-        assert [(one["id"], [node["html"] for node in one["nodes"]]) for one in found] == [], name
-        shoot(page, f"{name}-{scheme}-{width}")
+        assert browsing.barriers(page) == [], name

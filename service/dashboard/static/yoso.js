@@ -55,6 +55,26 @@ document.body.addEventListener("htmx:oobBeforeSwap", (event) => {
   }
 });
 
+// A click is lost where its link is replaced between press and release: what comes meanwhile is asked for again after.
+let pressed = false;
+const late = new Set();
+document.addEventListener("pointerdown", () => { pressed = true; });
+for (const over of ["pointerup", "pointercancel"]) {
+  document.addEventListener(over, () => {
+    pressed = false;
+    setTimeout(() => {
+      for (const asked of late) htmx.trigger(asked, "sse:change");
+      late.clear();
+    });
+  });
+}
+document.body.addEventListener("htmx:beforeSwap", (event) => {
+  const asked = event.detail.requestConfig.elt;
+  if (!pressed || !asked.matches('[hx-trigger*="sse:change"]')) return;
+  event.detail.shouldSwap = false;
+  late.add(asked);
+});
+
 // A sweep is steered through the API, whose answer says nothing to the page; what it refuses is told.
 document.body.addEventListener("htmx:afterRequest", (event) => {
   const refusal = document.getElementById("refusal");
