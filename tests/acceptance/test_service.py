@@ -11,20 +11,25 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from onnxruntime import InferenceSession
+from playwright.sync_api import Page, expect
 
 from nas_core import Architecture
 from service.client import Client
 from service.dispatch.local_ray import LocalRay, free_ports, session_members
+from tests import browsing
 
 pytestmark = pytest.mark.slow
 PATIENCE = 150
-SMALL: dict[str, Any] = {
-    "dataset": "digits",
-    "budgets": [60_000, 120_000],
-    "space": {"preset": "digits", "channels": 8, "blocks": [1, 1], "levels": 2},
-    "settings": {"pretrain_epochs": 1, "search_epochs": 40, "retrain_epochs": 2},
-}
+SMALL = {
+    "Data set": "digits", "Budgets": "60k, 120k", "Channels": "8", "Blocks": "1, 1", "Levels": "2",
+    "Pretraining": "1", "Search": "24", "Retraining": "2",
+}  # fmt: skip
+"""A search of seconds, by the labels of the form."""
+AWAY = re.compile(r"Failed to load resource: net::ERR_|(Event|htmx:sendError|htmx:afterRequest) \[.*/htmx-")
+"""What is told of a stream that breaks and of a request that gets no answer, by the browser and by htmx."""
 
 
 class Service:
@@ -83,48 +88,100 @@ def service(tmp_path: Path) -> Iterator[Service]:
     LocalRay(made.storage).stop()
 
 
+@pytest.fixture
+def url(service: Service) -> str:
+    """Where the service listens while it is there."""
+    return service.client.url
+
+
 def alive(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
 @pytest.mark.timeout(400)
-def test_a_service_killed_in_mid_search_finds_it_finished_once(service: Service) -> None:
+def test_a_service_killed_in_mid_search_finds_it_finished_once(
+    service: Service, page: Page, complaints: list[str]
+) -> None:
+    patience = 1000.0 * PATIENCE
     service.start()
-    search_id = service.client.submit(**SMALL)["id"]
-    service.until(lambda: service.client.get(search_id)["phase"] == "search")
+    page.goto("/submit")
+    for part in ("Search space", "Training schedule"):
+        page.get_by_text(part, exact=True).click()
+    for label, text in SMALL.items():
+        page.get_by_label(label, exact=True).fill(text)
+    search_id = queue(page)
+    page.evaluate("window.neverLoadedAnew = true")
+    summary, share, sign = (page.locator(found) for found in ("#summary", "#summary .share", "#connection"))
+    expect(summary).to_have_attribute("data-phase", "search", timeout=patience)
+    seen = share.inner_text()
+    expect(share).not_to_have_text(seen, timeout=patience)
+    expect(page.locator('[data-chart="multiply_adds"] canvas')).to_be_visible()
     ray_pid = json.loads((service.storage / "ray.json").read_text())["pid"]
     [started] = service.journal(search_id, "started")
+    assert complaints == []
     service.kill()
+    assert [line["phase"] for line in service.journal(search_id, "phase")] == ["pretrain", "search"], "in mid search"
     assert alive(started["pid"]) and alive(ray_pid), "the search goes on without the service"
     assert service.client.ready() is False
+    expect(sign).to_be_visible()
 
     service.start()
     assert json.loads((service.storage / "ray.json").read_text())["pid"] == ray_pid
+    expect(sign).to_be_hidden(timeout=patience)
+    assert complaints and all(AWAY.match(told) for told in complaints), complaints
+    complaints.clear()
+
+    # A second search, cancelled while it runs: its worker is gone when it says so. Meanwhile the new service waits for
+    # the lease of the old one on the first search to expire.
+    other = page.context.new_page()
+    other.goto(page.get_by_role("link", name="New one like it").get_attribute("href") or "")
+    other.get_by_label("Search", exact=True).fill("10000")
+    cancelled = queue(other)
+    expect(other.locator("#summary")).to_have_attribute("data-status", "running", timeout=patience)
+    [unwanted] = service.until(lambda: service.journal(cancelled, "started"))
+    other.on("dialog", lambda dialog: dialog.accept())
+    other.get_by_role("button", name="Cancel").click()
+    expect(other.locator("#summary")).to_have_attribute("data-status", "cancelled", timeout=patience)
+    service.until(lambda: not alive(unwanted["pid"]))
+    statuses = [data["status"] for data in service.events(cancelled, "status")]
+    assert statuses == ["queued", "launching", "waiting", "running", "cancelling", "cancelled"]
+
+    expect(summary).to_have_attribute("data-status", "succeeded", timeout=patience)
+    assert page.evaluate("window.neverLoadedAnew")
     search = service.client.wait(search_id)
     assert search["status"] == "succeeded" and search["attempt"] == 1
     statuses = [data["status"] for data in service.events(search_id, "status")]
     assert statuses == ["queued", "launching", "waiting", "running", "finishing", "succeeded"]
     assert len(service.journal(search_id, "started")) == 1, "it was run once"
     told = [data["epoch"] for data in service.events(search_id, "epoch") if data["phase"] == "search"]
-    assert told == list(range(1, 41)), "every epoch was told once, those without the service too"
+    assert told == list(range(1, 25)), "every epoch was told once, those without the service too"
+    assert [one["budget"] for one in search["architectures"]] == [60_000, 120_000]
     for one in search["architectures"]:
         detail = service.client.architecture(one["id"])
         architecture = Architecture.from_dict(detail["architecture"])
         assert 0.9 * one["budget"] <= architecture.multiply_adds <= one["budget"]
         assert service.client.download(one["files"]["picture"]).startswith(b"<svg")
         assert len(service.client.download(one["files"]["weights"])) > 1000
-    assert [one["budget"] for one in search["architectures"]] == SMALL["budgets"]
-
-    # A second search, cancelled while it runs: its worker is gone when it says so.
-    cancelled = service.client.submit(**SMALL | {"settings": {"search_epochs": 10_000}})["id"]
-    service.until(lambda: service.client.get(cancelled)["phase"] == "pretrain")
-    [started] = service.until(lambda: service.journal(cancelled, "started"))
-    assert service.client.cancel(cancelled)["status"] == "cancelling"
-    assert service.client.wait(cancelled)["status"] == "cancelled"
-    service.until(lambda: not alive(started["pid"]))
+    assert browsing.barriers(page) == []
+    with page.expect_download() as download:
+        page.get_by_role("link", name="ONNX for 60,000").click()
+    network = InferenceSession(download.value.path())
+    [logits] = network.run(None, {"images": np.zeros((3, 1, 8, 8), np.float32)})
+    assert logits.shape == (3, 10) and np.isfinite(logits).all()
+    page.get_by_role("link", name="Costs of 60,000").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Network for 60,000")
+    expect(page.locator(".meters")).to_contain_text(f"{search['architectures'][0]['multiply_adds']:,} multiply-adds")
+    assert page.locator(".pictures img").evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
 
     assert service.stop() == 0
     assert not session_members(ray_pid) and not (service.storage / "ray.json").exists()
+
+
+def queue(page: Page) -> str:
+    """Send the form; the id of the search whose page follows."""
+    page.get_by_role("button", name="Queue the search").click()
+    page.wait_for_url(re.compile("/searches/[a-z2-7]{12}$"))
+    return page.url.rpartition("/")[2]
 
 
 @pytest.mark.proof
