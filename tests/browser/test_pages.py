@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from playwright.sync_api import Dialog, Page, expect
 
 from service.domain.lifecycle import Status
+from service.store.database import writing
 from tests import browsing, seeding
 
 
@@ -119,6 +120,35 @@ def test_a_search_can_be_cancelled_from_its_page(app: FastAPI, page: Page) -> No
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator("#summary")).to_contain_text("cancelled")
     assert seeding.parts(app).searches.get(search_id).status == "cancelled"
+
+
+def test_searches_are_cancelled_and_tried_again_from_their_list(
+    app: FastAPI, page: Page, complaints: list[str]
+) -> None:
+    first, second = (seeding.queue(app, name=name) for name in ("first", "second"))
+    page.goto("/searches")
+    asked = []
+
+    def answer(dialog: Dialog) -> None:
+        asked.append(dialog.message)
+        dialog.accept()
+
+    page.on("dialog", answer)
+    row = page.get_by_role("row", name="second")
+    row.get_by_role("button", name="Cancel second").click()
+    expect(row).to_contain_text("cancelled")
+    assert asked == ["Cancel second? What it has found so far is not kept."]
+    assert seeding.parts(app).searches.get(first).status == Status.QUEUED
+    row.get_by_role("button", name="Try again second").press("Enter")
+    expect(row).to_contain_text("queued")
+    assert seeding.parts(app).searches.get(second).status == Status.QUEUED
+    with writing(seeding.parts(app).searches.engine) as session:
+        seeding.parts(app).projects.set("default", {"max_queued": 1}, session)
+    row.get_by_role("button", name="Cancel second").click()
+    row.get_by_role("button", name="Try again second").click()
+    expect(page.get_by_role("alert")).to_contain_text("1")
+    assert complaints and all("403" in told or "htmx" in told for told in complaints)
+    complaints.clear()
 
 
 def test_a_finished_search_shows_networks_that_can_be_taken_home(app: FastAPI, page: Page) -> None:

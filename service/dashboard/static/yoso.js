@@ -75,10 +75,10 @@ document.body.addEventListener("htmx:beforeSwap", (event) => {
   late.add(asked);
 });
 
-// A sweep is steered through the API, whose answer says nothing to the page; what it refuses is told.
+// Searches and sweeps are steered through the API, whose answer says nothing to the page; what it refuses is told.
 document.body.addEventListener("htmx:afterRequest", (event) => {
   const refusal = document.getElementById("refusal");
-  if (!refusal || !event.detail.elt.closest("#actions")) return;
+  if (!refusal || !event.detail.elt.closest("#actions, .steer")) return;
   refusal.hidden = event.detail.successful;
   if (!event.detail.successful) {
     let told = "The service does not answer.";
