@@ -1,5 +1,6 @@
 """Writers to SQLite, which take turns."""
 
+import sqlite3
 import threading
 import time
 from pathlib import Path
@@ -73,3 +74,17 @@ def test_no_writer_waits_for_the_databases_own_lock(tmp_path: Path) -> None:
     with writing(engine) as session:
         assert session.execute(text("SELECT count(*) FROM notes")).scalar_one() == WRITERS * 20
     engine.dispose()
+
+
+def test_a_new_file_that_another_is_writing_to_is_waited_for(tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "yoso.db", isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE numbers (number INTEGER)")
+    other.execute("BEGIN IMMEDIATE")
+    written = threading.Timer(0.3, other.execute, ["COMMIT"])
+    written.start()
+    engine = connect(f"sqlite:///{tmp_path}/yoso.db")
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
+    written.join()
+    engine.dispose()
+    other.close()
