@@ -1,6 +1,7 @@
 """How pages and terminal write numbers and times."""
 
 from collections.abc import Mapping
+from typing import Any
 
 
 def short(number: float) -> str:
@@ -20,6 +21,14 @@ def at_most(limits: Mapping[str, float]) -> list[str]:
     """The limits of a search in words: at most 20,000 parameters, at most 2.5 ms."""
     words = {"parameters": " parameters", "activations": " activations at once", "latency_ms": "\N{NO-BREAK SPACE}ms"}
     return [f"at most {limit:,}{words[name]}" for name, limit in limits.items()]
+
+
+def rival(data: Mapping[str, Any]) -> str:
+    """Which of the networks for a budget a journal line is about, in finals: `, seed 1` or `, random, seed 0`."""
+    if "trial" not in data:
+        return ""
+    origin = "" if data["origin"] == "search" else f", {data['origin']}"
+    return f"{origin}, seed {data['seed']}"
 
 
 def percent(share: float, digits: int = 1) -> str:

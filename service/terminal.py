@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Column, Table
 from rich.text import Text
 
-from service.formats import duration, exact, short
+from service.formats import duration, exact, rival, short
 
 LINES_OF_A_PHASE = 6
 """About how many lines a phase gets where there are no bars."""
@@ -81,13 +81,6 @@ class Watch:
         step = max(1, data["epochs"] // LINES_OF_A_PHASE)
         if not self.console.is_terminal and (new or data["epoch"] % step == 0 or data["epoch"] == data["epochs"]):
             self.console.print(f"{name}: epoch {text}", highlight=False, soft_wrap=True)
-
-
-def rival(data: Mapping[str, Any]) -> str:
-    """Which of the networks for its budget a line is about, where finals retrain several."""
-    if "trial" not in data:
-        return ""
-    return f" of seed {data['seed']}" if data["origin"] == "search" else f" ({data['origin']}, {data['seed']})"
 
 
 def results(architectures: Iterable[Mapping[str, Any]], folders: Mapping[int, str] | None = None) -> Group:

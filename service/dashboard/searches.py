@@ -279,21 +279,13 @@ def sentence(event: Event) -> str:
             )
         case "retrained":
             return (
-                f"retrained the network for {formats.exact(data['budget'])}{rival(data)}: "
+                f"retrained the network for {formats.exact(data['budget'])}{formats.rival(data)}: "
                 f"{formats.percent(data['accuracy'])} of {data['test_images']} test images right"
             )
         case "stopped":
             return (
-                f"stopped the network for {formats.exact(data['budget'])}{rival(data)} after epoch {data['epoch']}: "
-                f"{formats.percent(data['accuracy'])} on validation data"
+                f"stopped the network for {formats.exact(data['budget'])}{formats.rival(data)} "
+                f"after epoch {data['epoch']}: {formats.percent(data['accuracy'])} on validation data"
             )
         case _:
             return str(data.get("message", ""))
-
-
-def rival(data: dict[str, Any]) -> str:
-    """Which of the networks of a budget it is, in finals: `, seed 1` or `, random, seed 0`."""
-    if "trial" not in data:
-        return ""
-    origin = "" if data["origin"] == "search" else f", {data['origin']}"
-    return f"{origin}, seed {data['seed']}"

@@ -28,14 +28,16 @@ class OverQuota(RuntimeError):
 
 def admit_to_queue(session: Session, name: str, count: int = 1) -> None:
     """Make sure that the project is known and may queue `count` more searches. Raises `OverQuota`."""
-    known = session.execute(select(Project.max_queued).where(Project.name == name)).one_or_none()
+    quota = select(Project.max_queued).where(Project.name == name)
+    known = session.execute(quota).one_or_none()
     if known is None:
         values = {"name": name, "weight": 1.0, "used": 0.0, "used_at": 0.0}
         session.execute(insert(session, Project).values(values).on_conflict_do_nothing())
-    if known is None or known.max_queued is None:
+        known = session.execute(quota).one()  # somebody else may just have made it, with a quota
+    if known.max_queued is None:
         return
     # One at a time, so that two submissions cannot take the last place both.
-    limit = session.execute(select(Project.max_queued).where(Project.name == name).with_for_update()).scalar_one()
+    limit = session.execute(quota.with_for_update()).scalar_one()
     queued = changes.queued(session, name)
     if limit is not None and queued + count > limit:
         raise OverQuota(name, queued, limit)
