@@ -23,7 +23,7 @@
     return String(number);
   }
   const percent = (share) => (share * 100).toFixed(1) + "\u00a0%";
-  const small = (number) => (number === 0 ? "0" : number < 0.001 ? number.toExponential(1) : String(Number(number.toPrecision(3))));
+  const small = (number) => (number === 0 ? "0" : number < 0.0001 ? number.toExponential(1) : String(Number(number.toPrecision(3))));
 
   // Where an epoch stands among all epochs of the job; the networks of finals are retrained beside each other.
   function place(line) {
@@ -86,7 +86,8 @@
     const end = finals ? retrain : kind.networks ? pretrain + search + budgets.length * retrain : pretrain + search;
     return {
       width, height: HEIGHT,
-      cursor: { y: false, points: { size: 6 }, sync: { key: "epochs" } },
+      cursor: { y: false, points: { size: 6 }, sync: { key: "epochs" }, focus: { prox: 16 } },
+      focus: { alpha: 0.25 },
       legend: { live: true, show: whose.length <= MOST_NAMED },
       scales: {
         x: { time: false, range: [1, Math.max(2, end)] },

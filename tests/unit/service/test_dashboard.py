@@ -102,6 +102,14 @@ def test_the_list_is_searched_by_name_id_and_data_set(app: FastAPI, browser: htt
     assert "No search has “<i>” in its name" in browser.get("/searches?q=%3Ci%3E").text.replace("&lt;i&gt;", "<i>")
 
 
+def test_many_budgets_are_told_by_the_first_and_the_last(app: FastAPI, browser: httpx.Client) -> None:
+    seeding.queue(app, budgets=["100k", "200k", "400k", "800k"])
+    assert "100k 200k 400k 800k" in text(browser.get("/searches").text)
+    many = seeding.queue(app, budgets=["100k", "200k", "400k", "800k", "1M"])
+    for page in ("/searches", f"/searches/{many}"):
+        assert "100k to 1M (5)" in text(browser.get(page).text)
+
+
 def test_the_list_is_narrowed_by_project_and_kind_and_all_of_it_stays_in_the_address(
     app: FastAPI, browser: httpx.Client
 ) -> None:
