@@ -2,7 +2,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .PHONY: help setup demo test lint format clean bench-quality bench-ablation bench-budget bench-path bench-service soak \
-	compose-by-hand bench-finalists bench-sweep soak-cluster
+	compose-by-hand bench-finalists bench-sweep soak-cluster screenshots
 .DEFAULT_GOAL := help
 
 help: ## Show this
@@ -49,6 +49,10 @@ soak: .venv/installed ## Is anything lost when dispatchers are killed a thousand
 
 soak-cluster: .venv/installed ## Do searches and a sweep outlive the nodes of a cluster? (five minutes)
 	$(BIN)/python -m pytest -m proof $(ARGS)
+
+screenshots: .venv/installed ## Make the pictures of every page in docs/screenshots
+	./tools/browser
+	$(BIN)/python -m tools.screenshots $(ARGS)
 
 compose-by-hand: .venv/installed ## Run what docker-compose.yml runs without a container engine, until a search has succeeded
 	$(BIN)/python -m tools.compose_by_hand
