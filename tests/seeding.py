@@ -69,7 +69,7 @@ class Run:
         self.work, self.runs, self.id = Work(parts(app).searches.engine), parts(app).runs, search_id
         room = LARGE
         if only:
-            busy = sum(one.cpus for one in parts(app).searches.page(100) if one.status in WITH_RAY)
+            busy = sum(one.cpus for one in parts(app).searches.page(100)[0] if one.status in WITH_RAY)
             room = Capacity.of([Node("small", busy + 1, 0)])
         self.token = next(one.lease_token or "" for one in self.work.claim(OWNER, room) if one.id == search_id)
         self.chunk = 0
