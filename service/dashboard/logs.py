@@ -50,10 +50,15 @@ def log_page(
     attempt = next((one for one in attempts if one.number == number), None)
     if attempt is None:
         return missing(request, "attempt", f"{search_id}/{number}")
-    return page(
-        "log.html", request, search=search, number=number, attempts=[one.number for one in attempts],
-        **shown(service, search, attempt, words.strip(), level if level in LEVELS else LEVELS[0]),
+    words, level = words.strip(), level if level in LEVELS else LEVELS[0]
+    query = urlencode(({"q": words} if words else {}) | ({"level": level} if level != LEVELS[0] else {}))
+    told = page(
+        "log.html", request, search=search, number=number, attempts=[one.number for one in attempts], query=query,
+        **shown(service, search, attempt, words, level),
     )  # fmt: skip
+    if "hx-request" in request.headers:
+        told.headers["HX-Replace-Url"] = request.url.path + (f"?{query}" if query else "")
+    return told
 
 
 def shown(service: Context, search: Search, attempt: Attempt, words: str, level: str) -> dict[str, Any]:
@@ -69,7 +74,6 @@ def shown(service: Context, search: Search, attempt: Attempt, words: str, level:
     return {
         "words": words,
         "level": level,
-        "query": urlencode(({"q": words} if words else {}) | ({"level": level} if level != LEVELS[0] else {})),
         "live": live and why is None,
         "why": why,
         "lines": found[-MOST_SHOWN:],

@@ -103,14 +103,19 @@ def test_a_log_is_filtered_while_one_types(app: FastAPI, page: Page) -> None:
     seeding.Run(app, search_id).move(Status.QUEUED, not_before=0.0)
     log = Path(seeding.parts(app).runs.path(search_id, "logs/driver-0001.log"))
     log.parent.mkdir(parents=True)
-    log.write_text("a first line\nan error\n")
+    log.write_text("a first line\nan error\nERROR: and another\n")
     page.goto(f"/searches/{search_id}")
     page.get_by_role("link", name="Log of attempt 1").click()
     expect(page.get_by_label("Log", exact=True)).to_contain_text("a first line")
-    page.get_by_role("searchbox").fill("err")
-    expect(page.get_by_text("1 of 2 lines")).to_be_visible()
-    expect(page).to_have_url(re.compile(r"/logs/1\?q=err$"))
+    page.get_by_role("searchbox").fill("an e")
+    expect(page.get_by_text("1 of 3 lines")).to_be_visible()
+    expect(page).to_have_url(re.compile(r"/logs/1\?q=an\+e$"))
     expect(page.get_by_label("Log", exact=True)).to_have_text("an error")
+    page.get_by_role("searchbox").fill("")
+    page.get_by_role("combobox", name="Level").select_option("errors")
+    expect(page.get_by_text("1 of 3 lines")).to_be_visible()
+    expect(page.get_by_label("Log", exact=True)).to_have_text("ERROR: and another")
+    expect(page).to_have_url(re.compile(r"/logs/1\?level=error$"))
 
 
 def test_a_search_can_be_cancelled_from_its_page(app: FastAPI, page: Page) -> None:
