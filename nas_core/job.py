@@ -87,7 +87,8 @@ class SearchJob:
             self.weights[budget] = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
             self.results.append(result)
             self.retraining = None
-            lines.append({"kind": "retrained", "path": path(budget)} | result)
+            told = {"kind": "retrained", "epoch": self.spec.settings.retrain_epochs, "path": path(budget)}
+            lines.append(told | result)
         return lines
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
     spec.json                               the request, written by the service before the launch
     journal/{attempt:04d}-{number:06d}.jsonl  what happened, in chunks of JSON lines
+    tensorboard/                            what it measured, for TensorBoard (`worker/event_files.py`)
     train/                                  Ray Train's checkpoints
     architectures/{budget}/                 a network's files, as `nas_core/files.py` names them
     candidates/{budget}.safetensors         the supernet when it passed a budget, its architecture in the metadata
@@ -22,7 +23,7 @@ import json
 import os
 import posixpath
 import re
-import time
+import uuid
 from typing import Any
 
 from fsspec.core import url_to_fs
@@ -67,7 +68,8 @@ class RunFolder:
             self.fs.pipe_file(path, content)
             return
         os.makedirs(posixpath.dirname(path), exist_ok=True)
-        temporary = f"{path}.{os.getpid()}.tmp"
+        # Not a part of the file's own name, by which others know what they look for.
+        temporary = f"{posixpath.dirname(path)}/.{uuid.uuid4().hex}.tmp"
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
@@ -83,6 +85,11 @@ class RunFolder:
         if self.exists(name):
             self.fs.rm_file(self.path(name))
 
+    def files(self, name: str) -> list[str]:
+        """The names of all files below the folder `name`, in order; none where there is no such folder."""
+        self.fs.invalidate_cache()
+        return sorted(str(path).removeprefix(f"{self.root}/") for path in self.fs.find(self.path(name)))
+
     def chunks(self) -> list[str]:
         """The names of the journal's chunks, in order of writing."""
         self.fs.invalidate_cache()
@@ -95,26 +102,3 @@ class RunFolder:
         """The highest attempt that has written to the journal; 0 where none has."""
         chunks = self.chunks()
         return int(chunks[-1][:4]) if chunks else 0
-
-
-class Journal:
-    """Writes journal lines into a run's folder, a chunk at a time and at most about one a second."""
-
-    def __init__(self, folder: RunFolder, attempt: int, seconds: float = 1.0) -> None:
-        self.folder, self.attempt, self.seconds = folder, attempt, seconds
-        own = [name for name in folder.chunks() if name.startswith(f"{attempt:04d}-")]
-        self.number = int(own[-1][5:11]) + 1 if own else 1
-        self.lines: list[str] = []
-        self.flushed = 0.0
-
-    def write(self, line: dict[str, Any]) -> None:
-        """Note `line`, to be written with the next chunk."""
-        self.lines.append(json.dumps({"time": time.time(), "attempt": self.attempt} | line))
-
-    def flush(self, force: bool = False) -> None:
-        """Write what was noted as one chunk, if the last chunk is long enough ago or `force` is set."""
-        if not self.lines or (not force and time.monotonic() - self.flushed < self.seconds):
-            return
-        name = f"journal/{self.attempt:04d}-{self.number:06d}.jsonl"
-        self.folder.write(name, ("\n".join(self.lines) + "\n").encode())
-        self.lines, self.number, self.flushed = [], self.number + 1, time.monotonic()

@@ -30,7 +30,8 @@ from nas_core.errors import Diverged, InvalidValue
 from nas_core.job import SearchJob, path
 from nas_core.spec import SearchSpec
 from worker.exports import write_exports, write_genotype
-from worker.run_folder import VERSION, Journal, RunFolder
+from worker.journal import Journal
+from worker.run_folder import VERSION, RunFolder
 
 RESIZE_SECONDS = 60.0
 WORKER_RESTARTS = 3
@@ -78,7 +79,7 @@ def train_loop(config: dict[str, Any]) -> None:
             lines = job.advance()
         except (Diverged, InvalidValue) as error:
             if journal is not None:
-                journal.flush(force=True)
+                journal.close()
                 kind = "diverged" if isinstance(error, Diverged) else "limits"
                 folder.write_json("error.json", problem(config["attempt"], kind, str(error), retryable=False))
             return
@@ -98,7 +99,7 @@ def train_loop(config: dict[str, Any]) -> None:
     check_agreement(job)
     if rank == 0:
         assert journal is not None
-        journal.flush(force=True)
+        journal.close()
         folder.write_json("result.json", result(values, config["attempt"], job, data, time.time() - begin))
 
 

@@ -37,7 +37,8 @@ from nas_core.job import cost_of, path
 from nas_core.retrain import Retraining
 from nas_core.spec import SearchSpec
 from worker.exports import write_exports, write_genotype, write_weights
-from worker.run_folder import VERSION, Journal, RunFolder
+from worker.journal import Journal
+from worker.run_folder import VERSION, RunFolder
 from worker.training import agreed, dataset, load_checkpoint, problem, report, train_options, versions
 
 REDUCTION = 2
@@ -211,8 +212,15 @@ class Follow(tune.Callback):
             result = RunFolder(self.folder).read_json(f"{finalist.path}/result.json")
             names = ("multiply_adds", "parameters", "activations", "accuracy", "accuracy_low", "accuracy_high",
                      "test_images", "path")  # fmt: skip
-            self._write(finalist, {"kind": "retrained"} | {name: result[name] for name in names})
+            self._write(
+                finalist, {"kind": "retrained", "epoch": told["epoch"]} | {name: result[name] for name in names}
+            )
         self._flush(force=True)
+
+    def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
+        """Write what is left of the journal and the event files."""
+        assert self.journal is not None
+        self.journal.close()
 
     @property
     def progress(self) -> float:
@@ -248,7 +256,7 @@ def run_finals(folder: RunFolder, attempt: int, values: dict[str, Any], checkpoi
     device = "cuda" if spec.gpus_per_worker else "cpu"
     journal.write({"kind": "started", "workers": at_once * spec.workers, "device": device, "resumed": resumed})
     journal.write({"kind": "phase", "phase": "retrain", "finalists": len(finalists)})
-    journal.flush(force=True)
+    journal.close()
 
     trial = tune.with_resources(
         tune.with_parameters(drive, folder=folder.url, seconds=checkpoint_seconds), TRIAL_RESOURCES

@@ -18,6 +18,7 @@ from ray.cluster_utils import Cluster
 from safetensors import safe_open
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nas_core import Architecture, Network, SearchSpace
 from nas_core.baselines import random_architecture
@@ -131,7 +132,19 @@ def check_finished(folder: Path, spec: SearchSpec) -> dict[str, Any]:
     assert told["mean"] == pytest.approx([pixels.mean()], rel=0.03)
     assert told["deviation"] == pytest.approx([pixels.std()], rel=0.03)
     assert not list(folder.rglob("*.tmp")) and not (folder / "error.json").exists()
+    check_event_files(folder)
     return result
+
+
+def check_event_files(folder: Path) -> None:
+    """TensorBoard shows every epoch of every network once, as its last journal line tells it."""
+    curves: dict[tuple[str, str], list[tuple[int, Any]]] = {}
+    for (phase, budget, number), told in sorted(epochs(folder).items(), key=lambda one: one[0][2]):
+        run = phase if budget is None else f"networks/{budget}"
+        curves.setdefault((run, f"{phase}/loss"), []).append((number, pytest.approx(told["loss"])))
+    runs = {run: EventAccumulator(str(folder / "tensorboard" / run)).Reload() for run, _ in curves}
+    for (run, tag), curve in curves.items():
+        assert [(event.step, event.value) for event in runs[run].Scalars(tag)] == curve, run
 
 
 def check_exports(files: Path, network: Network) -> None:
