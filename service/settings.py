@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self, TypeVar
+from urllib.parse import unquote, urlsplit
 
 from nas_core.errors import InvalidValue
 
@@ -19,9 +20,10 @@ class Settings:
 
     `storage` is a folder or an fsspec URL; `ray_address` the URL of a Ray cluster's dashboard, or None for a Ray of
     the service's own on this machine; `data_roots` the folders that image folders may lie in, empty for any;
-    `tokens` maps a bearer token to its project. What one process takes on: bodies of `max_body` bytes; from one
-    token (or address, where it is not this machine's own) `rate` requests a second and `rate_burst` at once; and
-    `max_streams` open streams of events. Raises `InvalidValue` where a setting cannot be used.
+    `tokens` maps a bearer token to its project; `mlflow_uri` is the MLflow server that searches are mirrored to, or
+    None. What one process takes on: bodies of `max_body` bytes; from one token (or address, where it is not this
+    machine's own) `rate` requests a second and `rate_burst` at once; and `max_streams` open streams of events. Raises
+    `InvalidValue` where a setting cannot be used.
     """
 
     storage: str
@@ -31,6 +33,7 @@ class Settings:
     port: int = DEFAULT_PORT
     data_roots: tuple[str, ...] = ()
     tokens: Mapping[str, str] = field(default_factory=dict, repr=False)
+    mlflow_uri: str | None = field(default=None, repr=False)
     max_body: int = 1024 * 1024
     rate: float = 50.0
     rate_burst: int = 200
@@ -48,6 +51,8 @@ class Settings:
             raise InvalidValue("YOSO_RATE", self.rate, "not a rate", "requests a second, above 0")
         if not 0 < self.port < 65536:
             raise InvalidValue("YOSO_PORT", self.port, "not a port", "a number from 1 to 65535")
+        if self.mlflow_uri is not None:
+            without_credentials(self.mlflow_uri)
         if not is_loopback(self.host):
             if not self.tokens:
                 raise InvalidValue(
@@ -99,6 +104,7 @@ class Settings:
             port=number(given, "YOSO_PORT", int, DEFAULT_PORT),
             data_roots=tuple(filter(None, given.get("YOSO_DATA_ROOTS", "").split(os.pathsep))),
             tokens=parse_tokens(given.get("YOSO_TOKENS", "")),
+            mlflow_uri=given.get("YOSO_MLFLOW_URI"),
             max_body=number(given, "YOSO_MAX_BODY", int, cls.max_body),
             rate=number(given, "YOSO_RATE", float, cls.rate),
             rate_burst=number(given, "YOSO_RATE_BURST", int, cls.rate_burst),
@@ -128,6 +134,24 @@ def parse_tokens(text: str) -> dict[str, str]:
             )
         tokens[token] = project
     return tokens
+
+
+def without_credentials(uri: str) -> tuple[str, dict[str, str]]:
+    """An address without user and password, and these as MLflow's client reads them from the environment.
+
+    Raises `InvalidValue`, without the address, where it is not one of a server.
+    """
+    accepted = "http://HOST:5000 or https://HOST, or unset"
+    try:
+        parts = urlsplit(uri)
+        parts.port  # noqa: B018  (raises where it is none)
+    except ValueError as error:
+        raise InvalidValue("YOSO_MLFLOW_URI", "…", "not the URL of an MLflow server", accepted) from error
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InvalidValue("YOSO_MLFLOW_URI", "…", "not the URL of an MLflow server", accepted)
+    given = {"MLFLOW_TRACKING_USERNAME": parts.username, "MLFLOW_TRACKING_PASSWORD": parts.password}
+    clean = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
+    return clean, {name: unquote(value) for name, value in given.items() if value}
 
 
 def is_loopback(host: str) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from service.dispatch.dispatcher import Dispatcher
 from service.dispatch.executors.ray_jobs import Endpoint, RayJobs
 from service.dispatch.local_ray import LocalRay
+from service.dispatch.mlflow import Mirror
 from service.dispatch.runs import Runs
 from service.settings import Settings
 from service.store.searches import Searches
@@ -29,10 +30,14 @@ class Dispatching:
         self.dispatcher = Dispatcher(searches, runs, self.jobs, settings.data_roots, ensure_ray=ensure)
         # A daemon, so that a turn that hangs in the storage cannot keep the process.
         self.thread = threading.Thread(target=self.dispatcher.run, name="dispatcher", daemon=True)
+        self.mirror = Mirror(searches, settings.mlflow_uri) if settings.mlflow_uri else None
 
     def start(self) -> None:
-        """Begin to take turns."""
+        """Begin to take turns, and to mirror what happens to MLflow where that is asked for."""
         self.thread.start()
+        if self.mirror is not None:
+            # A daemon too: what it does not get done now is done by the next.
+            threading.Thread(target=self.mirror.run, name="mlflow", daemon=True).start()
 
     @property
     def stuck(self) -> bool:
@@ -45,6 +50,8 @@ class Dispatching:
         The leases then run out by themselves. Only the first call waits.
         """
         if not self.dispatcher.stopping.is_set():
+            if self.mirror is not None:
+                self.mirror.stop()
             self.dispatcher.stop()
             self.thread.join(seconds)
             if self.thread.is_alive():

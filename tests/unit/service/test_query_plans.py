@@ -16,6 +16,7 @@ from service.domain.lifecycle import Status
 from service.store import changes
 from service.store.database import connect, migrate
 from service.store.models import Search
+from service.store.news import News
 from service.store.projects import Projects
 from service.store.searches import Searches, Wanted
 from service.store.statistics import Statistics
@@ -151,6 +152,8 @@ DISPATCHERS: dict[str, Callable[[Engine], object]] = {
     "current attempts": lambda engine: Work(engine).current_attempts(["s1", "s2"]),
     "hand back": lambda engine: Work(engine).hand_back(["a", "b"]),
     "old keys": lambda engine: Work(engine).forget_old_keys(),
+    "news": lambda engine: (News(engine, "n", 1).seen(), News(engine, "n", 1).between(ROWS - 500, ROWS)),
+    "many news": lambda engine: News(engine, "n", 1).between(100, 10_100),
 }
 
 

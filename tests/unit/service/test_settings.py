@@ -3,7 +3,7 @@
 import pytest
 
 from nas_core.errors import InvalidValue
-from service.settings import Settings, is_loopback
+from service.settings import Settings, is_loopback, without_credentials
 from service.store.database import connect
 
 
@@ -23,6 +23,9 @@ def test_the_defaults_are_a_service_for_this_machine_alone() -> None:
         ({"YOSO_HOST": "example.org", "YOSO_DATA_ROOTS": "/data"}, "YOSO_HOST"),
         ({"YOSO_RAY_ADDRESS": "ray://head:10001"}, "YOSO_RAY_ADDRESS"),
         ({"YOSO_STORAGE": "s3://bucket/yoso"}, "YOSO_DATABASE_URL"),
+        ({"YOSO_MLFLOW_URI": "sqlite:///secret.db"}, "YOSO_MLFLOW_URI"),
+        ({"YOSO_MLFLOW_URI": "http://user:secret@host:port"}, "YOSO_MLFLOW_URI"),
+        ({"YOSO_MLFLOW_URI": "user:secret@host"}, "YOSO_MLFLOW_URI"),
         ({"YOSO_TOKENS": "p=short-secret"}, "YOSO_TOKENS"),
         ({"YOSO_TOKENS": "a-secret-without-a-project"}, "YOSO_TOKENS"),
     ],
@@ -50,3 +53,22 @@ def test_other_databases_are_refused_without_their_password(url: str) -> None:
     with pytest.raises(InvalidValue) as refused:
         connect(url)
     assert refused.value.field == "YOSO_DATABASE_URL" and "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "clean", "credentials"),
+    [
+        ("http://host:5000/", "http://host:5000", {}),
+        ("https://user:p%40ss@host/mlflow", "https://host/mlflow", {"USERNAME": "user", "PASSWORD": "p@ss"}),
+        ("http://user@[::1]:5000", "http://[::1]:5000", {"USERNAME": "user"}),
+    ],
+)
+def test_the_credentials_of_an_address_are_told_apart_from_it(
+    uri: str, clean: str, credentials: dict[str, str]
+) -> None:
+    settings = Settings.from_environment({"YOSO_MLFLOW_URI": uri, "YOSO_STORAGE": "/data"})
+    assert settings.mlflow_uri == uri and "user" not in repr(settings)
+    assert without_credentials(uri) == (
+        clean,
+        {f"MLFLOW_TRACKING_{name}": value for name, value in credentials.items()},
+    )
