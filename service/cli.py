@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -112,7 +113,8 @@ def serve(
     """Start the service: API, dashboard, dispatcher and, unless YOSO_RAY_ADDRESS is set, a Ray on this machine.
 
     Settings come from the environment: YOSO_STORAGE, YOSO_DATABASE_URL, YOSO_RAY_ADDRESS, YOSO_HOST, YOSO_PORT,
-    YOSO_DATA_ROOTS, YOSO_TOKENS; and the limits YOSO_MAX_BODY, YOSO_RATE, YOSO_RATE_BURST, YOSO_MAX_STREAMS.
+    YOSO_DATA_ROOTS, YOSO_TOKENS, YOSO_MLFLOW_URI; and the limits YOSO_MAX_BODY, YOSO_RATE, YOSO_RATE_BURST,
+    YOSO_MAX_STREAMS.
     """
     from service import processes
 
@@ -453,6 +455,24 @@ def fetch(
             print(json.dumps({str(budget): folder for budget, folder in folders.items()}))
         else:
             out.print(terminal.results(client.get(search_id)["architectures"], folders))
+
+
+@app.command()
+def tensorboard(
+    search_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The searches' ids.")],
+    to: Annotated[Path, typer.Option(help="The folder to bring them to.")] = Path("yoso-tensorboard"),
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Bring what searches have measured to a folder for TensorBoard; asked again, it brings what is new."""
+    with refusals(), Client(url) as client:
+        folders = {search_id: client.tensorboard(search_id, to) for search_id in search_ids}
+        if as_json:
+            print(json.dumps(folders))
+        else:
+            out.print(
+                f"look at them with: tensorboard --logdir {shlex.quote(str(to))}", highlight=False, soft_wrap=True
+            )
 
 
 @app.command()

@@ -6,11 +6,14 @@ only sends what they describe.
 
 import asyncio
 import functools
+import io
 import json
 import os
+import re
 import tempfile
 import time
 import uuid
+import zipfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -229,6 +232,11 @@ class Calls:
         """The content of a file, such as those that an architecture's `files` names."""
         return Request("GET", path, lambda response: response.content, {}, None)
 
+    @Call
+    def event_files(self, search_id: str) -> Request[bytes]:
+        """What a search has measured, as event files for TensorBoard in a zip."""
+        return Request("GET", f"/api/v1/searches/{search_id}/tensorboard", lambda response: response.content, {}, None)
+
     # Last, because what stands below it in this class no longer sees the type of this name.
     @Call
     def list(self, /, limit: int = 50, after: str | None = None, **filters: str | None) -> Request[SearchPage]:
@@ -335,6 +343,13 @@ class Client(Calls):
             folders[one["budget"]] = _put(Path(to or f"yoso-{search_id}"), search_id, one, contents)
         return folders
 
+    def tensorboard(self, search_id: str, to: str | Path) -> str:
+        """Bring a search's event files for TensorBoard to a folder of its own below `to`; returns that.
+
+        What is there already stays: asked again, it brings what is new.
+        """
+        return _unpack(Path(to), self.get(search_id), self.event_files(search_id))
+
     def _until(
         self,
         look: Callable[[], Answer],
@@ -440,6 +455,11 @@ class AsyncClient(Calls):
             folder = Path(to or f"yoso-{search_id}")
             folders[one["budget"]] = await asyncio.to_thread(_put, folder, search_id, one, contents)
         return folders
+
+    async def tensorboard(self, search_id: str, to: str | Path) -> str:
+        """As `Client.tensorboard`."""
+        search, packed = await self.get(search_id), await self.event_files(search_id)
+        return await asyncio.to_thread(_unpack, Path(to), search, packed)
 
     async def _until(
         self,
@@ -607,4 +627,16 @@ def _put(to: Path, search_id: str, one: Architecture, contents: Mapping[str, byt
         if target.exists():
             target.rename(Path(temporary, "old"))
         new.rename(target)
+    return str(target)
+
+
+def _unpack(to: Path, search: Search, packed: bytes) -> str:
+    """Write a search's event files to a folder below `to` that has its name and id; returns it."""
+    name = re.sub(r"[^\w.-]+", "-", search["name"]).strip("-.")
+    target = to / (f"{name}-{search['id']}" if name else search["id"])
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        for one in archive.infolist():
+            known = target / one.filename
+            if not known.exists() or known.stat().st_size != one.file_size:  # what was cut short is written again
+                archive.extract(one, target)
     return str(target)

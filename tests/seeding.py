@@ -28,6 +28,7 @@ from service.store.work import Work
 
 OWNER = "tests"
 BUDGETS = [300_000, 600_000]
+EVENT_FILE = "events.out.tfevents.0001-000001"
 LARGE = Capacity.of([Node("large", 10_000, 10_000)])
 
 
@@ -130,6 +131,8 @@ class Run:
         self.start().pretrain().search().find(BUDGETS[1]).find(BUDGETS[0])
         for budget in BUDGETS:
             self.retrain(budget)
+        for folder in ("search", *(f"networks/{budget}" for budget in BUDGETS)):
+            self.runs.write(self.id, f"tensorboard/{folder}/{EVENT_FILE}", folder.encode())
         self.move(Status.FINISHING)
         found = [result(budget) | {"files": files, "accuracy": accuracy} for budget in BUDGETS]
         self.work.succeed(self.id, self.token, {"architectures": found})
@@ -248,6 +251,8 @@ def seed_finals(app: FastAPI, ended: bool = False) -> str:
         own = {"trial": trial, "origin": one["origin"], "budget": one["budget"], "seed": one["seed"]}
         last = 7 if trial == 1 else 60 if trial == 0 or ended else 20
         run.tell(*(epoch("retrain", number, 60, 0.5, one["budget"]) | own for number in range(1, last + 1)))
+        event_file = f"tensorboard/networks/{one['budget']}-{trial}-{one['origin']}/{EVENT_FILE}"
+        runs.write(finals.id, event_file, b"events")
         if trial == 1:
             run.tell({"kind": "stopped", "epoch": 7, "accuracy": accuracies[trial]} | own)
         if last == 60:

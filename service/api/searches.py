@@ -1,6 +1,8 @@
 """Searches: submit, look at, cancel, and follow as they happen."""
 
 import asyncio
+import io
+import zipfile
 from collections.abc import AsyncIterator, Sequence
 from typing import Annotated, Any, Literal
 
@@ -11,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from service.api.context import Context, ContextDep, ProjectDep, confined
 from service.api.idempotency import KeyDep, once
-from service.api.problems import Problem
+from service.api.problems import Problem, ProblemError
 from service.api.views import AttemptView, Page, SearchView, Seq, iso, place, position, view_attempt, view_search
 from service.domain.lifecycle import TERMINAL, Status
 from service.domain.request import SearchRequest, Text, check
@@ -49,7 +51,7 @@ def created(tag: str, parameter: str, operations: Sequence[str]) -> dict[int | s
     }
 
 
-CREATED = created("searches", "search_id", ("look", "cancel", "retry", "attempts", "journal", "events"))
+CREATED = created("searches", "search_id", ("look", "cancel", "retry", "attempts", "journal", "events", "tensorboard"))
 LISTED: dict[int | str, dict[str, Any]] = {
     200: {
         "links": {
@@ -208,6 +210,24 @@ async def events(
         if turns % KEEP_ALIVE_TURNS == 0:
             yield ServerSentEvent(comment="still here")
         await asyncio.sleep(EVENT_SECONDS)
+
+
+@router.get(
+    "/{search_id}/tensorboard",
+    response_class=Response,
+    responses=UNKNOWN | {200: {"content": {"application/zip": {}}}},
+)
+def tensorboard(search: SeenDep, service: ContextDep) -> Response:
+    """What it has measured so far, as event files for TensorBoard in a zip: a folder for each phase and network."""
+    files = service.runs.below(search.id, "tensorboard")
+    if not files:
+        raise ProblemError(404, "No event files", f"Search {search.id} has none: it has measured nothing yet.")
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    named = {"Content-Disposition": f'attachment; filename="{search.id}-tensorboard.zip"'}
+    return Response(packed.getvalue(), media_type="application/zip", headers=named)
 
 
 def last_seen(text: str | None) -> int | None:

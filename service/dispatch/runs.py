@@ -148,6 +148,17 @@ class Runs:
         path = self.path(search_id, name)
         return bytes(self.fs.cat_file(path, start=max(0, self.fs.size(path) - size)))
 
+    def below(self, search_id: str, folder: str) -> dict[str, bytes]:
+        """What is in all files below a folder, by their names there, in order; nothing where there is no such folder.
+
+        Raises `OSError`.
+        """
+        self.fs.invalidate_cache()
+        root = self.path(search_id, folder)
+        paths = [path for path in self.fs.find(root) if not str(path).endswith(".tmp")]
+        contents = self.fs.cat(paths) if paths else {}
+        return {str(path).removeprefix(f"{root}/"): bytes(contents[path]) for path in paths}
+
     def read(self, search_id: str, name: str) -> bytes:
         """A file's content. Raises `FileNotFoundError`."""
         return bytes(self.fs.cat_file(self.path(search_id, name)))

@@ -171,6 +171,18 @@ def test_fetch_brings_every_budget_whole(url: str, seeds: dict[str, str], tmp_pa
     assert str(folder) in yoso("fetch", seeds["succeeded"], "--to", str(folder), url=url).stdout.replace("\n", "")
 
 
+def test_brings_event_files_for_tensorboard(url: str, seeds: dict[str, str], tmp_path: Path) -> None:
+    to = tmp_path / "all of them"
+    told = yoso("tensorboard", seeds["succeeded"], "--to", str(to), url=url)
+    assert told.exit_code == 0 and told.stdout.strip() == f"look at them with: tensorboard --logdir '{to}'"
+    folder = to / f"first-steps-{seeds['succeeded']}"
+    assert (folder / "search" / seeding.EVENT_FILE).read_bytes() == b"search"
+    told = yoso("tensorboard", seeds["succeeded"], "--to", str(to), "--json", url=url)
+    assert json.loads(told.stdout) == {seeds["succeeded"]: str(folder)}
+    told = yoso("tensorboard", seeds["queued"], url=url)
+    assert told.exit_code == 2 and "it has measured nothing yet" in told.stderr
+
+
 def test_fetch_brings_the_formats_that_are_asked_for(url: str, seeds: dict[str, str], tmp_path: Path) -> None:
     for words, names in (
         (["onnx", "python"], {"network.onnx", "network.py"}),

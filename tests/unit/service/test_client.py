@@ -1,16 +1,18 @@
 """The Python clients, each by the same tests, against a real service behind a real socket."""
 
 import inspect
+import io
 import threading
 import time
 import types
 import typing
+import zipfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Self, assert_type
+from typing import Any, Self, assert_type, cast
 
 import httpx
 import pytest
@@ -20,7 +22,7 @@ from fastapi import FastAPI
 from nas_core.errors import InvalidValue
 from nas_core.files import FILES
 from service import answers
-from service.client import AsyncClient, Client, ClientError, Event, Unreachable, ask
+from service.client import AsyncClient, Client, ClientError, Event, Unreachable, _unpack, ask
 from service.domain.lifecycle import Status
 from tests import seeding
 
@@ -324,6 +326,34 @@ def test_fetches_networks(connect: Any, url: str, seeds: dict[str, str], tmp_pat
             with pytest.raises(InvalidValue) as refused:
                 client.fetch(seeds[search_id], tmp_path / "none", formats)
             assert refused.value.field == field and not (tmp_path / "none").exists()
+
+
+def test_brings_event_files_and_later_what_is_new(
+    app: Any, connect: Any, url: str, seeds: dict[str, str], tmp_path: Path
+) -> None:
+    search_id = seeds["succeeded"]
+    with connect(url) as client:
+        folder = Path(client.tensorboard(search_id, tmp_path / "all"))
+        assert folder == tmp_path / "all" / f"first-steps-{search_id}"
+        first, second = folder / "search" / seeding.EVENT_FILE, folder / "networks" / "300000" / seeding.EVENT_FILE
+        assert first.read_bytes() == b"search" and second.read_bytes() == b"networks/300000"
+        before = first.stat().st_mtime_ns
+        second.write_bytes(b"netw")  # a copy that was cut short
+        seeding.parts(app).runs.write(search_id, "tensorboard/search/events.out.tfevents.0001-000002", b"more")
+        assert client.tensorboard(search_id, tmp_path / "all") == str(folder)
+        assert {path.read_bytes() for path in (folder / "search").iterdir()} == {b"search", b"more"}
+        assert first.stat().st_mtime_ns == before and second.read_bytes() == b"networks/300000"
+        with pytest.raises(ClientError, match="it has measured nothing yet"):
+            client.tensorboard(seeds["queued"], tmp_path / "all")
+
+
+def test_an_archive_cannot_reach_out_of_its_folder(tmp_path: Path) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("../../outside", b"no")
+    search = cast(answers.Search, {"name": "../..", "id": "s"})
+    assert _unpack(tmp_path / "to", search, packed.getvalue()) == str(tmp_path / "to" / "s")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "to" / "s" / "outside"]
 
 
 VIEWS = {

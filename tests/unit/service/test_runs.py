@@ -50,6 +50,15 @@ def test_what_was_written_is_read(runs: Runs) -> None:
         runs.tail("s", "none", 9)
 
 
+def test_all_that_is_below_a_folder_is_read(runs: Runs) -> None:
+    assert runs.below("s", "tensorboard") == {}
+    for name in ("search/b", "search/a", "networks/300/a", "search/.1.tmp"):
+        runs.write("s", f"tensorboard/{name}", name.encode())
+    runs.write("s", "tensorboards/a", b"another folder")
+    found = runs.below("s", "tensorboard")
+    assert found == {name: name.encode() for name in ("networks/300/a", "search/a", "search/b")}
+
+
 def test_a_chunk_is_read_behind_the_cursor_and_in_order(runs: Runs) -> None:
     assert list(runs.chunks("s", "")) == []
     for name in ("0002-000001.jsonl", "0001-000010.jsonl", "0001-000002.jsonl", "0001-000002.jsonl.1.tmp"):

@@ -1,10 +1,12 @@
 """What a search's page tells beside its state: finals by trial, snapshots, costs, attempts, logs, copies, advice."""
 
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from html import unescape
@@ -40,6 +42,18 @@ def rows(html: str, table: str = "networks") -> list[str]:
     found = re.search(rf'<table class="{table}">.*?</table>', html, re.DOTALL)
     assert found is not None
     return [re.sub(r"\s+", " ", text(row)).strip() for row in re.findall(r"<tr.*?</tr>", found[0], re.DOTALL)][1:]
+
+
+def test_what_was_measured_can_be_taken_to_tensorboard(browser: httpx.Client, seeds: dict[str, str]) -> None:
+    link = f"/api/v1/searches/{seeds['succeeded']}/tensorboard"
+    assert f'href="{link}"' in browser.get(f"/searches/{seeds['succeeded']}").text
+    answer = browser.get(link)
+    assert answer.headers["content-type"] == "application/zip" and f"{seeds['succeeded']}-tensorboard.zip" in str(
+        answer.headers["content-disposition"]
+    )
+    names = [f"networks/{budget}/{seeding.EVENT_FILE}" for budget in seeding.BUDGETS]
+    assert zipfile.ZipFile(io.BytesIO(answer.content)).namelist() == [*names, f"search/{seeding.EVENT_FILE}"]
+    assert "/tensorboard" not in browser.get(f"/searches/{seeds['queued']}").text, "it has measured nothing yet"
 
 
 def test_finals_show_a_network_for_each_trial(app: FastAPI, browser: httpx.Client) -> None:
