@@ -2,7 +2,8 @@
 
     spec.json                               the request, written by the service before the launch
     journal/{attempt:04d}-{number:06d}.jsonl  what happened, in chunks of JSON lines
-    tensorboard/                            what it measured, for TensorBoard (`worker/event_files.py`)
+    tensorboard/{run}/events.out.tfevents.{attempt:04d}-{number:06d}
+                                            what it measured, in parts, for TensorBoard (`worker/event_files.py`)
     train/                                  Ray Train's checkpoints
     architectures/{budget}/                 a network's files, as `nas_core/files.py` names them
     candidates/{budget}.safetensors         the supernet when it passed a budget, its architecture in the metadata

@@ -48,6 +48,7 @@ LONGEST_VALUE = 500
 """Characters of a parameter, which is what old servers take."""
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     # By itself it would try for minutes, of which nobody would learn.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",

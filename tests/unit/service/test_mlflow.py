@@ -123,11 +123,12 @@ def milliseconds(seconds: float | None) -> int:
 
 
 def test_a_search_is_a_run_of_its_project_with_what_was_asked_and_what_came_of_it(
-    app: FastAPI, server: Server, mirror: Mirror
+    app: FastAPI, server: Server, mirror: Mirror, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ids = seeding.seed(app)
     queued = seeding.queue(app, space={"preset": "digits", "share": False}, project="audio")
     catch_up(mirror)
+    assert capsys.readouterr().out == ""
 
     run, search = server.run(ids["succeeded"]), parts(app).searches.get(ids["succeeded"])
     assert server.client.get_experiment(run.info.experiment_id).name == "yoso/default"
