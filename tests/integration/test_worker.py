@@ -304,6 +304,9 @@ def test_finals_that_are_killed_go_on_and_the_best_on_validation_data_wins(tmp_p
         # A trial that ended while the driver died is known to have ended, but not every epoch that it had not told.
         assert set(told) <= set(range(1, one["epochs"] + 1))
         assert told.get(one["epochs"], one["validation_accuracy"]) == one["validation_accuracy"]
+        run = folder / "tensorboard" / "networks" / f"{spec.budgets[0]}-{number}-{one['origin']}"
+        curve = EventAccumulator(str(run)).Reload().Scalars("retrain/accuracy")
+        assert {event.step: event.value for event in curve} == pytest.approx(told) and len(curve) == len(told)
         assert one["outcome"] == ("trained" if one["epochs"] == 9 else "stopped")
     trained = [one for one in trials.values() if one["outcome"] == "trained" and one["origin"] == "search"]
     [winner] = [one for one in result["architectures"] if one["winner"]]
