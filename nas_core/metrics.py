@@ -33,9 +33,10 @@ def metrics_of(line: Mapping[str, Any]) -> Metrics | None:
     kind = line.get("kind", "")
     given = ((name, line.get(field)) for field, name in _NAMES.get(kind, {}).items())
     values = {name: float(value) for name, value in given if isinstance(value, int | float) and math.isfinite(value)}
-    if not values:
+    group, step = line.get("phase") if kind == "epoch" else "network", line.get("epoch", 0)
+    if not values or not isinstance(group, str) or not isinstance(step, int):
         return None
     network = str(line["budget"]) if "budget" in line else None
     if network is not None and "trial" in line:
         network = f"{network}-{line['trial']}-{line.get('origin', 'search')}"
-    return Metrics(network, line["phase"] if kind == "epoch" else "network", line.get("epoch", 0), values)
+    return Metrics(network, group, step, values)

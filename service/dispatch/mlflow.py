@@ -292,7 +292,8 @@ class Mirror:
     def _api(self) -> "MlflowClient":
         """MLflow's client. Credentials it has from the environment, so that no message of its shows them in a URL."""
         if self.client is None:
-            os.environ.update(SETTINGS | {name: os.environ[name] for name in SETTINGS if name in os.environ})
+            for name, value in SETTINGS.items():
+                os.environ.setdefault(name, value)
             os.environ.update(self.credentials)
             from mlflow import MlflowClient
 

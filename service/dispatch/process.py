@@ -16,6 +16,8 @@ from service.store.searches import Searches
 
 log = logging.getLogger(__name__)
 DRAIN_SECONDS = 6.0
+MIRROR_SECONDS = 1.0
+"""How long what is being sent to MLflow may still take when the dispatcher has ended."""
 STUCK_SECONDS = 120.0
 """Longer than any turn that gets anywhere: bringing up a Ray may take 60 s."""
 
@@ -31,13 +33,14 @@ class Dispatching:
         # A daemon, so that a turn that hangs in the storage cannot keep the process.
         self.thread = threading.Thread(target=self.dispatcher.run, name="dispatcher", daemon=True)
         self.mirror = Mirror(searches, settings.mlflow_uri) if settings.mlflow_uri else None
+        # A daemon too: what does not reach MLflow now is sent by whoever mirrors next.
+        self.mirroring = threading.Thread(target=self.mirror.run, name="mlflow", daemon=True) if self.mirror else None
 
     def start(self) -> None:
         """Begin to take turns, and to mirror what happens to MLflow where that is asked for."""
         self.thread.start()
-        if self.mirror is not None:
-            # A daemon too: what it does not get done now is done by the next.
-            threading.Thread(target=self.mirror.run, name="mlflow", daemon=True).start()
+        if self.mirroring is not None:
+            self.mirroring.start()
 
     @property
     def stuck(self) -> bool:
@@ -54,6 +57,8 @@ class Dispatching:
                 self.mirror.stop()
             self.dispatcher.stop()
             self.thread.join(seconds)
+            if self.mirroring is not None:
+                self.mirroring.join(MIRROR_SECONDS)
             if self.thread.is_alive():
                 log.warning("the dispatcher's last turn takes too long; its leases run out by themselves")
         return not self.thread.is_alive()

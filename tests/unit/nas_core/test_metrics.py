@@ -31,6 +31,8 @@ EPOCH = {"kind": "epoch", "phase": "retrain", "epoch": 3, "epochs": 9, "budget":
         ({"kind": "stopped", "epoch": 4, "accuracy": 0.5, "trial": 1, "budget": 300}, None),
         ({"kind": "started", "workers": 2}, None),
         ({"kind": "epoch", "phase": "search", "epoch": 1}, None),
+        ({"kind": "epoch", "epoch": 1, "loss": 1.0}, None),
+        (EPOCH | {"epoch": None}, None),
         ({}, None),
     ],
 )

@@ -406,7 +406,12 @@ def test_one_process_mirrors_and_another_goes_on_where_it_ends(on_postgres: Fast
             text("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted")
         )
     admin.dispose()
-    first.turn()
+
+    def taken_over() -> bool:
+        first.turn()
+        return first.held
+
+    until(taken_over)  # the connection takes a moment to be gone
     parts(on_postgres).searches.cancel(search_id)
     assert second.attempt() == 2 and not second.held, "its lock is lost with its connection"
     second.turn()
@@ -428,7 +433,9 @@ def test_a_dispatcher_mirrors_beside_its_turns(
     dispatching.start()
     search_id = seeding.queue(app)
     until(lambda: server.runs(search_id))
-    assert dispatching.drain()
+    assert dispatching.drain() and dispatching.mirroring is not None
+    dispatching.mirroring.join(PATIENCE)
+    assert not dispatching.mirroring.is_alive()
     dispatching.close()
 
 
