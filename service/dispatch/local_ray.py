@@ -26,6 +26,11 @@ log = logging.getLogger(__name__)
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
 KILL_SECONDS = 10.0
+WITHHELD = frozenset({
+    "RAY_ADDRESS", "RAY_AUTH_TOKEN", "YOSO_DATABASE_URL", "YOSO_MLFLOW_URI", "YOSO_TOKEN", "YOSO_TOKENS",
+    "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN",
+})  # fmt: skip
+"""What Ray does not get of the service's environment."""
 
 
 class LocalRay:
@@ -150,8 +155,11 @@ class LocalRay:
 
 
 def ray_environment(token_file: Path) -> dict[str, str]:
-    """This process's environment, with what makes Ray's processes ask for, and send, the token in `token_file`."""
-    own = {name: value for name, value in os.environ.items() if name not in ("RAY_AUTH_TOKEN", "RAY_ADDRESS")}
+    """This process's environment, with what makes Ray's processes ask for, and send, the token in `token_file`.
+
+    Ray and what runs on it have no business with the service's own secrets.
+    """
+    own = {name: value for name, value in os.environ.items() if name not in WITHHELD}
     # The packages are found by the job's driver even where the service runs from a checkout.
     paths = [str(Path(__file__).parents[2]), *filter(None, own.get("PYTHONPATH", "").split(os.pathsep))]
     return own | {
