@@ -15,7 +15,7 @@ demo: .venv/installed ## Search on real scans of digits with a service of its ow
 
 test: lint .venv/installed ## Run every check
 	./tools/browser
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal $(ARGS)
 
 lint: .venv/installed ## Check style, types and who may import whom
 	$(BIN)/ruff check --quiet
@@ -47,7 +47,7 @@ bench-service: .venv/installed ## What does the service cost, beside references?
 soak: .venv/installed ## Is anything lost when dispatchers are killed a thousand times? (ten minutes)
 	$(BIN)/python -m benchmarks.soak $(ARGS)
 
-soak-cluster: .venv/installed ## Do searches and a sweep outlive the nodes of a cluster? (five minutes)
+soak-cluster: .venv/installed ## Do searches and a sweep outlive the nodes of a cluster, and a thousand searches share it? (seven minutes)
 	$(BIN)/python -m pytest -m proof $(ARGS)
 
 screenshots: .venv/installed ## Make the pictures of every page in docs/screenshots

@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Request
 
 from tests import browsing
 
-# Two processes of tests share two cores: more threads than that make every one of them wait for the others.
+# Three processes of tests share two cores: with more threads than one each, every one waits for the others.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The same examples every time, so that a failure is the change's doing; HYPOTHESIS_PROFILE=explore looks for new ones.

@@ -1,17 +1,18 @@
 """Networks side by side: what they are, cost and reach."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
 from service import formats
 from service.api.architectures import found
-from service.api.context import ContextDep
+from service.api.context import Context, ContextDep
 from service.api.problems import ProblemError
 from service.api.views import ArchitectureView, view_architecture
+from service.dashboard import plot
 from service.dashboard.frame import ViewerDep, missing, page
-from service.dashboard.plot import ORIGINS
 from service.domain.request import Text
 from service.store.changes import UnknownSearch
 from service.store.models import Search
@@ -20,6 +21,28 @@ MOST = 8
 """How many networks stand beside each other."""
 
 router = APIRouter(include_in_schema=False)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network, the search that it is of, and the seed with which it was found."""
+
+    view: ArchitectureView
+    search: Search
+    seed: int
+
+    @property
+    def title(self) -> str:
+        """What it is called."""
+        return f"{self.search.name or self.search.id} for {formats.exact(self.view.budget)}, seed {self.seed}"
+
+    def trained_in(self, epoch: Mapping[str, Any]) -> bool:
+        """Whether an epoch is one of its retraining."""
+        return epoch["phase"] == "retrain" and (
+            epoch["budget"] == self.view.budget
+            if "trial" not in epoch
+            else (epoch["budget"], epoch["origin"], epoch["seed"]) == (self.view.budget, self.view.origin, self.seed)
+        )
 
 
 @dataclass(frozen=True)
@@ -40,26 +63,44 @@ def compare_page(
 ) -> Response:
     """Two networks or more, side by side."""
     asked = list(dict.fromkeys(ids or ()))
-    networks, seeds = [], []
+    networks = []
     for one in asked[:MOST]:
         try:
             row = found(service, project, one)
         except (ProblemError, UnknownSearch):
             return missing(request, "network", one)
         search = service.searches.get(row.search_id)
-        networks.append((view_architecture(row), search))
-        seeds.append(row.result.get("seed", search.spec["seed"]))
+        networks.append(Network(view_architecture(row), search, row.result.get("seed", search.spec["seed"])))
     return page(
-        "compare.html", request, networks=networks, rows=rows(networks, seeds), verdict=verdict(networks),
-        left_out=len(asked) - len(networks),
+        "compare.html", request, networks=networks, rows=rows(networks), verdict=verdict(networks),
+        curves=curves(service, networks), left_out=len(asked) - len(networks),
     )  # fmt: skip
 
 
-def rows(networks: list[tuple[ArchitectureView, Search]], seeds: list[int]) -> list[Row]:
-    """What is compared, in the order of the table; `seeds` are those that the networks were found with."""
+def curves(service: Context, networks: Sequence[Network]) -> list[tuple[str, str]]:
+    """A title and a picture for each quantity of the networks' retraining; none where no epoch of it is known."""
+    epochs: list[dict[int, dict[str, Any]]] = [{} for _ in networks]
+    for search_id in dict.fromkeys(network.search.id for network in networks):
+        for event in service.searches.events_of(search_id, ["epoch"]):
+            for network, own in zip(networks, epochs, strict=True):
+                if network.search.id == search_id and network.trained_in(event.data):
+                    own[event.data["epoch"]] = event.data
+    drawn = []
+    for quantity, title, unit in (("accuracy", "Accuracy on validation data", "%"), ("loss", "Loss in training", "")):
+        lines = [
+            plot.Curve(network.title, [(epoch, line[quantity]) for epoch, line in sorted(own.items())])
+            for network, own in zip(networks, epochs, strict=True)
+        ]
+        if any(line.points for line in lines):
+            drawn.append((title, plot.curves(lines, title, unit)))
+    return drawn
+
+
+def rows(networks: Sequence[Network]) -> list[Row]:
+    """What is compared, in the order of the table."""
     if not networks:
         return []
-    views = [view for view, _ in networks]
+    views = [network.view for network in networks]
     accuracies = [view.accuracy for view in views]
     intervals = [f"{formats.percent(v.accuracy_low)} – {formats.percent(v.accuracy_high)}" for v in views]
     return [
@@ -80,9 +121,9 @@ def rows(networks: list[tuple[ArchitectureView, Search]], seeds: list[int]) -> l
             _best([view.latency_ms for view in views]),
         ),
         Row("Budget", [formats.exact(view.budget) for view in views]),
-        Row("Data set", [search.dataset for _, search in networks]),
-        Row("Origin", [ORIGINS[view.origin] for view in views]),
-        Row("Seed", [str(seed) for seed in seeds]),
+        Row("Data set", [network.search.dataset for network in networks]),
+        Row("Origin", [plot.ORIGINS[view.origin] for view in views]),
+        Row("Seed", [str(network.seed) for network in networks]),
     ]
 
 
@@ -94,14 +135,14 @@ def _best(values: list[int] | list[float] | list[float | None] | list[int | None
     return frozenset(index for index, value in enumerate(known) if value == min(known))
 
 
-def verdict(networks: list[tuple[ArchitectureView, Search]]) -> str | None:
+def verdict(networks: Sequence[Network]) -> str | None:
     """What the accuracies say, beyond chance; None where they cannot be compared."""
     if len(networks) < 2:
         return None
-    if len({search.dataset for _, search in networks}) > 1:
+    if len({network.search.dataset for network in networks}) > 1:
         return "They were tested on different data: their accuracies say nothing of each other."
-    (first, search), *others = sorted(networks, key=lambda one: -one[0].accuracy)
-    if all(first.accuracy_low > other.accuracy_high for other, _ in others):
-        name = f"{search.name or search.id} for {formats.exact(first.budget)}"
+    first, *others = sorted(networks, key=lambda network: -network.view.accuracy)
+    if all(first.view.accuracy_low > other.view.accuracy_high for other in others):
+        name = f"{first.search.name or first.search.id} for {formats.exact(first.view.budget)}"
         return f"{name} is the most accurate, beyond chance: its interval lies above the others."
     return "The intervals overlap: that one is more accurate than the other may be chance."

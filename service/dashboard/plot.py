@@ -185,6 +185,43 @@ def draw(
     return "\n".join([*parts, "</svg>"])
 
 
+@dataclass(frozen=True)
+class Curve:
+    """A quantity by epoch: (epoch, value) in order of epochs."""
+
+    label: str
+    points: Sequence[tuple[int, float]]
+
+
+def curves(lines: Sequence[Curve], name: str, unit: str = "", width: int = 440, height: int = 240) -> str:
+    """Curves of one quantity over the epochs as SVG text; the page styles the n-th by the class `nr-n`.
+
+    `name` and `unit` are the vertical axis', which is logarithmic where there is no unit and the values ask for it.
+    """
+    values = [value for line in lines for _, value in line.points]
+    last = max(epoch for line in lines for epoch, _ in line.points)
+    left, right, bottom = _LEFT, width - _RIGHT, height - _BOTTOM
+    across = Axis(1.0, max(last, 2), left, right)
+    up = axis_of(values, bottom, 8.0, may_be_logarithmic=not unit)
+    words = f"{name} by epoch, of {len(lines)} networks"
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" class="curves" role="img" '
+        f'aria-label="{escape(words)}" font-family="system-ui, sans-serif" font-size="12">'
+    ]
+    heights = [tick for tick in up.ticks(36) if unit != "%" or 0 <= tick <= 1]
+    for tick, label in zip(heights, labels(heights, unit), strict=True):
+        parts.append(f'<path class="grid" d="M{left} {up.at(tick):.1f}H{right}"/>')
+        parts.append(f'<text x="{left - 8}" y="{up.at(tick) + 4:.1f}" text-anchor="end">{label}</text>')
+    for tick in across.ticks(60):
+        if tick == round(tick):
+            parts.append(f'<text x="{across.at(tick):.1f}" y="{bottom + 17}" text-anchor="middle">{tick:.0f}</text>')
+    for number, line in enumerate(lines, start=1):
+        if line.points:
+            path = "L".join(f"{across.at(epoch):.1f} {up.at(value):.1f}" for epoch, value in line.points)
+            parts.append(f'<path class="curve nr-{number}" d="M{path}"><title>{escape(line.label)}</title></path>')
+    return "\n".join([*parts, "</svg>"])
+
+
 def _mark(origin: str, x: float, y: float, size: float) -> str:
     """A disc for what was found by a search, a diamond and a square for what was not."""
     if origin == "random":

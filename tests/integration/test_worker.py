@@ -90,8 +90,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """A Ray for the jobs that leave it whole."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    """A Ray that jobs share; after a driver was killed it keeps the places of its workers for a while."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 8})
     yield cluster.address
     cluster.shutdown()  # type: ignore[no-untyped-call]
 
@@ -177,16 +177,16 @@ def epochs(folder: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
 
 
 @pytest.mark.timeout(400)
-def test_two_workers_killed_and_two_left_alone_find_the_same(tmp_path: Path, start: Start) -> None:
+def test_two_workers_killed_and_two_left_alone_find_the_same(tmp_path: Path, start: Start, address: str) -> None:
     """SIGKILL to a Ray Train worker in mid-search, and then to the driver.
 
     Each time it goes on from its checkpoint, and nothing is lost or changed.
     """
     left_alone, struck = tmp_path / "left alone", tmp_path / "struck"
-    schedule: dict[str, Any] = {"workers": 2, "search_epochs": 16}
+    schedule: dict[str, Any] = {"workers": 2, "search_epochs": 8, "retrain_epochs": 1}
     spec = write_spec(left_alone, **schedule)
     assert write_spec(struck, **schedule) == spec
-    job = start(struck)
+    job = start(struck, address)
     until(lambda: some(struck, "checkpoint") and some(struck, "epoch", phase="search"), job)
     first = some(struck, "started")[0]
     assert first["workers"] == 2
@@ -199,20 +199,20 @@ def test_two_workers_killed_and_two_left_alone_find_the_same(tmp_path: Path, sta
     job.wait()
     assert not (struck / "result.json").exists()
 
-    assert start(struck).wait(PATIENCE) == 0
+    assert start(struck, address).wait(PATIENCE) == 0
     assert check_finished(struck, spec)["attempt"] == 2
     assert [line["resumed"] for line in some(struck, "started")] == [False, True, True]
     begun = some(struck, "epoch", attempt=2)[0]
     assert (begun["phase"], begun["epoch"]) != ("pretrain", 1)
 
-    assert start(left_alone).wait(PATIENCE) == 0
+    assert start(left_alone, address).wait(PATIENCE) == 0
     assert epochs(left_alone) == epochs(struck)
     for one in check_finished(left_alone, spec)["architectures"]:
         for name in ("architecture.json", "weights.safetensors"):
             assert (left_alone / one["path"] / name).read_bytes() == (struck / one["path"] / name).read_bytes()
 
     files = {path: path.read_bytes() for path in struck.rglob("*") if path.is_file()}
-    assert start(struck).wait(PATIENCE) == 0, "a finished run has nothing to do"
+    assert start(struck, address).wait(PATIENCE) == 0, "a finished run has nothing to do"
     assert files == {path: path.read_bytes() for path in struck.rglob("*") if path.is_file()}
 
 

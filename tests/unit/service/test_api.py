@@ -22,7 +22,7 @@ GOOD: dict[str, Any] = {"dataset": "digits", "budgets": ["300k", 600000]}
 
 @pytest.fixture
 def http(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url) as client:
+    with httpx.Client(base_url=url, timeout=60) as client:
         yield client
 
 
@@ -305,7 +305,7 @@ def test_a_lost_file_is_not_an_internal_error(app: FastAPI, http: httpx.Client, 
 def test_with_tokens_each_project_sees_its_own(tmp_path: Path) -> None:
     tokens = {"a-token-of-sixteen": "vision", "another-of-sixteen": "audio"}
     app = seeding.make_app(tmp_path, tokens=tokens, data_roots=(str(tmp_path),))
-    with seeding.serving(app) as url, httpx.Client(base_url=url) as http:
+    with seeding.serving(app) as url, httpx.Client(base_url=url, timeout=60) as http:
         told = http.get("/api/v1/searches")
         assert told.status_code == 401 and told.headers["www-authenticate"] == "Bearer"
         vision, audio = ({"Authorization": f"Bearer {token}"} for token in tokens)

@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 from nas_core.architecture import Architecture
 from nas_core.datasets import DATASETS
 from nas_core.files import FILES
+from service import cli
 from service.cli import app as commands
 from tests import seeding
 
@@ -20,10 +21,15 @@ def database_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/yoso.db"
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal that leaves names whole."""
+    monkeypatch.setattr(cli.out, "width", 120)
+
+
 def yoso(*words: str, url: str | None = None) -> Result:
     """Run `yoso` with some arguments."""
-    options = ("--url", url) if url else ()
-    return CliRunner().invoke(commands, [*words, *options], env={"COLUMNS": "120"})
+    return CliRunner().invoke(commands, [*words, *(("--url", url) if url else ())])
 
 
 COMMANDS = (

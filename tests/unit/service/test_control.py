@@ -18,7 +18,7 @@ GOOD: dict[str, Any] = {"dataset": "digits", "budgets": ["300k"]}
 
 @pytest.fixture
 def http(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url) as client:
+    with httpx.Client(base_url=url, timeout=60) as client:
         yield client
 
 
@@ -87,7 +87,7 @@ def test_cancelling_under_a_key_is_replayed_too(http: httpx.Client) -> None:
 def test_keys_of_different_tokens_are_different_keys(tmp_path: Path) -> None:
     tokens = {"a-token-of-sixteen": "vision", "another-of-sixteen": "audio", "the-operators-token": "*"}
     app = seeding.make_app(tmp_path, tokens=tokens, data_roots=(str(tmp_path),))
-    with seeding.serving(app) as url, httpx.Client(base_url=url) as http:
+    with seeding.serving(app) as url, httpx.Client(base_url=url, timeout=60) as http:
         ids = set()
         for token in list(tokens)[:2]:
             headers = {"Authorization": f"Bearer {token}", "Idempotency-Key": "k"}

@@ -21,7 +21,7 @@ TOKEN = "a-token-of-sixteen"
 @pytest.fixture
 def browser(url: str) -> Iterator[httpx.Client]:
     """A browser of sorts."""
-    with httpx.Client(base_url=url) as client:
+    with httpx.Client(base_url=url, timeout=60) as client:
         yield client
 
 
@@ -36,7 +36,7 @@ def guarded_app(tmp_path: Path) -> Iterator[FastAPI]:
 @pytest.fixture
 def guarded(guarded_app: FastAPI) -> Iterator[httpx.Client]:
     """A browser of a service that asks for tokens."""
-    with seeding.serving(guarded_app) as url, httpx.Client(base_url=url) as client:
+    with seeding.serving(guarded_app) as url, httpx.Client(base_url=url, timeout=60) as client:
         yield client
 
 
@@ -439,6 +439,11 @@ def test_what_nobody_searched_for_is_told_apart(app: FastAPI, browser: httpx.Cli
     assert f'{finals}</a> <span class="tag on" title="Retrains what the searches have found">finals</span>' in html
     words = text(browser.get(f"/compare?id={finals}-300000&id={finals}-300000-3").text)
     assert "Origin found by a search random, of the same cost" in words and "Seed 0 1" in words
+    assert "night for 300,000, seed 1" in words
+    stopped = browser.get(f"/compare?id={finals}-300000&id={finals}-300000-3").text
+    curves = re.findall(r'<path class="curve nr-(\d)" d="M([^"]*)"><title>', stopped)
+    assert [number for number, _ in curves] == ["1", "2", "1", "2"]
+    assert [path.count("L") + 1 for _, path in curves] == [60] * 4
 
 
 def test_networks_are_compared_side_by_side(app: FastAPI, browser: httpx.Client) -> None:
@@ -452,6 +457,9 @@ def test_networks_are_compared_side_by_side(app: FastAPI, browser: httpx.Client)
     assert "over night for 800,000 is the most accurate, beyond chance" in words
     for link in set(re.findall(r'(?:href|src)="(/api/[^"]*)"', html)):
         assert small in link or large in link
+    assert "Retraining" not in words, "nothing is known of its epochs"
+    html = browser.get(f"/compare?id={seeds['succeeded']}-300000&id={seeds['succeeded']}-600000").text
+    assert html.count('class="curves"') == 2 and html.count('<path class="curve nr-2" d="M') == 3
     assert "The intervals overlap" in browser.get(f"/compare?id={large}&id={seeds['succeeded']}-300000").text
     assert "Tick two networks or more" in browser.get(f"/compare?id={small}").text
     assert "Tick two networks or more" in browser.get("/compare").text

@@ -38,7 +38,7 @@ def service(app: FastAPI, ray: RayDouble) -> Iterator[Service]:
 
 @pytest.fixture
 def http(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url) as client:
+    with httpx.Client(base_url=url, timeout=60) as client:
         yield client
 
 

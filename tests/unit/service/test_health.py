@@ -21,7 +21,7 @@ TERMINATE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datnam
 
 @pytest.fixture
 def http(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url) as client:
+    with httpx.Client(base_url=url, timeout=60) as client:
         yield client
 
 
@@ -61,7 +61,7 @@ def test_without_its_database_a_replica_is_alive_not_ready_and_asks_for_patience
     with admin.connect() as connection:
         connection.execute(text("CREATE DATABASE away"))
     app = seeding.make_app(tmp_path, postgres.replace("/postgres?", "/away?"))
-    with seeding.serving(app) as url, httpx.Client(base_url=url) as client:
+    with seeding.serving(app) as url, httpx.Client(base_url=url, timeout=60) as client:
         seeding.report(app)
         assert client.get("/readyz").status_code == 200
         path = f"/api/v1/searches/{seeding.queue(app)}/events"
@@ -97,7 +97,7 @@ def test_without_its_database_a_replica_is_alive_not_ready_and_asks_for_patience
 def test_a_process_whose_dispatcher_is_stuck_is_not_alive(tmp_path: Path) -> None:
     settings = Settings(str(tmp_path), f"sqlite:///{tmp_path}/yoso.db", ray_address="http://127.0.0.1:1")
     app = create_app(settings)
-    with seeding.serving(app) as url, httpx.Client(base_url=url) as client:
+    with seeding.serving(app) as url, httpx.Client(base_url=url, timeout=60) as client:
         assert client.get("/healthz").status_code == 200
         dispatching = seeding.parts(app).dispatching
         assert dispatching is not None

@@ -136,7 +136,7 @@ def test_a_malformed_length_is_refused_even_where_the_server_lets_it_through() -
 
 def test_a_token_that_asks_too_often_is_told_when_to_come_back(tmp_path: Path) -> None:
     app = seeding.make_app(tmp_path, tokens=TOKENS, data_roots=(str(tmp_path),), **SMALL)
-    with seeding.serving(app) as url, httpx.Client(base_url=url) as http:
+    with seeding.serving(app) as url, httpx.Client(base_url=url, timeout=60) as http:
         vision, audio = ({"Authorization": f"Bearer {token}"} for token in TOKENS)
         assert [http.get(PATH, headers=vision).status_code for _ in range(5)] == [200] * 5
         told = http.get(PATH, headers=vision)
@@ -151,7 +151,7 @@ def test_a_token_that_asks_too_often_is_told_when_to_come_back(tmp_path: Path) -
 
 def test_whoever_guesses_tokens_is_slowed_down(tmp_path: Path) -> None:
     app = seeding.make_app(tmp_path, tokens=TOKENS, data_roots=(str(tmp_path),), **SMALL)
-    with seeding.serving(app) as url, httpx.Client(base_url=url) as http:
+    with seeding.serving(app) as url, httpx.Client(base_url=url, timeout=60) as http:
         codes = [http.get(PATH, headers={"Authorization": f"Bearer wrong-{n}"}).status_code for n in range(7)]
         assert codes == [401] * 5 + [429] * 2
         good = {"Authorization": f"Bearer {next(iter(TOKENS))}"}
@@ -160,7 +160,7 @@ def test_whoever_guesses_tokens_is_slowed_down(tmp_path: Path) -> None:
 
 
 def test_this_machines_own_user_is_not_limited(service: str) -> None:
-    with httpx.Client(base_url=service) as http:
+    with httpx.Client(base_url=service, timeout=60) as http:
         assert {http.get("/healthz").status_code for _ in range(20)} == {200}
 
 
@@ -190,7 +190,7 @@ def test_a_bucket_fills_again_and_the_quiet_are_forgotten() -> None:
 
 
 def test_no_more_streams_than_there_may_be(service: str) -> None:
-    with httpx.Client(base_url=service) as http:
+    with httpx.Client(base_url=service, timeout=60) as http:
         search_id = http.post(PATH, content=GOOD, headers={"Content-Type": "application/json"}).json()["id"]
         path = f"{PATH}/{search_id}/events"
         with ExitStack() as stack:

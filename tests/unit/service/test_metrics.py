@@ -35,7 +35,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def http(url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url) as client:
+    with httpx.Client(base_url=url, timeout=60) as client:
         yield client
 
 
@@ -169,7 +169,7 @@ def test_the_database_is_asked_once_in_a_while_only(
 def test_metrics_of_all_projects_need_an_operators_token(tmp_path: Path) -> None:
     tokens = {OPERATORS: "*", PROJECTS: "vision"}
     app = seeding.make_app(tmp_path, tokens=tokens, data_roots=(str(tmp_path),))
-    with seeding.serving(app) as url, httpx.Client(base_url=url) as http:
+    with seeding.serving(app) as url, httpx.Client(base_url=url, timeout=60) as http:
         for token, status in ((None, 401), ("wrong", 401), (PROJECTS, 403), (OPERATORS, 200)):
             headers = {"Authorization": f"Bearer {token}"} if token else {}
             assert http.get("/metrics", headers=headers).status_code == status, token

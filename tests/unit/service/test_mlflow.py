@@ -294,6 +294,7 @@ def test_what_mlflow_refuses_is_told_and_holds_nobody_up(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_an_mlflow_that_is_away_is_told_of_once_and_gets_everything_when_it_is_back(
     app: FastAPI, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,7 +39,7 @@ def still(app: FastAPI, seeds: dict[str, str]) -> None:
 
 @pytest.fixture
 def http(still: None, url: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=url) as client:
+    with httpx.Client(base_url=url, timeout=60) as client:
         yield client
 
 

@@ -37,7 +37,7 @@ def configured(app: FastAPI, pragma: str) -> Iterator[None]:
 
 
 def test_a_full_disk_is_a_matter_of_patience(app: FastAPI, url: str) -> None:
-    with httpx.Client(base_url=url) as http:
+    with httpx.Client(base_url=url, timeout=60) as http:
         with configured(app, "max_page_count=1"):
             for _ in range(50):
                 told = http.post("/api/v1/searches", json=ASKED)
@@ -53,7 +53,7 @@ def test_a_full_disk_is_a_matter_of_patience(app: FastAPI, url: str) -> None:
 def test_a_database_that_somebody_locks_is_a_matter_of_patience(app: FastAPI, url: str, tmp_path: Path) -> None:
     other = sqlite3.connect(tmp_path / "yoso.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    with httpx.Client(base_url=url) as http:
+    with httpx.Client(base_url=url, timeout=60) as http:
         with configured(app, "busy_timeout=1"):
             told = http.post("/api/v1/searches", json=ASKED)
             assert told.status_code == 503 and int(told.headers["retry-after"]) > 0

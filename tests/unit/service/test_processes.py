@@ -206,19 +206,18 @@ def test_a_turn_that_hangs_does_not_keep_a_process(words: tuple[str, ...], yoso:
         assert process.wait(DRAIN_SECONDS) == 1
 
 
-@pytest.mark.parametrize("second", [("serve", "--no-dispatch"), ("serve",), ("dispatch",)])
-def test_a_second_process_on_sqlite_is_refused_and_told_what_to_use(
-    second: tuple[str, ...], yoso: Yoso, tmp_path: Path
-) -> None:
+@pytest.mark.slow
+def test_a_second_process_on_sqlite_is_refused_and_told_what_to_use(yoso: Yoso, tmp_path: Path) -> None:
     database = tmp_path / "storage" / "yoso.db"
     yoso.environment["YOSO_DATABASE_URL"] = f"sqlite:///{database}"
     first, client = yoso.replica()
     with client:
-        command = [sys.executable, "-m", "service.cli", *second]
-        told = subprocess.run(command, env=yoso.environment, capture_output=True, text=True, timeout=60)
-        assert told.returncode == 2 and told.stderr.startswith("YOSO_DATABASE_URL: "), told.stderr
-        assert f"process {first.pid} holds {database}.lock" in told.stderr.replace("\n", "")
-        assert "postgresql://" in told.stderr and "listens" not in told.stderr
+        for second in (["serve", "--no-dispatch"], ["serve"], ["dispatch"]):
+            command = [sys.executable, "-m", "service.cli", *second]
+            told = subprocess.run(command, env=yoso.environment, capture_output=True, text=True, timeout=60)
+            assert told.returncode == 2 and told.stderr.startswith("YOSO_DATABASE_URL: "), told.stderr
+            assert f"process {first.pid} holds {database}.lock" in told.stderr.replace("\n", "")
+            assert "postgresql://" in told.stderr and "listens" not in told.stderr
         assert client.http.get("/healthz").status_code == 200, "the first one is left in peace"
         first.kill()
         first.wait()

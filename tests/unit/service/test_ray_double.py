@@ -95,7 +95,7 @@ def test_what_a_job_left_is_a_result_to_the_service(tmp_path: Path) -> None:
         work.follow(search_id, token, name, lines)
     work.move(search_id, token, Status.FINISHING)
     work.succeed(search_id, token, inside.runs.read_json(search_id, "result.json") or {})
-    with seeding.serving(app) as url, httpx.Client(base_url=url) as client:
+    with seeding.serving(app) as url, httpx.Client(base_url=url, timeout=60) as client:
         seen = client.get(f"/api/v1/searches/{search_id}").json()
         assert seen["status"] == "succeeded" and len(seen["architectures"]) == 2
         for one in seen["architectures"]:

@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[3]
 @pytest.fixture
 def browser(url: str) -> Iterator[httpx.Client]:
     """A browser without scripts."""
-    with httpx.Client(base_url=url) as client:
+    with httpx.Client(base_url=url, timeout=60) as client:
         yield client
 
 
@@ -288,7 +288,10 @@ def test_with_tokens_the_copied_command_takes_it_from_the_environment(tmp_path: 
     token = "a-token-of-sixteen"
     app = seeding.make_app(tmp_path, tokens={token: "vision"}, data_roots=(str(tmp_path),))
     search_id = seeding.queue(app, project="vision")
-    with seeding.serving(app) as url, httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}) as http:
+    with (
+        seeding.serving(app) as url,
+        httpx.Client(base_url=url, timeout=60, headers={"Authorization": f"Bearer {token}"}) as http,
+    ):
         html = http.get(f"/searches/{search_id}").text
         assert "Authorization: Bearer $YOSO_TOKEN" in unescape(html) and token not in html
         for path in (f"/searches/{search_id}/logs/1", f"/searches/{search_id}/snapshots"):

@@ -1,4 +1,7 @@
-"""A thousand searches of four projects at once: everyone finishes, and time is shared by weight while all have work."""
+"""Searches of four projects at once: everyone finishes, and time is shared by weight while all have work.
+
+With a thousand it is shared within 5 % (`make soak-cluster`); fewer show as much more coarsely.
+"""
 
 import time
 
@@ -15,25 +18,25 @@ from tests.ray_double import RayDouble
 
 pytestmark = pytest.mark.slow
 WEIGHTS = {"a": 1.0, "b": 1.0, "c": 2.0, "d": 4.0}
-EACH = 250
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_time_is_shared_by_weight_and_every_search_finishes(app: FastAPI) -> None:
+@pytest.mark.parametrize(("each", "tolerance"), [pytest.param(250, 0.05, marks=pytest.mark.proof), (80, 0.15)])
+def test_time_is_shared_by_weight_and_every_search_finishes(app: FastAPI, each: int, tolerance: float) -> None:
     context = seeding.parts(app)
     request = SearchRequest(dataset="digits", budgets=[300_000])
     spec = check(request, (), True)
     with writing(context.searches.engine) as session:
         for project, weight in WEIGHTS.items():
             context.projects.set(project, {"weight": weight}, session)
-        for _ in range(EACH):
+        for _ in range(each):
             for project in WEIGHTS:
                 context.searches.create(request.model_copy(update={"project": project}), spec, session)
     double = RayDouble(run_seconds=0.05, cpus=16, clock=time.monotonic)
     jobs = double.ray_jobs()
     dispatcher = Dispatcher(context.searches, context.runs, jobs, python="python")
-    while len(double.executions) < EACH * len(WEIGHTS) or dispatcher.held:
+    while len(double.executions) < each * len(WEIGHTS) or dispatcher.held:
         dispatcher.turn()
     jobs.close()
     assert double.violations == []
@@ -43,7 +46,7 @@ def test_time_is_shared_by_weight_and_every_search_finishes(app: FastAPI) -> Non
                 Attempt, Attempt.search_id == Search.id
             )
         ).all()
-    assert len(rows) == EACH * len(WEIGHTS) and {row.status for row in rows} == {"succeeded"}
+    assert len(rows) == each * len(WEIGHTS) and {row.status for row in rows} == {"succeeded"}
     last_start = {project: max(row.started_at for row in rows if row.project == project) for project in WEIGHTS}
     until = min(last_start.values())
     spent = {
@@ -52,4 +55,4 @@ def test_time_is_shared_by_weight_and_every_search_finishes(app: FastAPI) -> Non
     }
     for project, weight in WEIGHTS.items():
         share = spent[project] / sum(spent.values())
-        assert share == pytest.approx(weight / sum(WEIGHTS.values()), rel=0.05), spent
+        assert share == pytest.approx(weight / sum(WEIGHTS.values()), rel=tolerance), spent

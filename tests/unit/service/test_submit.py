@@ -23,7 +23,7 @@ ASKED = {"dataset": "digits", "budgets": "300k, 600000", "seed": "3", "name": "b
 @pytest.fixture
 def browser(url: str) -> Iterator[httpx.Client]:
     """A browser without scripts."""
-    with httpx.Client(base_url=url) as client:
+    with httpx.Client(base_url=url, timeout=60) as client:
         yield client
 
 
@@ -165,7 +165,7 @@ def test_a_folder_is_not_counted_anew_with_every_letter(
 
     monkeypatch.setattr("service.dashboard.submit.describe", look)
     monkeypatch.setattr("service.dashboard.submit.REMEMBERED_SECONDS", 1e9)
-    with seeding.serving(guarded_app) as url, httpx.Client(base_url=url) as client:
+    with seeding.serving(guarded_app) as url, httpx.Client(base_url=url, timeout=60) as client:
         client.post("/login", data={"token": TOKEN})
         for budgets in ("", "3", "30", "300k"):
             told = client.get("/fragments/submit", params={"dataset": pets, "budgets": budgets}).text
@@ -205,7 +205,7 @@ def test_a_key_that_is_none_and_too_many_fields_are_refused(app: FastAPI, browse
 def test_with_a_projects_token_the_form_is_of_that_project_and_knows_what_lies_below_the_roots(
     guarded_app: FastAPI, tmp_path: Path
 ) -> None:
-    with seeding.serving(guarded_app) as url, httpx.Client(base_url=url) as client:
+    with seeding.serving(guarded_app) as url, httpx.Client(base_url=url, timeout=60) as client:
         for path in ("/submit", "/fragments/submit"):
             assert client.get(path).headers["location"].startswith("/login?next=%2F")
         assert client.post("/submit", data=ASKED).headers["location"].startswith("/login")
