@@ -114,7 +114,8 @@ def searches(items: Iterable[Mapping[str, Any]]) -> Table:
         budgets = " ".join(map(short, one["budgets"]))
         accuracy = "" if one["accuracy"] is None else f"{one['accuracy']:.1%}"
         submitted = one["created_at"][5:16].replace("T", " ")
-        row = (one["id"], state, escape(one["name"]), escape(one["dataset"]), budgets)
+        name = escape(one["name"]) + (" [dim](finals)[/]" if one["kind"] == "finals" else "")
+        row = (one["id"], state, name, escape(one["dataset"]), budgets)
         left = "" if one["seconds_left"] is None else f"\n{duration(one['seconds_left'], 1)} left"
         table.add_row(*row, f"{one['progress']:.0%}{left}", accuracy, submitted)
     return table

@@ -127,6 +127,23 @@ def test_a_search_can_be_cancelled_from_its_page(app: FastAPI, page: Page) -> No
     assert seeding.parts(app).searches.get(search_id).status == "cancelled"
 
 
+def test_nothing_jumps_while_one_reads_the_list(app: FastAPI, page: Page) -> None:
+    for number in range(40):
+        seeding.queue(app, name=f"number {number}")
+    page.goto("/searches")
+    read = page.get_by_role("link", name="number 3", exact=True)
+    read.focus()
+    where = "link => { const { top } = link.getBoundingClientRect(); return [Math.round(top), link.seen] }"
+    read.evaluate("link => { link.seen = true }")
+    before = read.evaluate(where)
+    assert page.evaluate("scrollY") > 100
+    for name in ("newer", "newest"):
+        seeding.queue(app, name=name)
+        expect(page.get_by_role("link", name=name, exact=True)).to_be_attached()
+    assert read.evaluate(where) == before
+    expect(read).to_be_focused()
+
+
 def test_searches_are_cancelled_and_tried_again_from_their_list(
     app: FastAPI, page: Page, complaints: list[str]
 ) -> None:

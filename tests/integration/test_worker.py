@@ -91,7 +91,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """A Ray that jobs share; after a driver was killed it keeps the places of its workers for a while."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 8})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4})
     yield cluster.address
     cluster.shutdown()  # type: ignore[no-untyped-call]
 
@@ -177,19 +177,20 @@ def epochs(folder: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
 
 
 @pytest.mark.timeout(400)
-def test_two_workers_killed_and_two_left_alone_find_the_same(tmp_path: Path, start: Start, address: str) -> None:
+def test_a_search_that_is_killed_twice_and_one_left_alone_find_the_same(
+    tmp_path: Path, start: Start, address: str
+) -> None:
     """SIGKILL to a Ray Train worker in mid-search, and then to the driver.
 
     Each time it goes on from its checkpoint, and nothing is lost or changed.
     """
     left_alone, struck = tmp_path / "left alone", tmp_path / "struck"
-    schedule: dict[str, Any] = {"workers": 2, "search_epochs": 8, "retrain_epochs": 1}
+    schedule: dict[str, Any] = {"search_epochs": 16, "retrain_epochs": 1}
     spec = write_spec(left_alone, **schedule)
     assert write_spec(struck, **schedule) == spec
     job = start(struck, address)
     until(lambda: some(struck, "checkpoint") and some(struck, "epoch", phase="search"), job)
     first = some(struck, "started")[0]
-    assert first["workers"] == 2
     os.kill(first["pid"], signal.SIGKILL)
     again = until(lambda: some(struck, "started")[1:], job)[0]
     assert again["resumed"] and again["pid"] != first["pid"] and again["attempt"] == first["attempt"] == 1
