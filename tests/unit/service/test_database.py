@@ -5,9 +5,10 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
 from sqlalchemy import text
 
-from service.store.database import Turns, connect, writing
+from service.store.database import Turns, _write_ahead, connect, writing
 
 WRITERS = 12
 
@@ -88,3 +89,14 @@ def test_a_new_file_that_another_is_writing_to_is_waited_for(tmp_path: Path) -> 
     written.join()
     engine.dispose()
     other.close()
+
+
+def test_a_file_that_cannot_be_written_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = sqlite3.connect(tmp_path / "yoso.db")
+    made.execute("CREATE TABLE numbers (number INTEGER)")
+    made.close()
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits"))
+    connection = sqlite3.connect(f"file:{tmp_path}/yoso.db?mode=ro", uri=True)
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        _write_ahead(connection)
+    connection.close()
