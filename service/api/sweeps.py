@@ -15,7 +15,7 @@ from service.api.context import Context, ContextDep, ProjectDep, confined
 from service.api.idempotency import KeyDep, once
 from service.api.problems import Problem, ProblemError
 from service.api.searches import PROBLEMS, QUOTA, UNKNOWN, created, operation_id
-from service.api.views import Page, cursor, iso, place, position, view_search
+from service.api.views import Page, iso, place, position, view_search
 from service.domain.lifecycle import TERMINAL, Status
 from service.domain.pareto import front
 from service.domain.request import InvalidRequest, SearchRequest, Text, check
@@ -211,7 +211,7 @@ def browse(
     progress = service.sweeps.progress([sweep.id for sweep in shown])
     return SweepPage(
         items=[_view(sweep, progress[sweep.id]) for sweep in shown],
-        next=cursor(shown[-1]) if len(found) > limit else None,
+        next=position(shown[-1].created_at, shown[-1].id) if len(found) > limit else None,
     )
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nas_core.errors import InvalidValue
 from service.domain.lifecycle import Status
-from service.store.models import ArchitectureRow, Attempt, Search, Sweep
+from service.store.models import ArchitectureRow, Attempt, Search
 
 Seq = Annotated[int, Field(ge=0, le=2**63 - 1)]
 """The number of an event; 0 is before the first."""
@@ -220,11 +220,6 @@ def seconds_left(search: Search) -> float | None:
     if search.status != Status.RUNNING or search.started_at is None or search.progress < 0.05:
         return None
     return round((time.time() - search.started_at) * (1 - search.progress) / search.progress, 1)
-
-
-def cursor(one: Sweep) -> str:
-    """The place of a sweep in a list, as an opaque text."""
-    return position(one.created_at, one.id)
 
 
 def position(number: float, name: str) -> str:

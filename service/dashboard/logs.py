@@ -66,10 +66,9 @@ def shown(service: Context, search: Search, attempt: Attempt, words: str, level:
     live = attempt.ended_at is None
     content, why = running(service, search) if live else kept(service, search, attempt.number)
     lines = content.splitlines()
+    wanted = LEVELS[LEVELS.index(level) :]
     found = [
-        line
-        for line, of in zip(lines, levels(lines), strict=True)
-        if words.lower() in line.lower() and LEVELS.index(of) >= LEVELS.index(level)
+        line for line, of in zip(lines, levels(lines), strict=True) if of in wanted and words.lower() in line.lower()
     ]
     return {
         "words": words,

@@ -180,7 +180,6 @@ def listed(service: Context, project: str | None, filters: Filters, after: str |
         "searches": [(search, seconds_left(search)) for search in rows],
         "filters": filters,
         "tabs": [(tab, filters.query(status=tab)) for tab in tabs],
-        "kinds": KINDS,
         "projects": service.projects.names() if project is None else [],
         "query": filters.query(after=after),
         "older": filters.query(after=older) if older else None,

@@ -26,8 +26,7 @@ Place = tuple[float, str]
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which searches are asked for: all, or those of a state, a project and a kind, with `words` in name, id or data
-    set."""
+    """Which searches are asked for: of a state, a project and a kind, and with `words` in the name, id or data set."""
 
     status: Status | None = None
     project: str | None = None
