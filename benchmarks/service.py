@@ -333,20 +333,22 @@ def watching(bench: Bench) -> Results:
             watcher = Watcher(service, [run.id for run in runs], pages, over)
             writer.start()
             watcher.start()
-            until(lambda: watcher.streams == pages or not watcher.is_alive(), 60)
-            beside, memory = list[float](), list[float]()
-            begin, seconds = time.monotonic(), round(minutes * 60)
-            step = bench.watch("beside fifty pages", seconds)
-            for second in range(seconds):
-                beside.append(timed(lambda: http.get("/searches").raise_for_status()))
-                if second % 10 == 0:
-                    memory.append(_resident(http.get("/metrics").text))
-                step()
-                time.sleep(max(0.0, begin + second + 1 - time.monotonic()))
-            broken = pages - watcher.streams
-            over.set()
-            writer.join()
-            watcher.join()
+            try:
+                until(lambda: watcher.streams == pages or not watcher.is_alive(), 60)
+                beside, memory = list[float](), list[float]()
+                begin, seconds = time.monotonic(), round(minutes * 60)
+                step = bench.watch("beside fifty pages", seconds)
+                for second in range(seconds):
+                    beside.append(timed(lambda: http.get("/searches").raise_for_status()))
+                    if second % 10 == 0:
+                        memory.append(_resident(http.get("/metrics").text))
+                    step()
+                    time.sleep(max(0.0, begin + second + 1 - time.monotonic()))
+                broken = pages - watcher.streams
+            finally:
+                over.set()
+                writer.join()
+                watcher.join()
         engine.dispose()
     quarter = max(1, len(memory) // 4)
     megabytes = {"memory": round(statistics.mean(memory[quarter : 2 * quarter] or memory), 1)}
