@@ -229,7 +229,8 @@ def seed_sweep(app: FastAPI, **fields: Any) -> str:
 def seed_finals(app: FastAPI, ended: bool = False) -> str:
     """Finals of a sweep over two seeds, with random networks beside them; returns their id.
 
-    Of those for 300,000 one network is retrained and one was stopped; with `ended` all but that one are retrained.
+    Of those for 300,000 one network is retrained and one was stopped; the last is to come, and the others train. With
+    `ended` all but the one that was stopped are retrained.
     """
     fields: dict[str, Any] = {"budgets": ["300k", "600k"], "seeds": [0, 1], "baselines": ["random"], "finals": True}
     *searches, finals = parts(app).sweeps.searches(sweep(app, name="night", **fields), 3)
@@ -249,7 +250,10 @@ def seed_finals(app: FastAPI, ended: bool = False) -> str:
     accuracies = (0.972, 0.8875, 0.958, 0.961, 0.986, 0.983, 0.969, 0.972)
     for trial, one in enumerate(finalists):
         own = {"trial": trial, "origin": one["origin"], "budget": one["budget"], "seed": one["seed"]}
-        last = 7 if trial == 1 else 60 if trial == 0 or ended else 20
+        last = 7 if trial == 1 else 60 if trial == 0 or ended else 0 if trial == len(finalists) - 1 else 20
+        if last == 0:
+            continue
+        run.tell({"kind": "began"} | own)
         run.tell(*(epoch("retrain", number, 60, 0.5, one["budget"]) | own for number in range(1, last + 1)))
         event_file = f"tensorboard/networks/{one['budget']}-{trial}-{one['origin']}/{EVENT_FILE}"
         runs.write(finals.id, event_file, b"events")

@@ -189,6 +189,11 @@ class Follow(tune.Callback):
         """Open the journal of this attempt."""
         self.journal = Journal(RunFolder(self.folder), int(os.environ["YOSO_ATTEMPT"]))
 
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Tell that a network is being retrained, long before its first epoch has ended."""
+        self._write(self.finalists[trial.config["number"]], {"kind": "began"})
+        self._flush(force=True)
+
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:

@@ -28,7 +28,7 @@ from service.store.models import Event, Search
 from service.store.searches import LOOKED_THROUGH, Snapshot, Wanted
 
 PAGE_SIZE = 50
-NOTABLE = ("status", "started", "phase", "architecture", "retrained", "stopped", "warning")
+NOTABLE = ("status", "started", "phase", "architecture", "began", "retrained", "stopped", "warning")
 """The kinds of events that people read; the others are curves and pictures."""
 TRIAL = ("trial", "budget", "origin", "seed", "source", "name")
 """What is known of a network of finals from the beginning."""
@@ -211,7 +211,8 @@ def shown(service: Context, search: Search) -> dict[str, Any]:
 def networks(service: Context, search: Search, events: Sequence[Event]) -> list[dict[str, Any]]:
     """A row for every budget, or of finals for every trial: what is known of its network so far.
 
-    `name` is its folder, `anchor` where the page shows it, and `outcome` says how it ended where that was early.
+    `name` is its folder, `anchor` where the page shows it, and `outcome` says how it ended where that was early. In
+    finals `begun` is the last attempt that has begun to retrain it.
     """
     finals = search.kind == "finals"
     rows: dict[int, dict[str, Any]] = {}
@@ -230,6 +231,8 @@ def networks(service: Context, search: Search, events: Sequence[Event]) -> list[
         match event.kind:
             case "architecture" | "retrained":
                 row(event.data).update(event.data)
+            case "began":
+                row(event.data)["begun"] = event.data["attempt"]
             case "stopped":
                 reached = formats.percent(event.data["accuracy"])
                 row(event.data)["outcome"] = f"stopped after epoch {event.data['epoch']}, {reached} on validation data"
@@ -276,6 +279,8 @@ def sentence(event: Event) -> str:
                 f"found a network of {formats.exact(data['multiply_adds'])} multiply-adds, {share} of the budget of "
                 f"{formats.exact(data['budget'])}"
             )
+        case "began":
+            return f"began to retrain the network for {formats.exact(data['budget'])}{formats.rival(data)}"
         case "retrained":
             return (
                 f"retrained the network for {formats.exact(data['budget'])}{formats.rival(data)}: "

@@ -75,13 +75,13 @@ def test_finals_have_a_curve_for_each_network(app: FastAPI, page: Page) -> None:
     finals = seeding.seed_finals(app)
     page.goto(f"/searches/{finals}")
     names = page.locator('[data-chart="accuracy"] .u-legend .u-series th')
-    expect(names).to_have_count(9)
+    expect(names).to_have_count(8)
     assert [name.strip() for name in names.all_inner_texts()][1:5] == [
         "300k seed 0", "300k seed 1", "300k random 0", "300k random 1",
     ]  # fmt: skip
     page.get_by_text("The same as a table").click()
     table = page.locator("[data-epochs] tbody tr")
-    expect(table).to_have_count(60 + 7 + 6 * 20)
+    expect(table).to_have_count(60 + 7 + 5 * 20)
     expect(table.nth(60)).to_contain_text("Retrain 300k seed 1")
 
 

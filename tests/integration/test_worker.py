@@ -298,6 +298,14 @@ def test_finals_that_are_killed_go_on_and_the_best_on_validation_data_wins(tmp_p
     assert all((folder / "verdicts" / name).read_text() == text for name, text in verdicts.items())
     again = {line["trial"] for line in some(folder, "epoch", attempt=2)}
     assert not ended & again, "what has ended is not trained again"
+    for attempt in (1, 2):
+        begun: list[int] = []
+        for line in journal(folder):
+            if line["attempt"] == attempt and line["kind"] == "began":
+                begun.append(line["trial"])
+            assert line["attempt"] != attempt or line["kind"] != "epoch" or line["trial"] in begun
+        assert len(set(begun)) == len(begun)
+    assert {line["trial"] for line in some(folder, "began")} == {0, 1, 2, 3}
     trials = {one["trial"]: one for one in result["trials"]}
     assert sorted(trials) == [0, 1, 2, 3] and trials[3]["outcome"] == "trained", "baselines go to the end"
     for number, one in trials.items():

@@ -23,6 +23,7 @@ from service.dashboard.advice import ADVICE
 from service.dispatch.process import Dispatching
 from service.domain.lifecycle import Status
 from service.domain.request import SearchRequest
+from service.store.work import Work
 from tests import seeding
 from tests.ray_double import TOKEN, ray_double
 from tests.unit.service.test_dashboard import text
@@ -65,7 +66,9 @@ def test_finals_show_a_network_for_each_trial(app: FastAPI, browser: httpx.Clien
     assert len(told) == 8
     assert told[0].startswith(f"300,000 seed 0 {sources[0]} 29") and "97.20 %" in told[0]
     assert told[1].startswith(f"300,000 seed 1 {sources[1]} stopped after epoch 7, 88.8 % on validation data")
-    assert told[2].startswith("300,000 random, seed 0 to come")
+    assert all("training" in row for row in told[2:7]), "these are at work"
+    assert told[7].startswith("600,000 random, seed 1 to come")
+    assert "began to retrain the network for 300,000, random, seed 0" in text(html)
     assert "retrain of 8 networks began" in text(html)
     assert "stopped the network for 300,000, seed 1 after epoch 7: 88.8 % on validation data" in text(html)
     assert re.findall(r'<tr id="network-([^"]*)"', html) == [
@@ -78,6 +81,25 @@ def test_finals_show_a_network_for_each_trial(app: FastAPI, browser: httpx.Clien
     assert browser.get(f"/fragments/searches/{finals}").status_code == 200
     assert "retrained in the finals of the sweep" in text(browser.get(f"/searches/{sources[0]}").text)
     assert f'href="/searches/{finals}">finals' in browser.get(f"/searches/{sources[0]}").text
+
+
+def test_finals_that_are_interrupted_do_not_say_that_they_train(app: FastAPI, browser: httpx.Client) -> None:
+    finals = seeding.seed_finals(app)
+    work, service = Work(seeding.parts(app).searches.engine), seeding.parts(app)
+
+    def told() -> list[str]:
+        found = rows(browser.get(f"/searches/{finals}").text)[2:]
+        return [re.sub(r".* (none|to come|training|interrupted) –", r"\1", row) for row in found]
+
+    work.move(finals, service.searches.get(finals).lease_token or "", Status.QUEUED, not_before=0.0)
+    assert told() == ["interrupted"] * 5 + ["to come"]
+    run = seeding.Run(app, finals).start()
+    assert told() == ["interrupted"] * 5 + ["to come"], "it runs again, and these wait for their turn"
+    own = {"origin": "search", "attempt": 2}
+    run.tell({"kind": "began", "trial": 4, "budget": 600_000, "seed": 0} | own)
+    assert told() == ["interrupted"] * 2 + ["training"] + ["interrupted"] * 2 + ["to come"]
+    run.move(Status.FAILED, error={"kind": "job", "message": "the node went away", "attempt": 2})
+    assert told() == ["none"] * 6
 
 
 def test_ended_finals_tell_the_winner_of_each_budget_and_sweeps_lead_to_each_network(
