@@ -221,7 +221,13 @@ def tensorboard(search: SeenDep, service: ContextDep) -> Response:
     """What it has measured so far, as event files for TensorBoard in a zip: a folder for each phase and network."""
     files = service.runs.below(search.id, "tensorboard")
     if not files:
-        raise ProblemError(404, "No event files", f"Search {search.id} has none: it has measured nothing yet.")
+        why = "it has measured nothing yet."
+        if search.accuracy is not None:
+            why = (
+                "it has only just begun to measure, or it ran before there were event files, or they were removed. "
+                f"Its numbers are in /api/v1/searches/{search.id}/journal?kind=epoch."
+            )
+        raise ProblemError(404, "No event files", f"Search {search.id} has none: {why}")
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():

@@ -1,6 +1,7 @@
 """The dashboard as a person sees it."""
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,25 @@ def test_a_finished_search_shows_networks_that_can_be_taken_home(app: FastAPI, p
     with page.expect_download() as download:
         page.get_by_role("link", name="weights").first.click()
     assert download.value.path().read_bytes() == b"weights"
+
+
+def test_event_files_are_taken_home_and_where_there_are_none_it_says_why(
+    app: FastAPI, page: Page, complaints: list[str]
+) -> None:
+    search_id = seeding.queue(app)
+    seeding.Run(app, search_id).succeed()
+    page.goto(f"/searches/{search_id}")
+    link = page.get_by_role("link", name="Event files for TensorBoard")
+    with page.expect_download() as download:
+        link.click()
+    assert download.value.suggested_filename == f"{search_id}-tensorboard.zip"
+    shutil.rmtree(seeding.parts(app).runs.path(search_id, "tensorboard"))
+    link.click()
+    expect(page.locator("body")).to_contain_text("it ran before there were event files")
+    numbers = re.search(r"/api/v1\S*kind=epoch", page.inner_text("body"))
+    assert numbers is not None and page.request.get(numbers[0]).json()[0]["kind"] == "epoch"
+    assert all("404" in told for told in complaints), complaints
+    complaints.clear()
 
 
 def test_a_sweep_is_followed_live_steered_and_its_networks_compared(app: FastAPI, page: Page) -> None:

@@ -55,6 +55,7 @@ def test_what_was_measured_can_be_taken_to_tensorboard(browser: httpx.Client, se
     names = [f"networks/{budget}/{seeding.EVENT_FILE}" for budget in seeding.BUDGETS]
     assert zipfile.ZipFile(io.BytesIO(answer.content)).namelist() == [*names, f"search/{seeding.EVENT_FILE}"]
     assert "/tensorboard" not in browser.get(f"/searches/{seeds['queued']}").text, "it has measured nothing yet"
+    assert "nothing yet" in browser.get(f"/api/v1/searches/{seeds['queued']}/tensorboard").json()["detail"]
 
 
 def test_finals_show_a_network_for_each_trial(app: FastAPI, browser: httpx.Client) -> None:
