@@ -104,10 +104,12 @@ def test_the_list_is_searched_by_name_id_and_data_set(app: FastAPI, browser: htt
 
 def test_many_budgets_are_told_by_the_first_and_the_last(app: FastAPI, browser: httpx.Client) -> None:
     seeding.queue(app, budgets=["100k", "200k", "400k", "800k"])
-    assert "100k 200k 400k 800k" in text(browser.get("/searches").text)
-    many = seeding.queue(app, budgets=["100k", "200k", "400k", "800k", "1M"])
-    for page in ("/searches", f"/searches/{many}"):
-        assert "100k to 1M (5)" in text(browser.get(page).text)
+    assert text(browser.get("/searches").text).count("100k 200k 400k 800k") == 2, "wide and narrow"
+    many = {"budgets": ["100k", "200k", "400k", "800k", "1M"]}
+    search, sweep = seeding.queue(app, **many), seeding.sweep(app, seeds=[0], **many)
+    assert text(browser.get(f"/searches/{search}").text).count("100k to 1M (5)") == 1
+    assert text(browser.get("/searches").text).count("100k to 1M (5)") == 4, "two searches, wide and narrow"
+    assert text(browser.get(f"/sweeps/{sweep}").text).count("100k to 1M (5)") == 2, "the sweep's and its search's"
 
 
 def test_the_list_is_narrowed_by_project_and_kind_and_all_of_it_stays_in_the_address(
