@@ -181,7 +181,9 @@ def draw(
             parts.append(f'<g class="{kind}">{drawn}</g>')
         else:
             how = f'aria-label="{escape(point.title)}"' if point.on_front else 'tabindex="-1"'
-            parts.append(f'<a class="{kind}" href="{escape(point.href)}" {how}>{drawn}</a>')
+            # By its id a page that changes knows the network again, in each of its pictures.
+            where = escape(point.href)
+            parts.append(f'<a id="{width}:{where}" class="{kind}" href="{where}" {how}>{drawn}</a>')
     return "\n".join([*parts, "</svg>"])
 
 

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,87 @@ def test_nothing_jumps_while_one_reads_the_list(app: FastAPI, page: Page) -> Non
         expect(page.get_by_role("link", name=name, exact=True)).to_be_attached()
     assert read.evaluate(where) == before
     expect(read).to_be_focused()
+
+
+def test_a_reader_of_a_search_keeps_place_and_focus_and_what_is_open(app: FastAPI, page: Page) -> None:
+    search_id = seeding.queue(app, budgets=[200_000, *seeding.BUDGETS])
+    error = {"kind": "worker_failed", "message": "the node went away", "attempt": 1, "traceback": "Traceback:\n  here"}
+    seeding.Run(app, search_id).start().move(Status.QUEUED, not_before=0.0, error=error)
+    run = seeding.Run(app, search_id).start().pretrain().search(18).find(seeding.BUDGETS[1])
+    page.set_viewport_size({"width": 390, "height": 900})
+    page.goto(f"/searches/{search_id}")
+    page.get_by_text("Traceback", exact=True).click()
+    link = page.get_by_role("link", name="Costs of 600,000")
+    link.focus()
+    table = page.get_by_role("region", name="Networks by budget")
+    table.evaluate("table => { table.scrollLeft = 150 }")
+    picture = page.get_by_alt_text("The blocks of the network for 600,000")
+    for one in (link, table, picture, page.locator(".charts canvas").first):
+        one.evaluate("element => { element.seen = true }")
+    for budget in (seeding.BUDGETS[0], 200_000):
+        run.find(budget)
+        expect(page.get_by_role("link", name=f"Costs of {budget:,}")).to_be_attached()
+        expect(page.get_by_text("here", exact=False).first).to_be_visible()
+        expect(link).to_be_focused()
+        assert table.evaluate("table => table.scrollLeft") == 150
+        for one in (link, table, picture, page.locator(".charts canvas").first):
+            assert one.evaluate("element => element.seen")
+    expect(page.locator(".pictures figcaption")).to_contain_text(["For 200,000", "For 300,000", "For 600,000"])
+
+
+def test_a_reader_of_a_sweep_keeps_place_and_focus_and_what_is_ticked(app: FastAPI, page: Page) -> None:
+    sweep_id = seeding.seed_sweep(app, seeds=[0, 1, 2, 3])
+    third = seeding.parts(app).sweeps.searches(sweep_id, 3)[2].id
+    page.set_viewport_size({"width": 390, "height": 900})
+    page.goto(f"/sweeps/{sweep_id}")
+    boxes = [page.get_by_label(f"Compare seed 0 for {budget}") for budget in ("100,000", "800,000")]
+    boxes[0].check()
+    boxes[1].check()
+    boxes[1].uncheck()
+    table = page.get_by_role("region", name="Networks", exact=True)
+    table.evaluate("table => { table.scrollLeft = 150; table.seen = true }")
+    point = page.locator("svg.pareto:visible a.on-front").nth(3)
+    point.focus()
+    leads = "document.activeElement.getAttribute('href')"
+    before = page.evaluate(leads)
+    run = seeding.Run(app, third, only=True).start()
+    run.reach(dict.fromkeys(seeding.parts(app).searches.get(third).spec["budgets"], 0.97))
+    expect(page.get_by_label("Compare seed 2 for 100,000")).to_be_attached()
+    assert page.evaluate(leads) == before, "though it is no longer on the front"
+    expect(boxes[0]).to_be_checked()
+    expect(boxes[1]).not_to_be_checked()
+    assert page.locator("input:checked").count() == 1
+    assert table.evaluate("table => [table.scrollLeft, table.seen]") == [150, True]
+
+
+def test_times_stay_in_the_readers_zone_while_a_page_changes(app: FastAPI, page: Page) -> None:
+    search_id, sweep_id = seeding.queue(app, name="night"), seeding.sweep(app, seeds=[0])
+    run = seeding.Run(app, search_id)
+    changes: dict[str, Callable[[], object]] = {
+        "/searches": lambda: seeding.queue(app),
+        f"/searches/{search_id}": run.start,
+        f"/sweeps/{sweep_id}": lambda: run.pretrain(3),
+        "/sweeps": lambda: run.search(3),
+    }
+    for path, change in changes.items():
+        page.goto(path)
+        first = page.locator("time").first
+        expect(first).to_have_attribute("title", re.compile("20"))
+        page.evaluate(
+            """() => {
+            window.foreign = 0;
+            window.rewritten = 0;
+            const times = new Set(document.querySelectorAll("time"));
+            new MutationObserver((changes) => {
+                foreign += document.querySelectorAll("time:not([title])").length;
+                rewritten += changes.filter(({ target }) => times.has(target) || times.has(target.parentNode)).length;
+            }).observe(document.body, { subtree: true, childList: true, characterData: true, attributes: true });
+            }"""
+        )
+        with page.expect_response(f"**/fragments{path}*"):
+            change()
+        page.wait_for_function("document.querySelector('.htmx-request') === null")
+        assert page.evaluate("[foreign, rewritten]") == [0, 0], path
 
 
 def test_searches_are_cancelled_and_tried_again_from_their_list(
@@ -289,6 +371,35 @@ def test_a_click_of_a_human_hand_is_not_lost_while_the_list_changes(app: FastAPI
     page.go_back()
     link.click(delay=100)
     expect(page).to_have_url(re.compile(f"/searches/{night}$"))
+
+
+def test_a_click_is_not_lost_while_the_picture_that_it_is_on_moves(app: FastAPI, page: Page) -> None:
+    search_id = seeding.queue(app)
+    run = seeding.Run(app, search_id).start().find(seeding.BUDGETS[1])
+    page.goto(f"/searches/{search_id}")
+    page.get_by_alt_text("The blocks of the network for 600,000").hover()
+    page.mouse.down()
+    with page.expect_response(f"**/fragments/searches/{search_id}"):
+        run.find(seeding.BUDGETS[0])
+    page.wait_for_function("document.querySelector('.htmx-request') === null")
+    page.mouse.up()
+    expect(page).to_have_url(re.compile("/networks/600000.svg$"))
+
+
+def test_a_click_is_not_lost_while_the_point_that_it_is_on_moves(app: FastAPI, page: Page) -> None:
+    sweep_id = seeding.seed_sweep(app, seeds=[0, 1, 2, 3])
+    third = seeding.parts(app).sweeps.searches(sweep_id, 3)[2].id
+    run = seeding.Run(app, third, only=True).start()
+    page.goto(f"/sweeps/{sweep_id}")
+    point = page.locator("svg.pareto:visible a.on-front").nth(3)
+    leads = point.get_attribute("href")
+    point.locator(".mark").hover()
+    page.mouse.down()
+    with page.expect_response(f"**/fragments/sweeps/{sweep_id}*"):
+        run.reach(dict.fromkeys(seeding.parts(app).searches.get(third).spec["budgets"], 0.5))
+    page.wait_for_function("document.querySelector('.htmx-request') === null")
+    page.mouse.up()
+    expect(page).to_have_url(re.compile(f"{leads}$"))
 
 
 def test_what_came_while_the_mouse_was_pressed_is_shown_after(app: FastAPI, page: Page) -> None:

@@ -45,17 +45,15 @@ function connected(yes) {
   if (sign) sign.hidden = yes;
 }
 
-// A part that has not changed is left alone, with the reader's place in it; in one that has, what was ticked stays so.
-document.body.addEventListener("htmx:oobBeforeSwap", (event) => {
-  const { fragment, target } = event.detail;
-  if (fragment.firstElementChild?.innerHTML === target.innerHTML) event.detail.shouldSwap = false;
-  for (const box of target.querySelectorAll("input:checked")) {
-    const anew = fragment.querySelector(`[id="${box.id}"]`);
-    if (anew) anew.checked = true;
-  }
+// What comes is worked into what is there. What the reader has opened or ticked stays so, and what is written above: a
+// moment in the reader's zone, a clock that runs.
+const written = (node) => node.dateTime ?? node.dataset?.since;
+Object.assign(Idiomorph.defaults.callbacks, {
+  beforeAttributeUpdated: (name) => name !== "open" && name !== "checked",
+  beforeNodeMorphed: (node, anew) => written(node) === undefined || written(node) !== written(anew),
 });
 
-// A click is lost where its link is replaced between press and release: what comes meanwhile is asked for again after.
+// A click is lost where its link moves away between press and release: what comes meanwhile is asked for again after.
 let pressed = false;
 const late = new Set();
 document.addEventListener("pointerdown", () => { pressed = true; });
@@ -91,8 +89,7 @@ document.body.addEventListener("htmx:afterRequest", (event) => {
 localise(document);
 announce();
 setInterval(tick, 1000);
-document.body.addEventListener("htmx:afterSettle", () => { localise(document); announce(); });
-document.body.addEventListener("htmx:oobAfterSwap", () => { localise(document); announce(); });
+document.body.addEventListener("htmx:afterRequest", () => { localise(document); announce(); });
 document.body.addEventListener("htmx:sseOpen", () => connected(true));
 document.body.addEventListener("htmx:sseError", () => connected(false));
 document.body.addEventListener("htmx:sseClose", () => {
