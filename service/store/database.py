@@ -111,7 +111,13 @@ def _write_ahead(connection: sqlite3.Connection) -> None:
 
 @contextmanager
 def reading(engine: Engine) -> Iterator[Session]:
-    """A session that only reads."""
+    """A session that only reads.
+
+    On PostgreSQL each statement sees what is committed by then, as it would in a transaction of its default level;
+    without one there is nothing to begin and to roll back, which halves the exchanges of most readings.
+    """
+    if engine.dialect.name == "postgresql":
+        engine = engine.execution_options(isolation_level="AUTOCOMMIT")
     with Session(engine) as session:
         yield session
 
