@@ -7,13 +7,14 @@ from fastapi.responses import RedirectResponse
 from fastapi.staticfiles import StaticFiles
 
 from service.dashboard import cluster, compare, login, logs, network, searches, submit, sweeps
-from service.dashboard.frame import STATIC, SignInNeededError
+from service.dashboard.frame import STATIC, SignInNeededError, sharing
 
 __all__ = ["add_dashboard"]
 
 
 def add_dashboard(app: FastAPI) -> None:
     """Add the pages and their static files to the service."""
+    app.state.shared = sharing()
     app.add_api_route("/", home, include_in_schema=False)
     for pages in (searches, network, logs, sweeps, submit, cluster, compare, login):
         app.include_router(pages.router)

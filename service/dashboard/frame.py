@@ -1,20 +1,23 @@
 """What every page of the dashboard has.
 
-A page is rendered whole by the server. Where it is live, it holds open a stream of hints (`/live/…`), at most one a
-second, and answers each by asking for its moving parts again (`/fragments/…`); the curves ask the API's journal for
-the epochs that they have not drawn. So everything shown comes from one place, and a stream that breaks and comes
-back has lost nothing.
+A page is rendered whole by the server. Where it is live, it holds open a stream of hints (`/live/…`), about one a
+second, and answers each by asking for its moving parts again (`/fragments/…`), which are rendered once for all who
+have them on their screens; the curves ask the API's journal for the epochs that they have not drawn. So everything
+shown comes from one place, and a stream that breaks and comes back has lost nothing.
 """
 
 import asyncio
 import hashlib
+import random
+import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
+from cachetools import TTLCache, cached
 from fastapi import Depends, Request
 from fastapi.responses import HTMLResponse
 from fastapi.sse import ServerSentEvent
@@ -29,6 +32,10 @@ from service.domain.lifecycle import Status
 
 STATIC = Path(__file__).parent / "static"
 HINT_SECONDS = 1.0
+MOST_PARTS, PART_SECONDS = 64, 2.0
+"""How many rendered parts are kept, and for how long: what has no event of its own is that old at most."""
+Mark = TypeVar("Mark", bound=tuple[Any, ...])
+"""What changes with every event; the number of the newest comes first."""
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
@@ -73,21 +80,38 @@ SameSiteDep = Annotated[None, Depends(same_site)]
 
 
 async def hints(
-    service: Context, newest_seq: Callable[[], int], over: Callable[[], bool], after: int, last_event_id: str | None
+    service: Context, mark: Callable[[], Mark], over: Callable[[Mark], bool], after: int, last_event_id: str | None
 ) -> AsyncIterator[ServerSentEvent]:
-    """`change` with the newest event's number whenever it has grown; `end` when all is over."""
+    """`change` with the newest event's number whenever the mark is another, and `end` when it is over.
+
+    Pages that were opened together do not ask together for long: each waits a little more or less every time.
+    """
     after = last_seen(last_event_id) or after
+    known: Mark | None = None
+    ended = False
     while not service.stopping.is_set():
-        # Asked before the number, so that the hint at the last event comes before the end.
-        ended = await asyncio.to_thread(over)
-        newest = await asyncio.to_thread(newest_seq)
-        if newest > after:
-            after = newest
-            yield ServerSentEvent(data=newest, event="change", id=str(newest), retry=2000)
+        now = await asyncio.to_thread(mark)
+        first, changed = known is None, now != known
+        known = now
+        if now[0] > after if first else changed:
+            after = now[0]
+            yield ServerSentEvent(data=after, event="change", id=str(after), retry=2000)
         if ended:
-            yield ServerSentEvent(data=newest, event="end", id=str(newest))
+            yield ServerSentEvent(data=after, event="end", id=str(after))
             return
-        await asyncio.sleep(HINT_SECONDS)
+        if changed and (ended := await asyncio.to_thread(over, now)):
+            continue  # the mark is asked for once more, so that the hint at the last event comes before the end
+        await asyncio.sleep(HINT_SECONDS * random.uniform(0.75, 1.25))
+
+
+def sharing() -> Callable[[Hashable, Callable[[], str]], str]:
+    """A function that makes what many ask for at once only once: its arguments are a key and how it is made."""
+
+    def shared(key: Hashable, make: Callable[[], str]) -> str:
+        return make()
+
+    kept = TTLCache[Hashable, str](MOST_PARTS, PART_SECONDS)
+    return cached(kept, key=lambda key, make: key, condition=threading.Condition())(shared)
 
 
 @cache
@@ -101,6 +125,18 @@ def page(template: str, request: Request, code: int = 200, **values: Any) -> HTM
     """A rendered template with the headers that every page carries."""
     signed_in = bool(context(request).settings.tokens)
     return HTMLResponse(TEMPLATES.get_template(template).render(signed_in=signed_in, **values), code, HEADERS)
+
+
+def part(template: str, request: Request, *key: Hashable, values: Callable[[], dict[str, Any]]) -> HTMLResponse:
+    """The moving parts of a page, rendered once for all who ask for them within two seconds.
+
+    The `key` tells apart all that can be shown: what, to whom, and under which mark.
+    """
+
+    def make() -> str:
+        return TEMPLATES.get_template(template).render(values())
+
+    return HTMLResponse(request.app.state.shared((template, *key), make), 200, HEADERS)
 
 
 def missing(request: Request, what: str, name: str) -> HTMLResponse:

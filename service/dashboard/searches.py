@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, get_args
 from urllib.parse import urlencode
 
@@ -17,7 +18,7 @@ from service.api.searches import Kind, seen
 from service.api.views import Seq, place, position, seconds_left
 from service.dashboard.advice import ADVICE
 from service.dashboard.copies import as_command, as_curl, as_python
-from service.dashboard.frame import PICTURE_HEADERS, ViewerDep, hints, missing, page
+from service.dashboard.frame import PICTURE_HEADERS, ViewerDep, hints, missing, page, part
 from service.dashboard.network import finalists, picture
 from service.dashboard.submit import again
 from service.dashboard.timeline import timeline
@@ -95,7 +96,9 @@ def list_fragment(
     request: Request, service: ContextDep, project: ViewerDep, filters: FiltersDep, after: Text | None = None
 ) -> Response:
     """The list's rows."""
-    return page("searches_parts.html", request, **listed(service, project, filters, after))
+    mark = service.searches.mark()
+    values = partial(listed, service, project, filters, after)
+    return part("searches_parts.html", request, project, filters, after, mark, values=values)
 
 
 @router.get("/searches/{search_id}")
@@ -121,7 +124,13 @@ def search_page(
 @router.get("/fragments/searches/{search_id}")
 def search_fragment(request: Request, service: ContextDep, project: ViewerDep, search_id: Text) -> Response:
     """The moving parts of one search's page."""
-    return page("search_parts.html", request, swap=True, **shown(service, seen(service, project, search_id)))
+    search = seen(service, project, search_id)
+    mark = service.searches.mark_of(search.id)
+
+    def values() -> dict[str, Any]:
+        return shown(service, service.searches.get(search.id)) | {"swap": True}
+
+    return part("search_parts.html", request, search.id, mark, values=values)
 
 
 @router.get("/searches/{search_id}/snapshots")
@@ -145,7 +154,7 @@ async def live_list(
     service: ContextDep, project: ViewerDep, after: int = 0, last_event_id: Annotated[str | None, Header()] = None
 ) -> AsyncIterator[ServerSentEvent]:
     """A hint whenever anything has happened to any search."""
-    async for hint in hints(service, service.searches.newest_seq, lambda: False, after, last_event_id):
+    async for hint in hints(service, service.searches.mark, lambda mark: False, after, last_event_id):
         yield hint
 
 
@@ -157,14 +166,8 @@ async def live_search(
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """A hint whenever something has happened to one search, until it has ended."""
-
-    def newest() -> int:
-        return service.searches.newest_seq(search.id)
-
-    def ended() -> bool:
-        return Status(service.searches.get(search.id).status) in TERMINAL
-
-    async for hint in hints(service, newest, ended, after, last_event_id):
+    mark = partial(service.searches.mark_of, search.id)
+    async for hint in hints(service, mark, lambda mark: mark.status in TERMINAL, after, last_event_id):
         yield hint
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
@@ -14,7 +15,7 @@ from service.api.context import Context, ContextDep
 from service.api.sweeps import SweepView
 from service.api.views import SearchView
 from service.dashboard import plot
-from service.dashboard.frame import PICTURE_HEADERS, ViewerDep, hints, missing, page
+from service.dashboard.frame import PICTURE_HEADERS, ViewerDep, hints, missing, page, part
 from service.domain.request import Text
 from service.store.models import Sweep
 from service.store.sweeps import UnknownSweep
@@ -67,7 +68,8 @@ def list_page(request: Request, service: ContextDep, project: ViewerDep, after: 
 @router.get("/fragments/sweeps")
 def list_fragment(request: Request, service: ContextDep, project: ViewerDep, after: Text | None = None) -> Response:
     """The list's rows."""
-    return page("sweeps_parts.html", request, **listed(service, project, after))
+    mark = service.searches.mark()
+    return part("sweeps_parts.html", request, project, after, mark, values=partial(listed, service, project, after))
 
 
 @router.get("/sweeps/{sweep_id}")
@@ -92,7 +94,11 @@ def sweep_fragment(
     request: Request, service: ContextDep, sweep: SeenDep, cost: Cost = "multiply_adds", after: Text | None = None
 ) -> Response:
     """The moving parts of one sweep's page."""
-    return page("sweep_parts.html", request, swap=True, **shown(service, sweep, cost, after))
+
+    def values() -> dict[str, Any]:
+        return shown(service, service.sweeps.get(sweep.id), cost, after) | {"swap": True}
+
+    return part("sweep_parts.html", request, sweep.id, cost, after, mark_of(service, sweep.id), values=values)
 
 
 @router.get("/sweeps/{sweep_id}/front.svg")
@@ -110,11 +116,16 @@ async def live_sweep(
 ) -> AsyncIterator[ServerSentEvent]:
     """A hint whenever anything has happened to any search, until the sweep has ended."""
 
-    def over() -> bool:
+    def over(mark: tuple[int, int, bool]) -> bool:
         return api.view(service, sweep).done
 
-    async for hint in hints(service, service.searches.newest_seq, over, after, last_event_id):
+    async for hint in hints(service, partial(mark_of, service, sweep.id), over, after, last_event_id):
         yield hint
+
+
+def mark_of(service: Context, sweep_id: str) -> tuple[int, int, bool]:
+    """What changes with every event of any search, and when the sweep is paused or goes on."""
+    return *service.searches.mark(), service.sweeps.get(sweep_id).paused
 
 
 def listed(service: Context, project: str | None, after: str | None) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Engine, Select, func, or_, select, tuple_
 from sqlalchemy.orm import Session
@@ -17,6 +17,8 @@ from service.store.database import reading, writing
 from service.store.models import ArchitectureRow, Attempt, Event, Search
 from service.store.projects import admit_to_queue
 
+LATE = 1000
+"""By how many numbers an event may come to light late."""
 LOOKED_THROUGH = 20_000
 """Searches that are looked at for words in one page."""
 
@@ -44,6 +46,14 @@ class Snapshot:
     seq: int
     multiply_adds: int
     live_edges: int
+
+
+class MarkOfSearch(NamedTuple):
+    """What changes with all that happens to one search, whose events come in the order of their numbers."""
+
+    newest: int
+    status: Status
+    reason: str | None
 
 
 class NotEnded(RuntimeError):
@@ -177,6 +187,29 @@ class Searches:
             query = query.where(Event.search_id == search_id)
         with reading(self.engine) as session:
             return session.execute(query).scalar_one()
+
+    def mark(self) -> tuple[int, int]:
+        """What changes with every event of any search: the last one's number, and how many of the numbers before are.
+
+        PostgreSQL gives a number when an event is written and shows it when that is committed: a smaller one can come
+        to light after a larger one.
+        """
+        last = select(func.coalesce(func.max(Event.seq), 0)).scalar_subquery()
+        query = select(last, select(func.count()).where(Event.seq > last - LATE).scalar_subquery())
+        with reading(self.engine) as session:
+            newest, count = session.execute(query).one()
+            return newest, count
+
+    def mark_of(self, search_id: str) -> MarkOfSearch:
+        """What changes with all that happens to one search. Raises `UnknownSearch`."""
+        last = select(func.coalesce(func.max(Event.seq), 0)).where(Event.search_id == search_id).scalar_subquery()
+        with reading(self.engine) as session:
+            row = session.execute(
+                select(last, Search.status, Search.reason).where(Search.id == search_id)
+            ).one_or_none()
+        if row is None:
+            raise changes.UnknownSearch(search_id)
+        return MarkOfSearch(row[0], Status(row[1]), row[2])
 
     def architectures(
         self, search_ids: Iterable[str], within: Session | None = None

@@ -134,6 +134,7 @@ USERS: dict[str, Callable[[Engine], object]] = {
     "events of a kind": lambda engine: Searches(engine).events("s77", 5, "epoch"),
     "newest event": lambda engine: (Searches(engine).newest_event("s77", "x"), Searches(engine).newest_seq("s77")),
     "newest of all": lambda engine: Searches(engine).newest_seq(),
+    "marks": lambda engine: (Searches(engine).mark(), Searches(engine).mark_of("s77")),
     "networks": lambda engine: Searches(engine).architectures(["s1", "s2"]),
     "attempts": lambda engine: Searches(engine).attempts("s77"),
     "place": lambda engine: Searches(engine).ahead(Search(project="p10", rank=50.0, id="s50")),
