@@ -77,6 +77,8 @@ class Search(Base):
     not_before: Mapped[float] = mapped_column(Float, default=0.0)
     journal_cursor: Mapped[str] = mapped_column(String(32), default="")
     """The last chunk of the journal whose lines are among the events."""
+    ingest_lag: Mapped[float | None] = mapped_column(Float)
+    """Seconds from the oldest line of that chunk until it was among the events."""
 
     created_at: Mapped[float] = mapped_column(Float)
     started_at: Mapped[float | None] = mapped_column(Float)

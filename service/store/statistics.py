@@ -66,6 +66,8 @@ class Snapshot:
     """Searches with Ray that no dispatcher has a lease of."""
     heartbeat: float
     """The longest time, in seconds, since a lease was renewed; 0 where there is none."""
+    lag: float
+    """The longest time, in seconds, that the newest lines of a search with Ray took from the worker to the database."""
     takeovers: int
     attempts: Mapping[str, int]
     """Launches by project."""
@@ -96,7 +98,7 @@ class Statistics:
             now = changes.time_of(session)
             seconds = time.monotonic() - began
             self._tally(session, now - SETTLED_SECONDS)
-            expired, heartbeat = _leases(session, now)
+            expired, heartbeat, lag = _followed(session, now)
             takeovers = session.get(CounterRow, changes.TAKEOVERS)
             return Snapshot(
                 projects=session.scalars(select(Project.name).order_by(Project.name)).all(),
@@ -105,6 +107,7 @@ class Statistics:
                 oldest=_oldest(session, now),
                 expired=expired,
                 heartbeat=heartbeat,
+                lag=lag,
                 takeovers=takeovers.value if takeovers is not None else 0,
                 attempts=dict(self._attempts),
                 launches={project: one.copy() for project, one in self._launches.items()},
@@ -164,9 +167,11 @@ def _oldest(session: Session, now: float) -> float:
     return 0.0 if created_at is None else max(0.0, now - created_at)
 
 
-def _leases(session: Session, now: float) -> tuple[int, float]:
+def _followed(session: Session, now: float) -> tuple[int, float, float]:
+    """Of the searches with Ray: how many nobody follows, the oldest lease's age, and the longest lag."""
     with_ray = Search.status.in_(WITH_RAY)
     free = or_(Search.lease_expires_at.is_(None), Search.lease_expires_at < now)
     expired = session.execute(select(func.count()).where(with_ray, free)).scalar_one()
-    earliest = session.execute(select(func.min(Search.lease_expires_at)).where(with_ray)).scalar_one()
-    return expired, 0.0 if earliest is None else max(0.0, now - (earliest - LEASE_SECONDS))
+    query = select(func.min(Search.lease_expires_at), func.max(Search.ingest_lag)).where(with_ray)
+    earliest, lag = session.execute(query).one()
+    return expired, 0.0 if earliest is None else max(0.0, now - (earliest - LEASE_SECONDS)), lag or 0.0

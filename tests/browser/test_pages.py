@@ -28,12 +28,18 @@ def test_a_search_is_followed_live_to_its_end(app: FastAPI, page: Page) -> None:
     chart = page.locator('[data-chart="multiply_adds"] canvas')
     expect(chart).to_be_visible()
     expect(page.get_by_alt_text("What lives of the supernet: 2,114,880 multiply-adds")).to_be_visible()
-    painted = page.evaluate(
-        """() => { const c = document.querySelector('[data-chart="multiply_adds"] canvas');
-        const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
-        return new Set(new Uint32Array(d.buffer)).size }"""
+    assert page.locator("[data-chart]").evaluate_all("all => all.map((one) => one.dataset.chart)") == [
+        "multiply_adds", "accuracy", "loss", "live_edges", "l1_weight",
+    ]  # fmt: skip
+    coloured = page.locator("[data-chart] canvas").evaluate_all(
+        """all => all.map((c) => {
+            const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+            let count = 0; // pixels of no grey, as only curves and budgets are
+            for (let i = 0; i < d.length; i += 4) count += d[i + 3] > 200 && Math.abs(d[i] - d[i + 2]) > 40;
+            return count;
+        })"""
     )
-    assert painted > 10, "the curve is drawn"
+    assert len(coloured) == 5 and min(coloured) > 50, "every curve is drawn"
     run.find(seeding.BUDGETS[1])
     expect(page.get_by_alt_text("The blocks of the network for 600,000")).to_be_visible()
     run.move(Status.FAILED, error={"kind": "worker_failed", "message": "the node went away", "attempt": 1})

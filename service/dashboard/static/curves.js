@@ -59,6 +59,7 @@
     multiply_adds: { write: short, lines: budgets, low: 0, high: supernet },
     accuracy: { write: percent, networks: true, high: 1 },
     loss: { write: small, networks: true, log: true },
+    live_edges: { write: (number) => number.toLocaleString("en"), low: 0 },
     l1_weight: { write: small, low: 0 },
   };
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +110,18 @@ def test_attempts_that_may_still_be_committed_are_left_for_later(app: FastAPI, m
     monkeypatch.setattr(statistics, "SETTLED_SECONDS", 999.0)
     assert read.read().attempts == {"default": 1}
     assert read.read().attempts == {"default": 1}
+
+
+def test_how_long_lines_were_on_the_way_is_told_while_their_search_runs(app: FastAPI, http: httpx.Client) -> None:
+    assert scraped(http)["yoso_ingest_lag_seconds"] == 0
+    quick, slow = (seeding.Run(app, seeding.queue(app)).start() for _ in range(2))
+    quick.pretrain()
+    slow.tell({"kind": "phase", "phase": "pretrain", "time": time.time() - 300}, {"kind": "warning", "message": "new"})
+    assert 300 <= scraped(http)["yoso_ingest_lag_seconds"] < 360
+    slow.pretrain()
+    assert 0 <= scraped(http)["yoso_ingest_lag_seconds"] < 60
+    slow.tell({"kind": "warning", "message": "old", "time": time.time() - 300}).move(Status.FAILED, error={})
+    assert 0 <= scraped(http)["yoso_ingest_lag_seconds"] < 60, "it has ended"
 
 
 def test_leases_that_run_out_and_are_taken_over_are_told(app: FastAPI, http: httpx.Client) -> None:
