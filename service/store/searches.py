@@ -155,14 +155,6 @@ class Searches:
         with reading(self.engine) as session:
             return session.scalars(query).all()
 
-    def newest_event(self, search_id: str, kind: str) -> Event | None:
-        """The last event of one kind, if there is one."""
-        query = (
-            select(Event).where(Event.search_id == search_id, Event.kind == kind).order_by(Event.seq.desc()).limit(1)
-        )
-        with reading(self.engine) as session:
-            return session.scalars(query).first()
-
     def events_of(self, search_id: str, kinds: Iterable[str]) -> Sequence[Event]:
         """All events of some kinds, in order; for kinds of which there are few."""
         query = select(Event).where(Event.search_id == search_id, Event.kind.in_(tuple(kinds))).order_by(Event.seq)

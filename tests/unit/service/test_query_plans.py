@@ -132,7 +132,7 @@ USERS: dict[str, Callable[[Engine], object]] = {
     "one search": lambda engine: Searches(engine).get("s77"),
     "events": lambda engine: Searches(engine).events("s77", 5),
     "events of a kind": lambda engine: Searches(engine).events("s77", 5, "epoch"),
-    "newest event": lambda engine: (Searches(engine).newest_event("s77", "x"), Searches(engine).newest_seq("s77")),
+    "newest event": lambda engine: Searches(engine).newest_seq("s77"),
     "newest of all": lambda engine: Searches(engine).newest_seq(),
     "marks": lambda engine: (Searches(engine).mark(), Searches(engine).mark_of("s77")),
     "networks": lambda engine: Searches(engine).architectures(["s1", "s2"]),
