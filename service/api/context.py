@@ -1,6 +1,7 @@
 """What the resources need of the service, and who may ask."""
 
 import threading
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Annotated, TypeVar
 
@@ -21,6 +22,7 @@ from service.store.projects import Projects
 from service.store.searches import Searches
 from service.store.sweeps import Sweeps
 
+T = TypeVar("T")
 Asked = TypeVar("Asked", SearchRequest, SweepRequest)
 OPERATOR = "*"
 """What stands for a project in YOSO_TOKENS where a token opens all of them."""
@@ -92,6 +94,15 @@ def confined(request: Asked, project: str | None) -> Asked:
     return request.model_copy(update={"project": project})
 
 
-ContextDep = Annotated[Context, Depends(context)]
-ProjectDep = Annotated[str | None, Depends(authorised)]
+def at_once(ask: Callable[[Request], T]) -> Callable[[Request], Awaitable[T]]:
+    """`ask` as a dependency that needs no thread: to wait for one takes longer than to look something up."""
+
+    async def asked(request: Request) -> T:
+        return ask(request)
+
+    return asked
+
+
+ContextDep = Annotated[Context, Depends(at_once(context))]
+ProjectDep = Annotated[str | None, Depends(at_once(authorised))]
 """The project that the caller is confined to; None for any."""

@@ -24,7 +24,7 @@ from fastapi.sse import ServerSentEvent
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from service import formats
-from service.api.context import Context, authorised, context
+from service.api.context import Context, at_once, authorised, context
 from service.api.problems import ProblemError
 from service.api.searches import last_seen
 from service.api.views import iso, limits
@@ -61,7 +61,7 @@ def viewer(request: Request) -> str | None:
         raise SignInNeededError from error
 
 
-ViewerDep = Annotated[str | None, Depends(viewer)]
+ViewerDep = Annotated[str | None, Depends(at_once(viewer))]
 
 
 def same_site(request: Request) -> None:
@@ -76,7 +76,7 @@ def same_site(request: Request) -> None:
         raise ProblemError(403, "From another site", "This form is sent from the service's own pages.")
 
 
-SameSiteDep = Annotated[None, Depends(same_site)]
+SameSiteDep = Annotated[None, Depends(at_once(same_site))]
 
 
 async def hints(

@@ -67,7 +67,7 @@ class Filters:
         return bool(self.query())
 
 
-def _filters(
+async def _filters(
     status: Text | None = None,
     words: Annotated[Text, Query(alias="q", max_length=200)] = "",
     of: Annotated[Text | None, Query(alias="project")] = None,
@@ -85,7 +85,16 @@ def list_page(
     request: Request, service: ContextDep, project: ViewerDep, filters: FiltersDep, after: Text | None = None
 ) -> Response:
     """The list of searches."""
-    told = page("searches.html", request, **listed(service, project, filters, after))
+    # Asked before the rows are read, so that what happens in between is hinted at.
+    newest = service.searches.newest_seq()
+    tabs = TABS if filters.status in TABS else (*TABS, filters.status)
+    told = page(
+        "searches.html", request, **listed(service, project, filters, after),
+        tabs=[(tab, filters.query(status=tab)) for tab in tabs],
+        projects=service.projects.names() if project is None else [],
+        query=filters.query(after=after),
+        newest=newest,
+    )  # fmt: skip
     if "hx-request" in request.headers:
         told.headers["HX-Replace-Url"] = "/searches" + (f"?{filters.query()}" if filters.any else "")
     return told
@@ -172,24 +181,17 @@ async def live_search(
 
 
 def listed(service: Context, project: str | None, filters: Filters, after: str | None) -> dict[str, Any]:
-    """What the list shows: one page of those searches that are asked for."""
-    # Asked before the rows are read, so that what happens in between is hinted at.
-    newest = service.searches.newest_seq()
+    """One page of those searches that are asked for."""
     wanted = Wanted(filters.status, project or filters.project, filters.kind, filters.words)
     rows, further = service.searches.page(PAGE_SIZE, place(after) if after else None, wanted)
     older = position(*further) if further else None
-    tabs = TABS if filters.status in TABS else (*TABS, filters.status)
     return {
         "searches": [(search, seconds_left(search)) for search in rows],
         "filters": filters,
-        "tabs": [(tab, filters.query(status=tab)) for tab in tabs],
-        "projects": service.projects.names() if project is None else [],
-        "query": filters.query(after=after),
         "older": filters.query(after=older) if older else None,
         "looked_through": LOOKED_THROUGH if filters.words and older and len(rows) < PAGE_SIZE else None,
         "paged": after is not None,
         "ray_error": service.ray_error(),
-        "newest": newest,
     }
 
 
