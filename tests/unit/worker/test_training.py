@@ -1,0 +1,53 @@
+"""What the Ray Train loop does with what stops a search for good: several real workers, joined by gloo.
+
+Ray Train runs the loop in the worker's own process, which is no actor of Ray's: the workers are started here.
+"""
+
+import json
+import multiprocessing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+from ray.train import ScalingConfig
+from ray.train.torch import TorchTrainer
+from torch.multiprocessing.spawn import start_processes
+
+from nas_core import SearchSpace
+from nas_core.spec import Limits, SearchSpec, Settings
+from worker.training import train_loop
+
+WORKERS = 2
+SPACE = SearchSpace.preset("digits", channels=4, blocks=(1, 1), levels=2)
+SPEC = SearchSpec("digits", SPACE.feasible_budgets()[1:], SPACE, Settings.preset("digits"), workers=WORKERS)
+
+
+def worker(rank: int, folder: str) -> None:
+    """One of the workers; it leaves a file when the loop has let it go."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORKERS)
+    config = {"folder": folder, "attempt": 3, "checkpoint_seconds": 5.0}
+    TorchTrainer(train_loop, train_loop_config=config, scaling_config=ScalingConfig(num_workers=0)).fit()
+    (Path(folder) / f"returned{rank}").touch()
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "told"),
+    [
+        ("data", replace(SPEC, dataset="/nowhere/gone"), "no such folder"),
+        ("limits", replace(SPEC, limits=Limits(latency_ms=1e-6)), "limits.latency_ms: "),
+    ],
+)
+def test_what_would_happen_again_is_told_once_and_lets_all_workers_go(
+    tmp_path: Path, kind: str, spec: SearchSpec, told: str
+) -> None:
+    """All return, as those of a search that has found something do, so that Ray Train does not start them again."""
+    (tmp_path / "spec.json").write_text(json.dumps(spec.to_dict()))
+    multiprocessing.set_forkserver_preload(["torch", "torch.distributed", "nas_core", "worker.training"])
+    start_processes(worker, (str(tmp_path),), nprocs=WORKERS, start_method="forkserver")
+    error = json.loads((tmp_path / "error.json").read_text())
+    assert error["kind"] == kind and not error["retryable"] and error["attempt"] == 3 and told in error["message"]
+    assert all((tmp_path / f"returned{rank}").exists() for rank in range(WORKERS))
+    lines = [json.loads(line) for file in tmp_path.glob("journal/*") for line in file.read_text().splitlines()]
+    assert [line["kind"] for line in lines] == ([] if kind == "data" else ["started"])
+    assert not (tmp_path / "result.json").exists()
