@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,13 +15,30 @@ from sqlalchemy import create_engine, make_url, text
 from service.store.database import connect, migrate
 from tests import seeding
 
+MEMORY = 4 << 30
+"""Bytes that must be free for several processes of tests with a server each."""
+
 _numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real PostgreSQL server; its URL."""
-    server = get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="stop")
+def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder in memory where there is room in it, otherwise on the disk."""
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or shutil.disk_usage(memory).free < MEMORY:
+        yield tmp_path_factory.mktemp("disk")
+        return
+    with tempfile.TemporaryDirectory(dir=memory, prefix="yoso-tests-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres(memory: Path) -> Iterator[str]:
+    """A real PostgreSQL server; its URL.
+
+    A database is 350 files, which to make takes a disk's file system up to a quarter of a second of a core.
+    """
+    server = get_server(memory / "postgres", cleanup_mode="stop")
     url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
     admin = create_engine(url, isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
