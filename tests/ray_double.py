@@ -599,7 +599,7 @@ def ray_double(double: RayDouble | None = None) -> Iterator[RayDouble]:
     """A double that listens while the context lasts."""
     double = double or RayDouble()
     server = _serve(double)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))  # how often it looks whether to stop
     thread.start()
     try:
         yield double
