@@ -1,5 +1,6 @@
 """Finals of a sweep: when they start, what they are told to retrain, and what comes of them."""
 
+import functools
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -8,6 +9,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from nas_core.architecture import Architecture
 from nas_core.baselines import random_architecture
 from nas_core.files import FILES
 from nas_core.space import SearchSpace
@@ -55,14 +57,20 @@ def members(http: httpx.Client, made: dict[str, Any], kind: str) -> list[str]:
     return [one["id"] for one in page["items"] if one["kind"] == kind]
 
 
+@functools.cache
+def drawn(cost: int, seed: int) -> Architecture:
+    """A random network that costs so much at most; to draw one takes a tenth of a second or more."""
+    return random_architecture(SPACE, cost, seed)
+
+
 def found(service: Service, search_id: str, snapshots: tuple[int, ...] = ()) -> None:
     """What a search that retrains nothing leaves: its networks, and on the way others that cost `snapshots`."""
     seed = service.searches.get(search_id).spec["seed"]
     for budget in seeding.BUDGETS:
         path = service.folder(search_id) / "architectures" / str(budget) / "architecture.json"
         path.parent.mkdir(parents=True)
-        path.write_text(random_architecture(SPACE, budget, seed).to_json())
-    passed = [random_architecture(SPACE, cost, seed) for cost in snapshots]
+        path.write_text(drawn(budget, seed).to_json())
+    passed = [drawn(cost, seed) for cost in snapshots]
     service.journal(
         search_id,
         "0001-000001",
