@@ -15,6 +15,7 @@ from service.store.models import Attempt, Counter, Event, Project, Search, now
 AWAITING = 2e12
 """The `not_before` of finals that wait for the searches of their sweep: a time that nobody will see."""
 AWAITING_REASON = "waits for the searches of its sweep"
+_TIME = select(now())
 TAKEOVERS = "lease_takeovers"
 """The counter of leases that had run out and were taken over."""
 
@@ -30,7 +31,7 @@ def new_id() -> str:
 
 def time_of(session: Session) -> float:
     """The database's time."""
-    return float(session.execute(select(now())).scalar_one())
+    return float(session.execute(_TIME).scalar_one())
 
 
 def get(session: Session, search_id: str, lock: bool = False) -> Search:

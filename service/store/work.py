@@ -32,6 +32,33 @@ KEY_SECONDS = 7 * 86400.0
 _CLAIM_LOCK = 7_364_201_812
 """The key of the advisory lock under which PostgreSQL's clients claim; any number that nobody else uses."""
 
+# What every turn of a dispatcher asks: to build a statement takes longer than to send it.
+_source = aliased(Search)
+_RELEASE_FINALS = (
+    update(Search)
+    .where(Search.kind == "finals", Search.status == Status.QUEUED, Search.not_before == changes.AWAITING)
+    .where(~exists().where(_source.finals_id == Search.id, _source.status.not_in(TERMINAL)))
+    .where(~exists().where(Sweep.id == Search.sweep_id, Sweep.paused))
+    .values(not_before=0.0, reason=None)
+    .execution_options(synchronize_session=False)
+)
+_WITH_QUEUE = select(Project.name).where(
+    exists(select(1).where(Search.status == Status.QUEUED, Search.project == Project.name))
+)
+_WITH_RAY = (
+    select(Search.project, Search.accelerators, Search.cpus, Search.gpus, Search.accelerator_type, Attempt.started_at)
+    .join(Attempt, (Attempt.search_id == Search.id) & (Attempt.number == Search.attempt))
+    .where(Search.status.in_(WITH_RAY))
+)
+_newest = (
+    select(Attempt.ended_at, Attempt.started_at)
+    .where(Attempt.ended_at.is_not(None))
+    .order_by(Attempt.ended_at.desc())
+    .limit(RECENT_ATTEMPTS)
+    .subquery()
+)
+_MEAN_SECONDS = select(func.avg(_newest.c.ended_at - _newest.c.started_at))
+
 
 class LostLease(RuntimeError):
     """A write by a dispatcher whose lease has gone to another."""
@@ -73,18 +100,8 @@ class Work:
 
     def release_finals(self) -> None:
         """Let finals be launched whose searches have all ended, unless their sweep is paused."""
-        source = aliased(Search)
-        unfinished = exists().where(source.finals_id == Search.id, source.status.not_in(TERMINAL))
-        paused = exists().where(Sweep.id == Search.sweep_id, Sweep.paused)
-        waiting = update(Search).where(
-            Search.kind == "finals", Search.status == Status.QUEUED, Search.not_before == changes.AWAITING
-        )
         with writing(self.engine) as session:
-            session.execute(
-                waiting.where(~unfinished, ~paused)
-                .values(not_before=0.0, reason=None)
-                .execution_options(synchronize_session=False)
-            )
+            session.execute(_RELEASE_FINALS)
 
     def renew(self, tokens: Iterable[str]) -> set[str]:
         """Prolong leases by their tokens; returns the tokens that still hold."""
@@ -195,10 +212,7 @@ def judge(session: Session, capacity: Capacity, limit: int, time: float) -> Verd
     typical = typical_seconds(session)
     standings, held, held_by_type = standing(session, time, typical)
     shares = {share.project: share for share in standings}
-    with_queue = select(Project.name).where(
-        exists(select(1).where(Search.status == Status.QUEUED, Search.project == Project.name))
-    )
-    contenders = [shares[name] for name in session.scalars(with_queue)]
+    contenders = [shares[name] for name in session.scalars(_WITH_QUEUE)]
     first = max(4, limit // max(1, len(contenders)) + 1)  # as many as each is likely to be asked for
     return scheduling.admit(
         contenders,
@@ -227,15 +241,8 @@ def standing(session: Session, time: float, typical: float) -> tuple[list[Share]
         )
         for row in session.scalars(select(Project).order_by(Project.name))
     }
-    running = (
-        select(
-            Search.project, Search.accelerators, Search.cpus, Search.gpus, Search.accelerator_type, Attempt.started_at
-        )
-        .join(Attempt, (Attempt.search_id == Search.id) & (Attempt.number == Search.attempt))
-        .where(Search.status.in_(WITH_RAY))
-    )
     held, by_type = Capacity(0, 0), dict[str, Capacity]()
-    for project, amount, cpus, gpus, its_type, started_at in session.execute(running):
+    for project, amount, cpus, gpus, its_type, started_at in session.execute(_WITH_RAY):
         held = held.plus(cpus, gpus)
         if its_type is not None:
             by_type[its_type] = by_type.get(its_type, Capacity(0, 0)).plus(cpus, gpus)
@@ -249,14 +256,7 @@ def standing(session: Session, time: float, typical: float) -> tuple[list[Share]
 
 def typical_seconds(session: Session) -> float:
     """How long the newest attempts that have ended ran, on average."""
-    newest = (
-        select(Attempt.ended_at, Attempt.started_at)
-        .where(Attempt.ended_at.is_not(None))
-        .order_by(Attempt.ended_at.desc())
-        .limit(RECENT_ATTEMPTS)
-        .subquery()
-    )
-    mean = session.execute(select(func.avg(newest.c.ended_at - newest.c.started_at))).scalar_one()
+    mean = session.execute(_MEAN_SECONDS).scalar_one()
     return UNKNOWN_SECONDS if mean is None else max(0.0, float(mean))
 
 
