@@ -206,7 +206,7 @@ def test_the_example_sweeps_and_its_best_network_knows_digits(service: Service, 
 @pytest.mark.timeout(300)
 def test_a_search_in_the_foreground_needs_no_service(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "service.cli", "run", "digits", "--budget", "300k", "--to", str(tmp_path / "run")]
-    for setting in ("pretrain_epochs=1", "search_epochs=2", "retrain_epochs=1"):
+    for setting in ("pretrain_epochs=0", "search_epochs=2", "retrain_epochs=1"):
         command += ["--set", setting]
     told = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert told.returncode == 0, told.stderr
