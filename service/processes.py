@@ -6,6 +6,7 @@ the leases run out.
 """
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -81,6 +82,9 @@ def serve(settings: Settings, dispatch: bool) -> int:
             log_config=None,
         )
         context: Context = app.state.context
+        # What is there now stays: to look through all of it again and again would hold up answers.
+        gc.collect()
+        gc.freeze()
         Server(config, context).run()
         return 0 if context.dispatching is None or context.dispatching.drain() else 1
 
