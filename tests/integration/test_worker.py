@@ -91,7 +91,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """A Ray that jobs share; after a driver was killed it keeps the places of its workers for a while."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
     yield cluster.address
     cluster.shutdown()  # type: ignore[no-untyped-call]
 
