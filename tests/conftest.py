@@ -1,7 +1,6 @@
 """What all tests share."""
 
 import functools
-import gc
 import os
 import ssl
 from collections.abc import Iterator
@@ -19,12 +18,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
-
-
-def pytest_collection_finish() -> None:
-    """What was imported stays to the end, and the garbage collector need not look through it again and again."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
