@@ -4,6 +4,8 @@ BIN := .venv/bin
 .PHONY: help setup demo test lint format clean bench-quality bench-ablation bench-budget bench-path bench-service soak \
 	compose-by-hand bench-finalists bench-sweep soak-cluster screenshots
 .DEFAULT_GOAL := help
+# Otherwise each of the many processes of a search and of the tests would compile Yoso anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## Show this
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 24

@@ -227,7 +227,9 @@ def test_a_search_that_is_killed_twice_and_one_left_alone_find_the_same(
 
 
 @pytest.mark.timeout(300)
-def test_interrupted_it_stops_in_order_and_can_be_taken_up(tmp_path: Path, start: Start, address: str) -> None:
+def test_interrupted_it_stops_in_order_and_leaves_neither_a_result_nor_an_error(
+    tmp_path: Path, start: Start, address: str
+) -> None:
     folder = tmp_path / "run"
     write_spec(folder, search_epochs=1000)
     job = start(folder, address)
