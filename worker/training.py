@@ -93,6 +93,8 @@ def train_loop(config: dict[str, Any]) -> None:
         due = time.monotonic() - saved >= config["checkpoint_seconds"]
         if epoch_ended and not job.done and agreed(due, device):
             check_agreement(job)
+            if journal is not None:
+                journal.flush(force=True)  # whoever goes on from the checkpoint does not tell again what is behind it
             report({}, {"job": job.state_dict(), "seconds": time.time() - begin}, rank)
             note(journal, {"kind": "checkpoint", "step": job.search.step})
             saved = time.monotonic()

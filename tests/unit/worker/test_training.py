@@ -7,6 +7,7 @@ import json
 import multiprocessing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch.distributed as dist
@@ -16,6 +17,7 @@ from torch.multiprocessing.spawn import start_processes
 
 from nas_core import SearchSpace
 from nas_core.spec import Limits, SearchSpec, Settings
+from worker import training
 from worker.training import train_loop
 
 WORKERS = 2
@@ -48,6 +50,29 @@ def test_what_would_happen_again_is_told_once_and_lets_all_workers_go(
     error = json.loads((tmp_path / "error.json").read_text())
     assert error["kind"] == kind and not error["retryable"] and error["attempt"] == 3 and told in error["message"]
     assert all((tmp_path / f"returned{rank}").exists() for rank in range(WORKERS))
-    lines = [json.loads(line) for file in tmp_path.glob("journal/*") for line in file.read_text().splitlines()]
-    assert [line["kind"] for line in lines] == ([] if kind == "data" else ["started"])
+    assert [line["kind"] for line in journal(tmp_path)] == ([] if kind == "data" else ["started"])
     assert not (tmp_path / "result.json").exists()
+
+
+def journal(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's journal."""
+    return [json.loads(line) for file in sorted(folder.glob("journal/*")) for line in file.read_text().splitlines()]
+
+
+def test_the_journal_tells_of_every_epoch_before_a_checkpoint_holds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever goes on from the checkpoint begins with the next one."""
+    told = []
+
+    def report(*of_what: object) -> None:
+        told.append([(line["phase"], line["epoch"]) for line in journal(tmp_path) if line["kind"] == "epoch"])
+
+    monkeypatch.setattr(training, "report", report)
+    settings = Settings.preset("digits", pretrain_epochs=1, search_epochs=3, retrain_epochs=1, batch_size=64)
+    spec = replace(SPEC, settings=settings, workers=1)
+    (tmp_path / "spec.json").write_text(json.dumps(spec.to_dict()))
+    config = {"folder": str(tmp_path), "attempt": 1, "checkpoint_seconds": 0.0}
+    TorchTrainer(train_loop, train_loop_config=config, scaling_config=ScalingConfig(num_workers=0)).fit()
+    epochs = [("pretrain", 1), ("search", 1), ("search", 2), ("search", 3), ("retrain", 1)]
+    assert told[:4] == [epochs[:count] for count in range(1, 5)]
