@@ -115,6 +115,8 @@ def search_page(
     request: Request, service: ContextDep, project: ViewerDep, search_id: Text, snapshot: Seq = 0
 ) -> Response:
     """One search; of the snapshots of its supernet that one is shown which is asked for, or the newest."""
+    # Asked before anything is read, so that what happens in between is hinted at.
+    newest = service.searches.newest_seq(search_id)
     try:
         search = seen(service, project, search_id)
     except UnknownSearch:
@@ -127,6 +129,7 @@ def search_page(
         chosen=next((one for one in found if one.seq == snapshot), found[-1] if found else None),
         copies=copies(url, search.request, tokens) if search.kind == "search" else [],
         request_text=json.dumps(search.request, indent=2),
+        newest=newest,
     )  # fmt: skip
 
 
@@ -197,7 +200,6 @@ def listed(service: Context, project: str | None, filters: Filters, after: str |
 
 def shown(service: Context, search: Search) -> dict[str, Any]:
     """What one search's page shows."""
-    newest = service.searches.newest_seq(search.id)
     events = service.searches.events_of(search.id, NOTABLE)
     return {
         "search": search,
@@ -209,7 +211,6 @@ def shown(service: Context, search: Search) -> dict[str, Any]:
         "again": again(search.request) if search.kind == "search" else None,
         "events": [(event, sentence(event)) for event in events],
         "seconds_left": seconds_left(search),
-        "newest": newest,
     }
 
 

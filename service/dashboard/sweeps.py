@@ -62,7 +62,9 @@ SeenDep = Annotated[Sweep, Depends(_seen)]
 @router.get("/sweeps")
 def list_page(request: Request, service: ContextDep, project: ViewerDep, after: Text | None = None) -> Response:
     """The list of sweeps."""
-    return page("sweeps.html", request, **listed(service, project, after))
+    newest = service.searches.newest_seq()
+    query = urlencode({"after": after}) if after else ""
+    return page("sweeps.html", request, **listed(service, project, after), query=query, newest=newest)
 
 
 @router.get("/fragments/sweeps")
@@ -82,11 +84,12 @@ def sweep_page(
     after: Text | None = None,
 ) -> Response:
     """One sweep."""
+    newest = service.searches.newest_seq()
     try:
         sweep = api.seen(service, project, sweep_id)
     except UnknownSweep:
         return missing(request, "sweep", sweep_id)
-    return page("sweep.html", request, **shown(service, sweep, cost, after))
+    return page("sweep.html", request, **shown(service, sweep, cost, after), newest=newest)
 
 
 @router.get("/fragments/sweeps/{sweep_id}")
@@ -130,20 +133,16 @@ def mark_of(service: Context, sweep_id: str) -> tuple[int, int, bool]:
 
 def listed(service: Context, project: str | None, after: str | None) -> dict[str, Any]:
     """What the list shows: one page of sweeps."""
-    newest = service.searches.newest_seq()
     found = api.browse(service, project, PAGE_SIZE, after, None)
     return {
         "sweeps": found.items,
         "older": urlencode({"after": found.next}) if found.next else None,
-        "query": urlencode({"after": after}) if after else "",
         "paged": after is not None,
-        "newest": newest,
     }
 
 
 def shown(service: Context, sweep: Sweep, cost: Cost, after: str | None) -> dict[str, Any]:
     """What one sweep's page shows."""
-    newest = service.searches.newest_seq()
     view = api.view(service, sweep)
     points = api.front_of(service, sweep, cost).points
     searches = api.searches(sweep, service, PAGE_SIZE, after)
@@ -166,7 +165,6 @@ def shown(service: Context, sweep: Sweep, cost: Cost, after: str | None) -> dict
         "query": urlencode({"cost": cost} | ({"after": after} if after else {})),
         "older": urlencode({"cost": cost, "after": searches.next}) if searches.next else None,
         "paged": after is not None,
-        "newest": newest,
     }
 
 
