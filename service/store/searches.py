@@ -174,11 +174,8 @@ class Searches:
 
     def newest_seq(self, search_id: str | None = None) -> int:
         """The number of the last event, of one search or of all; 0 where there is none."""
-        query = select(func.coalesce(func.max(Event.seq), 0))
-        if search_id is not None:
-            query = query.where(Event.search_id == search_id)
         with reading(self.engine) as session:
-            return session.execute(query).scalar_one()
+            return session.execute(_newest_seq(search_id)).scalar_one()
 
     def mark(self) -> tuple[int, int]:
         """What changes with every event of any search: the last one's number, and how many of the numbers before are.
@@ -186,7 +183,7 @@ class Searches:
         PostgreSQL gives a number when an event is written and shows it when that is committed: a smaller one can come
         to light after a larger one.
         """
-        last = select(func.coalesce(func.max(Event.seq), 0)).scalar_subquery()
+        last = _newest_seq().scalar_subquery()
         query = select(last, select(func.count()).where(Event.seq > last - LATE).scalar_subquery())
         with reading(self.engine) as session:
             newest, count = session.execute(query).one()
@@ -194,7 +191,7 @@ class Searches:
 
     def mark_of(self, search_id: str) -> MarkOfSearch:
         """What changes with all that happens to one search. Raises `UnknownSearch`."""
-        last = select(func.coalesce(func.max(Event.seq), 0)).where(Event.search_id == search_id).scalar_subquery()
+        last = _newest_seq(search_id).scalar_subquery()
         with reading(self.engine) as session:
             row = session.execute(
                 select(last, Search.status, Search.reason).where(Search.id == search_id)
@@ -246,6 +243,11 @@ def _with_words(
         whole = _newest_first(select(Search), None, wanted).where(Search.id == wanted.words)
         rows = [*session.scalars(whole), *rows]
     return rows, further
+
+
+def _newest_seq(search_id: str | None = None) -> "Select[int]":
+    query = select(func.coalesce(func.max(Event.seq), 0))
+    return query if search_id is None else query.where(Event.search_id == search_id)
 
 
 def _newest_first(query: "Select[*tuple[Any, ...]]", after: Place | None, wanted: Wanted) -> "Select[*tuple[Any, ...]]":
