@@ -32,6 +32,7 @@ from sqlalchemy import Engine, create_engine, func, select, text
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from benchmarks import client
+from benchmarks.client import timed
 from service.api.views import position
 from service.dispatch.dispatcher import THREADS, Dispatcher
 from service.dispatch.executors.ray_jobs import Endpoint, RayJobs
@@ -666,13 +667,6 @@ def summary(took: Sequence[float]) -> dict[str, Any]:
     cuts = statistics.quantiles(took, n=100, method="inclusive")
     percentiles = {"p50": cuts[49], "p95": cuts[94], "p99": cuts[98], "most": max(took)}
     return {"n": len(took)} | {name: round(value, 2) for name, value in percentiles.items()}
-
-
-def timed(do: Callable[[], object]) -> float:
-    """How many milliseconds it takes."""
-    begin = time.perf_counter()
-    do()
-    return (time.perf_counter() - begin) * 1000
 
 
 def until(holds: Callable[[], bool], seconds: float) -> None:
