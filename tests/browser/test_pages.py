@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from playwright.sync_api import Dialog, Page, expect
+from playwright.sync_api import Dialog, Page, Route, expect
 
 from service.domain.lifecycle import Status
 from service.store.database import writing
@@ -423,7 +423,7 @@ def test_a_search_is_filled_in_told_of_and_queued_with_the_keyboard(app: FastAPI
     seeding.report(app)
     page.goto("/searches")
     page.get_by_role("link", name="New search").click()
-    page.get_by_label("Data set").focus()
+    page.get_by_label("Data set", exact=True).focus()  # the list that is left has a field "Name, id or data set"
     page.keyboard.type("digits")
     told = page.get_by_label("What it would cost")
     expect(told).to_contain_text("66,880 to 2,114,880 multiply-adds are feasible")
@@ -445,6 +445,16 @@ def test_a_search_is_filled_in_told_of_and_queued_with_the_keyboard(app: FastAPI
     expect(page.locator("#summary")).to_contain_text("queued")
     ((search,), _) = seeding.parts(app).searches.page(5)
     assert search.spec["budgets"] == [300_000, 600_000] and search.spec["settings"]["retrain_epochs"] == 7
+
+
+def test_what_is_typed_before_the_scripts_are_there_counts(app: FastAPI, page: Page) -> None:
+    def type_first(route: Route) -> None:
+        page.get_by_label("Data set", exact=True).fill("digits")
+        route.continue_()
+
+    page.route(re.compile("/htmx-"), type_first)
+    page.goto("/submit")
+    expect(page.get_by_label("What it would cost")).to_contain_text("multiply-adds are feasible")
 
 
 def test_what_the_service_refuses_is_told(app: FastAPI, page: Page, complaints: list[str]) -> None:
