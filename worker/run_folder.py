@@ -7,17 +7,18 @@
     train/                                  Ray Train's checkpoints
     architectures/{budget}/                 a network's files, as `nas_core/files.py` names them
     candidates/{budget}.safetensors         the supernet when it passed a budget, its architecture in the metadata
+    verdicts/, epochs/, tune/               what finals decide and remember (`worker/tuning.py`)
     result.json                             written last: where it is, the search has succeeded
     error.json                              why an attempt failed
 
 The folder may lie in any file system that fsspec knows. Every file appears whole or not at all and, but for
-`error.json`, never changes once it is there: a journal is therefore a sequence of files, since object stores cannot
-append. Chunks sort by attempt and number into the order in which they were written. (A run that resumes may write a
-network's files once more, with the latency that it measures this time in the README.md.)
+`error.json` and `epochs/`, never changes once it is there: a journal is therefore a sequence of files, since object
+stores cannot append. Chunks sort by attempt and number into the order in which they were written. (A run that resumes
+may write a network's files once more, with the latency that it measures this time in the README.md.)
 
 Lines carry `time` (seconds since 1970), `attempt` and `kind`. A run that resumes says so with a `started` line
-(`resumed: true`) and repeats what came after its last checkpoint, so (phase, budget, epoch) is a key for epoch
-lines, of which the later line counts.
+(`resumed: true`) and repeats what came after its last checkpoint, or more, so (phase, budget, trial, epoch) is a key
+for epoch lines, of which the later line counts.
 """
 
 import json

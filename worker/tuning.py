@@ -6,7 +6,8 @@ are always trained to the end. A trial that is to stop is told so by a file in t
 by itself: Tune would kill its process, and what Ray Train had started for it would keep its CPUs.
 
 The driver alone writes the journal; a trial writes its network's files, and `result.json` beside them when it is
-trained. An interrupted run goes on with what Tune has noted of its trials, and each trial from its last checkpoint.
+trained. An interrupted run goes on with what Tune has noted of its trials, and each trial from its last checkpoint;
+epochs that the driver may have died without telling of it tells again, from a file of the trial's own (`epochs/`).
 """
 
 import os
@@ -117,6 +118,11 @@ def asha(epochs: int) -> ASHAScheduler:
 def verdict(number: int, epoch: int) -> str:
     """The file that says whether a finalist goes on after the rung at `epoch`."""
     return f"verdicts/{number}-{epoch}.json"
+
+
+def past(number: int) -> str:
+    """The file with the journal lines of the epochs that a finalist never trains again, and maybe of later ones."""
+    return f"epochs/{number}.json"
 
 
 class Heats(FIFOScheduler):
@@ -391,12 +397,22 @@ def train_finalist(config: dict[str, Any]) -> None:
     torch.set_num_threads(spec.cpus_per_worker)
     device = ray.train.torch.get_device()
     lines: list[dict[str, Any]] = []
+    told = 0
 
     def tell(epoch: int, accuracy: float, state: dict[str, Any] | None = None, **more: Any) -> None:
-        report({"epoch": epoch, "accuracy": accuracy, "lines": list(lines)} | more, state, rank)
-        lines.clear()
+        nonlocal told
+        report({"epoch": epoch, "accuracy": accuracy, "lines": lines[told:]} | more, state, rank)
+        told = len(lines)
+
+    def keep() -> None:
+        if rank == 0:
+            folder.write_json(past(finalist.number), {"lines": lines})
+
+    def recall(epoch: int) -> None:
+        lines.extend(line for line in folder.read_json(past(finalist.number))["lines"] if line["epoch"] <= epoch)
 
     if (ended := at_end(folder, finalist, epochs)) is not None:
+        recall(ended[0])
         tell(*ended)
         return
     try:
@@ -414,8 +430,9 @@ def train_finalist(config: dict[str, Any]) -> None:
     retraining = Retraining(spec, architecture, data, device)
     if (state := load_checkpoint(device)) is not None:
         retraining.load_state_dict(state)
+        recall(retraining.step // retraining.steps_per_epoch)
     judged = rungs(epochs) if finalist.origin == "search" else []
-    told = saved = time.monotonic()
+    spoke = saved = time.monotonic()
     while not retraining.done:
         try:
             lines += retraining.advance()
@@ -425,13 +442,16 @@ def train_finalist(config: dict[str, Any]) -> None:
         if retraining.step % retraining.steps_per_epoch or retraining.done:
             continue
         epoch, accuracy, now = lines[-1]["epoch"], lines[-1]["accuracy"], time.monotonic()
-        if epoch in judged or agreed(now - told >= REPORT_SECONDS, device):
-            keep = agreed(now - saved >= config["checkpoint_seconds"], device)
-            tell(epoch, accuracy, retraining.state_dict() if keep else None)
-            told, saved = now, now if keep else saved
+        if epoch in judged or agreed(now - spoke >= REPORT_SECONDS, device):
+            due = agreed(now - saved >= config["checkpoint_seconds"], device)
+            if due or epoch in judged:
+                keep()
+            tell(epoch, accuracy, retraining.state_dict() if due else None)
+            spoke, saved = now, now if due else saved
         if epoch in judged and not parallel.first(partial(goes_on, folder, finalist.number, epoch)):
             return
     tested = retraining.test()
+    keep()
     if rank == 0:
         tested["validation_accuracy"] = lines[-1]["accuracy"]
         write_network(folder, finalist, spec, retraining, data, tested)
