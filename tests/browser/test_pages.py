@@ -28,18 +28,17 @@ def test_a_search_is_followed_live_to_its_end(app: FastAPI, page: Page) -> None:
     chart = page.locator('[data-chart="multiply_adds"] canvas')
     expect(chart).to_be_visible()
     expect(page.get_by_alt_text("What lives of the supernet: 2,114,880 multiply-adds")).to_be_visible()
-    assert page.locator("[data-chart]").evaluate_all("all => all.map((one) => one.dataset.chart)") == [
-        "multiply_adds", "accuracy", "loss", "live_edges", "l1_weight",
-    ]  # fmt: skip
-    coloured = page.locator("[data-chart] canvas").evaluate_all(
-        """all => all.map((c) => {
+    page.wait_for_function(
+        """() => [...document.querySelectorAll("[data-chart] canvas")].filter((c) => {
             const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
             let count = 0; // pixels of no grey, as only curves and budgets are
             for (let i = 0; i < d.length; i += 4) count += d[i + 3] > 200 && Math.abs(d[i] - d[i + 2]) > 40;
-            return count;
-        })"""
+            return count > 50;
+        }).length === 5"""
     )
-    assert len(coloured) == 5 and min(coloured) > 50, "every curve is drawn"
+    assert page.locator("[data-chart]").evaluate_all("all => all.map((one) => one.dataset.chart)") == [
+        "multiply_adds", "accuracy", "loss", "live_edges", "l1_weight",
+    ]  # fmt: skip
     run.find(seeding.BUDGETS[1])
     expect(page.get_by_alt_text("The blocks of the network for 600,000")).to_be_visible()
     run.move(Status.FAILED, error={"kind": "worker_failed", "message": "the node went away", "attempt": 1})
@@ -99,6 +98,7 @@ def test_a_search_that_failed_is_tried_again_and_its_request_copied(app: FastAPI
     page.goto(f"/searches/{ids['failed']}")
     page.get_by_text("On the command line").click()
     page.get_by_role("button", name="Copy").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
     assert "yoso submit digits" in page.evaluate("navigator.clipboard.readText()")
     page.on("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Try again").click()
@@ -323,8 +323,9 @@ def test_a_sweep_is_followed_live_steered_and_its_networks_compared(app: FastAPI
     expect(page.locator("input:checked")).to_have_count(2)
     page.get_by_role("button", name="Compare").click()
     expect(page.get_by_role("row", name="Multiply-adds")).to_contain_text("99,926")
+    expect(page.locator(".pictures img")).to_have_count(2)
     for picture in page.locator(".pictures img").all():
-        assert picture.evaluate("image => image.complete && image.naturalWidth") > 100
+        assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
 
 
 def test_a_sweep_that_had_ended_is_live_again_when_what_failed_is_retried(app: FastAPI, page: Page) -> None:
