@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect
 
 from tests import browsing
 
@@ -30,7 +30,8 @@ def certificates() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """A real browser."""
+    """A real browser, which is waited for as long for what it shows as for what it does."""
+    expect.set_options(timeout=30_000)
     with browsing.chromium() as started:
         yield started
 
