@@ -1,8 +1,9 @@
 """Runs by hand what docker-compose.yml runs, where there is no container engine: `make compose-by-hand`.
 
 Reads the file, sets its variables, and starts the services' commands with their environment as processes of this
-machine, in the order of their dependencies; then a small search on the digits must succeed, though the replica that
-took it and the dispatcher that works on it are killed on the way. What differs from containers is in `DIFFERENCES`.
+machine, in the order of their dependencies; then a small search on the digits must succeed, and be followed to its end
+by way of the proxy, though a replica and the dispatcher that works on it are killed on the way. What differs from
+containers is in `DIFFERENCES`.
 """
 
 import os
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,8 @@ from service.dispatch.local_ray import free_ports
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 240.0
+WATCHERS = 4
+"""Enough for both replicas to have some: the proxy gives the next to the one that has fewer."""
 SEARCH: dict[str, Any] = {
     "dataset": "digits",
     "budgets": [60_000, 120_000],
@@ -37,10 +41,11 @@ SEARCH: dict[str, Any] = {
     "settings": {"pretrain_epochs": 1, "search_epochs": 60, "retrain_epochs": 2},
     "name": "by hand",
 }
+PROXY_PORT = "8080"
 DIFFERENCES = (
     "host names and ports are 127.0.0.1 and free ports; volumes are folders",
     "PostgreSQL is the pip package's; its image's set-up (role, password, database) is done by this script",
-    "there is no nginx: the client goes to the replicas themselves",
+    "nginx is this machine's, with deploy/nginx.conf but for what tells where things are: it asks no name server",
     "nothing restarts what was killed",
     "all processes are of one user, one environment of packages, and one machine",
 )
@@ -100,6 +105,7 @@ class Place:
 
     def __post_init__(self) -> None:
         wanted = [(name, port) for name, one in self.services.items() for port in one.get("expose", [])]
+        wanted.append(("proxy", PROXY_PORT))
         self.ports = dict(zip(wanted, free_ports(len(wanted)), strict=True))
 
     def local(self, name: str, text: str) -> str:
@@ -219,6 +225,28 @@ class ByHand:
             )
         self.say("start postgres", "PostgreSQL of the pip package, with password, over TCP")
 
+    def proxy(self) -> None:
+        """What the image of nginx does with deploy/nginx.conf. Raises `Misconfigured` where there is no nginx."""
+        program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+        if program is None:
+            raise Misconfigured("there is no nginx on this machine; Debian's package nginx-light has it")
+        folder = self.folder / "proxy"
+        folder.mkdir()
+        text = self.place.local("proxy", (ROOT / "deploy" / "nginx.conf").read_text())
+        port = self.place.ports["proxy", PROXY_PORT]
+        text = text.replace(f"listen {PROXY_PORT};", f"listen 127.0.0.1:{port};").replace(" /tmp/", f" {folder}/")
+        text = re.sub(r"^ *resolver .*\n| resolve(?= )", "", text, flags=re.MULTILINE)
+        (folder / "nginx.conf").write_text(text)
+        with (self.folder / "proxy.log").open("ab") as log:
+            self.processes["proxy"] = subprocess.Popen(
+                [program, "-c", str(folder / "nginx.conf"), "-e", "stderr", "-g", "daemon off;"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.say("start proxy", f"{program} with deploy/nginx.conf")
+
     def kill(self, name: str) -> None:
         """Kill a service's process with SIGKILL."""
         self.processes[name].kill()
@@ -236,9 +264,6 @@ class ByHand:
     def run(self) -> None:
         """All of it. Raises where anything is not as it should be."""
         for name in in_order(self.services):
-            if name == "proxy":
-                self.say("leave out proxy", "no nginx here")
-                continue
             for needed, how in self.services[name].get("depends_on", {}).items():
                 if how["condition"] == "service_completed_successfully":
                     code = self.processes[needed].wait(PATIENCE)
@@ -247,23 +272,25 @@ class ByHand:
                 elif needed not in self.checked:
                     self.healthy(needed)
                     self.checked.add(needed)
-            self.postgres() if name == "postgres" else self.start(name)
+            own = {"postgres": self.postgres, "proxy": self.proxy}.get(name)
+            own() if own else self.start(name)
         token = self.variables["YOSO_TOKENS"].partition("=")[2]
-        first, second = (Client(self.place.url(name, "8765"), token) for name in ("api-1", "api-2"))
-        with first, second:
-            for name, client in (("api-1", first), ("api-2", second)):
-                self.healthy(name)
+        for name in ("api-1", "api-2"):
+            with Client(self.place.url(name, "8765"), token) as client:
                 self.until(f"{name} is ready", client.ready)
-                self.say(f"readiness of {name}", "ready: database, a dispatcher's report, Ray")
-            self.search(first, second)
+            self.say(f"readiness of {name}", "ready: database, a dispatcher's report, Ray")
+        with Client(self.place.url("proxy", PROXY_PORT), token) as client, ThreadPoolExecutor() as watchers:
+            self.search(client, watchers)
 
-    def search(self, first: Client, second: Client) -> None:
-        """A search through the first replica, both it and the dispatcher killed; the second tells its end."""
-        if (code := refused(Client(first.url, "no-such-token-anywhere"))) != 401:
+    def search(self, client: Client, watchers: Executor) -> None:
+        """A search by way of the proxy, of which each of `WATCHERS` is to be told everything once, in order, though a
+        replica and the dispatcher are killed."""
+        if (code := refused(Client(client.url, "no-such-token-anywhere"))) != 401:
             raise Misconfigured(f"a wrong token was answered with {code}")
-        search_id: str = first.submit(**SEARCH)["id"]
-        self.say("submit to api-1", f"search {search_id}")
-        self.until("the search runs", lambda: first.get(search_id)["status"] == "running")
+        search_id: str = client.submit(**SEARCH)["id"]
+        self.say("submit by way of the proxy", f"search {search_id}")
+        followed = [watchers.submit(lambda: list(client.events(search_id))) for _ in range(WATCHERS)]
+        self.until("the search runs", lambda: client.get(search_id)["status"] == "running")
         holder: str = self.until("a dispatcher holds it", lambda: self.lease_owner(search_id))
         self.say("the search runs", f"held by {holder}")
         self.kill("api-1")
@@ -271,14 +298,20 @@ class ByHand:
         taken = self.until("the other takes over", lambda: (h := self.lease_owner(search_id)) != holder and h, 60)
         self.say("lease taken over", f"by {taken}")
         ended = ("succeeded", "failed", "cancelled")
-        search = self.until("the search ends", lambda: (s := second.get(search_id))["status"] in ended and s)
-        self.say("the search by api-2", f"{search['status']}, attempt {search['attempt']}")
+        search = self.until("the search ends", lambda: (s := client.get(search_id))["status"] in ended and s)
+        self.say("the search ended", f"{search['status']}, attempt {search['attempt']}")
         if search["status"] != "succeeded" or search["attempt"] != 1:
             raise Misconfigured(f"the search: {search['status']}, attempt {search['attempt']}, {search['error']}")
+        told = [[event.seq for event in one.result(PATIENCE)] for one in followed]
+        if any(ids != sorted(set(ids)) or ids != told[0] for ids in told):
+            raise Misconfigured(f"events by way of the proxy: {told}")
+        self.say("events by way of the proxy", f"{len(told[0])}, each told once to {WATCHERS} watchers, in order")
         for one in search["architectures"]:
-            size = len(second.download(one["files"]["weights"]))
-            told = f"{one['multiply_adds']:,} multiply-adds, accuracy {one['accuracy']:.1%}, weights {size:,} bytes"
-            self.say(f"network for {one['budget']:,}", told)
+            size = len(client.download(one["files"]["weights"]))
+            self.say(
+                f"network for {one['budget']:,}",
+                f"{one['multiply_adds']:,} multiply-adds, accuracy {one['accuracy']:.1%}, weights {size:,} bytes",
+            )
         if len(search["architectures"]) != len(SEARCH["budgets"]):
             raise Misconfigured("a network is missing")
 
