@@ -21,7 +21,7 @@ from service.domain.pareto import front
 from service.domain.request import InvalidRequest, SearchRequest, Text, check
 from service.domain.sweep import MoreNetworks, SweepRequest, expand, sorted_budgets
 from service.store.idempotency import Answer
-from service.store.models import ArchitectureRow, Search, Sweep
+from service.store.models import Search, Sweep
 from service.store.sweeps import Progress, UnknownSweep
 
 UNFINISHED: dict[int | str, dict[str, Any]] = {
@@ -293,33 +293,13 @@ def retry(sweep: SeenDep, service: ContextDep, key: KeyDep) -> Response:
 
 def front_of(service: Context, sweep: Sweep, cost: str) -> Front:
     """The networks of a sweep that have a cost of that kind, the cheapest first."""
-
-    def origin(row: ArchitectureRow) -> str:
-        return str(row.result.get("origin", "search"))
-
-    known = [(row, seed) for row, seed in service.sweeps.networks(sweep.id) if row.result.get(cost) is not None]
-    known.sort(key=lambda one: (one[0].result[cost], -one[0].result["accuracy"], one[0].id))
-    searched = [row for row, _ in known if origin(row) == "search"]
-    best = front([(row.result[cost], row.result["accuracy"]) for row in searched])
-    on_front = {row.id for row, on in zip(searched, best, strict=True) if on}
-    return Front(
-        cost=cost,
-        points=[
-            Point(
-                architecture=row.id,
-                search=row.search_id,
-                origin=origin(row),
-                seed=row.result.get("seed", seed),
-                budget=row.budget,
-                cost=row.result[cost],
-                accuracy=row.result["accuracy"],
-                accuracy_low=row.result["accuracy_low"],
-                accuracy_high=row.result["accuracy_high"],
-                on_front=row.id in on_front,
-            )
-            for row, seed in known
-        ],
+    known = sorted(
+        service.sweeps.networks(sweep.id, cost), key=lambda one: (one["cost"], -one["accuracy"], one["architecture"])
     )
+    searched = [one for one in known if one["origin"] == "search"]
+    best = front([(one["cost"], one["accuracy"]) for one in searched])
+    on_front = {one["architecture"] for one, on in zip(searched, best, strict=True) if on}
+    return Front(cost=cost, points=[Point(**one, on_front=one["architecture"] in on_front) for one in known])
 
 
 def _paused(service: Context, session: Session, sweep: Sweep, paused: bool) -> Answer:

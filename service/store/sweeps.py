@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Engine, func, insert, select, tuple_, update
+from sqlalchemy import Engine, RowMapping, func, insert, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from nas_core.spec import SearchSpec
@@ -170,15 +170,26 @@ class Sweeps:
         with reading(self.engine) as session:
             return session.scalars(query).all()
 
-    def networks(self, sweep_id: str) -> Sequence[tuple[ArchitectureRow, int]]:
-        """Every network that a sweep has retrained, with the seed of its search or finals."""
+    def networks(self, sweep_id: str, cost: str) -> Sequence[RowMapping]:
+        """Every network that a sweep has retrained and that has such a `cost`, with what places it on the plane of
+        cost and accuracy; `seed` is that of its search, or its own in finals."""
+        result = ArchitectureRow.result  # of which most is left in the database: there may be thousands
+        own_cost = result[cost].as_float()
         query = (
-            select(ArchitectureRow, Search.spec["seed"].as_integer())
+            select(
+                ArchitectureRow.id.label("architecture"),
+                ArchitectureRow.search_id.label("search"),
+                func.coalesce(result["origin"].as_string(), "search").label("origin"),
+                func.coalesce(result["seed"].as_integer(), Search.spec["seed"].as_integer()).label("seed"),
+                ArchitectureRow.budget,
+                own_cost.label("cost"),
+                *(result[name].as_float().label(name) for name in ("accuracy", "accuracy_low", "accuracy_high")),
+            )
             .join(Search, Search.id == ArchitectureRow.search_id)
-            .where(Search.sweep_id == sweep_id)
+            .where(Search.sweep_id == sweep_id, own_cost.is_not(None))
         )
         with reading(self.engine) as session:
-            return [(row, seed) for row, seed in session.execute(query)]
+            return session.execute(query).mappings().all()
 
     def cancel(self, session: Session, sweep_id: str) -> None:
         """Cancel what has not ended: at once what is queued, and by way of `cancelling` what is with Ray."""

@@ -141,7 +141,7 @@ USERS: dict[str, Callable[[Engine], object]] = {
     "sweeps": lambda engine: Sweeps(engine).page(50, (500.0, "s"), None),
     "sweeps of a project": lambda engine: Sweeps(engine).page(50, None, "p3"),
     "searches of a sweep": lambda engine: Sweeps(engine).searches("w7", 100, (5.0, "s5")),
-    "networks of a sweep": lambda engine: Sweeps(engine).networks("w7"),
+    "networks of a sweep": lambda engine: Sweeps(engine).networks("w7", "multiply_adds"),
     "how far a sweep is": lambda engine: Sweeps(engine).progress(["w7"]),
     "projects": lambda engine: Projects(engine).standings(),
     "queue": lambda engine: Projects(engine).queue(LARGE, 100),
