@@ -61,6 +61,7 @@ class Search(TypedDict):
     supernet_multiply_adds: int
     created_at: str
     started_at: str | None
+    heard_at: str | None
     ended_at: str | None
     error: dict[str, Any] | None
     architectures: list[Architecture]

@@ -74,6 +74,7 @@ class SearchView(BaseModel):
                     "supernet_multiply_adds": 2114880,
                     "created_at": "2026-01-01T12:00:00Z",
                     "started_at": "2026-01-01T12:00:05Z",
+                    "heard_at": "2026-01-01T12:01:40Z",
                     "ended_at": None,
                     "error": None,
                     "architectures": [],
@@ -114,6 +115,8 @@ class SearchView(BaseModel):
     supernet_multiply_adds: int
     created_at: str
     started_at: str | None
+    heard_at: str | None
+    """When its workers last told of anything, as they do of every epoch."""
     ended_at: str | None
     error: dict[str, Any] | None
     architectures: list[ArchitectureView]
@@ -168,6 +171,7 @@ def view_search(search: Search, architectures: Sequence[ArchitectureRow]) -> Sea
         supernet_multiply_adds=search.supernet_multiply_adds,
         created_at=iso(search.created_at),
         started_at=iso(search.started_at) if search.started_at else None,
+        heard_at=iso(search.heard_at) if search.heard_at else None,
         ended_at=iso(search.ended_at) if search.ended_at else None,
         error=search.error,
         architectures=[view_architecture(row) for row in architectures],

@@ -79,6 +79,8 @@ class Search(Base):
     """The last chunk of the journal whose lines are among the events."""
     ingest_lag: Mapped[float | None] = mapped_column(Float)
     """Seconds from the oldest line of that chunk until it was among the events."""
+    heard_at: Mapped[float | None] = mapped_column(Float)
+    """When that was."""
 
     created_at: Mapped[float] = mapped_column(Float)
     started_at: Mapped[float | None] = mapped_column(Float)

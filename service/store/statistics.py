@@ -68,6 +68,8 @@ class Snapshot:
     """The longest time, in seconds, since a lease was renewed; 0 where there is none."""
     lag: float
     """The longest time, in seconds, that the newest lines of a search with Ray took from the worker to the database."""
+    silence: float
+    """The longest time, in seconds, since lines of a running search came in; 0 where none runs."""
     takeovers: int
     attempts: Mapping[str, int]
     """Launches by project."""
@@ -98,7 +100,7 @@ class Statistics:
             now = changes.time_of(session)
             seconds = time.monotonic() - began
             self._tally(session, now - SETTLED_SECONDS)
-            expired, heartbeat, lag = _followed(session, now)
+            expired, heartbeat, lag, silence = _followed(session, now)
             takeovers = session.get(CounterRow, changes.TAKEOVERS)
             return Snapshot(
                 projects=session.scalars(select(Project.name).order_by(Project.name)).all(),
@@ -108,6 +110,7 @@ class Statistics:
                 expired=expired,
                 heartbeat=heartbeat,
                 lag=lag,
+                silence=silence,
                 takeovers=takeovers.value if takeovers is not None else 0,
                 attempts=dict(self._attempts),
                 launches={project: one.copy() for project, one in self._launches.items()},
@@ -167,11 +170,13 @@ def _oldest(session: Session, now: float) -> float:
     return 0.0 if created_at is None else max(0.0, now - created_at)
 
 
-def _followed(session: Session, now: float) -> tuple[int, float, float]:
-    """Of the searches with Ray: how many nobody follows, the oldest lease's age, and the longest lag."""
+def _followed(session: Session, now: float) -> tuple[int, float, float, float]:
+    """Of the searches with Ray: how many nobody follows, the oldest lease's age, the longest lag and silence."""
     with_ray = Search.status.in_(WITH_RAY)
     free = or_(Search.lease_expires_at.is_(None), Search.lease_expires_at < now)
     expired = session.execute(select(func.count()).where(with_ray, free)).scalar_one()
     query = select(func.min(Search.lease_expires_at), func.max(Search.ingest_lag)).where(with_ray)
     earliest, lag = session.execute(query).one()
-    return expired, 0.0 if earliest is None else max(0.0, now - (earliest - LEASE_SECONDS)), lag or 0.0
+    heard = session.scalar(select(func.min(Search.heard_at)).where(Search.status == Status.RUNNING))
+    heartbeat = 0.0 if earliest is None else max(0.0, now - (earliest - LEASE_SECONDS))
+    return expired, heartbeat, lag or 0.0, 0.0 if heard is None else max(0.0, now - heard)

@@ -161,7 +161,8 @@ class Work:
                     search.accuracy = line.get("accuracy", search.accuracy)
             search.journal_cursor = cursor
             if lines:
-                search.ingest_lag = max(0.0, changes.time_of(session) - min(line["time"] for line in lines))
+                search.heard_at = changes.time_of(session)
+                search.ingest_lag = max(0.0, search.heard_at - min(line["time"] for line in lines))
             started = any(line["kind"] == "started" and line.get("attempt") == search.attempt for line in lines)
             if started and search.status == Status.WAITING:
                 changes.move(session, search, Status.RUNNING, reason=None)

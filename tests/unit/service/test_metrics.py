@@ -124,6 +124,17 @@ def test_how_long_lines_were_on_the_way_is_told_while_their_search_runs(app: Fas
     assert 0 <= scraped(http)["yoso_ingest_lag_seconds"] < 60, "it has ended"
 
 
+def test_how_long_nothing_was_heard_of_a_running_search_is_told(app: FastAPI, http: httpx.Client) -> None:
+    assert scraped(http)["yoso_silence_seconds"] == 0
+    silent, chatty = (seeding.Run(app, seeding.queue(app)).start() for _ in range(2))
+    with writing(seeding.parts(app).searches.engine) as session:
+        session.execute(update(Search).values(heard_at=Search.heard_at - 300))
+    chatty.pretrain()
+    assert 300 <= scraped(http)["yoso_silence_seconds"] < 360
+    silent.pretrain()
+    assert 0 <= scraped(http)["yoso_silence_seconds"] < 60
+
+
 def test_leases_that_run_out_and_are_taken_over_are_told(app: FastAPI, http: httpx.Client) -> None:
     work = Work(seeding.parts(app).searches.engine)
     search_id = seeding.queue(app)

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import update
 
 from nas_core.architecture import Architecture
 from service.dashboard import logs
@@ -23,6 +24,8 @@ from service.dashboard.advice import ADVICE
 from service.dispatch.process import Dispatching
 from service.domain.lifecycle import Status
 from service.domain.request import SearchRequest
+from service.store.database import writing
+from service.store.models import Search
 from service.store.work import Work
 from tests import seeding
 from tests.ray_double import TOKEN, ray_double
@@ -56,6 +59,21 @@ def test_what_was_measured_can_be_taken_to_tensorboard(browser: httpx.Client, se
     assert zipfile.ZipFile(io.BytesIO(answer.content)).namelist() == [*names, f"search/{seeding.EVENT_FILE}"]
     assert "/tensorboard" not in browser.get(f"/searches/{seeds['queued']}").text, "it has measured nothing yet"
     assert "nothing yet" in browser.get(f"/api/v1/searches/{seeds['queued']}/tensorboard").json()["detail"]
+
+
+def test_a_search_that_runs_tells_how_long_ago_it_was_heard_of(app: FastAPI, browser: httpx.Client) -> None:
+    search_id = seeding.queue(app)
+    assert browser.get(f"/api/v1/searches/{search_id}").json()["heard_at"] is None
+    run = seeding.Run(app, search_id).start()
+    with writing(seeding.parts(app).searches.engine) as session:
+        session.execute(update(Search).values(heard_at=Search.heard_at - 3600))
+    assert "heard of 1 h ago" in text(browser.get(f"/searches/{search_id}").text)
+    run.pretrain()
+    told = browser.get(f"/api/v1/searches/{search_id}").json()
+    assert told["heard_at"] >= told["started_at"]
+    assert "heard of 1 h" not in text(browser.get(f"/searches/{search_id}").text)
+    run.move(Status.FAILED, error={"kind": "job", "message": "lost", "attempt": 1})
+    assert "heard of" not in text(browser.get(f"/searches/{search_id}").text), "it has ended"
 
 
 def test_finals_show_a_network_for_each_trial(app: FastAPI, browser: httpx.Client) -> None:
