@@ -23,7 +23,7 @@ import httpx
 from service.dispatch.executors.ray_jobs import Endpoint
 
 log = logging.getLogger(__name__)
-START_SECONDS = 60.0
+START_SECONDS = 100.0
 STOP_SECONDS = 20.0
 KILL_SECONDS = 10.0
 WITHHELD = frozenset({

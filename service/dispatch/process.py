@@ -19,7 +19,7 @@ DRAIN_SECONDS = 6.0
 MIRROR_SECONDS = 1.0
 """How long what is being sent to MLflow may still take when the dispatcher has ended."""
 STUCK_SECONDS = 120.0
-"""Longer than any turn that gets anywhere: bringing up a Ray may take 60 s."""
+"""Longer than any turn that gets anywhere: bringing up a Ray may take 100 s."""
 
 
 class Dispatching:

@@ -22,7 +22,7 @@ from service.dispatch.local_ray import LocalRay, free_ports, session_members
 from tests import browsing
 
 pytestmark = pytest.mark.slow
-PATIENCE = 150
+PATIENCE = 300
 SMALL = {
     "Data set": "digits", "Budgets": "60k, 120k", "Channels": "8", "Blocks": "1, 1", "Levels": "2",
     "Pretraining": "1", "Search": "24", "Retraining": "2",
@@ -98,7 +98,7 @@ def alive(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_a_service_killed_in_mid_search_finds_it_finished_once(
     service: Service, page: Page, complaints: list[str]
 ) -> None:
@@ -185,7 +185,7 @@ def queue(page: Page) -> str:
 
 
 @pytest.mark.proof
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_the_example_sweeps_and_its_best_network_knows_digits(service: Service, tmp_path: Path) -> None:
     service.start()
     told = subprocess.run(
@@ -206,7 +206,7 @@ def test_the_example_sweeps_and_its_best_network_knows_digits(service: Service, 
     assert "100%" in told.stdout and "●" in told.stdout
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_search_in_the_foreground_needs_no_service(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "service.cli", "run", "digits", "--budget", "300k", "--to", str(tmp_path / "run")]
     for setting in ("pretrain_epochs=0", "search_epochs=2", "retrain_epochs=1"):

@@ -22,7 +22,7 @@ from service.domain.lifecycle import TERMINAL
 from tests import seeding
 
 pytestmark = [pytest.mark.slow, pytest.mark.proof]
-PATIENCE = 240.0
+PATIENCE = 480.0
 SEARCH: dict[str, Any] = {
     "budgets": [60_000],
     "space": {"preset": "digits", "channels": 8, "blocks": [1, 1], "levels": 2},
@@ -71,7 +71,7 @@ def until(holds: Callable[[], Any], told: str) -> Any:
     return value
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 def test_a_search_takes_the_nodes_that_there_are_and_outlives_them(cluster: Cluster, tmp_path: Path) -> None:
     """It begins with one, has two in its next attempt, loses one of them to SIGKILL, and ends with the other."""
     worker_node(cluster)
@@ -134,7 +134,7 @@ def serve(folder: Path, port: int, ray: str) -> "subprocess.Popen[bytes]":
         )
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_a_sweep_outlives_its_service_and_a_node_and_searches_nothing_twice(cluster: Cluster, tmp_path: Path) -> None:
     """Both are killed with SIGKILL while two searches run; another node joins, and the finals end the sweep."""
     first, _ = worker_node(cluster), worker_node(cluster)

@@ -11,8 +11,8 @@ import pytest
 from service.dispatch.executors.ray_jobs import JobStatus, RayJobs
 from service.dispatch.local_ray import LocalRay
 
-pytestmark = pytest.mark.slow
-PATIENCE = 60.0
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+PATIENCE = 300.0
 
 DRIVER = """
     import pathlib, signal, sys, threading, time

@@ -28,7 +28,7 @@ from nas_core.job import SearchJob
 from nas_core.spec import SearchSpec, Settings
 
 pytestmark = pytest.mark.slow
-PATIENCE = 150
+PATIENCE = 300
 Start = Callable[..., "subprocess.Popen[bytes]"]
 
 
@@ -186,7 +186,7 @@ def left_alone(spec: SearchSpec) -> tuple[SearchJob, list[dict[str, Any]]]:
     return job, lines
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_a_search_that_is_killed_twice_and_one_left_alone_find_the_same(
     tmp_path: Path, start: Start, address: str
 ) -> None:
@@ -226,7 +226,7 @@ def test_a_search_that_is_killed_twice_and_one_left_alone_find_the_same(
     assert written == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_interrupted_it_stops_in_order_and_leaves_neither_a_result_nor_an_error(
     tmp_path: Path, start: Start, address: str
 ) -> None:
@@ -241,7 +241,7 @@ def test_interrupted_it_stops_in_order_and_leaves_neither_a_result_nor_an_error(
     assert not (folder / "result.json").exists() and not (folder / "error.json").exists()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_training_that_diverges_is_told_by_all_workers_and_not_tried_again(
     tmp_path: Path, start: Start, address: str
 ) -> None:
@@ -270,7 +270,7 @@ def write_finals(folder: Path) -> SearchSpec:
 
 
 @pytest.mark.proof
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_finals_that_are_killed_go_on_and_the_best_on_validation_data_wins(tmp_path: Path, start: Any) -> None:
     folder = tmp_path / "finals"
     spec = write_finals(folder)
