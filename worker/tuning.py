@@ -409,7 +409,8 @@ def train_finalist(config: dict[str, Any]) -> None:
             folder.write_json(past(finalist.number), {"lines": lines})
 
     def recall(epoch: int) -> None:
-        lines.extend(line for line in folder.read_json(past(finalist.number))["lines"] if line["epoch"] <= epoch)
+        if folder.exists(past(finalist.number)):  # a Yoso of before, which may have begun this, kept none
+            lines.extend(line for line in folder.read_json(past(finalist.number))["lines"] if line["epoch"] <= epoch)
 
     if (ended := at_end(folder, finalist, epochs)) is not None:
         recall(ended[0])

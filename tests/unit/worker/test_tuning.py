@@ -13,7 +13,7 @@ from nas_core.baselines import random_architecture
 from nas_core.spec import SearchSpec, Settings
 from worker import tuning
 from worker.run_folder import RunFolder
-from worker.tuning import train_finalist, verdict
+from worker.tuning import past, train_finalist, verdict
 
 SPACE = SearchSpace.preset("digits", channels=4, blocks=(1, 1), levels=2)
 SPEC = SearchSpec("digits", SPACE.feasible_budgets()[1:], SPACE, Settings.preset("digits", retrain_epochs=8))
@@ -57,3 +57,5 @@ def test_a_trial_that_goes_on_tells_all_epochs_that_are_behind_it(
     monkeypatch.setattr(tuning, "rungs", lambda epochs: [])
     assert train() == [[1, 2, 3, 4], [5], [6], [7], [8]]
     assert train() == [[1, 2, 3, 4, 5, 6, 7, 8]], "it was trained"
+    folder.remove(past(0))
+    assert train() == [[]], "by a Yoso that kept nothing"
