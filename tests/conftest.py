@@ -13,6 +13,8 @@ from tests import browsing
 
 # Three processes of tests share two cores: with more threads than one each, every one waits for the others.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray's workers would give way to whatever else runs (nice 15), and so wait for the tests in the other processes.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 # The same examples every time, so that a failure is the change's doing; HYPOTHESIS_PROFILE=explore looks for new ones.
 settings.register_profile("repeatable", deadline=None, derandomize=True)

@@ -42,7 +42,7 @@ class Service:
         self.client = Client(f"http://127.0.0.1:{self.port}")
 
     def start(self) -> None:
-        settings = {"YOSO_STORAGE": str(self.storage), "YOSO_PORT": str(self.port)}
+        settings = {"YOSO_STORAGE": str(self.storage), "YOSO_PORT": str(self.port), "RAY_worker_niceness": "0"}
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("YOSO_", "RAY_"))}
         with (self.folder / "service.log").open("ab") as log:
             self.process = subprocess.Popen(

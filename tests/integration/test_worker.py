@@ -66,7 +66,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     def launch(folder: Path, address: str | None = None) -> "subprocess.Popen[bytes]":
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "YOSO_"))}
-        environment["YOSO_CHECKPOINT_SECONDS"] = "0.5"
+        environment |= {"YOSO_CHECKPOINT_SECONDS": "0.5", "RAY_worker_niceness": "0"}
         if address is not None:
             environment["RAY_ADDRESS"] = address
         with (tmp_path / "job.log").open("ab") as log:

@@ -112,9 +112,9 @@ def mirror(app: FastAPI, server: Server) -> Iterator[Mirror]:
 
 
 def catch_up(mirror: Mirror) -> None:
-    """Turns until nothing is new."""
-    while mirror.turn():
-        pass
+    """Turns until nothing is new. PostgreSQL frees the lock of a connection some time after it was closed."""
+    while mirror.turn() or not mirror.held:
+        time.sleep(0.01)
 
 
 def milliseconds(seconds: float | None) -> int:
