@@ -166,18 +166,16 @@ class ByHand:
         """A service's command on this machine."""
         return [self.place.local(name, str(word)) for word in self.services[name]["command"]]
 
-    def start(self, name: str) -> None:
-        """Start a service."""
+    def launch(self, name: str, command: list[str], **more: Any) -> None:
+        """Start a service's process, with a log and a session of its own; `more` is for `subprocess.Popen`."""
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                self.command(name),
-                env=self.environment(name),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=self.folder,
-                start_new_session=True,
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, **more
             )
+
+    def start(self, name: str) -> None:
+        """Start a service."""
+        self.launch(name, self.command(name), env=self.environment(name), cwd=self.folder)
         self.say(f"start {name}", " ".join(map(str, self.services[name]["command"])))
 
     def until(self, what: str, holds: Callable[[], Any], patience: float = PATIENCE) -> Any:
@@ -219,10 +217,7 @@ class ByHand:
         port = str(self.place.ports["postgres", "5432"])
         command = [str(self.programs / "postgres"), "-D", str(data), "-h", "127.0.0.1", "-p", port, "-k", ""]
         user = "pgserver" if os.geteuid() == 0 else None
-        with (self.folder / "postgres.log").open("ab") as log:
-            self.processes["postgres"] = subprocess.Popen(
-                command, stdout=log, stderr=log, user=user, cwd=data, start_new_session=True
-            )
+        self.launch("postgres", command, user=user, cwd=data)
         self.say("start postgres", "PostgreSQL of the pip package, with password, over TCP")
 
     def proxy(self) -> None:
@@ -237,14 +232,7 @@ class ByHand:
         text = text.replace(f"listen {PROXY_PORT};", f"listen 127.0.0.1:{port};").replace(" /tmp/", f" {folder}/")
         text = re.sub(r"^ *resolver .*\n| resolve(?= )", "", text, flags=re.MULTILINE)
         (folder / "nginx.conf").write_text(text)
-        with (self.folder / "proxy.log").open("ab") as log:
-            self.processes["proxy"] = subprocess.Popen(
-                [program, "-c", str(folder / "nginx.conf"), "-e", "stderr", "-g", "daemon off;"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self.launch("proxy", [program, "-c", str(folder / "nginx.conf"), "-e", "stderr", "-g", "daemon off;"])
         self.say("start proxy", f"{program} with deploy/nginx.conf")
 
     def kill(self, name: str) -> None:
