@@ -267,7 +267,8 @@ class ByHand:
             with Client(self.place.url(name, "8765"), token) as client:
                 self.until(f"{name} is ready", client.ready)
             self.say(f"readiness of {name}", "ready: database, a dispatcher's report, Ray")
-        with Client(self.place.url("proxy", PROXY_PORT), token) as client, ThreadPoolExecutor() as watchers:
+        # Where the search fails, the client is closed first, without which the watchers would wait for its end.
+        with ThreadPoolExecutor() as watchers, Client(self.place.url("proxy", PROXY_PORT), token) as client:
             self.search(client, watchers)
 
     def search(self, client: Client, watchers: Executor) -> None:
