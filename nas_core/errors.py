@@ -1,23 +1,29 @@
 """What goes wrong by what somebody gave: a value that cannot be used, and a training that diverges."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
 class InvalidValue(ValueError):
     """A value that cannot be used: which field, what was given, why not, and what would be accepted.
 
-    `field` is the path of the value in the request, such as `"budgets"` or `"space.channels"`.
+    `field` is the path of the value in the request, such as `"budgets"` or `"space.channels"`. `choices` are requests
+    that would be accepted where there are few: each holds the fields that differ and their values, such as
+    `{"data.train": "Training", "data.test": "Testing"}`.
     """
 
-    def __init__(self, field: str, value: Any, reason: str, accepted: str) -> None:
+    def __init__(
+        self, field: str, value: Any, reason: str, accepted: str, choices: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
         super().__init__(f"{field}: {reason} (got {value!r}; accepted: {accepted})")
         self.field = field
         self.value = value
         self.reason = reason
         self.accepted = accepted
+        self.choices = tuple(dict(choice) for choice in choices)
 
     def __reduce__(self) -> tuple[type["InvalidValue"], tuple[Any, ...]]:
-        return type(self), (self.field, self.value, self.reason, self.accepted)
+        return type(self), (self.field, self.value, self.reason, self.accepted, self.choices)
 
 
 class Diverged(RuntimeError):

@@ -3,7 +3,7 @@
 import logging
 import sqlite3
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -51,7 +51,15 @@ class FieldError(BaseModel):
     field: Legible
     value: Annotated[Any, BeforeValidator(shown)] = None
     reason: Legible
-    accepted: str
+    accepted: Legible
+    choices: list[dict[Legible, Annotated[Any, BeforeValidator(shown)]]] = Field(default_factory=list)
+    """Requests that would be accepted where there are few: the fields that differ, by their paths, and their values."""
+
+    @classmethod
+    def of(cls, problem: InvalidValue) -> Self:
+        """A value that cannot be used, as the API tells of it."""
+        told = {name: getattr(problem, name) for name in ("field", "value", "reason", "accepted")}
+        return cls(**told, choices=list(problem.choices))
 
 
 class Problem(BaseModel):
@@ -173,7 +181,7 @@ def is_away(error: BaseException) -> bool:
 
 def invalid_fields(problems: Sequence[InvalidValue]) -> JSONResponse:
     """422 for values that cannot be used."""
-    errors = [FieldError(field=p.field, value=p.value, reason=p.reason, accepted=p.accepted) for p in problems]
+    errors = [FieldError.of(problem) for problem in problems]
     detail = "; ".join(f"{e.field}: {e.reason}; accepted: {e.accepted}" for e in errors)
     return answer(422, "Invalid request", detail, errors)
 

@@ -174,9 +174,9 @@ def send(request: Request, service: ContextDep, project: ViewerDep, same: SameSi
             queued = api.submit(asked, service, project, key)
             return RedirectResponse(f"/searches/{queued.headers['location'].rpartition('/')[2]}", 303)
         except InvalidRequest as error:
-            problems = [said(problem) for problem in error.problems]
+            problems = [FieldError.of(problem) for problem in error.problems]
         except InvalidValue as problem:
-            problems = [said(problem)]
+            problems = [FieldError.of(problem)]
         except OverQuota as error:
             accepted = "a new search once some of them have started, or a larger max_queued of the project"
             problems = [FieldError(field="project", value=error.project, reason=str(error), accepted=accepted)]
@@ -202,9 +202,9 @@ def judged(
         spec = check(asked, settings.data_roots, settings.any_folder, service.capacity(), look)
         return asked, costs(spec.space, spec.settings, spec.budgets), []
     except InvalidRequest as error:
-        problems = [said(problem) for problem in error.problems]
+        problems = [FieldError.of(problem) for problem in error.problems]
     except InvalidValue as problem:
-        problems = [said(problem)]
+        problems = [FieldError.of(problem)]
     try:
         space = space_of(asked, look(asked.dataset, settings.data_roots, settings.any_folder))
     except InvalidValue:
@@ -244,11 +244,6 @@ def costs(space: SearchSpace, settings: Settings | None = None, budgets: Sequenc
     complete = space.complete()
     smallest, largest = space.feasible_budgets()
     return Range(space, settings, smallest, largest, complete.parameters, complete.peak_activations, tuple(budgets))
-
-
-def said(problem: InvalidValue) -> FieldError:
-    """A problem as the API tells it."""
-    return FieldError(field=problem.field, value=problem.value, reason=problem.reason, accepted=problem.accepted)
 
 
 def told(problems: Sequence[FieldError]) -> dict[str, Any]:
