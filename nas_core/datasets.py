@@ -145,6 +145,39 @@ def describe(dataset: str, roots: Sequence[str] = (), anywhere: bool = False) ->
     raise InvalidValue("dataset", dataset, "no such data set", _ACCEPTED)
 
 
+def locate(dataset: str, roots: Sequence[str] = (), anywhere: bool = False) -> DatasetInfo:
+    """Find `dataset` below the `roots`, or at any path where `anywhere` is set; a folder is not looked into.
+
+    Of a folder only its path is told. Raises `InvalidValue` for field "dataset" where there is no such dataset or it is
+    outside the roots.
+    """
+    if not isinstance(dataset, str) or not dataset.strip() or "\0" in dataset:
+        raise InvalidValue("dataset", dataset, "no data set named", _ACCEPTED)
+    if dataset == "digits":
+        return DatasetInfo("digits", "digits", None, 10, 1, 8, 1797, "digits", flip=False)
+    if dataset == "imagenet":
+        path = Path(_root_with(dataset, ("imagenet",), roots)) / "imagenet"
+    elif dataset in LAYOUTS:
+        layout = LAYOUTS[dataset]
+        kind: Literal["cifar", "torchvision"] = "cifar" if dataset in ("cifar10", "cifar100") else "torchvision"
+        return DatasetInfo(
+            dataset,
+            kind,
+            _root_with(dataset, layout.files, roots),
+            layout.classes,
+            layout.channels,
+            layout.image_size,
+            layout.images,
+            layout.preset,
+            layout.flip,
+        )
+    else:
+        path = _allowed(dataset, roots, anywhere)
+    if not path.is_dir():
+        raise InvalidValue("dataset", dataset, "no such folder", _ACCEPTED)
+    return DatasetInfo(dataset, "folder", str(path), 0, 3, 0, 0, "imagenet")
+
+
 def at_hand(roots: Sequence[str] = ()) -> list[str]:
     """The data sets to choose from: names whose files lie below the `roots`, then image folders right below these.
 

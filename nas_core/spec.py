@@ -1,9 +1,12 @@
 """What one search is asked to do: the content of a run's `spec.json`."""
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
+
+from PIL import ImageColor
 
 from nas_core.errors import InvalidValue
 from nas_core.space import SearchSpace
@@ -114,6 +117,69 @@ def unmet(limits: Limits, budget: int, space: SearchSpace) -> list[InvalidValue]
     accepted = "for example " + " with ".join(f"{name} {nearest[name]}" for name in together)
     return [InvalidValue("limits", together, "not feasible: no network of this search space keeps all", accepted)]
 
+
+@dataclass(frozen=True)
+class DataOptions:
+    """How the images of a folder are read, where it does not follow from the folder itself.
+
+    `train`, `test` and `validation` are folders below the dataset, each with one folder of images per class ("." is
+    the dataset itself). `ignore` are patterns such as "*.gif" or "old": what they match, as a path relative to the
+    dataset or as any part of it, is left out. `channels` is 1 (grey) or 3. Transparent pixels show `background`, any
+    opaque colour that `PIL.ImageColor` knows. Raises `InvalidValue` where a field cannot be used.
+    """
+
+    train: str | None = None
+    test: str | None = None
+    validation: str | None = None
+    ignore: tuple[str, ...] = ()
+    channels: int | None = None
+    background: str = "white"
+
+    def __post_init__(self) -> None:
+        for name in ("train", "test", "validation"):
+            folder = getattr(self, name)
+            if folder is None:
+                continue
+            accepted = 'the path of a folder below the dataset, such as "images/train", or "." for the dataset itself'
+            if type(folder) is not str or "\0" in folder or os.path.isabs(folder):
+                raise InvalidValue(f"data.{name}", folder, "not a path below the dataset", accepted)
+            path = os.path.normpath(folder or ".")
+            if path.split(os.sep)[0] == "..":
+                raise InvalidValue(f"data.{name}", folder, "outside the dataset", accepted)
+            object.__setattr__(self, name, path)
+        if type(self.ignore) not in (tuple, list) or any(type(one) is not str or not one for one in self.ignore):
+            raise InvalidValue(
+                "data.ignore", self.ignore, "not a list of patterns", 'patterns such as "*.gif" or "old"'
+            )
+        object.__setattr__(self, "ignore", tuple(self.ignore))
+        if self.channels is not None and (type(self.channels) is not int or self.channels not in (1, 3)):
+            raise InvalidValue("data.channels", self.channels, "not a number of channels", "1 (grey) or 3 (colour)")
+        try:
+            opaque = len(ImageColor.getrgb(self.background)) == 3
+        except (ValueError, TypeError, AttributeError):
+            opaque = False
+        if not opaque:
+            accepted = 'an opaque colour such as "white" or "#808080"'
+            raise InvalidValue("data.background", self.background, "not a colour", accepted)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options as JSON values."""
+        return asdict(self) | {"ignore": list(self.ignore)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The options that a user gives or `to_dict` described.
+
+        Raises `InvalidValue` for an unknown option or one that cannot be used.
+        """
+        known = [field.name for field in fields(cls)]
+        for name, value in values.items():
+            if name not in known:
+                raise InvalidValue(f"data.{name}", value, "no such option", "one of " + ", ".join(known))
+        return cls(**values)
+
+
+NO_OPTIONS = DataOptions()
 
 FORMS = ("cut", "press", "paper")
 """How a search brings the cost down: a fixed L1 weight presses, and the weakest edges are cut on a schedule (`cut`);
@@ -266,7 +332,7 @@ class SearchSpec:
     Every network keeps its budget and all `limits`. At most `workers` data-parallel processes, and at least
     `min_workers` (None: exactly `workers`), each with `cpus_per_worker` CPU threads and `gpus_per_worker` GPUs (0 or
     1), on nodes of `accelerator_type` as Ray names it, such as A100 (None: on any). Without `retrain` a search ends
-    with the networks that it found, for others to train.
+    with the networks that it found, for others to train. `data` says how the images of a folder are read.
     Raises `InvalidValue` where a field cannot be used or a budget or a limit is not feasible in the space.
     """
 
@@ -282,6 +348,7 @@ class SearchSpec:
     min_workers: int | None = None
     accelerator_type: str | None = None
     retrain: bool = True
+    data: DataOptions = NO_OPTIONS
 
     def __post_init__(self) -> None:
         for field, smallest, largest in (
@@ -340,12 +407,13 @@ class SearchSpec:
             "space": self.space.to_dict(),
             "settings": asdict(self.settings),
             "limits": asdict(self.limits),
+            "data": self.data.to_dict(),
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The specification that `to_dict` described; other keys are passed over, and younger fields may be missing."""
-        younger = ("limits", "min_workers", "accelerator_type", "retrain")
+        younger = ("limits", "min_workers", "accelerator_type", "retrain", "data")
         own = {field.name: values[field.name] for field in fields(cls) if field.name not in younger}
         return cls(
             **own
@@ -357,5 +425,6 @@ class SearchSpec:
                 "min_workers": values.get("min_workers"),
                 "accelerator_type": values.get("accelerator_type"),
                 "retrain": values.get("retrain", True),
+                "data": DataOptions.from_dict(values.get("data", {})),
             }
         )
