@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -77,21 +78,17 @@ def list_images(root: Path, options: DataOptions = NO_OPTIONS, progress: Progres
     """
     left = _LeftOut()
     folders = _walk(root, options.ignore, left, progress)
-    top = folders[0]
-    reading = _Reading(options)
-    members = reading.read(top)
-    names = sorted({name for _, name, _ in members if name is not None})
+    reading = _Reading(options, left)
+    members = reading.read(folders[0])
+    names = sorted({name for _, name, _ in members})
+    labels = {name: label for label, name in enumerate(names)}
+    ends = reading.barriers | {id(folder) for _, _, folder in members}
     files: list[ImageFile] = []
-    if not reading.problems:
-        number = {name: label for label, name in enumerate(names)}
-        taken: set[int] = set()
-        skip = {id(folder) for _, _, folder in members}
-        for part, name, folder in members:
-            for one in folder.all_below(skip - {id(folder)}):
-                taken.add(id(one))
-                files += [ImageFile(one.of(file.name), number[name], part, *file[1:]) for file in one.images]
-    else:
-        taken = set()
+    taken: set[int] = set()
+    for part, name, folder in members:
+        for one in folder.all_below(ends - {id(folder)}):
+            taken.add(id(one))
+            files += [ImageFile(one.of(file.name), labels[name], part, *file[1:]) for file in one.images]
     for folder in folders:
         if id(folder) not in taken:
             for file in folder.images:
@@ -191,8 +188,9 @@ def _is_hidden(name: str) -> bool:
 
 
 def _matching(path: str, name: str, patterns: Sequence[str]) -> str | None:
+    """The first of the `patterns` that matches the name or the path; one that begins with "/" is for the path alone."""
     for pattern in patterns:
-        if fnmatchcase(name, pattern) or fnmatchcase(path, pattern.strip("/")):
+        if fnmatchcase(f"/{path}", f"/{pattern.strip('/')}") or fnmatchcase(name, pattern.rstrip("/")):
             return pattern
     return None
 
@@ -211,14 +209,15 @@ def _walk(root: Path, ignore: Sequence[str], left: _LeftOut, progress: Progress 
         except OSError:
             continue
     seen[_identity(os.stat(root))] = "the dataset itself"
-    os.scandir(root).close()  # a root that cannot be read is the caller's
-    waiting, links, unknown = [top], [], []  # type: list[_Folder], list[tuple[_Folder, str]], list[tuple[_Folder, _File]]
+    os.scandir(root).close()  # raises where the root cannot be read
+    waiting, links = [top], list[tuple[_Folder, str]]()
+    unknown: list[tuple[_Folder, _File]] = []
     listed = 0
     while waiting or links:
         if not waiting:
             links.sort(key=lambda link: link[0].of(link[1]), reverse=True)
             parent, name = links.pop()
-            _follow(root, parent, name, seen, waiting, left)
+            _enter(root, _Folder(parent.of(name), parent), seen, waiting, left)
             continue
         folder = waiting.pop()
         folders.append(folder)
@@ -230,7 +229,6 @@ def _walk(root: Path, ignore: Sequence[str], left: _LeftOut, progress: Progress 
             left.add(reason, folder.path)
             continue
         for entry in entries:
-            listed += 1
             path, reason = folder.of(entry.name), folder.left_out
             directory = entry.is_dir(follow_symlinks=False)
             if not reason and _is_hidden(entry.name):
@@ -238,11 +236,12 @@ def _walk(root: Path, ignore: Sequence[str], left: _LeftOut, progress: Progress 
             if not reason and (pattern := _matching(path, entry.name, ignore)):
                 reason = f"ignored, as it matches {pattern!r}"
             if directory:
-                _enter(root, _Folder(path, folder, reason), entry.stat(follow_symlinks=False), seen, waiting, left)
+                _enter(root, _Folder(path, folder, reason), seen, waiting, left)
             elif reason:
                 left.add(reason, path)
             else:
                 _sort_in(entry, folder, links, unknown, left)
+        listed += len(entries)
         if progress is not None:
             progress("listing", listed, None)
     _look_at(root, unknown, left)
@@ -259,17 +258,16 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 
 def _enter(
-    root: Path,
-    folder: _Folder,
-    status: os.stat_result,
-    seen: dict[tuple[int, int], str],
-    waiting: list[_Folder],
-    left: _LeftOut,
+    root: Path, folder: _Folder, seen: dict[tuple[int, int], str], waiting: list[_Folder], left: _LeftOut
 ) -> None:
     """Walk `folder` next, unless it was walked already."""
     assert folder.parent is not None
     if not folder.left_out:
-        identity = _identity(status)
+        try:
+            identity = _identity(os.stat(root / folder.path))
+        except OSError as error:
+            left.add(f"folder that cannot be read: {(error.strerror or str(error)).lower()}", folder.path)
+            return
         if identity in seen:
             folder.parent.links[folder.name] = seen[identity]
             left.add("folder that was reached already, through another path", folder.path)
@@ -277,23 +275,6 @@ def _enter(
         seen[identity] = folder.path
         folder.parent.folders[folder.name] = folder
     waiting.append(folder)
-
-
-def _follow(
-    root: Path,
-    parent: _Folder,
-    name: str,
-    seen: dict[tuple[int, int], str],
-    waiting: list[_Folder],
-    left: _LeftOut,
-) -> None:
-    """Walk the folder that a link leads to."""
-    try:
-        status = os.stat(root / parent.of(name))
-    except OSError:
-        left.add("link that leads nowhere", parent.of(name))
-        return
-    _enter(root, _Folder(parent.of(name), parent), status, seen, waiting, left)
 
 
 _SPECIAL = {stat.S_IFIFO: "named pipe", stat.S_IFSOCK: "socket", stat.S_IFBLK: "device", stat.S_IFCHR: "device"}
@@ -353,111 +334,371 @@ _WORDS: dict[str, str] = {
     **dict.fromkeys(("test", "testing", "tst", "holdout", "heldout"), "test"),
     **dict.fromkeys(("fold", "kfold"), "fold"),
 }
-_BESIDE = ("dataset", "datasets", "set", "data", "images", "image", "imgs", "img", "pictures", "photos", "files")
-_BESIDE_TOO = ("seg", "x", "split", "folder", "part", "ds")
+_HOLDERS = ("dataset", "datasets", "data", "images", "imgs")
+_BESIDE = (*_HOLDERS, "set", "sets", "image", "img", "pictures", "photos", "files", "split", "folder", "part")
 
 
 def role(name: str) -> str | None:
     """What the name of a folder says that it holds: "train", "validation", "test", a "fold", or nothing (None)."""
     parted = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", unicodedata.normalize("NFKC", name))
     words = re.findall(r"[^\W\d_]+", parted.casefold())
-    telling = [word for word in words if word not in _BESIDE + _BESIDE_TOO] or words
-    joined = "".join(telling)
-    for beside in ("", *_BESIDE):
-        for found in (joined.removesuffix(beside), joined.removeprefix(beside)):
-            if (kind := _WORDS.get(found)) and (kind != "fold" or re.search(r"\d", name)):
-                return kind
-    return None
+    joined = "".join(word for word in words if word not in (*_BESIDE, "seg", "x"))
+    bare = [joined, *(joined.removesuffix(one) for one in _BESIDE), *(joined.removeprefix(one) for one in _BESIDE)]
+    kinds = {_WORDS[one] for one in bare if one in _WORDS}
+    if "fold" in kinds and not re.search(r"\d", name):
+        return None
+    return min(kinds, default=None)
 
+
+def seems_to_hold_classes(path: Path, depth: int = 3) -> bool:
+    """Whether at least two folders begin with an image, of which only the first few are looked at."""
+    with os.scandir(path) as entries:
+        some = [one for one in islice(entries, 50) if not _is_hidden(one.name) and one.is_dir()]
+    found = 0
+    for folder in some[:8]:
+        with os.scandir(folder) as entries:
+            found += any(one.name.lower().endswith(IMAGE_SUFFIXES) for one in islice(entries, 8))
+    if found >= 2:
+        return True
+    inner = [one for one in some if role(one.name) == "train"] or some[:2]
+    return depth > 0 and any(seems_to_hold_classes(Path(one.path), depth - 1) for one in inner)
+
+
+# How a tree is read
 
 Member = tuple[Part, str, _Folder]
-"""A folder all of whose images, unless another member is below it, are of one part and class."""
+"""A folder all of whose images are of one part and class, but for those of members below it."""
+
+_ACCEPTED = (
+    "a folder with one folder of images per class, or with a folder for training (and for validation and for the test) "
+    "that holds these"
+)
+_PURPOSE = {"train": "training", "validation": "validation", "test": "the test"}
 
 
 class _Reading:
     """How a tree of folders is read: as which parts and classes, in which words, with what warnings and problems."""
 
-    def __init__(self, options: DataOptions) -> None:
+    def __init__(self, options: DataOptions, left: _LeftOut) -> None:
         self.options = options
-        self.words = ""
+        self.left = left
+        self.words = "not recognised"
         self.warnings: list[str] = []
         self.problems: list[InvalidValue] = []
-        self.parts: dict[Part, list[_Folder]] = {}
-
-    def refuse(self, field: str, value: object, reason: str, accepted: str) -> None:
-        self.problems.append(InvalidValue(field, value, reason, accepted))
-
-    def reason_not_used(self, folder: _Folder) -> str:
-        """Why the images in `folder` are in no part."""
-        if self.problems:
-            return "in a layout that is not clear"
-        return "outside the class folders"
+        self.barriers: set[int] = set()  # folders of one part, which are no classes of another
+        self.used: set[int] = set()  # the folders on the way to the members
 
     def read(self, top: _Folder) -> list[Member]:
-        """The members of the dataset; none where there are problems."""
+        """The members of the dataset; none where it is not clear which there are."""
         if not top.total:
-            self.refuse("dataset", None, "no images", _ACCEPTED)
+            seen = "; ".join(f"{one.count} × {one.reason}" for one in self.left.sorted()[:3])
+            self._refuse("dataset", None, f"no images{f' ({seen})' if seen else ''}", _ACCEPTED)
             return []
-        self._choose(top)
-        members = [] if self.problems else self._members()
-        return [] if self.problems else members
-
-    def _choose(self, top: _Folder) -> None:
-        base = _unwrapped(top)
-        found: dict[str, list[_Folder]] = {}
-        others = []
-        for folder in base.folders.values():
-            if kind := role(folder.name):
-                found.setdefault(kind, []).append(folder)
-            elif folder.total:
-                others.append(folder)
-        for part in PARTS:
-            if given := getattr(self.options, part):
-                chosen = _at(top, given)
-                if chosen is None or not chosen.total:
-                    reason = "no such folder in the dataset" if chosen is None else "no images in this folder"
-                    self.refuse(f"data.{part}", given, reason, "one of " + _named(top.holding()))
-                else:
-                    self.parts[part] = [chosen]
-        for part in PARTS:
-            if part not in self.parts and found.get(part):
-                self.parts[part] = found[part]
-        self.parts.setdefault("train", [base])
-        said = {part: " and ".join(folder.shown for folder in folders) for part, folders in self.parts.items()}
-        self.words = f"one folder per class in {' / '.join(said.values())}"
-
-    def _members(self) -> list[Member]:
+        given = self._given(top)
+        parts = {} if self.problems else self._recognised(top, given)
+        if self.problems:
+            return []
+        self.barriers = {id(folder) for folders in parts.values() for folder in folders}
         members: list[Member] = []
-        chosen = {id(folder) for folders in self.parts.values() for folder in folders}
-        for part, folders in self.parts.items():
-            for folder in folders:
-                inner = _unwrapped(folder)
-                members += [
-                    (part, readable(one.name), one)
-                    for one in inner.folders.values()
-                    if one.total and id(one) not in chosen
-                ]
-        trained = {name for part, name, _ in members if part == "train"}
-        if len(trained) < 2:
-            reason = "images of one class only" if trained else "no images in sub-folders"
-            self.refuse("dataset", None, reason, "a folder with at least two sub-folders of images")
-        for part in PARTS[1:]:
-            if part in self.parts and not any(of == part for of, _, _ in members):
-                empty = self.parts[part][0].shown
-                self.refuse(f"data.{part}", empty, f"no images in {empty!r}", "images of every class to test with")
-        for part, name, _ in members:
-            if name not in trained:
-                reason = f"class {name!r} is in the {part} images, but not among the training images"
-                self.refuse("dataset", name, reason, "training images of every class")
+        for part in PARTS:
+            names = {name for _, name, _ in members}
+            for folder in parts.get(part, []):
+                members += self._classes(part, folder, names)
+        if self.problems:
+            return []
+        self._check_spellings(members)
+        self._check_classes(members)
+        for _, _, member in members:
+            above: _Folder | None = member
+            while above is not None:
+                self.used.add(id(above))
+                above = above.parent
         return members
 
+    def reason_not_used(self, folder: _Folder) -> str:
+        """Why images that lie in `folder` are in no part."""
+        if not self.used:
+            return "in a layout that is not clear"
+        if id(folder) in self.used:
+            return "outside the class folders"
+        while folder.parent is not None and id(folder.parent) not in self.used:
+            folder = folder.parent
+        return f"in {folder.shown}, which is not used"
 
-_ACCEPTED = "a folder with at least two sub-folders of images"
+    def _refuse(self, field: str, value: object, reason: str, accepted: str) -> None:
+        self.problems.append(InvalidValue(field, value, reason, accepted))
+
+    def _given(self, top: _Folder) -> dict[Part, list[_Folder]]:
+        """The folders that the user named."""
+        given: dict[Part, list[_Folder]] = {}
+        for part in PARTS:
+            path = getattr(self.options, part)
+            if path is None:
+                continue
+            folder = _at(top, path)
+            if folder is None or not folder.total:
+                reason = "no such folder in the dataset" if folder is None else "no images in this folder"
+                self._refuse(f"data.{part}", path, reason, f"one of {_named(_deep(top))}")
+            elif twin := next((other for other, folders in given.items() if folder in folders), None):
+                self._refuse(f"data.{part}", path, f"the folder of data.{twin} too", "a folder for each part")
+            else:
+                given[part] = [folder]
+        return given
+
+    def _recognised(self, top: _Folder, given: dict[Part, list[_Folder]]) -> dict[Part, list[_Folder]]:
+        """The folders of each part: those `given`, and what the names of the others say."""
+        taken = [folder for folders in given.values() for folder in folders]
+        train = given.get("train", [])
+        base = train[0].parent if train else _unwrapped(top, {id(folder) for folder in taken})
+        if base is None:  # the user said that the dataset itself is for training
+            self.words = self._described(given, top)
+            return given
+        kinds: dict[str, list[_Folder]] = {"": []}
+        for folder in base.folders.values():
+            if not any(folder.is_within(one) or one.is_within(folder) for one in taken):
+                kinds.setdefault(role(folder.name) or "", []).append(folder)
+        others = [folder for folder in kinds[""] if folder.total]
+        found = {kind: [one for one in folders if one.total] or folders for kind, folders in kinds.items() if kind}
+        self._check_links(base, given)
+        parts = dict(given)
+        if not train:
+            parts["train"] = self._training(base, given, found, others)
+        elif others := [*others, *found.get("train", []), *found.get("fold", [])]:
+            images = sum(folder.total for folder in others)
+            self.warnings.append(f"{_named(others)} not used: {images} images")
+        for part in PARTS[1:]:
+            candidates = [] if part in given else found.get(part, [])
+            if base in parts["train"] and not any(one.total for one in candidates):
+                continue
+            if len(candidates) > 1:
+                self._refuse_choice(part, candidates)
+            elif candidates and not candidates[0].total:
+                name = candidates[0].name
+                accepted = f"images of every class in it, or --ignore {_pattern(candidates[0])}"
+                self._refuse(f"data.{part}", name, f"no images in {candidates[0].shown}", accepted)
+            elif candidates:
+                parts[part] = candidates
+        self.words = self._described(parts, top)
+        return parts
+
+    def _training(
+        self,
+        base: _Folder,
+        given: dict[Part, list[_Folder]],
+        found: dict[str, list[_Folder]],
+        others: list[_Folder],
+    ) -> list[_Folder]:
+        """The folders to train on, where the user named none."""
+        held_out = [one for part in PARTS[1:] for one in found.get(part, []) if one.total]
+        folds = [one for one in found.get("fold", []) if one.total]
+        train = [one for one in found.get("train", []) if one.total]
+        if folds:
+            of_folds = [
+                one for part in PARTS[1:] for one in given.get(part, []) if one.parent is base and role(one.name)
+            ]
+            if of_folds and not train and not others and not held_out:
+                return folds
+            first = _quoted(folds[0].name)
+            accepted = f"--test {first} to train on the other folds, --train {first} to train on one"
+            if others or train or held_out:
+                accepted = f"--train {first} to train on one, or --ignore what is not meant"
+            self._refuse("data.test", None, f"folds, of which none says what it is for: {_named(folds)}", accepted)
+        elif len(train) > 1:
+            self._refuse_choice("train", train)
+        elif train and others:
+            name, beside = train[0].name, _pattern(others[0])
+            reason = f"{train[0].shown} reads as the training images, but beside it are {_named(others)}"
+            accepted = (
+                f"--train {_quoted(name)} to use that folder alone, --ignore {beside} to leave the others out, or "
+                "--train . if all of them are classes"
+            )
+            self._refuse("data.train", None, reason, accepted)
+        elif train:
+            return train
+        elif held_out and others:
+            name = _quoted(held_out[0].name)
+            part = role(held_out[0].name)
+            reason = f"{_named(held_out)} reads as images for {_PURPOSE[part or 'test']}, beside {_named(others)}"
+            accepted = (
+                f"--train . --{part} {name} if the others are the training classes, --train . if all of them are "
+                f"classes, or --ignore {_pattern(held_out[0])}"
+            )
+            self._refuse("data.train", None, reason, accepted)
+        elif held_out:
+            reason = f"no training images: {_named(held_out)} reads as held out"
+            self._refuse("data.train", None, reason, f"--train {_quoted(held_out[0].name)}, or a folder for training")
+        return train or [base]
+
+    def _refuse_choice(self, part: Part, candidates: list[_Folder]) -> None:
+        ways = " or ".join(f"--{part} {_quoted(one.path)}" for one in candidates[:EXAMPLES])
+        reason = f"{_named(candidates)} all read as images for {_PURPOSE[part]}"
+        self._refuse(f"data.{part}", None, reason, f"{ways}, or --ignore what is not meant")
+
+    def _check_links(self, base: _Folder, given: dict[Part, list[_Folder]]) -> None:
+        for name, target in base.links.items():
+            kind = role(name)
+            if kind in PARTS and kind not in given:
+                reason = f"{readable(name)}/ leads to {readable(target)}, which is read already"
+                self._refuse(f"data.{kind}", name, reason, f"a folder of its own, or --ignore {_quoted(name)}")
+
+    def _classes(self, part: Part, folder: _Folder, trained: Collection[str]) -> list[Member]:
+        """The class folders in a folder of a part."""
+        named = self.options.train is not None
+        others = self.barriers - {id(folder)}
+        inner = _unwrapped(folder, others, part, trained)
+        classes = [one for one in inner.folders.values() if _holds_images(one, others)]
+        if not classes:
+            reason = f"{inner.total} images in {inner.shown}, in no class folders"
+            way = "" if part == "train" else f", or --ignore {_pattern(inner)}"
+            self._refuse(f"data.{part}", readable(folder.path) or None, reason, f"one folder of images per class{way}")
+            return []
+        if part == "train" and not named and (members := self._parts_inside(classes)) is not None:
+            return members
+        for one in inner.folders.values():
+            if not one.total and not role(one.name):
+                self.warnings.append(f"no images in the class folder {one.shown}")
+        for name, target in inner.links.items():
+            self.warnings.append(f"{readable(inner.of(name))}/ leads to {readable(target)}, and is not read again")
+        if not named:
+            self._check_names(part, inner, classes)
+        deeper = [one for one in classes if one.holding() and id(one) not in others]
+        if deeper:
+            self.warnings.append(f"images in sub-folders count for their class: {_named(deeper)}")
+        return [(part, readable(one.name), one) for one in classes]
+
+    def _parts_inside(self, classes: list[_Folder]) -> list[Member] | None:
+        """The members where every class folder holds folders of the parts; None where none does."""
+        inside = {id(one): [(role(below.name), below) for below in one.holding()] for one in classes}
+        if not any(kind for found in inside.values() for kind, _ in found):
+            return None
+        members: list[Member] = []
+        regular = True
+        for one in classes:
+            kinds = [kind for kind, _ in inside[id(one)]]
+            regular = regular and "train" in kinds and len(set(kinds)) == len(kinds) and not one.images
+            for kind, below in inside[id(one)]:
+                regular = regular and kind in PARTS and len(below.holding()) < 2
+                members.append((kind, readable(one.name), below))  # type: ignore[arg-type]
+        if regular:
+            self.words = "one folder per class, each with " + " and ".join(
+                f"{name}/" for name in sorted({below.name for found in inside.values() for _, below in found})
+            )
+            return members
+        examples = [below for found in inside.values() for kind, below in found if kind]
+        reason = f"{_named(examples)} read as parts of a dataset, inside what reads as classes"
+        accepted = (
+            f"--train {_quoted(examples[0].path)} with --test and --validation for folders of class folders, "
+            f"--train {_quoted(_above(examples[0]))} if these are no parts, or --ignore what is not meant"
+        )
+        self._refuse("data.train", None, reason, accepted)
+        return []
+
+    def _check_names(self, part: Part, inner: _Folder, classes: list[_Folder]) -> None:
+        """Refuse what is hardly meant to be a class."""
+        where = f"--{part} {_quoted(inner.path or '.')}"
+        own = {readable(one.name): one for one in classes}
+        for one in classes:
+            if role(one.name):
+                reason = f"{one.shown} is no name of a class"
+                accepted = f"--train {_quoted(one.path)} or --test {_quoted(one.path)}, or {where} if it is a class"
+                self._refuse(f"data.{part}", None, reason, accepted)
+                return
+            if len(classes) > 1 and one.name.casefold() in _HOLDERS:
+                reason = f"{one.shown} is hardly a class beside {_named([c for c in classes if c is not one])}"
+                self._refuse(f"data.{part}", None, reason, _either(one, where))
+                return
+            for below in one.all_below():
+                if below is one or not below.total:
+                    continue
+                if readable(below.name) in own and below.name != one.name:
+                    reason = f"{below.shown} repeats {own[readable(below.name)].shown}"
+                    self._refuse(f"data.{part}", None, reason, _either(one, where))
+                    return
+                if role(below.name):
+                    reason = f"{below.shown} reads as a part of a dataset, inside the class {readable(one.name)!r}"
+                    accepted = f"{where} if it belongs to the class, or --ignore {_pattern(below)}"
+                    self._refuse(f"data.{part}", None, reason, accepted)
+                    return
+
+    def _check_spellings(self, members: Sequence[Member]) -> None:
+        """Say which class folders are spelled in two ways that look alike, and are one class."""
+        spelled: dict[str, set[str]] = {}
+        for _, name, folder in members:
+            own = folder if readable(folder.name) == name or folder.parent is None else folder.parent
+            spelled.setdefault(name, set()).add(own.name)
+        for name, spellings in spelled.items():
+            if len(spellings) > 1:
+                told = " and ".join(ascii(one) for one in sorted(spellings))
+                self.warnings.append(
+                    f"class {name!r} is spelled in ways that look alike, which are read as one: {told}"
+                )
+
+    def _check_classes(self, members: Sequence[Member]) -> None:
+        """Refuse what cannot be a classification, and classes that are held out but not trained."""
+        trained = {name for part, name, _ in members if part == "train"}
+        if len(trained) < 2:
+            reason = f"images of one class only, {next(iter(trained))!r}" if trained else "no images in sub-folders"
+            self._refuse(
+                "dataset", None, reason, "at least two class folders; --train names the folder that holds them"
+            )
+        alike = {_shape(name): name for name in trained}
+        for part in PARTS[1:]:
+            unknown = sorted({name for of, name, _ in members if of == part} - trained)
+            for name in unknown[:EXAMPLES]:
+                near = alike.get(_shape(name))
+                hint = f" (spelled {name!a}; for training {near!a})" if near else ""
+                reason = f"class {name!r} is held out for {_PURPOSE[part]}, but not among the training images{hint}"
+                self._refuse(
+                    f"data.{part}", None, reason, f"training images of every class, or --ignore {_quoted(name)}"
+                )
+            if len(unknown) > EXAMPLES:
+                reason = f"{len(unknown) - EXAMPLES} more classes are held out for {_PURPOSE[part]} alone"
+                self._refuse(f"data.{part}", None, reason, "training images of every class")
+
+    def _described(self, parts: dict[Part, list[_Folder]], top: _Folder) -> str:
+        train = parts["train"]
+        if len(parts) == 1:
+            inside = _unwrapped(train[0], part="train")
+            return "one folder per class" + (f" in {inside.shown}" if inside is not top else "")
+        told = [f"{_named(parts[part])} for {_PURPOSE[part]}" for part in PARTS if part in parts]
+        return "one folder per class in " + ", ".join(told)
+
+
+def _either(folder: _Folder, where: str) -> str:
+    return f"--ignore {_pattern(folder)} to leave it out, or {where} if it is a class"
+
+
+def _shape(name: str) -> str:
+    """What a name looks like, roughly: without case, accents' codes, spaces and what cannot be seen."""
+    folded = unicodedata.normalize("NFKC", name).casefold()
+    return "".join(one for one in folded if one.isalnum())
+
+
+def _quoted(path: str) -> str:
+    shown = readable(path)
+    return shown if re.fullmatch(r"[\w./+-]+", shown) else "'" + shown + "'"
+
+
+def _pattern(folder: _Folder) -> str:
+    """What --ignore takes to leave out this folder, and no other of its name."""
+    return _quoted(f"/{folder.path}")
+
+
+def _above(folder: _Folder) -> str:
+    above = folder.parent.parent if folder.parent else None
+    return above.path or "." if above else "."
 
 
 def _named(folders: Sequence[_Folder]) -> str:
     names = [folder.shown for folder in folders]
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    if len(names) > EXAMPLES:
+        return ", ".join(names[:EXAMPLES]) + f" and {len(names) - EXAMPLES} more"
+    return ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else "".join(names)
+
+
+def _deep(top: _Folder) -> list[_Folder]:
+    """The folders that hold class folders, as far as one can tell."""
+    return [folder for folder in top.all_below() if len(folder.holding()) > 1] or top.holding()
 
 
 def _at(top: _Folder, path: str) -> _Folder | None:
@@ -467,11 +708,22 @@ def _at(top: _Folder, path: str) -> _Folder | None:
     return folder
 
 
-def _unwrapped(folder: _Folder) -> _Folder:
-    """The folder in which a single folder holds everything, at whatever depth."""
-    while not folder.images and len(holding := folder.holding()) == 1:
-        only = holding[0]
-        if role(only.name) or not only.holding():
+def _holds_images(folder: _Folder, barriers: Collection[int]) -> bool:
+    return any(one.images for one in folder.all_below(barriers))
+
+
+def _unwrapped(
+    folder: _Folder, barriers: Collection[int] = (), part: str | None = None, classes: Collection[str] = ()
+) -> _Folder:
+    """The folder in which a single folder holds everything, at whatever depth.
+
+    A folder with the name of a part (other than `part`) or of one of the `classes` is no mere wrapper.
+    """
+    while not folder.images:
+        holding = [one for one in folder.folders.values() if _holds_images(one, barriers)]
+        if len(holding) != 1 or not any(_holds_images(one, barriers) for one in holding[0].folders.values()):
             break
-        folder = only
+        if role(holding[0].name) not in (None, part) or readable(holding[0].name) in classes:
+            break
+        folder = holding[0]
     return folder
