@@ -8,13 +8,13 @@ import os
 import re
 import stat
 import unicodedata
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from nas_core import decoding
 from nas_core.errors import InvalidValue
@@ -369,6 +369,9 @@ def seems_to_hold_classes(path: Path, depth: int = 3) -> bool:
 Member = tuple[Part, str, _Folder]
 """A folder all of whose images are of one part and class, but for those of members below it."""
 
+_Way = tuple[str, Mapping[str, Sequence[_Folder]]]
+"""Options that resolve a problem, by the folders that they name; before them, in words, when or to what end."""
+
 _ACCEPTED = (
     "a folder with one folder of images per class, or with a folder for training (and for validation and for the test) "
     "that holds these"
@@ -392,7 +395,7 @@ class _Reading:
         """The members of the dataset; none where it is not clear which there are."""
         if not top.total:
             seen = "; ".join(f"{one.count} × {one.reason}" for one in self.left.sorted()[:3])
-            self._refuse("dataset", None, f"no images{f' ({seen})' if seen else ''}", _ACCEPTED)
+            self._refuse("dataset", f"no images{f' ({seen})' if seen else ''}", _ACCEPTED)
             return []
         given = self._given(top)
         parts = {} if self.problems else self._recognised(top, given)
@@ -425,8 +428,17 @@ class _Reading:
             folder = folder.parent
         return f"in {folder.shown}, which is not used"
 
-    def _refuse(self, field: str, value: object, reason: str, accepted: str) -> None:
-        self.problems.append(InvalidValue(field, value, reason, accepted))
+    def _refuse(self, field: str, reason: str, accepted: str, *ways: _Way, value: object = None) -> None:
+        """Note a problem: the `ways` out of it, as options and in words, and else what is `accepted`."""
+        told = [f"{' '.join(_options(way))}{words and ' ' + words}" for words, way in ways]
+        choices = []
+        for _, way in ways:
+            choice: dict[str, Any] = {f"data.{key}": _path(found[0]) for key, found in way.items() if key != "ignore"}
+            if ignored := [_pattern(folder) for folder in way.get("ignore", ())]:
+                choice["data.ignore"] = [*self.options.ignore, *ignored]
+            choices.append(choice)
+        accepted = ", or ".join([*told, *([accepted] if accepted else [])])
+        self.problems.append(InvalidValue(field, value, reason, accepted, choices))
 
     def _given(self, top: _Folder) -> dict[Part, list[_Folder]]:
         """The folders that the user named."""
@@ -438,9 +450,9 @@ class _Reading:
             folder = _at(top, path)
             if folder is None or not folder.total:
                 reason = "no such folder in the dataset" if folder is None else "no images in this folder"
-                self._refuse(f"data.{part}", path, reason, f"one of {_named(_deep(top))}")
+                self._refuse(f"data.{part}", reason, f"one of {_named(_deep(top))}", value=path)
             elif twin := next((other for other, folders in given.items() if folder in folders), None):
-                self._refuse(f"data.{part}", path, f"the folder of data.{twin} too", "a folder for each part")
+                self._refuse(f"data.{part}", f"the folder of data.{twin} too", "a folder for each part", value=path)
             else:
                 given[part] = [folder]
         return given
@@ -473,9 +485,8 @@ class _Reading:
             if len(candidates) > 1:
                 self._refuse_choice(part, candidates)
             elif candidates and not candidates[0].total:
-                name = candidates[0].name
-                accepted = f"images of every class in it, or --ignore {_pattern(candidates[0])}"
-                self._refuse(f"data.{part}", name, f"no images in {candidates[0].shown}", accepted)
+                reason = f"no images in {candidates[0].shown}"
+                self._refuse(f"data.{part}", reason, "images of every class in it", ("", {"ignore": candidates}))
             elif candidates:
                 parts[part] = candidates
         self.words = self._described(parts, top)
@@ -492,65 +503,65 @@ class _Reading:
         held_out = [one for part in PARTS[1:] for one in found.get(part, []) if one.total]
         folds = [one for one in found.get("fold", []) if one.total]
         train = [one for one in found.get("train", []) if one.total]
+        part = role(held_out[0].name) or "test" if held_out else ""
         if folds:
-            of_folds = [
-                one for part in PARTS[1:] for one in given.get(part, []) if one.parent is base and role(one.name)
-            ]
-            if of_folds and not train and not others and not held_out:
+            chosen = [one for part in PARTS[1:] for one in given.get(part, []) if role(one.name) == "fold"]
+            alone = not others and not train and not held_out
+            if alone and any(one.parent is base for one in chosen):
                 return folds
-            first = _quoted(folds[0].name)
-            accepted = f"--test {first} to train on the other folds, --train {first} to train on one"
-            if others or train or held_out:
-                accepted = f"--train {first} to train on one, or --ignore what is not meant"
-            self._refuse("data.test", None, f"folds, of which none says what it is for: {_named(folds)}", accepted)
+            ways: list[_Way] = [("to train on one", {"train": folds[:1]}), ("if folds are classes", {"train": [base]})]
+            if alone:
+                ways.insert(0, ("to train on the other folds", {"test": folds[:1]}))
+            self._refuse("data.test", f"{_named(folds)} read as folds, for training or for the test", "", *ways)
         elif len(train) > 1:
             self._refuse_choice("train", train)
         elif train and others:
-            name, beside = train[0].name, _pattern(others[0])
-            reason = f"{train[0].shown} reads as the training images, but beside it are {_named(others)}"
-            accepted = (
-                f"--train {_quoted(name)} to use that folder alone, --ignore {beside} to leave the others out, or "
-                "--train . if all of them are classes"
+            self._refuse(
+                "data.train",
+                f"{train[0].shown} reads as the training images, but beside it are {_named(others)}",
+                "",
+                ("to use that folder", {"train": train}),
+                ("to leave the others out", {"ignore": others}),
+                ("if all of them are classes", {"train": [base]}),
             )
-            self._refuse("data.train", None, reason, accepted)
         elif train:
             return train
         elif held_out and others:
-            name = _quoted(held_out[0].name)
-            part = role(held_out[0].name)
-            reason = f"{_named(held_out)} reads as images for {_PURPOSE[part or 'test']}, beside {_named(others)}"
-            accepted = (
-                f"--train . --{part} {name} if the others are the training classes, --train . if all of them are "
-                f"classes, or --ignore {_pattern(held_out[0])}"
+            self._refuse(
+                "data.train",
+                f"{_named(held_out)} reads as images for {_PURPOSE[part]}, beside {_named(others)}",
+                "",
+                ("if the others are the training classes", {"train": [base], part: held_out}),
+                ("if all of them are classes", {"train": [base]}),
+                ("to leave it out", {"ignore": held_out}),
             )
-            self._refuse("data.train", None, reason, accepted)
         elif held_out:
-            reason = f"no training images: {_named(held_out)} reads as held out"
-            self._refuse("data.train", None, reason, f"--train {_quoted(held_out[0].name)}, or a folder for training")
+            reason = f"no training images: {_named(held_out)} reads as images for {_PURPOSE[part]}"
+            self._refuse("data.train", reason, "a folder for training", ("", {"train": held_out}))
         return train or [base]
 
     def _refuse_choice(self, part: Part, candidates: list[_Folder]) -> None:
-        ways = " or ".join(f"--{part} {_quoted(one.path)}" for one in candidates[:EXAMPLES])
-        reason = f"{_named(candidates)} all read as images for {_PURPOSE[part]}"
-        self._refuse(f"data.{part}", None, reason, f"{ways}, or --ignore what is not meant")
+        ways: list[_Way] = [("", {part: [one]}) for one in candidates[:EXAMPLES]]
+        self._refuse(f"data.{part}", f"{_named(candidates)} all read as images for {_PURPOSE[part]}", "", *ways)
 
     def _check_links(self, base: _Folder, given: dict[Part, list[_Folder]]) -> None:
         for name, target in base.links.items():
             kind = role(name)
             if kind in PARTS and kind not in given:
-                reason = f"{readable(name)}/ leads to {readable(target)}, which is read already"
-                self._refuse(f"data.{kind}", name, reason, f"a folder of its own, or --ignore {_quoted(name)}")
+                link = _Folder(base.of(name), base)
+                reason = f"{link.shown} leads to {readable(target)}, which is read already"
+                self._refuse(f"data.{kind}", reason, "a folder of its own", ("", {"ignore": [link]}), value=name)
 
     def _classes(self, part: Part, folder: _Folder, trained: Collection[str]) -> list[Member]:
         """The class folders in a folder of a part."""
-        named = self.options.train is not None
+        named = getattr(self.options, part) is not None
         others = self.barriers - {id(folder)}
         inner = _unwrapped(folder, others, part, trained)
         classes = [one for one in inner.folders.values() if _holds_images(one, others)]
         if not classes:
             reason = f"{inner.total} images in {inner.shown}, in no class folders"
-            way = "" if part == "train" else f", or --ignore {_pattern(inner)}"
-            self._refuse(f"data.{part}", readable(folder.path) or None, reason, f"one folder of images per class{way}")
+            ways: list[_Way] = [] if part == "train" else [("to leave them out", {"ignore": [folder]})]
+            self._refuse(f"data.{part}", reason, "one folder of images per class", *ways)
             return []
         if part == "train" and not named and (members := self._parts_inside(classes)) is not None:
             return members
@@ -585,39 +596,42 @@ class _Reading:
             )
             return members
         examples = [below for found in inside.values() for kind, below in found if kind]
+        base = classes[0].parent or classes[0]
+        ways: list[_Way] = [("if these are no parts", {"train": [base]})]
+        whole = [one for one in classes if _holds_parts(one)]
+        train = [below for one in whole for below in one.holding() if role(below.name) == "train"]
+        if train:
+            ways.insert(0, ("to use that folder", {"train": train[:1]}))
         reason = f"{_named(examples)} read as parts of a dataset, inside what reads as classes"
-        accepted = (
-            f"--train {_quoted(examples[0].path)} with --test and --validation for folders of class folders, "
-            f"--train {_quoted(_above(examples[0]))} if these are no parts, or --ignore what is not meant"
-        )
-        self._refuse("data.train", None, reason, accepted)
+        self._refuse("data.train", reason, "", *ways)
         return []
 
     def _check_names(self, part: Part, inner: _Folder, classes: list[_Folder]) -> None:
         """Refuse what is hardly meant to be a class."""
-        where = f"--{part} {_quoted(inner.path or '.')}"
         own = {readable(one.name): one for one in classes}
+        as_it_is: _Way = ("if it is a class", {part: [inner]})
         for one in classes:
-            if role(one.name):
-                reason = f"{one.shown} is no name of a class"
-                accepted = f"--train {_quoted(one.path)} or --test {_quoted(one.path)}, or {where} if it is a class"
-                self._refuse(f"data.{part}", None, reason, accepted)
+            if kind := role(one.name):
+                ways: list[_Way] = [as_it_is, ("to leave it out", {"ignore": [one]})]
+                if kind == "train" and one.holding():
+                    ways.insert(0, ("to use that folder", {"train": [one]}))
+                self._refuse(f"data.{part}", f"{one.shown} is no name of a class", "", *ways)
                 return
             if len(classes) > 1 and one.name.casefold() in _HOLDERS:
                 reason = f"{one.shown} is hardly a class beside {_named([c for c in classes if c is not one])}"
-                self._refuse(f"data.{part}", None, reason, _either(one, where))
+                self._refuse(f"data.{part}", reason, "", ("to leave it out", {"ignore": [one]}), as_it_is)
                 return
             for below in one.all_below():
                 if below is one or not below.total:
                     continue
                 if readable(below.name) in own and below.name != one.name:
                     reason = f"{below.shown} repeats {own[readable(below.name)].shown}"
-                    self._refuse(f"data.{part}", None, reason, _either(one, where))
+                    self._refuse(f"data.{part}", reason, "", ("to leave it out", {"ignore": [one]}), as_it_is)
                     return
                 if role(below.name):
                     reason = f"{below.shown} reads as a part of a dataset, inside the class {readable(one.name)!r}"
-                    accepted = f"{where} if it belongs to the class, or --ignore {_pattern(below)}"
-                    self._refuse(f"data.{part}", None, reason, accepted)
+                    left_out: _Way = ("to leave it out", {"ignore": [below]})
+                    self._refuse(f"data.{part}", reason, "", ("if it is of the class", {part: [inner]}), left_out)
                     return
 
     def _check_spellings(self, members: Sequence[Member]) -> None:
@@ -637,23 +651,20 @@ class _Reading:
         """Refuse what cannot be a classification, and classes that are held out but not trained."""
         trained = {name for part, name, _ in members if part == "train"}
         if len(trained) < 2:
-            reason = f"images of one class only, {next(iter(trained))!r}" if trained else "no images in sub-folders"
-            self._refuse(
-                "dataset", None, reason, "at least two class folders; --train names the folder that holds them"
-            )
+            reason = f"images of one class only, {next(iter(trained))!r}" if trained else "no images in class folders"
+            self._refuse("dataset", reason, "at least two class folders; --train names the folder that holds them")
         alike = {_shape(name): name for name in trained}
         for part in PARTS[1:]:
-            unknown = sorted({name for of, name, _ in members if of == part} - trained)
-            for name in unknown[:EXAMPLES]:
+            held_out = {name: folder for of, name, folder in members if of == part and name not in trained}
+            for name in sorted(held_out)[:EXAMPLES]:
                 near = alike.get(_shape(name))
                 hint = f" (spelled {name!a}; for training {near!a})" if near else ""
                 reason = f"class {name!r} is held out for {_PURPOSE[part]}, but not among the training images{hint}"
-                self._refuse(
-                    f"data.{part}", None, reason, f"training images of every class, or --ignore {_quoted(name)}"
-                )
-            if len(unknown) > EXAMPLES:
-                reason = f"{len(unknown) - EXAMPLES} more classes are held out for {_PURPOSE[part]} alone"
-                self._refuse(f"data.{part}", None, reason, "training images of every class")
+                way: _Way = ("to leave it out", {"ignore": [held_out[name]]})
+                self._refuse(f"data.{part}", reason, "training images of every class", way)
+            if len(held_out) > EXAMPLES:
+                reason = f"{len(held_out) - EXAMPLES} more classes are held out for {_PURPOSE[part]} alone"
+                self._refuse(f"data.{part}", reason, "training images of every class")
 
     def _described(self, parts: dict[Part, list[_Folder]], top: _Folder) -> str:
         train = parts["train"]
@@ -664,8 +675,26 @@ class _Reading:
         return "one folder per class in " + ", ".join(told)
 
 
-def _either(folder: _Folder, where: str) -> str:
-    return f"--ignore {_pattern(folder)} to leave it out, or {where} if it is a class"
+def _options(way: Mapping[str, Sequence[_Folder]]) -> list[str]:
+    """The options of the command line that go a way; of many patterns the first few."""
+    told = [f"--{key} {_quoted(_path(found[0]))}" for key, found in way.items() if key != "ignore"]
+    ignored = way.get("ignore", ())
+    told += [f"--ignore {_quoted(_pattern(folder))}" for folder in ignored[:3]]
+    return told + (["…"] if len(ignored) > 3 else [])
+
+
+def _path(folder: _Folder) -> str:
+    return folder.path or "."
+
+
+def _pattern(folder: _Folder) -> str:
+    """What leaves out this folder, and no other of its name."""
+    return "/" + re.sub(r"([*?[])", r"[\1]", folder.path)
+
+
+def _holds_parts(folder: _Folder) -> bool:
+    kinds = [role(one.name) for one in folder.holding()]
+    return kinds.count("train") == 1 and all(len(one.holding()) > 1 for one in folder.holding() if role(one.name))
 
 
 def _shape(name: str) -> str:
@@ -677,16 +706,6 @@ def _shape(name: str) -> str:
 def _quoted(path: str) -> str:
     shown = readable(path)
     return shown if re.fullmatch(r"[\w./+-]+", shown) else "'" + shown + "'"
-
-
-def _pattern(folder: _Folder) -> str:
-    """What --ignore takes to leave out this folder, and no other of its name."""
-    return _quoted(f"/{folder.path}")
-
-
-def _above(folder: _Folder) -> str:
-    above = folder.parent.parent if folder.parent else None
-    return above.path or "." if above else "."
 
 
 def _named(folders: Sequence[_Folder]) -> str:
