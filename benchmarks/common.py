@@ -87,7 +87,7 @@ def retrained(task: Task, architecture: Architecture, seed: int) -> float:
     training = Retraining(task.spec(seed), architecture, data(task), "cpu")
     while not training.done:
         training.advance()
-    return float(training.test()["accuracy"])
+    return float(training.test().accuracy)
 
 
 Arm = Callable[[Task, int], dict[int, Architecture]]

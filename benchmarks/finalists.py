@@ -51,7 +51,7 @@ def curves(job: dict[str, Any]) -> list[dict[str, Any]]:
         curve: list[float] = []
         while not training.done:
             curve += [line["accuracy"] for line in training.advance()]
-        records.append(job | {"budget": budget, "curve": curve, "accuracy": training.test()["accuracy"]})
+        records.append(job | {"budget": budget, "curve": curve, "accuracy": training.test().accuracy})
     return records
 
 

@@ -8,4 +8,5 @@ FILES = {
     "torch_export": "network.pt2",
     "python": "network.py",
     "card": "README.md",
+    "evaluation": "evaluation.json",
 }

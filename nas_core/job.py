@@ -8,6 +8,7 @@ from torch import Tensor
 from nas_core.architecture import Architecture
 from nas_core.data import Data, steps_per_epoch
 from nas_core.errors import InvalidValue
+from nas_core.evaluation import Evaluation
 from nas_core.retrain import Retraining
 from nas_core.search import Search
 from nas_core.spec import SearchSpec
@@ -30,6 +31,8 @@ class SearchJob:
         self.retraining: Retraining | None = None
         self.weights: dict[int, dict[str, Tensor]] = {}
         self.results: list[dict[str, Any]] = []
+        self.evaluation: Evaluation | None = None
+        """How the network that was retrained last did in the test."""
         complete = spec.space.complete()
         self.supernet_cost = {"multiply_adds": complete.multiply_adds, "parameters": complete.parameters}
 
@@ -82,7 +85,8 @@ class SearchJob:
             lines.append({"kind": "phase", "phase": "retrain", "budget": budget})
         lines += [line | {"budget": budget} for line in self.retraining.advance()]
         if self.retraining.done:
-            result = {"budget": budget} | cost_of(self.architectures[budget]) | self.retraining.test()
+            self.evaluation = self.retraining.test()
+            result = {"budget": budget} | cost_of(self.architectures[budget]) | self.evaluation.summary()
             state = self.retraining.network.state_dict()
             self.weights[budget] = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
             self.results.append(result)
@@ -107,7 +111,8 @@ class SearchJob:
         Raises `InvalidValue` where that is of another specification; only the workers may be others, since a step
         takes the same images however many share them.
         """
-        theirs, ours = _deciding(state["spec"]), _deciding(self.spec.to_dict())
+        # Read and written again, it has the fields that are younger than the checkpoint.
+        theirs, ours = (_deciding(spec.to_dict()) for spec in (SearchSpec.from_dict(state["spec"]), self.spec))
         differing = sorted(field for field in theirs | ours if theirs.get(field) != ours.get(field))
         if differing:
             given, wanted = ({field: values.get(field) for field in differing} for values in (theirs, ours))

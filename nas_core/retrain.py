@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from nas_core import parallel
 from nas_core.architecture import Architecture
 from nas_core.data import Augment, Data, generator, steps_per_epoch
+from nas_core.evaluation import Evaluation
 from nas_core.layers import auxiliary_head
 from nas_core.network import Network, NetworkBlock
 from nas_core.spec import SearchSpec, Settings
-from nas_core.training import backward, bn_scales, evaluate, weight_optimizer, wilson
+from nas_core.training import backward, bn_scales, evaluate, weight_optimizer
 
 WARMUP_START = 0.2
 """The share of the learning rate that warm-up starts from: 0.1 of 0.5 in the published code."""
@@ -179,7 +180,7 @@ class Retraining:
         self.step += 1
         if self.step % self.steps_per_epoch:
             return []
-        right, _ = evaluate(self.network, self.data, self.data.parts["validation"])
+        validation = evaluate(self.network, self.data, self.data.parts["validation"])
         mean = sum(self.losses) / len(self.losses)
         self.losses = []
         now = time.monotonic()
@@ -191,7 +192,8 @@ class Retraining:
                 "epoch": self.step // self.steps_per_epoch,
                 "epochs": self.settings.retrain_epochs,
                 "loss": mean,
-                "accuracy": right / len(self.data.parts["validation"]),
+                "accuracy": validation.accuracy,
+                "balanced_accuracy": validation.balanced_accuracy,
                 "seconds": seconds,
             }
         ]
@@ -208,17 +210,9 @@ class Retraining:
             loss = loss + self.settings.auxiliary_weight * part
         return loss
 
-    def test(self) -> dict[str, Any]:
-        """Accuracy on the test part with its 95 % interval, as the keys of a `retrained` journal line."""
-        indices = self.data.parts["test"]
-        right, _ = evaluate(self.network, self.data, indices)
-        low, high = wilson(right, len(indices))
-        return {
-            "accuracy": right / len(indices),
-            "accuracy_low": low,
-            "accuracy_high": high,
-            "test_images": len(indices),
-        }
+    def test(self) -> Evaluation:
+        """What the network answers for the test part."""
+        return evaluate(self.network, self.data, self.data.parts["test"])
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on."""

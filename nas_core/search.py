@@ -326,7 +326,7 @@ class Search:
     def _epoch_line(self, phase: str, epoch: int, epochs: int) -> dict[str, Any]:
         parts = self.data.parts
         calibrate(self.supernet, self.data, parts["weights"], self.settings.batch_size)
-        right, _ = evaluate(self.supernet, self.data, parts["validation"])
+        validation = evaluate(self.supernet, self.data, parts["validation"])
         loss = torch.tensor(self.losses).mean().item()  # each is the mean over a whole batch already
         self.losses = []
         now, self.started = time.monotonic(), time.monotonic() - self.started
@@ -337,7 +337,8 @@ class Search:
             "epoch": epoch,
             "epochs": epochs,
             "loss": loss,
-            "accuracy": right / len(parts["validation"]),
+            "accuracy": validation.accuracy,
+            "balanced_accuracy": validation.balanced_accuracy,
             "multiply_adds": self.live.multiply_adds,
             "live_edges": self.live.live_edges,
             "l1_weight": self.gamma if phase == "search" else 0.0,

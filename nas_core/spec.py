@@ -193,7 +193,11 @@ access of the operation that the edge enters (eq. 10); or by that operation's me
 RETRAIN_SCHEDULES = ("cosine", "cosine_restarts", "linear")
 """How the learning rate of retraining may fall (`nas_core.retrain.learning_rate`)."""
 
-CHOICES = {"form": FORMS, "penalty": PENALTIES, "retrain_schedule": RETRAIN_SCHEDULES}
+CHOOSE_BY = ("accuracy", "balanced_accuracy")
+"""What decides between networks, on the validation part: the share of images answered right, or the mean of that share
+over the classes, in which a rare class counts as much as a frequent one (`nas_core.evaluation`)."""
+
+CHOICES = {"form": FORMS, "penalty": PENALTIES, "retrain_schedule": RETRAIN_SCHEDULES, "choose_by": CHOOSE_BY}
 
 
 @dataclass(frozen=True)
@@ -210,7 +214,10 @@ class Settings:
     What retraining alone has: `retrain_schedule` after `retrain_warmup_epochs`; `retrain_clip` bounds the norm of
     the gradient, 0 does not; `drop_path` and `dropout` are probabilities to drop, that of the last block at the end
     and that before the classifier; `auxiliary_weight` is what the auxiliary head's loss counts, 0 for no such head;
-    `label_smoothing`; `cutout` in pixels. Raises `InvalidValue` where a field cannot be used.
+    `label_smoothing`; `cutout` in pixels.
+
+    `choose_by` is what networks that compete are judged by (`CHOOSE_BY`).
+    Raises `InvalidValue` where a field cannot be used.
     """
 
     pretrain_epochs: int = 120
@@ -240,6 +247,7 @@ class Settings:
     crop_padding: int = 4
     flip: bool = True
     split: bool = True
+    choose_by: str = "accuracy"
 
     def __post_init__(self) -> None:
         whole = {"pretrain_epochs": 0, "search_epochs": 1, "retrain_epochs": 1, "batch_size": 2, "ratio": 1}

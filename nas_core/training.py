@@ -5,12 +5,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_core import parallel
 from nas_core.data import Data
 from nas_core.errors import Diverged
+from nas_core.evaluation import Evaluation, names_of
 from nas_core.layers import BN_MOMENTUM, BatchNorm
 
 CALIBRATION_BATCHES = 8
@@ -83,25 +83,21 @@ def calibrate(module: nn.Module, data: Data, indices: Tensor, batch_size: int) -
 
 
 @torch.no_grad()
-def evaluate(module: nn.Module, data: Data, indices: Tensor) -> tuple[int, float]:
-    """How many of `indices` are classified right, and their mean cross-entropy: over all images of all workers."""
+def evaluate(module: nn.Module, data: Data, indices: Tensor) -> Evaluation:
+    """What `module` answers for the images at `indices`, over all workers, and the same on each."""
     training = module.training
     module.eval()
-    sums = torch.zeros(2, dtype=torch.float64)
+    # Of every image the answer, and whether its class is among the first five; each worker fills its share in.
+    found = torch.zeros(2, len(indices), dtype=torch.long, device=data.device)
+    start, workers = parallel.world()
     for share in data.shares(indices):
-        images, labels = data.load(share)
+        images, wanted = data.load(share)
         logits = module(images).float()
-        sums[0] += (logits.argmax(1) == labels).sum().item()
-        sums[1] += F.cross_entropy(logits, labels, reduction="sum").item()
-    right, loss = parallel.total(sums.to(data.device)).tolist()
+        first = logits.topk(min(5, logits.shape[1])).indices
+        own = slice(start, start + workers * len(share), workers)
+        found[0, own], found[1, own] = logits.argmax(1), (first == wanted[:, None]).any(1).long()
+        start += workers * len(share)
+    parallel.sum_([found])
     module.train(training)
-    return round(right), loss / len(indices)
-
-
-def wilson(right: int, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95 % confidence interval of an accuracy (Wilson's score interval, JASA 22, 1927)."""
-    share = right / count
-    centre = share + z * z / (2 * count)
-    reach = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    scale = 1 + z * z / count
-    return max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale)
+    labels, names = data.labels[indices].tolist(), names_of(data.classes, data.class_names)
+    return Evaluation.of(labels, found[0].tolist(), names, int(found[1].sum()))

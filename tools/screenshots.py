@@ -29,9 +29,9 @@ from sqlalchemy import event
 
 from nas_core.architecture import Architecture
 from nas_core.baselines import random_architecture
+from nas_core.evaluation import wilson
 from nas_core.files import FILES
 from nas_core.space import SearchSpace
-from nas_core.training import wilson
 from service.dashboard import frame
 from service.domain.lifecycle import Status
 from service.domain.scheduling import Capacity, Node

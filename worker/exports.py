@@ -1,5 +1,6 @@
 """The forms in which a retrained network is given out, written into its run's folder."""
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from nas_core import export
 from nas_core.architecture import Architecture
 from nas_core.data import Data
+from nas_core.evaluation import Evaluation
 from nas_core.files import FILES
 from nas_core.latency import Latency, measure_latency
 from nas_core.picture import draw
@@ -29,6 +31,12 @@ def write_weights(folder: RunFolder, path: str, weights: Mapping[str, Tensor]) -
     return {"weights": FILES["weights"]}
 
 
+def write_evaluation(folder: RunFolder, path: str, evaluation: Evaluation) -> dict[str, str]:
+    """Write the confusion matrix of a network's test at `path` of the folder; returns the file's name by kind."""
+    folder.write(f"{path}/{FILES['evaluation']}", json.dumps(evaluation.to_dict()).encode())
+    return {"evaluation": FILES["evaluation"]}
+
+
 def write_exports(
     folder: RunFolder,
     path: str,
@@ -36,17 +44,20 @@ def write_exports(
     architecture: Architecture,
     weights: Mapping[str, Tensor],
     data: Data,
+    evaluation: Evaluation,
     result: Mapping[str, Any],
     versions: Mapping[str, str],
     latency: Latency | None = None,
 ) -> dict[str, Any]:
     """Write a retrained network in every form at `path` of the folder; returns what its result says of them.
 
-    `result` holds the keys of its `retrained` journal line, and `latency` is measured where it is not known. Returned
-    are its `files` by kind, its `latency_ms` (that which was held to a limit, where there is one), and under
-    `not_exported` by kind why a form is missing: a network that one format cannot express is a result all the same.
+    `evaluation` is its test and `result` holds the keys of its `retrained` journal line; `latency` is measured where it
+    is not known. Returned are its `files` by kind, its `latency_ms` (that which was held to a limit, where there is
+    one), and under `not_exported` by kind why a form is missing: a network that one format cannot express is a result
+    all the same.
     """
     write_weights(folder, path, weights)
+    write_evaluation(folder, path, evaluation)
     network = export.restore(architecture, weights)
     latency = latency or measure_latency(network)
     not_exported: dict[str, str] = {}

@@ -192,9 +192,10 @@ def write_files(folder: RunFolder, job: SearchJob, line: dict[str, Any]) -> None
     elif line["kind"] == "retrained":
         budget, found = line["budget"], job.results[-1]
         weights, latency = job.weights[budget], job.search.latencies.get(budget)
-        architecture = job.architectures[budget]
+        architecture, evaluation = job.architectures[budget], job.evaluation
+        assert evaluation is not None
         found |= write_exports(
-            folder, path(budget), job.spec, architecture, weights, job.data, found, versions(), latency
+            folder, path(budget), job.spec, architecture, weights, job.data, evaluation, found, versions(), latency
         )
 
 

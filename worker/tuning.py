@@ -34,10 +34,11 @@ from nas_core.baselines import random_architecture, thin_complete
 from nas_core.budget import spend
 from nas_core.data import Data, load
 from nas_core.errors import Diverged
+from nas_core.evaluation import Evaluation
 from nas_core.job import cost_of, path
 from nas_core.retrain import Retraining
-from nas_core.spec import SearchSpec
-from worker.exports import write_exports, write_genotype, write_weights
+from nas_core.spec import CHOOSE_BY, SearchSpec
+from worker.exports import write_evaluation, write_exports, write_genotype, write_weights
 from worker.journal import Journal
 from worker.run_folder import VERSION, RunFolder
 from worker.training import agreed, dataset, load_checkpoint, problem, report, train_options, versions
@@ -54,6 +55,8 @@ REPORT_SECONDS = 1.0
 VERDICT_SECONDS = 0.1
 TRIAL_RESOURCES = {"memory": 1e6}
 """What a trial's own process asks for, since Tune takes no trial that asks for nothing: the CPUs are its workers'."""
+NOTHING = dict.fromkeys(CHOOSE_BY, 0.0)
+"""What a network that fell out has reached."""
 TUNE_ENVIRONMENT = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_GLOBAL_CHECKPOINT_S": "5"}
 
 
@@ -103,11 +106,11 @@ def rungs(epochs: int) -> list[int]:
     return found
 
 
-def asha(epochs: int) -> ASHAScheduler:
-    """Who goes on at a rung, among networks that are trained for `epochs`."""
+def asha(epochs: int, choose_by: str = "accuracy") -> ASHAScheduler:
+    """Who goes on at a rung, among networks that are trained for `epochs` and judged by `choose_by`."""
     return ASHAScheduler(
         time_attr="epoch",
-        metric="accuracy",
+        metric=choose_by,
         mode="max",
         max_t=epochs + 1,  # ASHA ends what reaches it, and a trial is to end by itself
         grace_period=max(1, epochs // FIRST_RUNG),
@@ -132,10 +135,10 @@ class Heats(FIFOScheduler):
     order in which they were made. See `ray.tune.schedulers.TrialScheduler` for the methods.
     """
 
-    def __init__(self, folder: str, finalists: list[Finalist], epochs: int) -> None:
+    def __init__(self, folder: str, finalists: list[Finalist], epochs: int, choose_by: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.folder, self.finalists, self.rungs = folder, finalists, set(rungs(epochs))
-        self.heats = {budget: asha(epochs) for budget in {finalist.budget for finalist in finalists}}
+        self.heats = {budget: asha(epochs, choose_by) for budget in {finalist.budget for finalist in finalists}}
 
     def heat_of(self, trial: Trial) -> ASHAScheduler | None:
         """The heat that a trial runs in, if it is in any."""
@@ -153,7 +156,7 @@ class Heats(FIFOScheduler):
             goes_on = heat.on_trial_result(tune_controller, trial, result) == TrialScheduler.CONTINUE
             folder, name = RunFolder(self.folder), verdict(trial.config["number"], result["epoch"])
             if not folder.exists(name):
-                folder.write_json(name, {"goes_on": goes_on, "accuracy": result["accuracy"]})
+                folder.write_json(name, {"goes_on": goes_on} | scores(result))
         return TrialScheduler.CONTINUE
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
@@ -221,11 +224,9 @@ class Follow(tune.Callback):
             self._write(finalist, {"kind": "stopped", "epoch": told["epoch"], "accuracy": told["accuracy"]})
         else:
             result = RunFolder(self.folder).read_json(f"{finalist.path}/result.json")
-            names = ("multiply_adds", "parameters", "activations", "accuracy", "accuracy_low", "accuracy_high",
-                     "test_images", "path")  # fmt: skip
-            self._write(
-                finalist, {"kind": "retrained", "epoch": told["epoch"]} | {name: result[name] for name in names}
-            )
+            untold = ("dataset", "files", "latency_ms", "not_exported")
+            line = {name: value for name, value in result.items() if name not in untold}
+            self._write(finalist, {"kind": "retrained", "epoch": told["epoch"]} | line)
         self._flush(force=True)
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
@@ -280,7 +281,7 @@ def run_finals(folder: RunFolder, attempt: int, values: dict[str, Any], checkpoi
             param_space={"number": tune.grid_search([finalist.number for finalist in finalists])},
             tune_config=tune.TuneConfig(
                 max_concurrent_trials=at_once,
-                scheduler=Heats(folder.url, finalists, epochs),
+                scheduler=Heats(folder.url, finalists, epochs, spec.settings.choose_by),
                 trial_dirname_creator=_name,
             ),
             run_config=tune.RunConfig(
@@ -316,10 +317,11 @@ def _name(trial: Trial) -> str:
 def trial_result(folder: RunFolder, finalist: Finalist, told: dict[str, Any], epochs: int) -> dict[str, Any]:
     """What became of a finalist: its `outcome` is "trained", "stopped" or "dropped", the latter with a `reason`.
 
-    `validation_accuracy` is that after the last of its `epochs`.
+    `validation_accuracy` and `validation_balanced_accuracy` are those after the last of its `epochs`.
     """
     own = {"trial": finalist.number, "budget": finalist.budget, "origin": finalist.origin, "seed": finalist.seed,
-           "source": finalist.source, "epochs": told["epoch"], "validation_accuracy": told["accuracy"]}  # fmt: skip
+           "source": finalist.source, "epochs": told["epoch"]}  # fmt: skip
+    own |= {f"validation_{name}": value for name, value in scores(told).items()}
     if told.get("dropped"):
         return own | {"outcome": "dropped", "reason": told["dropped"]}
     if told["epoch"] < epochs:
@@ -337,12 +339,14 @@ def result(
 ) -> dict[str, Any]:
     """The content of the finals' `result.json`.
 
-    Of each budget the network that was best on the validation part is the `winner`, and goes by the budget's name;
-    the cheaper one where several are. What the test part says decides nothing.
+    Of each budget the network that was best on the validation part, by the accuracy that the settings' `choose_by`
+    names, is the `winner`, and goes by the budget's name; the cheaper one where several are. What the test part says
+    decides nothing.
     """
     architectures = []
     best: set[int] = set()
-    order = sorted(trained, key=lambda one: (-one["validation_accuracy"], one["multiply_adds"], one["trial"]))
+    chosen_by = f"validation_{spec.settings.choose_by}"
+    order = sorted(trained, key=lambda one: (-one[chosen_by], one["multiply_adds"], one["trial"]))
     for one in order:
         winner = one["origin"] == "search" and one["budget"] not in best
         if winner:
@@ -351,12 +355,14 @@ def result(
         architectures.append({key: value for key, value in one.items() if key != "dataset"}
                              | {"name": name, "winner": winner})  # fmt: skip
     complete = spec.space.complete()
-    short = ("trial", "budget", "origin", "seed", "source", "epochs", "validation_accuracy", "outcome", "reason")
+    short = ("trial", "budget", "origin", "seed", "source", "epochs", "validation_accuracy",
+             "validation_balanced_accuracy", "outcome", "reason")  # fmt: skip
     return {
         "version": VERSION,
         "search_id": values.get("search_id"),
         "attempt": attempt,
         "seconds": seconds,
+        "choose_by": spec.settings.choose_by,
         "versions": versions(),
         "dataset": trained[0]["dataset"],
         "supernet": {"multiply_adds": complete.multiply_adds, "parameters": complete.parameters},
@@ -399,9 +405,9 @@ def train_finalist(config: dict[str, Any]) -> None:
     lines: list[dict[str, Any]] = []
     told = 0
 
-    def tell(epoch: int, accuracy: float, state: dict[str, Any] | None = None, **more: Any) -> None:
+    def tell(epoch: int, reached: Mapping[str, Any], state: dict[str, Any] | None = None, **more: Any) -> None:
         nonlocal told
-        report({"epoch": epoch, "accuracy": accuracy, "lines": lines[told:]} | more, state, rank)
+        report({"epoch": epoch, "lines": lines[told:]} | scores(reached) | more, state, rank)
         told = len(lines)
 
     def keep() -> None:
@@ -421,12 +427,12 @@ def train_finalist(config: dict[str, Any]) -> None:
     except (OSError, ValueError) as error:
         if rank == 0:
             folder.write_json("error.json", problem(values.get("attempt", 1), "data", str(error), retryable=False))
-        tell(0, 0.0, dropped=str(error))
+        tell(0, NOTHING, dropped=str(error))
         return
     try:
         architecture = finalist.build(spec)
     except ValueError as error:
-        tell(0, 0.0, dropped=f"no {finalist.origin} network for {finalist.budget}: {error}")
+        tell(0, NOTHING, dropped=f"no {finalist.origin} network for {finalist.budget}: {error}")
         return
     retraining = Retraining(spec, architecture, data, device)
     if (state := load_checkpoint(device)) is not None:
@@ -438,38 +444,44 @@ def train_finalist(config: dict[str, Any]) -> None:
         try:
             lines += retraining.advance()
         except Diverged as error:
-            tell(retraining.step // retraining.steps_per_epoch, 0.0, dropped=str(error))
+            tell(retraining.step // retraining.steps_per_epoch, NOTHING, dropped=str(error))
             return
         if retraining.step % retraining.steps_per_epoch or retraining.done:
             continue
-        epoch, accuracy, now = lines[-1]["epoch"], lines[-1]["accuracy"], time.monotonic()
+        epoch, now = lines[-1]["epoch"], time.monotonic()
         if epoch in judged or agreed(now - spoke >= REPORT_SECONDS, device):
             due = agreed(now - saved >= config["checkpoint_seconds"], device)
             if due or epoch in judged:
                 keep()
-            tell(epoch, accuracy, retraining.state_dict() if due else None)
+            tell(epoch, lines[-1], retraining.state_dict() if due else None)
             spoke, saved = now, now if due else saved
         if epoch in judged and not parallel.first(partial(goes_on, folder, finalist.number, epoch)):
             return
     tested = retraining.test()
     keep()
     if rank == 0:
-        tested["validation_accuracy"] = lines[-1]["accuracy"]
-        write_network(folder, finalist, spec, retraining, data, tested)
-    tell(epochs, lines[-1]["accuracy"])
+        validated = {f"validation_{name}": value for name, value in scores(lines[-1]).items()}
+        write_network(folder, finalist, spec, retraining, data, tested, validated)
+    tell(epochs, lines[-1])
 
 
-def at_end(folder: RunFolder, finalist: Finalist, epochs: int) -> tuple[int, float] | None:
-    """The epoch at which a finalist ended in an earlier attempt, and its accuracy then; None where it did not.
+def scores(reached: Mapping[str, Any]) -> dict[str, Any]:
+    """What networks may be chosen by, of a line or a result; None where a Yoso of before has not noted it."""
+    return {name: reached.get(name) for name in CHOOSE_BY}
+
+
+def at_end(folder: RunFolder, finalist: Finalist, epochs: int) -> tuple[int, dict[str, Any]] | None:
+    """The epoch at which a finalist ended in an earlier attempt, and its `scores` then; None where it did not.
 
     Tune notes such things only every few seconds.
     """
     if folder.exists(f"{finalist.path}/result.json"):
-        return epochs, folder.read_json(f"{finalist.path}/result.json")["validation_accuracy"]
+        found = folder.read_json(f"{finalist.path}/result.json")
+        return epochs, {name: found.get(f"validation_{name}") for name in CHOOSE_BY}
     for epoch in rungs(epochs):
         name = verdict(finalist.number, epoch)
         if folder.exists(name) and not (told := folder.read_json(name))["goes_on"]:
-            return epoch, told["accuracy"]
+            return epoch, told
     return None
 
 
@@ -487,19 +499,21 @@ def write_network(
     spec: SearchSpec,
     retraining: Retraining,
     data: Data,
-    tested: dict[str, Any],
+    tested: Evaluation,
+    validated: Mapping[str, Any],
 ) -> None:
     """Write a retrained finalist's files, and `result.json` beside them when all are there.
 
-    `tested` is what `Retraining.test` told.
+    `tested` is what `Retraining.test` told; of the validation part there are the `scores`.
     """
     architecture = retraining.architecture
     weights = {name: tensor.detach().cpu().clone() for name, tensor in retraining.network.state_dict().items()}
     files = write_genotype(folder, finalist.path, architecture)
-    found = {"budget": finalist.budget, "path": finalist.path} | cost_of(architecture) | tested
+    found = {"budget": finalist.budget, "path": finalist.path} | cost_of(architecture) | tested.summary()
+    found |= validated
     if finalist.origin == "search":
-        found |= write_exports(folder, finalist.path, spec, architecture, weights, data, found, versions())
+        found |= write_exports(folder, finalist.path, spec, architecture, weights, data, tested, found, versions())
     else:
-        files |= write_weights(folder, finalist.path, weights)
+        files |= write_weights(folder, finalist.path, weights) | write_evaluation(folder, finalist.path, tested)
         found |= {"latency_ms": None, "files": files, "not_exported": {}}
     folder.write_json(f"{finalist.path}/result.json", found | {"dataset": dataset(data)})

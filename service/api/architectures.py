@@ -17,6 +17,7 @@ from service.store.models import ArchitectureRow
 
 MEDIA_TYPES = {
     "architecture": "application/json",
+    "evaluation": "application/json",
     "picture": "image/svg+xml",
     "python": "text/x-python",
     "card": "text/markdown",
@@ -70,7 +71,7 @@ def weights(architecture_id: Text, service: ContextDep, project: ProjectDep) -> 
 @router.get(
     "/{architecture_id}/files/{kind}",
     response_class=Response,
-    responses={200: {"content": {kind: {} for kind in (*MEDIA_TYPES.values(), "application/octet-stream")}}},
+    responses={200: {"content": {kind: {} for kind in sorted({*MEDIA_TYPES.values(), "application/octet-stream"})}}},
 )
 def download(architecture_id: Text, kind: str, service: ContextDep, project: ProjectDep) -> Response:
     """One of the network's files, as its search left it; `files` of the network says which there are."""

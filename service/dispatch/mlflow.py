@@ -41,7 +41,9 @@ LONGEST_BACKOFF = 60.0
 WINDOW = 10_000
 """Events that are looked through in one turn, for those who have many from before MLflow was there."""
 PAGE = 150
-"""Events that are sent at once: MLflow takes 1,000 metrics, and an event has six at most."""
+"""Events that are sent at once."""
+MOST_METRICS = 1000
+"""Metrics that MLflow takes at once."""
 MOST_PARAMS = 100
 """Parameters that MLflow takes at once."""
 LONGEST_VALUE = 500
@@ -245,7 +247,8 @@ class Mirror:
             if trial and event.kind in _TRIAL_ENDS:
                 ends[run_id] = _TRIAL_ENDS[event.kind], event.time
         for run_id, some in metrics.items():
-            self._api.log_batch(run_id, metrics=some)
+            for start in range(0, len(some), MOST_METRICS):
+                self._api.log_batch(run_id, metrics=some[start : start + MOST_METRICS])
         for run_id, (state, at) in ends.items():
             self._api.set_terminated(run_id, state, _milliseconds(at))
         noted = {"yoso.event": str(events[-1].seq)}

@@ -29,6 +29,10 @@ UNKNOWN_SECONDS = 600.0
 KEY_SECONDS = 7 * 86400.0
 """How long an idempotency key is remembered."""
 
+LONG = ("per_class", "confused")
+"""What a result tells class by class: it stays in the run's folder, whence a network's page reads it; lists of searches
+read every network's row."""
+
 _CLAIM_LOCK = 7_364_201_812
 """The key of the advisory lock under which PostgreSQL's clients claim; any number that nobody else uses."""
 
@@ -179,7 +183,8 @@ class Work:
             trained = [one for one in result["architectures"] if "accuracy" in one]
             for one in trained:
                 row_id = f"{search_id}-{one.get('name', one['budget'])}"
-                session.add(ArchitectureRow(id=row_id, search_id=search_id, budget=one["budget"], result=one))
+                row = {key: value for key, value in one.items() if key not in LONG}
+                session.add(ArchitectureRow(id=row_id, search_id=search_id, budget=one["budget"], result=row))
             found = [one["accuracy"] for one in trained if one.get("origin", "search") == "search"]
             best = max(found, default=search.accuracy)
             changes.move(session, search, Status.SUCCEEDED, progress=1.0, accuracy=best, reason=None, error=None)

@@ -37,9 +37,9 @@ from nas_core.data import (
 )
 from nas_core.datasets import DATASETS, LAYOUTS, at_hand, describe
 from nas_core.errors import InvalidValue
+from nas_core.evaluation import wilson
 from nas_core.space import SearchSpace
 from nas_core.spec import SearchSpec, Settings
-from nas_core.training import wilson
 from tests.unit.nas_core.networks import tiny_data
 
 

@@ -20,6 +20,7 @@ from nas_core.data import Data
 from nas_core.layers import BatchNorm
 from nas_core.parallel import average_buffers, world
 from nas_core.retrain import Retraining
+from nas_core.training import evaluate
 from tests.unit.nas_core.networks import tiny_data, tiny_spec
 
 
@@ -76,6 +77,13 @@ def looked() -> dict[str, Any]:
     return {"mean": norm.running_mean}
 
 
+def judged() -> dict[str, Any]:
+    """What a network answers for 149 images."""
+    spec = tiny_spec()
+    training = Retraining(spec, spec.space.complete(), tiny_data(), "cpu")
+    return evaluate(training.network, training.data, torch.arange(1, 150)).to_dict()
+
+
 def worker(rank: int, folder: Path, workers: int, find: Found) -> None:
     """One of the workers; the first leaves what it found."""
     torch.set_num_threads(1)
@@ -115,6 +123,11 @@ def test_three_workers_take_the_steps_of_one_in_retraining(tmp_path: Path) -> No
 
 def test_running_statistics_count_for_the_images_that_they_come_from(tmp_path: Path) -> None:
     torch.testing.assert_close(together(tmp_path, 3, looked)["mean"], torch.tensor([8 / 6]))
+
+
+def test_three_workers_find_the_confusion_matrix_of_one(tmp_path: Path) -> None:
+    alone = judged()
+    assert together(tmp_path, 3, judged) == alone and sum(count for *_, count in alone["counts"]) == 149
 
 
 def test_three_workers_find_the_architectures_of_one(tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ def test_fetch_brings_the_formats_that_are_asked_for(url: str, seeds: dict[str, 
 def test_fetch_in_a_format_that_is_none_is_refused(url: str, seeds: dict[str, str], tmp_path: Path) -> None:
     told = yoso("fetch", seeds["succeeded"], "--to", str(tmp_path / "none"), "--format", "onyx", url=url)
     assert told.exit_code == 2 and told.stderr.startswith("--format: no such format (got 'onyx')")
-    assert "onnx, torch_export, python, card, all" in told.stderr and not (tmp_path / "none").exists()
+    assert ", ".join((*FILES, "all")) in told.stderr and not (tmp_path / "none").exists()
 
 
 def test_fetch_from_a_search_of_before_there_were_formats(app: FastAPI, url: str, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
 
+from nas_core.evaluation import Evaluation
 from worker.event_files import EventFiles
 from worker.journal import Journal
 from worker.run_folder import RunFolder
@@ -48,7 +49,7 @@ def test_what_a_search_measures_is_told_by_phase_and_network(tmp_path: Path) -> 
     own.write({"kind": "architecture", "budget": 300_000, "path": "architectures/300000"} | cost)
     own.write(epoch(1, 1.0, "retrain", budget=300_000, accuracy=0.5))
     own.write(epoch(2, 0.5, "retrain", budget=300_000, accuracy=0.75))
-    tested = {"accuracy": 0.5, "accuracy_low": 0.25, "accuracy_high": 0.75, "test_images": 99}
+    tested = Evaluation.of([0, 0, 1, 1], [0, 0, 0, 0], ("cat", "dog")).summary()
     own.write({"kind": "retrained", "epoch": 2, "budget": 300_000} | cost | tested)
     trial = {"trial": 4, "origin": "random", "seed": 1, "budget": 600_000}
     own.write(epoch(1, 1.5, "retrain", **trial))
@@ -59,6 +60,8 @@ def test_what_a_search_measures_is_told_by_phase_and_network(tmp_path: Path) -> 
     found = {run: set(tags["scalars"]) for run, tags in multiplexer.Runs().items()}
     costs = {"network/multiply_adds", "network/parameters", "network/activations"}
     tests = {"network/test_accuracy", "network/test_accuracy_low", "network/test_accuracy_high"}
+    tests |= {"network/test_balanced_accuracy", "network/test_lowest_recall"}
+    tests |= {"network/test_recall/0-cat", "network/test_recall/1-dog"}
     assert found == {
         "pretrain": {"pretrain/loss", "pretrain/accuracy", "pretrain/multiply_adds", "pretrain/live_edges"}
         | {"pretrain/l1_weight", "pretrain/seconds"},
@@ -70,6 +73,7 @@ def test_what_a_search_measures_is_told_by_phase_and_network(tmp_path: Path) -> 
     assert read(tmp_path, "networks/300000", "retrain/accuracy") == [(1, 0.5), (2, 0.75)]
     assert read(tmp_path, "networks/300000", "network/parameters") == [(0, 5000), (2, 5000)]
     assert read(tmp_path, "networks/300000", "network/test_accuracy") == [(2, 0.5)]
+    assert read(tmp_path, "networks/300000", "network/test_recall/1-dog") == [(2, 0.0)]
     assert multiplexer.Scalars("search", "search/loss")[0].wall_time == 1234.5
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from nas_core import Network, export
+from nas_core.evaluation import Evaluation
 from nas_core.files import FILES
 from tests.unit.nas_core.networks import tiny_data, tiny_spec
 from worker.exports import write_exports
@@ -22,14 +23,17 @@ def test_a_format_that_fails_is_noted_and_the_others_are_written(
     spec, data = tiny_spec(), replace(tiny_data(), class_names=("a", "b", "\udcff"))
     architecture = spec.space.cheapest()
     weights = Network(architecture).state_dict()
-    result = {"budget": spec.budgets[0], "accuracy": 1, "accuracy_low": 1, "accuracy_high": 1, "test_images": 9}
+    tested = Evaluation.of([0, 1, 2], [0, 1, 2], data.class_names)
+    result = {"budget": spec.budgets[0]} | tested.summary()
 
-    told = write_exports(RunFolder(str(tmp_path)), "here", spec, architecture, weights, data, result, {"yoso": "0"})
+    folder = RunFolder(str(tmp_path))
+    told = write_exports(folder, "here", spec, architecture, weights, data, tested, result, {"yoso": "0"})
     assert told["not_exported"] == {"onnx": "NotImplementedError: no such operator"}
     assert told["files"] == {kind: name for kind, name in FILES.items() if kind != "onnx"}
     assert told["latency_ms"] > 0
     written = {file.name for file in (tmp_path / "here").iterdir()}
-    assert written == {"network.pt2", "network.py", "README.md", "weights.safetensors"}
+    assert written == {"network.pt2", "network.py", "README.md", "weights.safetensors", "evaluation.json"}
+    assert Evaluation.from_dict(folder.read_json("here/evaluation.json")) == tested
     card = (tmp_path / "here" / "README.md").read_text(encoding="utf-8")
     assert "`network.onnx` is missing: NotImplementedError: no such operator" in card
     assert '"2": "\\udcff"' in card
