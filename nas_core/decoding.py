@@ -8,7 +8,9 @@ transparent pixels show the background. Values of more than 8 bits are scaled by
 import os
 import re
 import stat
+import sys
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -16,13 +18,14 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-from PIL import ExifTags, Image, ImageColor, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageColor, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 MOST_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 2**27)
 """Pixels of an image beyond which it is taken for a decompression bomb, as Pillow does."""
 
-# What Pillow only warns of is used; what it refuses is refused here, with figures.
+# What Pillow only warns of, such as damaged metadata, is used; what is too large is refused here, with figures.
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS
+warnings.filterwarnings("ignore", module="PIL")
 
 Image.init()
 FORMATS = tuple(
@@ -51,7 +54,7 @@ _TURNS = {
 }
 """How an image is turned for each value of the orientation tag (EXIF 2.3, table 4)."""
 
-_large = threading.Lock()
+_large = threading.RLock()
 """Held while an image of more than 2²⁴ pixels is decoded: one at a time, so that memory is bounded."""
 
 
@@ -100,7 +103,7 @@ def decode(file: Path | str, decoding: Decoding) -> Bytes:
 
 
 @contextmanager
-def opened(file: Path | str) -> Iterator[Image.Image]:
+def opened(file: Path | str) -> Iterator[ImageFile.ImageFile]:
     """The image in `file`, whose pixels are not decoded yet.
 
     Whatever Pillow stumbles on, here or while the image is used, is raised as `Damaged`.
@@ -126,6 +129,8 @@ def _regular(file: Path | str) -> Iterator[Any]:
     with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
             raise Damaged("not a regular file")
+        if not os.fstat(stream.fileno()).st_size:
+            raise Damaged("empty file")
         yield stream
 
 
@@ -149,32 +154,53 @@ def _reason(error: Exception, kind: str, suffix: str) -> str:
     return f"truncated {kind}" if truncated else f"damaged {kind}: {told or type(error).__name__}"
 
 
-def shown(image: Image.Image, file: Path | str, decoding: Decoding) -> Image.Image:
+def shown(image: ImageFile.ImageFile, file: Path | str, decoding: Decoding) -> Image.Image:
     """What a person sees of an opened `image`: grey ("L") or coloured ("RGB"), turned upright, on the background."""
-    kind = kind_of(image)
-    if kind is not None:
+    kind, rawmode = kind_of(image), _rawmode(image)
+    # Of 16-bit colours Pillow keeps the upper eight bits, which is right where they fill their range.
+    whole = rawmode in _OTHER_BYTES and decoding.integers == (0, 65535) and "transparency" not in image.info
+    if kind is not None and not whole:
         values, opaque = deep(image, file)
-        return on_background(scaled(values, getattr(decoding, kind)), opaque, decoding.background)
+        pixels = on_background(scaled(values, getattr(decoding, kind)), opaque, decoding.background)
+        return upright(pixels, image)
     image.load()
-    turned = upright(image, image)
-    if turned.mode in ("1", "L") and not image.has_transparency_data:
-        return turned.convert("L")
     if image.has_transparency_data:
-        _match_key(turned, image)
-        turned = turned.convert("RGBA")
-        below = Image.new("RGBA", turned.size, decoding.background)
-        turned = Image.alpha_composite(below, turned)
-    return turned.convert("RGB")
+        key = image.info.get("transparency")
+        if rawmode in _GREY_STEPS and isinstance(key, int):
+            image.info["transparency"] = key * _GREY_STEPS[rawmode]
+        # Premultiplied colours become plain ones first.
+        plain = image.convert("LA") if image.mode == "La" else image
+        below = Image.new("RGBA", plain.size, decoding.background)
+        pixels = Image.alpha_composite(below, plain.convert("RGBA")).convert("RGB")
+    else:
+        pixels = image.convert("L" if image.mode in ("1", "L") else "RGB")
+    return upright(pixels, image)
 
 
-def upright(pixels: Image.Image, image: Image.Image) -> Image.Image:
-    """`pixels` turned as the orientation tag of `image` says."""
+_GREY_STEPS = {"L;2": 85, "L;4": 17}
+"""PNG's greys of 2 and 4 bits are spread over a byte by Pillow, but not the one that is transparent."""
+
+_OTHER_BYTES = {f"{mode};16{one}": f"{mode};16{two}" for mode in ("RGB", "RGBA") for one, two in ("BL", "LB")}
+_OTHER_BYTES |= {f"{mode};16N": f"{mode};16{'B' if sys.byteorder == 'little' else 'L'}" for mode in ("RGB", "RGBA")}
+"""How colours of 16 bits are unpacked to their upper bytes, and how to their lower ones."""
+
+
+def _rawmode(image: ImageFile.ImageFile) -> str:
+    """How the pixels of an opened image that is not loaded yet will be unpacked, in Pillow's names."""
+    if not image.tile:
+        return ""
+    arguments = image.tile[0].args
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
+
+
+def upright(pixels: Image.Image, image: ImageFile.ImageFile) -> Image.Image:
+    """`pixels` turned as the orientation tag of the loaded `image` says."""
     turn = _TURNS.get(orientation(image))
     return pixels if turn is None else pixels.transpose(turn)
 
 
-def orientation(image: Image.Image) -> int:
-    """The orientation tag, 1 (upright) where there is none. Pillow turns TIFF itself when it loads the pixels."""
+def orientation(image: ImageFile.ImageFile) -> int:
+    """The orientation tag of a loaded image, 1 (upright) where there is none or Pillow has turned it, as with TIFF."""
     try:
         found = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # damaged metadata do not damage the image
@@ -182,36 +208,96 @@ def orientation(image: Image.Image) -> int:
     return found if found in _TURNS else 1
 
 
-def _match_key(turned: Image.Image, image: Image.Image) -> None:
-    """Scale the transparent grey of a PNG of 2 or 4 bits, as Pillow scales its pixels."""
-    key, bits = image.info.get("transparency"), image.info.get("bits")
-    del turned, key, bits
-
-
-def kind_of(image: Image.Image) -> Kind | None:
-    """What the values of an opened `image` are, or None where they are bytes."""
+def kind_of(image: ImageFile.ImageFile) -> Kind | None:
+    """What the values of an opened `image` are, or None where they are bytes. It must not be loaded yet."""
     if image.mode == "F":
         return "floats"
-    return "integers" if image.mode == "I" or image.mode.startswith("I;16") else None
+    rawmode = _rawmode(image)
+    deep = image.mode == "I" or image.mode.startswith("I;16") or rawmode in _OTHER_BYTES or rawmode == "LA;16B"
+    return "integers" if deep else None
 
 
-def deep(image: Image.Image, file: Path | str) -> tuple[Values, Values | None]:
+def bits_of(image: ImageFile.ImageFile) -> int:
+    """The bits of each value of an opened `image`, as the file stores them. It must not be loaded yet."""
+    if image.mode == "1":
+        return 1
+    stated = getattr(image, "tag_v2", {}).get(TiffImagePlugin.BITSPERSAMPLE)
+    if stated:
+        return max(stated) if isinstance(stated, tuple) else int(stated)
+    if image.mode.startswith("I;16") or ";16" in _rawmode(image):
+        return 16
+    return 32 if image.mode in ("I", "F") else 8
+
+
+def stated_range(image: ImageFile.ImageFile) -> tuple[float, float] | None:
+    """The lowest and highest value that a TIFF file says its images have, where that is not all that its type can."""
+    tags, bits = getattr(image, "tag_v2", {}), bits_of(image)
+
+    def stated(*names: int) -> float | None:
+        found = next((tags[name] for name in names if name in tags), None)
+        values = found if isinstance(found, tuple) else (found,)
+        return None if None in values else float(values[0])
+
+    low, high = stated(340, 280), stated(341, 281)  # SMinSampleValue or MinSampleValue, SMaxSampleValue or …
+    if high is None and bits in (10, 12, 14):
+        high = 2.0**bits - 1
+    if high is None or not (low or 0.0) < high or (image.mode != "F" and high >= 2.0**bits - 1 and bits >= 16):
+        return None
+    return low or 0.0, high
+
+
+def deep(image: ImageFile.ImageFile, file: Path | str) -> tuple[Values, Values | None]:
     """The values (H, W) or (H, W, 3) of an image that are not bytes, and how opaque (H, W) they are, 0 … 1.
 
     Raises `Damaged` where a value is not finite.
     """
-    image.load()
-    values = np.asarray(upright(image, image))
-    if image.mode == "F" and not np.isfinite(values).all():
-        raise Damaged("values that are not finite (NaN or infinity)")
-    return values, None
+    key = image.info.get("transparency")
+    if image.mode in ("RGB", "RGBA"):
+        values = _deep_colours(file)
+        image.load()
+    else:
+        image.load()
+        values = np.asarray(image)
+        tags = getattr(image, "tag_v2", {})
+        if image.mode == "I" and tags.get(TiffImagePlugin.BITSPERSAMPLE) == (32,):
+            signed = tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,)) != (1,)
+            values = values if signed else values.view(np.uint32)
+        if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:  # white is zero
+            values = (65535 if image.mode.startswith("I;16") else 1) - values.astype(np.float64)
+        if image.mode == "F" and not np.isfinite(values).all():
+            raise Damaged("values that are not finite (NaN or infinity)")
+    opaque = None
+    if values.ndim == 3 and values.shape[2] in (2, 4):
+        values, opaque = values[..., :-1], values[..., -1] / 65535
+        values = values[..., 0] if values.shape[2] == 1 else values
+    elif key is not None:
+        opaque = 1.0 - (values == np.asarray(key)).reshape(*values.shape[:2], -1).all(2)
+    return values, opaque
 
 
-def bits_of(image: Image.Image) -> int:
-    """The bits of each value of an opened `image`."""
-    if image.mode == "1":
-        return 1
-    return 16 if image.mode.startswith("I;16") else 32 if image.mode in ("I", "F") else 8
+def _deep_colours(file: Path | str) -> Values:
+    """The 16-bit values (H, W, 2 … 4) of an image that Pillow reduces to bytes, with opacity last where there is any.
+
+    Pillow unpacks either the upper or the lower bytes, and is asked for both.
+    """
+
+    def unpacked(lower: bool) -> Values:
+        with opened(file) as image:
+            rawmode = _rawmode(image)
+            if rawmode == "LA;16B":  # four bytes, as RGBA has them
+                image.tile = [tile._replace(args="RGBA") for tile in image.tile]
+            elif lower:
+                image.tile = [tile._replace(args=_other_bytes(tile.args)) for tile in image.tile]
+            pixels = np.asarray(image).astype(np.uint16)
+            return pixels[..., lower::2] if rawmode == "LA;16B" else pixels
+
+    return unpacked(False) << 8 | unpacked(True)
+
+
+def _other_bytes(arguments: Any) -> Any:
+    if isinstance(arguments, tuple):
+        return (_OTHER_BYTES[arguments[0]], *arguments[1:])
+    return _OTHER_BYTES[arguments]
 
 
 def natural(kind: Kind, low_high: tuple[float, float]) -> tuple[float, float]:

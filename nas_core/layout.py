@@ -583,7 +583,7 @@ class _Reading:
         if not any(kind for found in inside.values() for kind, _ in found):
             return None
         members: list[Member] = []
-        regular = True
+        regular = len(self.barriers) == 1 and role(classes[0].parent.name if classes[0].parent else "") is None
         for one in classes:
             kinds = [kind for kind, _ in inside[id(one)]]
             regular = regular and "train" in kinds and len(set(kinds)) == len(kinds) and not one.images
