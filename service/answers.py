@@ -21,17 +21,38 @@ class Architecture(TypedDict):
     accuracy_low: float
     accuracy_high: float
     test_images: int
+    balanced_accuracy: float | None
+    top5_accuracy: float | None
+    warnings: list[str]
     latency_ms: float | None
     files: dict[str, str]
     """Paths for `Client.download`, by kind of file."""
     not_exported: dict[str, str]
 
 
+class ClassResult(TypedDict):
+    """How a network did on the test images of one class."""
+
+    name: str
+    images: int
+    answers: int
+    recall: float | None
+    precision: float | None
+
+
+class Evaluation(TypedDict):
+    """A network's test, class by class, and its confusion matrix as [class, answer, images]."""
+
+    classes: list[ClassResult]
+    confusion: list[list[int]]
+
+
 class ArchitectureDetail(Architecture):
-    """A network with its genotype, which `nas_core.Architecture.from_dict` reads."""
+    """A network with its genotype, which `nas_core.Architecture.from_dict` reads, and its test."""
 
     search_id: str
     architecture: dict[str, Any]
+    evaluation: Evaluation | None
 
 
 class Search(TypedDict):

@@ -129,15 +129,19 @@ class Run:
         self.tell(*(epoch("retrain", number, 60, 0.9, budget) for number in range(1, 61)))
         return self.tell({"kind": "retrained"} | result(budget))
 
-    def succeed(self, files: dict[str, str] = FILES, accuracy: float = 0.975) -> None:
-        """Everything that is left, to the end; the result names `files` and an `accuracy`."""
+    def succeed(self, files: dict[str, str] = FILES, accuracy: float = 0.975, test: Evaluation | None = None) -> None:
+        """Everything that is left, to the end; the result names `files` and an `accuracy`, or what the `test` tells."""
         self.start().pretrain().search().find(BUDGETS[1]).find(BUDGETS[0])
         for budget in BUDGETS:
             self.retrain(budget)
         for folder in ("search", *(f"networks/{budget}" for budget in BUDGETS)):
             self.runs.write(self.id, f"tensorboard/{folder}/{EVENT_FILE}", folder.encode())
         self.move(Status.FINISHING)
-        found = [result(budget) | {"files": files, "accuracy": accuracy} for budget in BUDGETS]
+        told = {"accuracy": accuracy} if test is None else test.summary()
+        if test is not None:
+            for budget in BUDGETS:
+                self.write(budget, FILES["evaluation"], json.dumps(test.to_dict()).encode())
+        found = [result(budget) | {"files": files} | told for budget in BUDGETS]
         self.work.succeed(self.id, self.token, {"architectures": found})
 
     def reach(self, accuracies: Mapping[int, float]) -> None:

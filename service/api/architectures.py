@@ -6,12 +6,15 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from nas_core.architecture import Architecture
+from nas_core.errors import InvalidValue
+from nas_core.evaluation import Evaluation
 from nas_core.files import FILES
 from nas_core.picture import Theme, draw
 from service.api.context import Context, ContextDep, ProjectDep
 from service.api.problems import ProblemError
 from service.api.searches import PROBLEMS, UNKNOWN, operation_id, seen
-from service.api.views import ArchitectureView, view_architecture
+from service.api.views import ArchitectureView, EvaluationView, view_architecture, view_evaluation
+from service.dispatch.runs import TornFile
 from service.domain.request import Text
 from service.store.models import ArchitectureRow
 
@@ -33,10 +36,12 @@ router = APIRouter(
 
 
 class ArchitectureDetail(ArchitectureView):
-    """A network with its genotype, as `Architecture.to_json` writes it."""
+    """A network with its genotype, as `Architecture.to_json` writes it, and its test class by class."""
 
     search_id: str
     architecture: dict[str, Any]
+    evaluation: EvaluationView | None
+    """None for a network from before tests were kept class by class, or where their file is lost or damaged."""
 
 
 @router.get("/{architecture_id}.svg", response_class=Response, responses={200: {"content": {"image/svg+xml": {}}}})
@@ -48,10 +53,16 @@ def picture(architecture_id: Text, service: ContextDep, project: ProjectDep, the
 
 @router.get("/{architecture_id}")
 def look(architecture_id: Text, service: ContextDep, project: ProjectDep) -> ArchitectureDetail:
-    """One network: costs, accuracy, and which of its edges live."""
+    """One network: costs, accuracy in all and by class, and which of its edges live."""
     row = found(service, project, architecture_id)
     genotype = json.loads(file(service, project, architecture_id, "architecture"))
-    return ArchitectureDetail(**view_architecture(row).model_dump(), search_id=row.search_id, architecture=genotype)
+    test = tested(service, row.search_id, row.result["path"])
+    return ArchitectureDetail(
+        **view_architecture(row).model_dump(),
+        search_id=row.search_id,
+        architecture=genotype,
+        evaluation=None if test is None else view_evaluation(test),
+    )
 
 
 @router.get(
@@ -90,6 +101,15 @@ def found(service: Context, project: str | None, architecture_id: str) -> Archit
         raise ProblemError(404, "No such architecture", f"There is no architecture {architecture_id!r}.")
     seen(service, project, row.search_id)
     return row
+
+
+def tested(service: Context, search_id: str, path: str) -> Evaluation | None:
+    """The test of the network in the folder `path` of a search; None where there is no usable file of it."""
+    try:
+        values = service.runs.read_json(search_id, f"{path}/{FILES['evaluation']}")
+        return None if values is None else Evaluation.from_dict(values)
+    except (TornFile, InvalidValue):
+        return None
 
 
 def file(service: Context, project: str | None, architecture_id: str, kind: str) -> bytes:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from nas_core.errors import InvalidValue
+from nas_core.evaluation import Evaluation
 from service.domain.lifecycle import Status
 from service.store.models import ArchitectureRow, Attempt, Search
 
@@ -34,6 +35,12 @@ class ArchitectureView(BaseModel):
     accuracy_low: float
     accuracy_high: float
     test_images: int
+    balanced_accuracy: float | None
+    """The mean recall of the classes that have test images; None where it was not measured."""
+    top5_accuracy: float | None
+    """None for at most ten classes."""
+    warnings: list[str]
+    """What the accuracy does not show, such as a class that is never recognised."""
     latency_ms: float | None
     """Of one image on the machine that trained it (on the search's device where it is limited); None where it was not
     measured."""
@@ -41,6 +48,29 @@ class ArchitectureView(BaseModel):
     """URLs below the service, by kind of file."""
     not_exported: dict[str, str]
     """Why a kind of file is missing, by kind."""
+
+
+class ClassView(BaseModel):
+    """How a network did on the test images of one class."""
+
+    name: str
+    images: int
+    """Test images of the class."""
+    answers: int
+    """Test images that were taken for the class."""
+    recall: float | None
+    """The share of its images that are answered right; None without test images."""
+    precision: float | None
+    """The share of its answers that are right; None without answers."""
+
+
+class EvaluationView(BaseModel):
+    """A network's test, class by class, in the order of the logits."""
+
+    classes: list[ClassView]
+    confusion: list[list[int]]
+    """The confusion matrix as [class, answer, images], by the numbers of the classes; pairs that do not occur are left
+    out."""
 
 
 class SearchView(BaseModel):
@@ -202,10 +232,23 @@ def view_architecture(row: ArchitectureRow) -> ArchitectureView:
         origin=row.result.get("origin", "search"),
         winner=row.result.get("winner", True),
         activations=row.result.get("activations"),
+        balanced_accuracy=row.result.get("balanced_accuracy"),
+        top5_accuracy=row.result.get("top5_accuracy"),
+        warnings=row.result.get("warnings", []),
         latency_ms=row.result.get("latency_ms"),
         files={kind: f"/api/v1/architectures/{row.id}/files/{kind}" for kind in row.result["files"]},
         not_exported=row.result.get("not_exported", {}),
         **{name: row.result[name] for name in names},
+    )
+
+
+def view_evaluation(evaluation: Evaluation) -> EvaluationView:
+    """What the API says of a network's test."""
+    columns = (evaluation.class_names, evaluation.images, evaluation.answers, evaluation.recall, evaluation.precision)
+    names = ClassView.model_fields
+    return EvaluationView(
+        classes=[ClassView(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)],
+        confusion=[[label, answer, count] for (label, answer), count in evaluation.counts.items()],
     )
 
 

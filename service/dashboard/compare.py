@@ -102,10 +102,13 @@ def rows(networks: Sequence[Network]) -> list[Row]:
         return []
     views = [network.view for network in networks]
     accuracies = [view.accuracy for view in views]
+    balanced, top5 = [view.balanced_accuracy for view in views], [view.top5_accuracy for view in views]
     intervals = [f"{formats.percent(v.accuracy_low)} – {formats.percent(v.accuracy_high)}" for v in views]
     return [
         Row("Accuracy", [formats.percent(one, 2) for one in accuracies], _best([-one for one in accuracies])),
         Row("95 % interval", list(intervals)),
+        Row("Balanced accuracy", _percents(balanced), _most(balanced)),
+        *([Row("Top-5 accuracy", _percents(top5), _most(top5))] if any(one is not None for one in top5) else []),
         Row("Test images", [formats.exact(view.test_images) for view in views]),
         *(
             Row(name, [None if v is None else formats.exact(v) for v in values], _best(values))
@@ -125,6 +128,14 @@ def rows(networks: Sequence[Network]) -> list[Row]:
         Row("Origin", [plot.ORIGINS[view.origin] for view in views]),
         Row("Seed", [str(network.seed) for network in networks]),
     ]
+
+
+def _percents(shares: Sequence[float | None]) -> list[str | None]:
+    return [None if share is None else formats.percent(share, 2) for share in shares]
+
+
+def _most(shares: Sequence[float | None]) -> frozenset[int]:
+    return _best([None if share is None else -share for share in shares])
 
 
 def _best(values: list[int] | list[float] | list[float | None] | list[int | None]) -> frozenset[int]:

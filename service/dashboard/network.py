@@ -1,5 +1,7 @@
-"""One network of a search: its picture, and what each block and operation of it costs."""
+"""One network of a search: its picture, its test, and what each block and operation of it costs."""
 
+import math
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
@@ -7,7 +9,9 @@ from fastapi import APIRouter, Path, Request, Response
 from nas_core import cost
 from nas_core.architecture import Architecture
 from nas_core.errors import InvalidValue
+from nas_core.evaluation import Evaluation
 from nas_core.picture import draw
+from service.api.architectures import tested
 from service.api.context import Context, ContextDep
 from service.api.problems import ProblemError
 from service.api.searches import seen
@@ -23,6 +27,33 @@ Name = Annotated[str, Path(pattern=r"^[0-9]{1,19}(-[0-9]{1,9})?$")]
 router = APIRouter(include_in_schema=False)
 
 
+MOST_LISTED = 100
+"""Classes in the table of a test."""
+MOST_CROSSED = 20
+"""Classes in the picture of a confusion matrix."""
+SHADES = 9
+"""Of a cell in it, besides none."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """How many images of a row's class were taken for a column's, and the shade that tells their share of the row."""
+
+    images: int
+    shade: int
+    right: bool
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """The confusion matrix of the classes with the lowest recall, as rows of cells; the last column sums up the answers
+    of the other classes, where there are any."""
+
+    labels: list[int]
+    rows: list[list[Cell]]
+    others: int
+
+
 @router.get("/searches/{search_id}/networks/{name}.svg")
 def network_picture(service: ContextDep, project: ViewerDep, search_id: Text, name: Name) -> Response:
     """The picture of a network as soon as it is found, long before it is retrained."""
@@ -31,19 +62,38 @@ def network_picture(service: ContextDep, project: ViewerDep, search_id: Text, na
 
 @router.get("/searches/{search_id}/networks/{name}")
 def network_page(request: Request, service: ContextDep, project: ViewerDep, search_id: Text, name: Name) -> Response:
-    """One network, piece by piece."""
+    """One network: its test class by class, and its costs piece by piece."""
     try:
         search = seen(service, project, search_id)
         architecture = genotype(service, search, name)
     except (UnknownSearch, ProblemError):
         return missing(request, "network", f"{search_id}/{name}")
+    test = tested(service, search.id, f"architectures/{name}")
     parts = [
         (title, sum((one for _, one in inside), cost.Cost()), inside) for title, inside in cost.pieces(architecture)
     ]
     return page(
         "network.html", request, search=search, name=name, budget=int(name.partition("-")[0]),
-        architecture=architecture, parts=parts,
+        architecture=architecture, parts=parts, test=test, heat=None if test is None else heatmap(test),
+        most_listed=MOST_LISTED,
     )  # fmt: skip
+
+
+def heatmap(test: Evaluation) -> Heatmap:
+    """The picture of a test's confusion matrix: rows are what images show, columns what they were taken for."""
+    labels = test.worst_first[:MOST_CROSSED]
+    others = test.classes - len(labels)
+
+    def cell(label: int, images: int, right: bool) -> Cell:
+        share = images / test.images[label] if images else 0.0
+        return Cell(images, math.ceil(share * SHADES), right)
+
+    rows = []
+    for label in labels:
+        counts = [test.counts.get((label, answer), 0) for answer in labels]
+        cells = [cell(label, count, answer == label) for answer, count in zip(labels, counts, strict=True)]
+        rows.append([*cells, cell(label, test.images[label] - sum(counts), False)] if others else cells)
+    return Heatmap(labels, rows, others)
 
 
 def genotype(service: Context, search: Search, name: str) -> Architecture:

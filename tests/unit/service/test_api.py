@@ -12,6 +12,7 @@ from jsonschema import Draft202012Validator
 
 from nas_core.architecture import Architecture
 from nas_core.datasets import DATASETS
+from nas_core.evaluation import Evaluation
 from nas_core.files import FILES
 from nas_core.operations import OPERATIONS
 from service.domain.lifecycle import Status
@@ -318,3 +319,35 @@ def test_with_tokens_each_project_sees_its_own(tmp_path: Path) -> None:
         assert other.status_code in (403, 422) or other.json()["project"] == "vision"
         assert http.get("/healthz").status_code == 200
     seeding.parts(app).searches.engine.dispose()
+
+
+def test_a_network_is_told_class_by_class(app: FastAPI, http: httpx.Client) -> None:
+    test = Evaluation.of([0] * 600 + [1] * 8, [0] * 607 + [2], ("cat", "dog", "fox"))
+    search_id = seeding.queue(app)
+    seeding.Run(app, search_id).succeed(test=test)
+    detail = http.get(f"/api/v1/architectures/{search_id}-300000").json()
+    assert detail["accuracy"] == 600 / 608 and detail["balanced_accuracy"] == 0.5 and detail["top5_accuracy"] is None
+    assert detail["evaluation"] == {
+        "classes": [
+            {"name": "cat", "images": 600, "answers": 607, "recall": 1.0, "precision": 600 / 607},
+            {"name": "dog", "images": 8, "answers": 0, "recall": 0.0, "precision": None},
+            {"name": "fox", "images": 0, "answers": 1, "recall": None, "precision": 0.0},
+        ],
+        "confusion": [[0, 0, 600], [1, 0, 7], [1, 2, 1]],
+    }
+    assert "not better than always answering 'cat'" in detail["warnings"][0]
+    assert "'dog' is never recognised" in detail["warnings"][1]
+    assert "1 of 3 classes has no test images: 'fox'" in detail["warnings"][2]
+    [one, _] = http.get(f"/api/v1/searches/{search_id}").json()["architectures"]
+    assert one.items() <= detail.items() and "evaluation" not in one, "a list of searches stays small"
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"class_names": ["a"], "counts": [[0, 7, 1]]}', None])
+def test_a_test_that_is_lost_or_damaged_is_no_internal_error(
+    app: FastAPI, http: httpx.Client, seeds: dict[str, str], content: bytes | None
+) -> None:
+    file = Path(seeding.parts(app).runs.path(seeds["succeeded"], "architectures/300000/evaluation.json"))
+    file.unlink() if content is None else file.write_bytes(content)
+    told = http.get(f"/api/v1/architectures/{seeds['succeeded']}-300000")
+    assert told.status_code == 200 and told.json()["evaluation"] is None
+    assert http.get(f"/searches/{seeds['succeeded']}/networks/300000").status_code == 200

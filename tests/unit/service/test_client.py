@@ -359,6 +359,8 @@ def test_an_archive_cannot_reach_out_of_its_folder(tmp_path: Path) -> None:
 VIEWS = {
     answers.Architecture: "ArchitectureView",
     answers.ArchitectureDetail: "ArchitectureDetail",
+    answers.Evaluation: "EvaluationView",
+    answers.ClassResult: "ClassView",
     answers.Search: "SearchView",
     answers.Attempt: "AttemptView",
     answers.SearchPage: "Page",

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from nas_core.evaluation import Evaluation
 from service.api.sweeps import Point
 from service.dashboard.sweeps import MOST_DRAWN, drawn
 from service.domain.lifecycle import Status
@@ -473,3 +474,43 @@ def test_networks_are_compared_side_by_side(app: FastAPI, browser: httpx.Client)
     assert "Only 8 stand side by side; 1 more" in text(
         browser.get(f"/compare?{many}&id={seeds['succeeded']}-300000").text
     )
+
+
+def test_a_network_shows_its_test_class_by_class(app: FastAPI, browser: httpx.Client) -> None:
+    test = Evaluation.of([0] * 600 + [1] * 8, [0] * 607 + [2], ("cat", "<b>dog", "fox"))
+    search_id = seeding.queue(app)
+    seeding.Run(app, search_id).succeed(test=test)
+    html = browser.get(f"/searches/{search_id}/networks/300000").text
+    words = text(html)
+    assert "98.68 % accuracy 50.00 % balanced accuracy mean recall of the 2 classes with test images" in words
+    assert "The accuracy of 98.7 % is not better than always answering &#39;cat&#39;: 98.7 %." in words
+    assert "The class &#39;&lt;b&gt;dog&#39; is never recognised: none of its 8 test images is answered right." in words
+    assert "<b>dog" not in html
+    listed = words.index("Classes, the lowest recall first")
+    assert words.index("&lt;b&gt;dog 8 0.0 % 0 never answered", listed) < words.index("cat 600 100.0 %", listed)
+    assert "fox 0 no test images 1 0.0 %" in words
+    heat = html[html.index("Confusion matrix") :]
+    assert re.findall(r'<td class="(right|wrong)-([0-9])">([0-9]*)</td>', heat) == [
+        *(("right", "0", "0"), ("wrong", "8", "7"), ("wrong", "2", "1")),
+        *(("wrong", "0", ""), ("right", "9", "600"), ("wrong", "0", "")),
+        *(("wrong", "0", ""), ("wrong", "0", ""), ("right", "0", "0")),
+    ]
+    overview = text(browser.get(f"/searches/{search_id}").text)
+    assert "98.68 %" in overview and "50.00 %" in overview and "is never recognised" in overview
+    compared = text(browser.get(f"/compare?id={search_id}-300000&id={search_id}-600000").text)
+    assert "Balanced accuracy 50.00 % 50.00 %" in compared and "Top-5" not in compared
+
+
+def test_of_a_thousand_classes_those_with_the_lowest_recall_are_shown(app: FastAPI, browser: httpx.Client) -> None:
+    labels = [label for label in range(1000) for _ in range(10)]
+    answers = [
+        (label + 1) % 1000 if label >= 990 and image < 4 else label for label in range(1000) for image in range(10)
+    ]
+    search_id = seeding.queue(app)
+    test = Evaluation.of(labels, answers, [f"n{label:04d}" for label in range(1000)], top5_right=9_999)
+    seeding.Run(app, search_id).succeed(test=test)
+    html = browser.get(f"/searches/{search_id}/networks/300000").text
+    words = text(html)
+    assert "99.99 % top-5 accuracy" in words and "900 more classes with a higher recall" in words
+    assert "Confusion matrix of the 20 classes with the lowest recall" in words and "980 others" in words
+    assert html.count('<td class="right-') == 20 and len(html) < 200_000
