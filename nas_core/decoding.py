@@ -97,8 +97,13 @@ def decode(file: Path | str, decoding: Decoding) -> Bytes:
     with opened(file) as image:
         # A JPEG decoder can give a half, a quarter or an eighth for less; twice the size leaves the filter its work.
         image.draft(None, (2 * size, 2 * size))
-        coloured = shown(image, file, decoding).convert("L" if decoding.channels == 1 else "RGB")
-        pixels = np.array(ImageOps.fit(coloured, (size, size), Image.Resampling.BILINEAR), dtype=np.uint8)
+        return fitted(shown(image, file, decoding), decoding)
+
+
+def fitted(image: Image.Image, decoding: Decoding) -> Bytes:
+    """The image as bytes (channels, size, size), scaled until it covers the square and cropped about its centre."""
+    coloured = image.convert("L" if decoding.channels == 1 else "RGB")
+    pixels = np.array(ImageOps.fit(coloured, (decoding.size, decoding.size), Image.Resampling.BILINEAR), dtype=np.uint8)
     return pixels[None] if decoding.channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
@@ -175,6 +180,13 @@ def shown(image: ImageFile.ImageFile, file: Path | str, decoding: Decoding) -> I
     else:
         pixels = image.convert("L" if image.mode in ("1", "L") else "RGB")
     return upright(pixels, image)
+
+
+def is_opaque(image: ImageFile.ImageFile) -> bool:
+    """Whether no pixel of a loaded image of bytes is transparent."""
+    plain = image.convert("LA") if image.mode == "La" else image
+    lowest, _ = plain.convert("RGBA").getchannel("A").getextrema()
+    return lowest == 255
 
 
 _GREY_STEPS = {"L;2": 85, "L;4": 17}

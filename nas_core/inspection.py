@@ -1,61 +1,58 @@
 """A dataset is looked at before it is searched on: what it holds, what is left out and why, what a network will see.
 
 All doors ask here, so that they tell the same in the same words. All files of a folder are listed; of its images up to
-`MOST_EXAMINED` are decoded, chosen by a hash of their paths, so that they are the same each time. Neither torch nor the
-whole dataset is loaded.
+`examination.MOST_EXAMINED` are decoded. Neither torch nor the whole dataset is loaded.
 """
 
-import hashlib
-import io
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from statistics import median_low
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
-
-from nas_core import decoding
+from nas_core import decoding, previews
+from nas_core.contact_sheet import MOST_IMAGES, MOST_ROWS, Row, contact_sheet
 from nas_core.datasets import LAYOUTS, UNREADABLE_SHARE, DatasetInfo, locate
-from nas_core.decoding import Damaged, Decoding
+from nas_core.decoding import Decoding
 from nas_core.errors import InvalidValue
+from nas_core.examination import (
+    NOTHING,
+    Examined,
+    Found,
+    by_place,
+    counted,
+    examine_all,
+    found,
+    nearly_same,
+    ranges,
+    same,
+)
 from nas_core.layout import EXAMPLES, PARTS, ImageFile, LeftOut, Progress, list_images, readable
-from nas_core.manifest import Entry, digest, fingerprint
+from nas_core.manifest import Entry, fingerprint
 from nas_core.spec import NO_OPTIONS, DataOptions
 
-MOST_EXAMINED = 20_000
-"""Images of a dataset that are decoded when it is looked at."""
-MOST_PIXELS_EXAMINED = 4 * 10**9
-"""Pixels that are decoded when a dataset is looked at: about a minute's work."""
 LARGEST_SIZE = 224
 """Pixels of the square that images are scaled to, unless the user asks for more."""
+SMALLEST_SIZE = 4
+"""Pixels of the square that a network can take."""
 FEWEST = 8
 """Training images per class below which the split would leave a part without the class."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """Images that have something in common: how many, and the paths of the first ones."""
-
-    count: int
-    examples: tuple[tuple[str, ...], ...]
-
-
-NOTHING = Found(0, ())
+IMBALANCE = 10
+"""How many times as many images the largest class has as the smallest when it is warned of."""
 
 
 @dataclass(frozen=True)
 class Inspection:
     """What a dataset is found to be.
 
-    `layout` says in words how it was read; `counts` are the images per part and class, `files` those of an image
-    folder. `sizes`, `modes`, `bit_depths`, `orientations` count the images `examined`. `duplicates` are images with
-    the same pixels, within and across parts and classes; `pixels` has the digest of the pixels by path. `warnings`
-    are what the user should know, and `problems` why the dataset cannot be searched on.
+    `layout` says in words how it was read. `counts` are the images per part and class, and `files` those of an image
+    folder; what is damaged, and what is for training with the same pixels as an image that is held out, is not among
+    them but `left_out`. `sizes`, `modes`, `bit_depths` and `orientations` count the images `examined`. `duplicates`
+    have the same pixels, `nearly_identical` images nearly so; both are told by where they are. `pixels` has the digest
+    of the decoded pixels by path. `notes` say what is done to the images, `warnings` what the user should know, and
+    `problems` why the dataset cannot be searched on, each with what resolves it.
     """
 
     dataset: str
@@ -64,13 +61,10 @@ class Inspection:
     layout: str
     class_names: tuple[str, ...]
     counts: dict[str, dict[str, int]]
-    files: tuple[ImageFile, ...]
-    channels: int
-    image_size: int
+    files: tuple[ImageFile, ...] = field(repr=False)
     decoding: Decoding
     info: DatasetInfo
     fingerprint: str
-    images: int = 0
     examined: int = 0
     sizes: dict[str, int] = field(default_factory=dict)
     modes: dict[str, int] = field(default_factory=dict)
@@ -78,43 +72,86 @@ class Inspection:
     orientations: dict[str, int] = field(default_factory=dict)
     left_out: tuple[LeftOut, ...] = ()
     duplicates: dict[str, Found] = field(default_factory=dict)
-    constant: Found = NOTHING
     nearly_identical: dict[str, Found] = field(default_factory=dict)
-    pixels: Mapping[str, str] = field(default_factory=dict)
+    constant: Found = NOTHING
+    pixels: Mapping[str, str] = field(default_factory=dict, repr=False)
+    notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     problems: tuple[InvalidValue, ...] = ()
+
+    @property
+    def images(self) -> int:
+        """How many images are used."""
+        return self.info.images
+
+    @property
+    def channels(self) -> int:
+        """The channels that images are decoded to."""
+        return self.decoding.channels
+
+    @property
+    def image_size(self) -> int:
+        """Height and width in pixels that images are scaled to."""
+        return self.decoding.size
 
     def to_dict(self) -> dict[str, Any]:
         """The inspection as JSON values, without the files."""
 
-        def found(one: Found) -> dict[str, Any]:
-            return {"count": one.count, "examples": [list(map(readable, group)) for group in one.examples]}
+        def told(some: Mapping[str, Found]) -> dict[str, Any]:
+            return {where: _as_json(one) for where, one in some.items()}
 
         return {
-            **{name: getattr(self, name) for name in _AS_THEY_ARE},
+            "dataset": self.dataset,
+            "path": self.path and readable(self.path),
+            "kind": self.kind,
+            "layout": self.layout,
             "class_names": list(self.class_names),
-            "warnings": list(self.warnings),
+            "counts": self.counts,
+            "images": self.images,
+            "examined": self.examined,
+            "channels": self.channels,
+            "image_size": self.image_size,
             "decoding": self.decoding.to_dict(),
+            "sizes": self.sizes,
+            "modes": self.modes,
+            "bit_depths": self.bit_depths,
+            "orientations": self.orientations,
             "left_out": [asdict(one) | {"examples": list(one.examples)} for one in self.left_out],
-            "duplicates": {where: found(one) for where, one in self.duplicates.items()},
-            "constant": found(self.constant),
-            "nearly_identical": {where: found(one) for where, one in self.nearly_identical.items()},
+            "duplicates": told(self.duplicates),
+            "nearly_identical": told(self.nearly_identical),
+            "constant": _as_json(self.constant),
+            "notes": list(self.notes),
+            "warnings": list(self.warnings),
             "problems": [
-                {"field": one.field, "value": one.value, "reason": one.reason, "accepted": one.accepted}
+                {
+                    "field": one.field,
+                    "value": readable(one.value) if isinstance(one.value, str) else one.value,
+                    "reason": one.reason,
+                    "accepted": one.accepted,
+                    "choices": list(one.choices),
+                }
                 for one in self.problems
             ],
+            "fingerprint": self.fingerprint,
         }
 
     def contact_sheet(self) -> bytes:
-        """What the network will see, as PNG: a row per class and part, of at most ten classes and ten images each."""
-        return _contact_sheet(self)
+        """What the network will see, as PNG: a row per class and part, of at most ten rows of ten images."""
+        return self._sheet
+
+    @cached_property
+    def _sheet(self) -> bytes:
+        if self.kind == "folder":
+            rows, more = _rows(self)
+        else:
+            rows, more = previews.rows(self.info, self.decoding), ""
+        size = self.image_size
+        title = f"{readable(self.dataset)}: {size}×{size} pixels, {'grey' if self.channels == 1 else 'colour'}"
+        return contact_sheet(title, rows, more)
 
 
-_AS_THEY_ARE = (
-    *("dataset", "path", "kind", "layout", "counts", "channels", "image_size", "fingerprint", "images", "examined"),
-    *("sizes", "modes", "bit_depths", "orientations"),
-)
-"""The fields of an inspection that are JSON values already."""
+def _as_json(one: Found) -> dict[str, Any]:
+    return {"count": one.count, "examples": [[readable(path) for path in group] for group in one.examples]}
 
 
 def inspect(
@@ -125,7 +162,7 @@ def inspect(
     progress: Progress | None = None,
     image_size: int | None = None,
 ) -> Inspection:
-    """Look at `dataset`, below the `roots` (or at any path where `anywhere` is set), as `options` say it is read.
+    """Look at `dataset`, below the `roots` (or at any path where `anywhere` is set), read as `options` say.
 
     `image_size` is what images are scaled to, in pixels; by default it follows from the images. `progress` is told of
     what is done. Raises `InvalidValue` only where there is nothing to look at; all else that is wrong is among the
@@ -134,127 +171,71 @@ def inspect(
     info = locate(dataset, roots, anywhere)
     if info.kind != "folder":
         return _known(info, options, image_size)
-    if dataset == "imagenet" and options.test is None and options.validation is None:
-        options = DataOptions(**asdict(options) | {"test": "val"})
-    assert info.path is not None
-    return _folder(info, Path(info.path), options, progress, image_size)
+    if dataset != "imagenet":
+        return _folder(info, options, progress, image_size)
+    # ImageNet's own test has no labels; results are told of the images for validation.
+    held_out = options.test is not None or options.validation is not None
+    inspected = _folder(info, options if held_out else replace(options, test="val"), progress, image_size or 224)
+    colour = replace(inspected.decoding, channels=options.channels or 3)
+    described = replace(inspected.info, channels=colour.channels, preset="imagenet")
+    return replace(inspected, decoding=colour, info=described)
 
 
 def _known(info: DatasetInfo, options: DataOptions, image_size: int | None) -> Inspection:
-    """What is known of a dataset with a name."""
-    channels, size = options.channels or info.channels, image_size or info.image_size
-    return Inspection(
-        info.name,
-        info.path,
-        info.kind,
-        f"the files of {LAYOUTS[info.name].reader}, as torchvision reads them" if info.name in LAYOUTS else info.name,
-        (),
-        {},
-        (),
-        channels,
-        size,
-        Decoding(channels, size, options.background),
-        info,
-        "",
-        images=info.images,
-    )
+    """What is known of a dataset with a name, whose layout is its own."""
+    problems = []
+    for name in ("train", "test", "validation", "ignore"):
+        if value := getattr(options, name):
+            reason = f"{info.name} is divided as its authors did"
+            problems.append(InvalidValue(f"data.{name}", value, reason, "no such option, or an image folder"))
+    read = f"the files of torchvision's {LAYOUTS[info.name].reader}" if info.name in LAYOUTS else "scikit-learn's scans"
+    shape = Decoding(options.channels or info.channels, image_size or info.image_size, options.background)
+    names = previews.class_names(info)
+    return Inspection(info.name, info.path, info.kind, read, names, {}, (), shape, info, "", problems=tuple(problems))
 
 
-class _Examined(NamedTuple):
-    """What was found when a file was decoded; `values` are the lowest and highest of an image that is not of bytes."""
-
-    content: str
-    size: tuple[int, int]
-    mode: str
-    bits: str
-    orientation: int
-    grey: bool
-    kind: decoding.Kind | None
-    values: tuple[float, float]
-    pixels: str
-    constant: bool
-    thumbnail: bytes
-
-
-def _examine(root: Path, background: str, file: ImageFile) -> _Examined | str:
-    """What is found in `file`, or why it cannot be used."""
-    path = root / file.path
-    try:
-        content = digest(path)
-        with decoding.opened(path) as image:
-            mode, kind = image.mode, decoding.kind_of(image)
-            if kind is not None:
-                values, _ = decoding.deep(image, path)
-                low, high = float(values.min()), float(values.max())
-                shown = Image.fromarray(decoding.scaled(values, (low, high)))
-                pixels = np.ascontiguousarray(values.astype("<f4" if kind == "floats" else "<i4"))
-            else:
-                low = high = 0.0
-                shown = decoding.shown(image, path, Decoding(3, 1, background))
-                pixels = np.asarray(shown)
-            grey = pixels.ndim == 2 or bool((pixels == pixels[:, :, :1]).all())
-            pixels = pixels if pixels.ndim == 2 or not grey else pixels[:, :, 0]
-            hashed = hashlib.blake2b(repr((pixels.shape, kind)).encode(), digest_size=16)
-            hashed.update(np.ascontiguousarray(pixels).data)
-            thumbnail = shown.convert("L").resize((16, 16), Image.Resampling.BILINEAR)
-            return _Examined(
-                content,
-                shown.size,
-                mode,
-                str(decoding.bits_of(image)),
-                decoding.orientation(image),
-                grey,
-                kind,
-                (low, high),
-                hashed.hexdigest(),
-                bool((pixels == pixels.reshape(-1, *pixels.shape[2:])[0]).all()),
-                thumbnail.tobytes(),
-            )
-    except Damaged as error:
-        return str(error)
-    except OSError as error:
-        return (error.strerror or str(error)).lower()
-
-
-def _folder(
-    info: DatasetInfo, root: Path, options: DataOptions, progress: Progress | None, image_size: int | None
-) -> Inspection:
+def _folder(info: DatasetInfo, options: DataOptions, progress: Progress | None, image_size: int | None) -> Inspection:
+    assert info.path is not None
+    root = Path(info.path)
     try:
         listing = list_images(root, options, progress)
     except OSError as error:
         reason = f"a folder that cannot be read: {(error.strerror or str(error)).lower()}"
         raise InvalidValue("dataset", info.name, reason, "a readable folder") from error
-    found = _examine_all(root, options, listing.files, progress)
-    examined = {file: one for file, one in found.items() if not isinstance(one, str)}
-    damaged = {file: one for file, one in found.items() if isinstance(one, str)}
-    files = tuple(file for file in listing.files if file not in damaged)
-    problems = [_named(problem, info.name) for problem in listing.problems]
-    present = [part for part in PARTS if any(file.part == part for file in listing.files)]
-    counts: dict[str, dict[str, int]] = {part: dict.fromkeys(listing.class_names, 0) for part in present}
-    for file in files:
-        counts[file.part][listing.class_names[file.label]] += 1
-    if damaged and len(damaged) > UNREADABLE_SHARE * len(found):
-        told = "; ".join(f"{one.count} {one.reason} ({', '.join(one.examples[:2])})" for one in _by_reason(damaged))
-        problems.append(
-            InvalidValue(
-                "dataset",
-                info.name,
-                f"{len(damaged)} of {len(found)} images cannot be read: {told}",
-                f"at most {UNREADABLE_SHARE:.0%} of the images damaged; --ignore leaves out what is not meant",
-            )
-        )
+    told = examine_all(root, options.background, listing.files, progress)
+    examined = {file: one for file, one in told.items() if isinstance(one, Examined)}
+    damaged = {file: one for file, one in told.items() if not isinstance(one, Examined)}
+    duplicates, alike = same(examined), nearly_same(examined)
+    repeated = _held_out_too(duplicates)
+    files = tuple(file for file in listing.files if file not in damaged and file not in repeated)
+    counts = _counts(files, listing.class_names)
+
+    size = image_size or _size(examined.values())
+    grey = bool(examined) and all(one.grey for one in examined.values())
+    decoded = Decoding(
+        options.channels or (1 if grey else 3),
+        max(size, SMALLEST_SIZE),
+        options.background,
+        **ranges(examined.values()),
+    )
+    problems = [_about(problem, info.name) for problem in listing.problems]
+    problems += _damage(info.name, damaged, len(told))
+    if not problems:
+        problems += _repeats(info.name, listing.files, duplicates, examined, listing.class_names)
     if not problems:
         problems += _too_few(info.name, counts)
-    size = image_size or min(median_low([min(one.size) for one in examined.values()] or [32]), LARGEST_SIZE)
-    channels = options.channels or (1 if examined and all(one.grey for one in examined.values()) else 3)
-    decoded = Decoding(channels, size, options.background, **_ranges(examined.values()))
-    entries = [
-        Entry(*file, one.content if isinstance(one := found.get(file), _Examined) else "") for file in listing.files
-    ]
+        problems += _unusable(info.name, examined, image_size)
     preset = "digits" if size <= 16 else "cifar10" if size <= 96 else "imagenet"
-    described = DatasetInfo(
-        info.name, "folder", str(root), len(listing.class_names), channels, size, len(files), preset
+    described = replace(
+        info,
+        classes=len(listing.class_names),
+        channels=decoded.channels,
+        image_size=decoded.size,
+        images=len(files),
+        preset=preset,
     )
+    contents = {file: one.content for file, one in examined.items()}
+    left_out = [*listing.left_out, *_by_reason(damaged), *_by_reason(repeated)]
     return Inspection(
         info.name,
         str(root),
@@ -263,132 +244,243 @@ def _folder(
         listing.class_names,
         counts,
         files,
-        channels,
-        size,
         decoded,
         described,
-        fingerprint(entries),
-        images=len(files),
-        examined=len(examined),
-        sizes=_counted(f"{one.size[0]}×{one.size[1]}" for one in examined.values()),
-        modes=_counted(one.mode for one in examined.values()),
-        bit_depths=_counted(one.bits for one in examined.values()),
-        orientations=_counted(str(one.orientation) for one in examined.values()),
-        left_out=tuple(sorted([*listing.left_out, *_by_reason(damaged)], key=lambda one: -one.count)),
-        duplicates=_duplicates(examined),
-        constant=_found([(file.path,)] for file, one in examined.items() if one.constant),
+        fingerprint(Entry(*file, contents.get(file, "")) for file in listing.files),
+        examined=len(told),
+        sizes=counted(f"{one.size[0]}×{one.size[1]}" for one in examined.values()),
+        modes=counted(one.mode for one in examined.values()),
+        bit_depths=counted(one.bits for one in examined.values()),
+        orientations=counted(one.orientation for one in examined.values()),
+        left_out=tuple(sorted(left_out, key=lambda one: (-one.count, one.reason))),
+        duplicates=by_place(duplicates),
+        nearly_identical=by_place(alike),
+        constant=found(file for file, one in examined.items() if one.constant),
         pixels={file.path: one.pixels for file, one in examined.items()},
-        warnings=listing.warnings,
+        notes=tuple(_notes(examined, decoded, len(listing.files), len(told))),
+        warnings=(*listing.warnings, *_warnings(examined, counts, decoded, duplicates, alike, damaged, repeated)),
         problems=tuple(problems),
     )
 
 
-def _named(problem: InvalidValue, dataset: str) -> InvalidValue:
-    """The problem with the dataset as its value, where it has none."""
-    value = dataset if problem.value is None else problem.value
-    return InvalidValue(problem.field, value, problem.reason, problem.accepted)
+def _about(problem: InvalidValue, dataset: str) -> InvalidValue:
+    """The problem with the dataset as what was given, where nothing was."""
+    value = dataset if problem.value is None and problem.field == "dataset" else problem.value
+    return InvalidValue(problem.field, value, problem.reason, problem.accepted, problem.choices)
 
 
-def _examine_all(
-    root: Path, options: DataOptions, files: Sequence[ImageFile], progress: Progress | None
-) -> dict[ImageFile, _Examined | str]:
-    """What is found in the `files`, or in as many of them as there is time for."""
-
-    def order(file: ImageFile) -> bytes:
-        return hashlib.blake2b(file.path.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-
-    chosen = sorted(files, key=order)[:MOST_EXAMINED]
-    found: dict[ImageFile, _Examined | str] = {}
-    pixels = 0
-    with ThreadPoolExecutor(8, thread_name_prefix="examine") as threads:
-        for start in range(0, len(chosen), 256):
-            chunk = chosen[start : start + 256]
-            found |= zip(chunk, threads.map(partial(_examine, root, options.background), chunk), strict=True)
-            pixels += sum(one.size[0] * one.size[1] for one in map(found.get, chunk) if isinstance(one, _Examined))
-            if progress is not None:
-                progress("looking at images", len(found), len(chosen))
-            if pixels > MOST_PIXELS_EXAMINED:
-                break
-    return found
+def _counts(files: Iterable[ImageFile], names: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Images per part and class, of the parts that there are."""
+    found = Counter((file.part, file.label) for file in files)
+    there = {part for part, _ in found}
+    return {part: {name: found[part, label] for label, name in enumerate(names)} for part in PARTS if part in there}
 
 
-def _by_reason(damaged: Mapping[ImageFile, str]) -> list[LeftOut]:
+def _size(examined: Iterable[Examined]) -> int:
+    """The median of the shorter sides, at most `LARGEST_SIZE`."""
+    sides = [min(one.size) for one in examined]
+    return min(median_low(sides), LARGEST_SIZE) if sides else 32
+
+
+def _by_reason(files: Mapping[ImageFile, str]) -> list[LeftOut]:
     paths = defaultdict(list)
-    for file in sorted(damaged):
-        paths[damaged[file]].append(readable(file.path))
-    return [LeftOut(reason, len(found), tuple(found[:EXAMPLES])) for reason, found in sorted(paths.items())]
+    for file in sorted(files):
+        paths[files[file]].append(readable(file.path))
+    return [LeftOut(reason, len(some), tuple(some[:EXAMPLES])) for reason, some in paths.items()]
+
+
+def _held_out_too(duplicates: Sequence[Sequence[ImageFile]]) -> dict[ImageFile, str]:
+    """The images that are not used, since a part that is held out has the same: what is tested is never trained on."""
+    repeated = {}
+    for group in duplicates:
+        last = max((file.part for file in group), key=PARTS.index)
+        for file in group:
+            if file.part != last:
+                repeated[file] = f"for {file.part}, with the same pixels as an image for {last}"
+    return repeated
+
+
+# What refuses a dataset
+
+
+def _damage(dataset: str, damaged: Mapping[ImageFile, str], looked_at: int) -> Iterator[InvalidValue]:
+    if len(damaged) > UNREADABLE_SHARE * looked_at:
+        reasons = sorted(_by_reason(damaged), key=lambda one: -one.count)
+        told = "; ".join(f"{one.count} × {one.reason} ({', '.join(one.examples[:2])})" for one in reasons[:EXAMPLES])
+        reason = f"{len(damaged)} of {looked_at} images cannot be read: {told}"
+        accepted = f"at most {UNREADABLE_SHARE:.0%} that cannot be read; --ignore leaves out what is not meant"
+        yield InvalidValue("dataset", dataset, reason, accepted)
+
+
+def _repeats(
+    dataset: str,
+    files: Sequence[ImageFile],
+    duplicates: Sequence[Sequence[ImageFile]],
+    examined: Mapping[ImageFile, Examined],
+    names: Sequence[str],
+) -> Iterator[InvalidValue]:
+    """Refuse a part that repeats another, and a class that does."""
+    shared = [file for group in duplicates if len({one.part for one in group}) > 1 for file in group]
+    for part in PARTS[1:]:
+        of_part = [file for file in examined if file.part == part]
+        again = [file for file in shared if file.part == part]
+        if of_part and len(again) == len(of_part):
+            reason = f"each of its {len(again)} images is in another part too, pixel for pixel: {_first(again)}"
+            yield InvalidValue(f"data.{part}", None, reason, "images of its own, or none: --ignore leaves it out")
+    pixels: dict[int, set[str]] = defaultdict(set)
+    for file, one in examined.items():
+        pixels[file.label].add(one.pixels)
+    by_pixels: dict[frozenset[str], list[int]] = defaultdict(list)
+    for label, some in pixels.items():
+        by_pixels[frozenset(some)].append(label)
+    for labels in by_pixels.values():
+        if len(labels) > 1:
+            told = " and ".join(repr(names[label]) for label in sorted(labels)[:EXAMPLES])
+            reason = f"classes {told} hold the same images, pixel for pixel"
+            yield InvalidValue("dataset", dataset, reason, "images that differ between classes")
 
 
 def _too_few(dataset: str, counts: Mapping[str, Mapping[str, int]]) -> Iterator[InvalidValue]:
-    """What is wrong with how many images each class has to train on."""
-    few = {name: count for name, count in counts["train"].items() if count < FEWEST}
+    """Refuse classes without enough images to train on, and parts that hold too few classes to mean anything."""
+    few = {name: count for name, count in counts.get("train", {}).items() if count < FEWEST}
     if few:
         told = ", ".join(f"class {name!r} has {count} images" for name, count in list(few.items())[:EXAMPLES])
         more = f" and {len(few) - EXAMPLES} more classes" if len(few) > EXAMPLES else ""
         yield InvalidValue("dataset", dataset, f"{told}{more}", f"at least {FEWEST} training images per class")
+    for part in PARTS[1:]:
+        there = [name for name, count in counts.get(part, {}).items() if count]
+        if len(there) == 1:
+            reason = f"images of one class only, {there[0]!r}"
+            yield InvalidValue(f"data.{part}", None, reason, "images of every class, or none: --ignore leaves it out")
 
 
-def _ranges(examined: Iterable[_Examined]) -> dict[str, tuple[float, float]]:
-    """The range of the values that are not bytes, for each kind that there is."""
-    ranges: dict[str, tuple[float, float]] = {}
-    for one in examined:
-        if one.kind is not None:
-            low, high = ranges.get(one.kind, one.values)
-            ranges[one.kind] = min(low, one.values[0]), max(high, one.values[1])
-    return {kind: decoding.natural(kind, low_high) for kind, low_high in ranges.items()}  # type: ignore[arg-type]
+def _unusable(dataset: str, examined: Mapping[ImageFile, Examined], size: int | None) -> Iterator[InvalidValue]:
+    """Refuse images from which nothing can be learned."""
+    if examined and all(one.constant for one in examined.values()):
+        reason = f"every image is of a single colour: {_first(examined)}"
+        yield InvalidValue("dataset", dataset, reason, "images that show something; --background for transparent ones")
+    if size is None and examined and (shorter := _size(examined.values())) < SMALLEST_SIZE:
+        small = [file for file, one in examined.items() if min(one.size) < SMALLEST_SIZE]
+        reason = (
+            f"{len(small)} of {len(examined)} images have fewer than {SMALLEST_SIZE} pixels a side: {_first(small)}"
+        )
+        yield InvalidValue("data.image_size", shorter, reason, f"images of {SMALLEST_SIZE} pixels or more")
 
 
-def _counted(values: Iterable[str]) -> dict[str, int]:
-    return dict(Counter(values).most_common())
+# What is said
 
 
-def _found(groups: Iterable[Iterable[tuple[str, ...]]]) -> Found:
-    flat = [group for some in groups for group in some]
-    return Found(len(flat), tuple(flat[:EXAMPLES]))
+def _first(files: Iterable[ImageFile]) -> str:
+    paths = sorted(readable(file.path) for file in files)
+    return ", ".join(paths[:3]) + (", …" if len(paths) > 3 else "")
 
 
-def _duplicates(examined: Mapping[ImageFile, _Examined]) -> dict[str, Found]:
-    """Images with the same pixels, by where they are."""
-    same = defaultdict(list)
-    for file, one in sorted(examined.items()):
-        same[one.pixels].append(file)
-    groups = [files for files in same.values() if len(files) > 1]
-    across = [files for files in groups if len({file.part for file in files}) > 1]
-    mixed = [files for files in groups if len({file.label for file in files}) > 1]
-    within = [files for files in groups if files not in across]
-    return {
-        name: Found(len(some), tuple(tuple(file.path for file in files[:EXAMPLES]) for files in some[:EXAMPLES]))
-        for name, some in (("within parts", within), ("across parts", across), ("across classes", mixed))
-    }
+def _notes(examined: Mapping[ImageFile, Examined], decoded: Decoding, listed: int, looked_at: int) -> Iterator[str]:
+    """What is done to the images."""
+    if looked_at < listed:
+        yield f"{looked_at:,} of {listed:,} images were decoded to look at them"
+    some = examined.values()
+    size, count = decoded.size, sum(one.size != (decoded.size, decoded.size) for one in some)
+    if count:
+        yield f"{count:,} images are scaled until they cover {size}×{size} pixels, and cropped about their centre"
+    if decoded.channels == 1 and (coloured := sum(not one.grey for one in some)):
+        yield f"{coloured:,} coloured images become grey"
+    if turned := sum(one.orientation != 1 for one in some):
+        yield f"{turned:,} images are turned as their orientation tag says"
+    if transparent := sum(one.transparent for one in some):
+        yield f"{transparent:,} images have transparent pixels, which show {decoded.background}"
+    for kind, name in (("integers", "whole numbers of more than 8 bits"), ("floats", "floating-point numbers")):
+        if deep := sum(one.kind == kind for one in some):
+            low, high = getattr(decoded, kind)
+            yield f"{deep:,} images hold {name}, which are scaled from {low:g} … {high:g}"
+    if several := [file for file, one in examined.items() if one.several]:
+        yield f"of {len(several):,} files with several images the first is used: {_first(several)}"
+
+
+def _warnings(
+    examined: Mapping[ImageFile, Examined],
+    counts: Mapping[str, Mapping[str, int]],
+    decoded: Decoding,
+    duplicates: Sequence[Sequence[ImageFile]],
+    alike: Sequence[Sequence[ImageFile]],
+    damaged: Mapping[ImageFile, str],
+    repeated: Mapping[ImageFile, str],
+) -> Iterator[str]:
+    """What the user should know."""
+    train = {name: count for name, count in counts.get("train", {}).items() if count}
+    for part in PARTS[1:]:
+        lacking = [name for name, count in counts.get(part, {}).items() if not count and name in train]
+        if lacking:
+            told = ", ".join(map(repr, lacking[:EXAMPLES])) + (", …" if len(lacking) > EXAMPLES else "")
+            covered = f"its accuracy covers {len(counts[part]) - len(lacking)} of {len(counts[part])} classes"
+            yield f"no images for {part} of {told}: {covered}"
+    if train and max(train.values()) >= IMBALANCE * min(train.values()):
+        most, least = max(train, key=train.__getitem__), min(train, key=train.__getitem__)
+        share = train[most] / sum(train.values())
+        yield (
+            f"classes differ strongly in size: {train[most]:,} images of {most!r}, {train[least]:,} of {least!r}; "
+            f"always answering {most!r} would be right for {share:.1%}"
+        )
+    if damaged:
+        yield f"{len(damaged):,} images cannot be read and are left out: {_first(damaged)}"
+    if repeated:
+        yield f"{len(repeated):,} images are left out of training, since held-out ones are the same: {_first(repeated)}"
+    mixed = [group for group in duplicates if len({file.label for file in group}) > 1]
+    if mixed:
+        yield f"{len(mixed):,} images are in more than one class, pixel for pixel: {_first(mixed[0])}"
+    if again := sum(len(group) - len({file.part for file in group}) for group in duplicates):
+        yield f"{again:,} images repeat another of their part, pixel for pixel: {_first(duplicates[0])}"
+    across = [group for group in alike if len({file.part for file in group}) > 1]
+    if across:
+        yield f"{len(across):,} images are nearly identical to one of another part: {_first(across[0])}"
+    if nearly := sum(len(group) - 1 for group in alike if group not in across):
+        yield f"{nearly:,} images are nearly identical to another: {_first(alike[0])}"
+    if constant := [file for file, one in examined.items() if one.constant]:
+        yield f"{len(constant):,} images are of a single colour: {_first(constant)}"
+    yield from _odd_sizes(examined, decoded)
+    yield from _few_shades(examined, decoded)
+
+
+def _odd_sizes(examined: Mapping[ImageFile, Examined], decoded: Decoding) -> Iterator[str]:
+    size = decoded.size
+    small = [file for file, one in examined.items() if min(one.size) * 4 <= size]
+    if small:
+        yield f"{len(small):,} images are so small that they are enlarged four times or more: {_first(small)}"
+    long = [file for file, one in examined.items() if max(one.size) > 3 * min(one.size)]
+    if long:
+        yield f"{len(long):,} images are over three times as long as wide, and most is cut off: {_first(long)}"
+
+
+def _few_shades(examined: Mapping[ImageFile, Examined], decoded: Decoding) -> Iterator[str]:
+    """Images that use little of the range from which all are scaled."""
+    for kind in ("integers", "floats"):
+        low, high = getattr(decoded, kind)
+        deep = {file: one for file, one in examined.items() if one.kind == kind and not one.constant}
+        poor = [file for file, one in deep.items() if (one.values[1] - one.values[0]) * 16 < high - low]
+        if len(poor) * 2 > len(deep):
+            yield (
+                f"{len(poor):,} of {len(deep):,} images use fewer than 16 of 256 shades, since all are scaled from "
+                f"{low:g} … {high:g}: {_first(poor)}"
+            )
 
 
 # The contact sheet
 
-_CELL, _LABEL = 64, 160
 
-
-def _contact_sheet(inspection: Inspection) -> bytes:
-    rows: list[tuple[str, list[Image.Image]]] = []
-    by_row: dict[tuple[int, str], list[ImageFile]] = defaultdict(list)
+def _rows(inspection: Inspection) -> tuple[list[Row], str]:
+    """Images of the first classes, decoded, and what is not shown."""
+    grouped: dict[tuple[int, str], list[ImageFile]] = defaultdict(list)
     for file in inspection.files:
-        if len(by_row[file.label, file.part]) < 10:
-            by_row[file.label, file.part].append(file)
-    for (label, part), files in sorted(by_row.items())[:10]:
-        pictures = []
-        for file in files:
+        grouped[file.label, file.part].append(file)
+    order = sorted(grouped, key=lambda key: (key[0], PARTS.index(key[1])))
+    rows: list[Row] = []
+    for label, part in order[:MOST_ROWS]:
+        files, images = grouped[label, part], []
+        for file in files[:: max(1, len(files) // MOST_IMAGES)][:MOST_IMAGES]:
             try:
-                pixels = decoding.decode(Path(inspection.path or "") / file.path, inspection.decoding)
+                images.append(decoding.decode(Path(inspection.path or "") / file.path, inspection.decoding))
             except OSError:
-                continue
-            grey = pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
-            pictures.append(Image.fromarray(grey).resize((_CELL, _CELL), Image.Resampling.NEAREST))
-        rows.append((f"{inspection.class_names[label]}\n{part}", pictures))
-    sheet = Image.new("RGB", (_LABEL + 10 * (_CELL + 4), max(1, len(rows)) * (_CELL + 4)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for number, (text, pictures) in enumerate(rows):
-        draw.multiline_text((4, number * (_CELL + 4) + 4), text, fill="black", font=ImageFont.load_default(14))
-        for column, picture in enumerate(pictures):
-            sheet.paste(picture, (_LABEL + column * (_CELL + 4), number * (_CELL + 4)))
-    written = io.BytesIO()
-    sheet.save(written, "PNG")
-    return written.getvalue()
+                continue  # it went, or is one of those that were not looked at
+        rows.append((inspection.class_names[label], f"{part}, {len(files):,}", images))
+    classes = len({label for label, _ in order}) - len({label for label, _ in order[:MOST_ROWS]})
+    return rows, f"and {classes:,} more classes" if classes else ""
