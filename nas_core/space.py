@@ -17,6 +17,10 @@ from nas_core.operations import OPERATIONS, PAPER_OPERATIONS
 if TYPE_CHECKING:
     from nas_core.architecture import Architecture
 
+MOST_OPERATIONS = 2048
+"""Candidate operations of all blocks together: five times those of the largest preset. What a check of a request costs
+grows with them."""
+
 
 @dataclass(frozen=True)
 class SearchSpace:
@@ -80,6 +84,14 @@ class SearchSpace:
                 "not a list of different known operations",
                 "one or more of " + ", ".join(OPERATIONS),
             )
+        if self.size > MOST_OPERATIONS:
+            raise InvalidValue(
+                "space",
+                self.size,
+                f"too many candidate operations: {sum(self.blocks)} blocks of {self.levels} levels of "
+                f"{len(self.operations)}",
+                f"at most {MOST_OPERATIONS} in all; fewer blocks, levels or operations",
+            )
         if self.resolution(len(self.blocks) - 1) < 1:
             raise InvalidValue(
                 "space.image_size", self.image_size, "too small for so many stages", "a larger image or fewer stages"
@@ -114,6 +126,11 @@ class SearchSpace:
     def nodes(self) -> int:
         """The number of operations in a block."""
         return self.levels * len(self.operations)
+
+    @property
+    def size(self) -> int:
+        """The number of candidate operations in all blocks together."""
+        return sum(self.blocks) * self.nodes
 
     def operation(self, node: int) -> str:
         """The name of the operation at `node` (1 … nodes)."""
@@ -158,20 +175,22 @@ class SearchSpace:
         """The smallest networks that are no bare chain of shortcuts.
 
         One block (every block, where they share their edges) holds a single operation; reductions are their 1×1
-        branch.
+        branch. That block is the first or the second of a stage: what comes behind costs what the second does.
         """
         from nas_core.architecture import Architecture, Block, Edge, Reduction
 
         output = self.nodes + 1
         empty = Block(())
         count = sum(self.blocks)
+        stages = self.stage_of_block
+        telling = [block for block in range(count) if block < 2 or stages[block] != stages[block - 2]]
         candidates = []
         for node in range(1, len(self.operations) + 1):
             path = Block((Edge(0, node, 1.0), Edge(node, output, 1.0)))
             layouts = (
                 [(path,) * count]
                 if self.share
-                else [tuple(path if b == full else empty for b in range(count)) for full in range(count)]
+                else [tuple(path if b == full else empty for b in range(count)) for full in telling]
             )
             candidates += [
                 Architecture(self, self.widths, blocks, (Reduction(1.0, 0.0),) * (len(self.blocks) - 1))

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 
 from service.api import architectures, cluster, health, metrics, problems, projects, schemas, searches, sweeps
 from service.api.context import Context
+from service.api.doors import Doors
 from service.api.limits import Limits, Streams
 from service.dashboard import add_dashboard
 from service.dispatch.process import Dispatching
@@ -60,6 +61,7 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
     app.state.context = context
     app.state.metrics = metrics.Metrics(context, own_version())
     app.add_middleware(Limits, settings=settings, streams=context.streams)
+    app.add_middleware(Doors, settings=settings)
     problems.install(app)
     for resource in (searches, sweeps, architectures, projects, cluster, schemas, health, metrics):
         app.include_router(resource.router)

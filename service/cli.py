@@ -82,7 +82,9 @@ Type = Annotated[
     str | None,
     typer.Option("--accelerator-type", help="What its nodes must have, as Ray names it, such as A100 (default: any)."),
 ]
-Project = Annotated[str, typer.Option(help="The project that it counts for.")]
+Project = Annotated[
+    str | None, typer.Option(help="The project that it counts for (default: the token's own, else default).")
+]
 Priority = Annotated[
     int, typer.Option(min=-10, max=10, help="A step is worth an hour of waiting in the project's queue.")
 ]
@@ -157,7 +159,7 @@ def submit(
     cpus: Cpus = 1,
     gpus: Gpus = 0,
     accelerator_type: Type = None,
-    project: Project = "default",
+    project: Project = None,
     priority: Priority = 0,
     name: Name = "",
     setting: Set = None,
@@ -210,7 +212,7 @@ def sweep(
     cpus: Cpus = 1,
     gpus: Gpus = 0,
     accelerator_type: Type = None,
-    project: Project = "default",
+    project: Project = None,
     priority: Priority = 0,
     name: Name = "",
     setting: Set = None,
@@ -225,6 +227,7 @@ def sweep(
             dataset, None, preset, share, 0, workers, cpus, gpus, accelerator_type, project, name, setting, limit
         )
         search = {key: value for key, value in body.items() if key not in ("seed", "project", "name")}
+        own = {} if project is None else {"project": project}
         made = client.submit_sweep(
             search,
             budget_range(budgets) if budgets else list(budget or ()),
@@ -233,7 +236,7 @@ def sweep(
             strategy="independent" if independent else "path",
             finals=finals,
             baselines=list(baseline or ()),
-            project=project,
+            **own,
             priority=priority,
             name=name,
         )
@@ -495,9 +498,7 @@ def run(
     from service.domain.scheduling import Capacity
 
     with refusals():
-        body = request_body(
-            dataset, budget, preset, share, seed, workers, cpus, gpus, None, "default", "", setting, limit
-        )
+        body = request_body(dataset, budget, preset, share, seed, workers, cpus, gpus, None, None, "", setting, limit)
         try:
             # Without a GPU driver's device there is none; with it Ray counts them.
             here = Capacity(os.cpu_count() or 1, float("inf") if Path("/dev/nvidiactl").exists() else 0)
@@ -571,7 +572,7 @@ def request_body(
     cpus: int,
     gpus: int,
     accelerator_type: str | None,
-    project: str,
+    project: str | None,
     name: str,
     settings: Sequence[str] | None,
     limits: Sequence[str] | None,
@@ -582,6 +583,7 @@ def request_body(
     space = {key: value for key, value in (("preset", preset), ("share", share)) if value is not None}
     asked: dict[str, Any] = {"budgets": list(budgets)} if budgets else {}
     asked |= {"accelerator_type": accelerator_type} if accelerator_type is not None else {}
+    asked |= {"project": project} if project is not None else {}
     return asked | {
         "dataset": dataset,
         "limits": named_values("--limit", limits, "such as parameters=20k or latency_ms=2.5"),
@@ -591,7 +593,6 @@ def request_body(
         "workers": number_or_range(workers),
         "cpus_per_worker": cpus,
         "gpus_per_worker": gpus,
-        "project": project,
         "name": name,
     }
 

@@ -2,15 +2,18 @@
 
 import ipaddress
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from nas_core.errors import InvalidValue
 
 DEFAULT_PORT = 8765
+HOST = re.compile(r"([\w.-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?", re.ASCII)
+"""A host as the header Host names it: a name or an address, and perhaps a port."""
 Number = TypeVar("Number", int, float)
 
 
@@ -19,18 +22,22 @@ class Settings:
     """Where the service keeps things and whom it listens to.
 
     `storage` is a folder or an fsspec URL; `ray_address` the URL of a Ray cluster's dashboard, or None for a Ray of
-    the service's own on this machine; `data_roots` the folders that image folders may lie in, empty for any;
-    `tokens` maps a bearer token to its project; `mlflow_uri` is the MLflow server that searches are mirrored to, or
-    None. What one process takes on: bodies of `max_body` bytes; from one token (or address, where it is not this
-    machine's own) `rate` requests a second and `rate_burst` at once; and `max_streams` open streams of events. Raises
+    the service's own on this machine; `public_url` the URL that users open, and `allowed_hosts` the other names, each
+    with or without a port, by which it may be asked (`service.api.doors`); `data_roots` the folders that image folders
+    may lie in, empty for any; `tokens` maps a bearer token to its project; `mlflow_uri` is the MLflow server that
+    searches are mirrored to, or None. What one process takes on: bodies of `max_body` bytes; from one token (or
+    address, where it is not this machine's own) `rate` requests a second, `rate_burst` at once, and `max_streams` open
+    streams of events. Raises
     `InvalidValue` where a setting cannot be used.
     """
 
     storage: str
-    database_url: str
+    database_url: str = field(repr=False)
     ray_address: str | None = None
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
+    public_url: str | None = None
+    allowed_hosts: tuple[str, ...] = ()
     data_roots: tuple[str, ...] = ()
     tokens: Mapping[str, str] = field(default_factory=dict, repr=False)
     mlflow_uri: str | None = field(default=None, repr=False)
@@ -51,6 +58,11 @@ class Settings:
             raise InvalidValue("YOSO_RATE", self.rate, "not a rate", "requests a second, above 0")
         if not 0 < self.port < 65536:
             raise InvalidValue("YOSO_PORT", self.port, "not a port", "a number from 1 to 65535")
+        if self.public_url is not None:
+            checked_url(self.public_url)
+        for host in self.allowed_hosts:
+            if not re.fullmatch(HOST, host):
+                raise InvalidValue("YOSO_ALLOWED_HOSTS", host, "not a host", "such as yoso.example.org, api-1:8765")
         if self.mlflow_uri is not None:
             without_credentials(self.mlflow_uri)
         if not is_loopback(self.host):
@@ -102,6 +114,8 @@ class Settings:
             ray_address=address.rstrip("/") if address else None,
             host=given.get("YOSO_HOST", "127.0.0.1"),
             port=number(given, "YOSO_PORT", int, DEFAULT_PORT),
+            public_url=given.get("YOSO_PUBLIC_URL", "").rstrip("/") or None,
+            allowed_hosts=tuple(given.get("YOSO_ALLOWED_HOSTS", "").replace(",", " ").lower().split()),
             data_roots=tuple(filter(None, given.get("YOSO_DATA_ROOTS", "").split(os.pathsep))),
             tokens=parse_tokens(given.get("YOSO_TOKENS", "")),
             mlflow_uri=given.get("YOSO_MLFLOW_URI"),
@@ -134,6 +148,18 @@ def parse_tokens(text: str) -> dict[str, str]:
             )
         tokens[token] = project
     return tokens
+
+
+def checked_url(url: str) -> SplitResult:
+    """The parts of the URL under which users find the service. Raises `InvalidValue` where it is none."""
+    parts = urlsplit(url)
+    try:
+        good = parts.scheme in ("http", "https") and HOST.fullmatch(parts.netloc) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good or parts.query or parts.fragment:
+        raise InvalidValue("YOSO_PUBLIC_URL", url, "not the URL of a service", "such as https://yoso.example.org")
+    return parts
 
 
 def without_credentials(uri: str) -> tuple[str, dict[str, str]]:

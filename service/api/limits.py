@@ -9,6 +9,7 @@ import hashlib
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import anyio
@@ -31,13 +32,14 @@ FORGET_ABOVE = 10_000
 
 
 class Streams:
-    """The open streams of events, at most `limit`."""
+    """The open streams of events, at most `limit` of one client."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.ending = False
         """Whether no other stream may begin; those that are open end when `end` is called."""
-        self._open: set[anyio.CancelScope] = set()
+        self._open: dict[anyio.CancelScope, bytes | None] = {}
+        self._of: Counter[bytes | None] = Counter()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -45,19 +47,24 @@ class Streams:
     def end(self) -> None:
         """End every stream and begin no other; to be called in the event loop."""
         self.ending = True
-        for scope in self._open:
+        for scope in list(self._open):
             scope.cancel()
 
-    def begin(self, scope: anyio.CancelScope) -> bool:
-        """Count the stream that runs in `scope`, unless there are too many."""
-        if self.ending or len(self._open) >= self.limit:
+    def begin(self, scope: anyio.CancelScope, client: bytes | None) -> bool:
+        """Count the stream of `client` that runs in `scope`, unless it has too many."""
+        if self.ending or self._of[client] >= self.limit:
             return False
-        self._open.add(scope)
+        self._open[scope] = client
+        self._of[client] += 1
         return True
 
     def over(self, scope: anyio.CancelScope) -> None:
         """Forget a stream."""
-        self._open.discard(scope)
+        if scope in self._open:
+            client = self._open.pop(scope)
+            self._of[client] -= 1
+            if not self._of[client]:
+                del self._of[client]
 
 
 class Rate:
@@ -124,7 +131,7 @@ class Limits:
                 await self._too_large(scope, receive, send)
                 return
             receive = replay(body, receive)
-        await self._stream(scope, receive, send)
+        await self._stream(scope, receive, send, client)
 
     async def _body(self, receive: Receive) -> bytes | None:
         """The whole body, or None as soon as it is too large, whatever its length was said to be."""
@@ -145,15 +152,15 @@ class Limits:
         told = f"At most {self.settings.max_body} bytes are read; YOSO_MAX_BODY sets it."
         await refuse(scope, receive, send, 413, "Body too large", told)
 
-    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the application answer; a stream of events is counted, and ends when the service does."""
+    async def _stream(self, scope: Scope, receive: Receive, send: Send, client: bytes | None) -> None:
+        """Let the application answer; a stream of events counts for its client, and ends when the service does."""
         started = refused = ended = False
         with anyio.CancelScope() as answering:
 
             async def sending(message: Message) -> None:
                 nonlocal started, refused
                 if message["type"] == "http.response.start" and is_event_stream(message):
-                    if not self.streams.begin(answering):
+                    if not self.streams.begin(answering, client):
                         refused = True
                         answering.cancel()
                         await anyio.lowlevel.checkpoint()
@@ -172,7 +179,7 @@ class Limits:
             finally:
                 self.streams.over(answering)
         if refused:
-            told = "The service is stopping." if self.streams.ending else f"{self.streams.limit} streams are open."
+            told = "The service is stopping." if self.streams.ending else f"You have {self.streams.limit} open streams."
             await refuse(scope, receive, send, 503, "No more streams", told, retry=RETRY_SECONDS)
         elif started:
             hint = RETRY_HINT if ended or self.streams.ending else b""

@@ -53,7 +53,7 @@ class Metrics:
         build.add_metric([self.version], 1)
         yield build
         yield gauge("yoso_sse_streams", "Open streams of events of this process.", len(self.context.streams))
-        yield gauge("yoso_sse_streams_limit", "Streams that it takes on.", self.context.streams.limit)
+        yield gauge("yoso_sse_streams_limit", "Streams that it takes on of one client.", self.context.streams.limit)
         found = self.snapshot()
         yield gauge("yoso_database_up", "Whether the database answers.", found is not None)
         if found is not None:

@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Callable, Hashable
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
-from urllib.parse import urlsplit
 
 from cachetools import TTLCache, cached
 from fastapi import Depends, Request
@@ -62,21 +61,6 @@ def viewer(request: Request) -> str | None:
 
 
 ViewerDep = Annotated[str | None, Depends(at_once(viewer))]
-
-
-def same_site(request: Request) -> None:
-    """Refuse a form that another site sends in the visitor's name (403); programs that are no browser say neither.
-
-    A browser keeps the cookie from such a form by itself (SameSite), but without tokens there is no cookie. One that
-    says where a request comes from (Sec-Fetch-Site) is believed: a proxy may have changed the Host.
-    """
-    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
-    own = origin is None or urlsplit(origin).netloc == request.headers.get("host")
-    if not (own if site is None else site in ("same-origin", "none")):
-        raise ProblemError(403, "From another site", "This form is sent from the service's own pages.")
-
-
-SameSiteDep = Annotated[None, Depends(at_once(same_site))]
 
 
 async def hints(

@@ -7,7 +7,7 @@ from fastapi.responses import RedirectResponse
 
 from service.api.context import ContextDep
 from service.api.tokens import COOKIE, project_of
-from service.dashboard.frame import SameSiteDep, page
+from service.dashboard.frame import page
 
 router = APIRouter(include_in_schema=False)
 
@@ -21,7 +21,7 @@ def login_page(request: Request, service: ContextDep, next: str = "/searches") -
 
 
 @router.post("/login")
-async def login(request: Request, service: ContextDep, same: SameSiteDep) -> Response:
+async def login(request: Request, service: ContextDep) -> Response:
     """Exchange a token for a cookie that no script can read and no other site can use."""
     form = parse_qs((await request.body()).decode(errors="replace"))
     token, back = form.get("token", [""])[0].strip(), local(form.get("next", [""])[0])
@@ -34,7 +34,7 @@ async def login(request: Request, service: ContextDep, same: SameSiteDep) -> Res
 
 
 @router.post("/logout")
-def logout(same: SameSiteDep) -> Response:
+def logout() -> Response:
     """Forget the token."""
     response = RedirectResponse("/login", 303)
     response.delete_cookie(COOKIE, httponly=True, samesite="strict")

@@ -23,7 +23,7 @@ from service.api import searches as api
 from service.api.context import Context, ContextDep, confined
 from service.api.idempotency import key_for
 from service.api.problems import FieldError, field_errors
-from service.dashboard.frame import SameSiteDep, ViewerDep, page
+from service.dashboard.frame import ViewerDep, page
 from service.domain.request import InvalidRequest, SearchRequest, check, space_of
 from service.store.idempotency import KeyReused
 from service.store.projects import OverQuota
@@ -164,7 +164,7 @@ def form_fragment(request: Request, service: ContextDep, project: ViewerDep, for
 
 
 @router.post("/submit")
-def send(request: Request, service: ContextDep, project: ViewerDep, same: SameSiteDep, form: FormDep) -> Response:
+def send(request: Request, service: ContextDep, project: ViewerDep, form: FormDep) -> Response:
     """Queue the search and go to its page; the form again where it cannot be queued, with what is wrong."""
     asked, found, problems = judged(service, project, form)
     if asked is not None and not problems:

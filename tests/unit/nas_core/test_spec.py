@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nas_core.architecture import Architecture, Block, Edge, Reduction
 from nas_core.errors import InvalidValue
-from nas_core.space import SearchSpace
+from nas_core.operations import OPERATIONS
+from nas_core.space import MOST_OPERATIONS, PRESETS, SearchSpace
 from nas_core.spec import Limits, SearchSpec, Settings, parse_count
 from tests.unit.nas_core.networks import spaces, tiny_spec
 
@@ -209,3 +211,35 @@ def test_an_auxiliary_head_needs_a_stage_to_stand_at_the_end_of() -> None:
     with pytest.raises(InvalidValue) as refused:
         SearchSpec("digits", budgets, one_stage, Settings.preset("digits", auxiliary_weight=0.4))
     assert refused.value.field == "settings.auxiliary_weight"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"preset": "digits", "levels": 8, "blocks": [64] * 6},
+        {"preset": "digits", "levels": 8, "blocks": [64, 64], "operations": list(OPERATIONS)},
+        {"preset": "imagenet", "levels": 8, "blocks": [20, 20, 20, 20]},
+    ],
+)
+def test_a_space_of_too_many_operations_is_refused_with_how_many_there_may_be(fields: dict[str, Any]) -> None:
+    with pytest.raises(InvalidValue, match="too many candidate operations") as refused:
+        SearchSpace.preset(fields.pop("preset"), **fields)
+    assert refused.value.field == "space" and str(MOST_OPERATIONS) in refused.value.accepted
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_may_have_twice_the_levels_and_all_operations(preset: str) -> None:
+    assert SearchSpace.preset(preset, levels=8, operations=tuple(OPERATIONS)).size <= MOST_OPERATIONS
+
+
+def test_a_stage_of_many_blocks_costs_no_more_to_check_than_one_of_two() -> None:
+    """The smallest networks are as many, and are those that all blocks would give."""
+    few, many = (SearchSpace.preset("digits", blocks=(count, 2), levels=1) for count in (2, 40))
+    assert len(many.single_paths()) == len(few.single_paths())
+    path = Block((Edge(0, 1, 1.0), Edge(1, many.nodes + 1, 1.0)))
+    costs = set()
+    for full in range(40):
+        blocks = tuple(path if block == full else Block(()) for block in range(42))
+        one = Architecture(many, many.widths, blocks, (Reduction(1.0, 0.0),))
+        costs.add((one.multiply_adds, one.parameters, one.peak_activations))
+    assert costs <= {(one.multiply_adds, one.parameters, one.peak_activations) for one in many.single_paths()}

@@ -57,7 +57,7 @@ def raw(url: str, *parts: bytes) -> tuple[int, dict[str, str], bytes]:
 
 def post(*headers: bytes) -> bytes:
     return b"\r\n".join(
-        [b"POST /api/v1/searches HTTP/1.1", b"Host: x", b"Content-Type: application/json", *headers, b"", b""]
+        [b"POST /api/v1/searches HTTP/1.1", b"Host: localhost", b"Content-Type: application/json", *headers, b"", b""]
     )
 
 

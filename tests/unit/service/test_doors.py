@@ -1,0 +1,160 @@
+"""Who is let in: by which host's name, from which site's page, and as whom."""
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from nas_core.errors import InvalidValue
+from service.api.doors import is_own
+from service.settings import Settings
+from tests import seeding
+
+PATH = "/api/v1/searches"
+ASKED: dict[str, Any] = {"dataset": "digits", "budgets": ["300k"]}
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[FastAPI]:
+    made = seeding.make_app(tmp_path)
+    yield made
+    seeding.parts(made).searches.engine.dispose()
+
+
+@pytest.fixture
+def http(app: FastAPI) -> Iterator[httpx.Client]:
+    with seeding.serving(app) as url, httpx.Client(base_url=url, timeout=60) as client:
+        yield client
+
+
+FOREIGN = (
+    "evil.example",
+    "evil.example:8765",
+    "127.0.0.1.evil.example",
+    "localhost.evil.example",
+    "10.0.0.7:8765",
+    "0.0.0.0:8765",
+    "a b",
+    "x@localhost",
+    "localhost/",
+    "2130706433",
+)
+
+
+def test_another_hosts_name_is_refused_with_what_to_set(http: httpx.Client) -> None:
+    for host in FOREIGN:
+        for path in ("/searches", PATH, "/healthz", "/static/yoso.js", "/openapi.json", "/login"):
+            told = http.get(path, headers={"Host": host})
+            assert told.status_code == 421 and told.headers["content-type"] == "application/problem+json", (host, path)
+            assert "YOSO_PUBLIC_URL" in told.json()["detail"] and "YOSO_ALLOWED_HOSTS" in told.json()["detail"]
+
+
+def test_loopback_is_the_services_own_under_any_port(http: httpx.Client) -> None:
+    for host in ("localhost", "LOCALHOST:9000", "127.0.0.1", "127.0.0.2:1", "[::1]:8765", "[::1]", "localhost."):
+        assert http.get(PATH, headers={"Host": host}).status_code == 200, host
+
+
+def test_what_is_set_is_known_and_where_it_listens() -> None:
+    def known(named: str, **fields: Any) -> bool:
+        tokens = {"a-token-of-sixteen": "vision"}
+        return is_own(named, Settings("/s", "sqlite:////s/db", tokens=tokens, data_roots=("/data",), **fields))
+
+    assert known("yoso.example.org", public_url="https://yoso.example.org/below")
+    assert known("yoso.example.org:8443", public_url="https://yoso.example.org:8443")
+    assert not known("yoso.example.org:8444", public_url="https://yoso.example.org:8443")
+    assert known("api-1:8765", allowed_hosts=("api-1:8765",)) and not known("api-1", allowed_hosts=("api-1:8765",))
+    assert known("api-1:8765", allowed_hosts=("api-1",)) and known("API-1", allowed_hosts=("api-1",))
+    assert known("box:8765", host="box") and not known("box:8765")
+    assert known("192.168.1.5:8765", host="0.0.0.0") and known("[fe80::1]:8765", host="::")
+    assert not known("evil.example:8765", host="0.0.0.0") and not known("192.168.1.5:8765", host="192.168.1.4")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("YOSO_PUBLIC_URL", "yoso.example.org"),
+        ("YOSO_PUBLIC_URL", "ftp://yoso.example.org"),
+        ("YOSO_PUBLIC_URL", "https://user:secret@yoso.example.org"),
+        ("YOSO_PUBLIC_URL", "https://yoso.example.org:99999"),
+        ("YOSO_PUBLIC_URL", "https://yoso.example.org/?a=b"),
+        ("YOSO_ALLOWED_HOSTS", "https://yoso.example.org"),
+        ("YOSO_ALLOWED_HOSTS", "a,*.example.org"),
+    ],
+)
+def test_a_host_that_is_none_is_refused_by_name(name: str, text: str) -> None:
+    with pytest.raises(InvalidValue) as refused:
+        Settings.from_environment({"YOSO_STORAGE": "/data", name: text})
+    assert refused.value.field == name
+
+
+def test_hosts_come_from_the_environment() -> None:
+    given = {"YOSO_PUBLIC_URL": "https://yoso.example.org/", "YOSO_ALLOWED_HOSTS": "API-1:8765, api-2"}
+    settings = Settings.from_environment({"YOSO_STORAGE": "/data"} | given)
+    assert settings.public_url == "https://yoso.example.org" and settings.allowed_hosts == ("api-1:8765", "api-2")
+
+
+ELSEWHERE = (
+    {"Origin": "https://evil.example"},
+    {"Origin": "null"},
+    {"Origin": "http://localhost:1"},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site"},
+    {"Sec-Fetch-Site": "cross-site", "Origin": "http://127.0.0.1"},
+)
+
+
+@pytest.mark.parametrize("headers", ELSEWHERE)
+def test_a_page_of_another_site_changes_nothing(app: FastAPI, http: httpx.Client, headers: dict[str, str]) -> None:
+    search_id = seeding.queue(app)
+    for method, path in [
+        ("POST", f"{PATH}/{search_id}/cancel"),
+        ("POST", PATH),
+        ("POST", "/api/v1/sweeps"),
+        ("PATCH", "/api/v1/projects/default"),
+        ("POST", "/submit"),
+        ("POST", "/login"),
+        ("POST", "/logout"),
+        ("DELETE", f"{PATH}/{search_id}"),
+    ]:
+        told = http.request(method, path, headers=headers, content=json.dumps(ASKED))
+        assert told.status_code == 403 and "another site" in told.json()["title"], (method, path)
+    assert http.get(f"{PATH}/{search_id}").json()["status"] == "queued" and len(http.get(PATH).json()["items"]) == 1
+
+
+def test_its_own_pages_and_programs_are_let_in(app: FastAPI, http: httpx.Client) -> None:
+    own = str(http.base_url).rstrip("/")
+    for headers in ({}, {"Origin": own}, {"Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"},
+                    {"Origin": "https://yoso.example", "Sec-Fetch-Site": "same-origin"}):  # fmt: skip
+        assert http.post(PATH, json=ASKED, headers=headers).status_code == 201
+
+
+def test_a_page_at_the_public_url_is_its_own_though_a_proxy_changes_the_host(tmp_path: Path) -> None:
+    app = seeding.make_app(tmp_path, public_url="https://yoso.example.org")
+    with seeding.serving(app) as url:
+        for origin, status in (("https://yoso.example.org", 201), ("https://evil.example.org", 403)):
+            assert httpx.post(url + PATH, json=ASKED, headers={"Origin": origin}).status_code == status
+    seeding.parts(app).searches.engine.dispose()
+
+
+def test_one_client_cannot_take_the_streams_of_another(tmp_path: Path) -> None:
+    tokens = {"a-token-of-sixteen": "vision", "another-of-sixteen": "audio"}
+    app = seeding.make_app(tmp_path, tokens=tokens, data_roots=(str(tmp_path),), max_streams=2)
+    vision, audio = ({"Authorization": f"Bearer {token}"} for token in tokens)
+    with seeding.serving(app) as url, httpx.Client(base_url=url, timeout=60) as http, ExitStack() as stack:
+        ids = {project: seeding.queue(app, project=project) for project in ("vision", "audio")}
+        path = f"{PATH}/{ids['vision']}/events"
+        lines = [stack.enter_context(http.stream("GET", path, headers=vision)).iter_lines() for _ in range(2)]
+        assert [next(some) for some in lines] == ["event: status"] * 2
+        assert http.get(path, headers=vision).status_code == 503
+        with http.stream("GET", f"{PATH}/{ids['audio']}/events", headers=audio) as other:
+            assert other.status_code == 200
+
+
+def test_what_is_shown_of_the_settings_has_no_password_in_it() -> None:
+    settings = Settings("/s", "postgresql://yoso:a-hidden-password@db/yoso", mlflow_uri="https://u:a-hidden-password@m")
+    assert "a-hidden-password" not in repr(settings) + str(settings)
