@@ -5,7 +5,7 @@ All doors ask here, so that they tell the same in the same words. All files of a
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -220,11 +220,10 @@ def _folder(info: DatasetInfo, options: DataOptions, progress: Progress | None, 
     )
     problems = [_about(problem, info.name) for problem in listing.problems]
     problems += _damage(info.name, damaged, len(told))
-    if not problems:
-        problems += _repeats(info.name, listing.files, duplicates, examined, listing.class_names)
-    if not problems:
-        problems += _too_few(info.name, counts)
-        problems += _unusable(info.name, examined, image_size)
+    # A dataset that is wrong in one way often is in others too, which would say the same again.
+    problems = problems or [*_unusable(info.name, examined, image_size)]
+    problems = problems or [*_repeats(info.name, duplicates, examined, listing.class_names)]
+    problems = problems or [*_too_few(info.name, counts)]
     preset = "digits" if size <= 16 else "cifar10" if size <= 96 else "imagenet"
     described = replace(
         info,
@@ -235,7 +234,6 @@ def _folder(info: DatasetInfo, options: DataOptions, progress: Progress | None, 
         preset=preset,
     )
     contents = {file: one.content for file, one in examined.items()}
-    left_out = [*listing.left_out, *_by_reason(damaged), *_by_reason(repeated)]
     return Inspection(
         info.name,
         str(root),
@@ -252,7 +250,7 @@ def _folder(info: DatasetInfo, options: DataOptions, progress: Progress | None, 
         modes=counted(one.mode for one in examined.values()),
         bit_depths=counted(one.bits for one in examined.values()),
         orientations=counted(one.orientation for one in examined.values()),
-        left_out=tuple(sorted(left_out, key=lambda one: (-one.count, one.reason))),
+        left_out=_together([*listing.left_out, *_by_reason(damaged), *_by_reason(repeated)]),
         duplicates=by_place(duplicates),
         nearly_identical=by_place(alike),
         constant=found(file for file, one in examined.items() if one.constant),
@@ -289,6 +287,16 @@ def _by_reason(files: Mapping[ImageFile, str]) -> list[LeftOut]:
     return [LeftOut(reason, len(some), tuple(some[:EXAMPLES])) for reason, some in paths.items()]
 
 
+def _together(left_out: Iterable[LeftOut]) -> tuple[LeftOut, ...]:
+    """One of each reason, that with the most files first."""
+    by_reason: dict[str, LeftOut] = {}
+    for one in left_out:
+        before = by_reason.get(one.reason, LeftOut(one.reason, 0, ()))
+        examples = (*before.examples, *one.examples)[:EXAMPLES]
+        by_reason[one.reason] = LeftOut(one.reason, before.count + one.count, examples)
+    return tuple(sorted(by_reason.values(), key=lambda one: (-one.count, one.reason)))
+
+
 def _held_out_too(duplicates: Sequence[Sequence[ImageFile]]) -> dict[ImageFile, str]:
     """The images that are not used, since a part that is held out has the same: what is tested is never trained on."""
     repeated = {}
@@ -314,7 +322,6 @@ def _damage(dataset: str, damaged: Mapping[ImageFile, str], looked_at: int) -> I
 
 def _repeats(
     dataset: str,
-    files: Sequence[ImageFile],
     duplicates: Sequence[Sequence[ImageFile]],
     examined: Mapping[ImageFile, Examined],
     names: Sequence[str],
@@ -375,26 +382,32 @@ def _first(files: Iterable[ImageFile]) -> str:
     return ", ".join(paths[:3]) + (", …" if len(paths) > 3 else "")
 
 
+def _said(what: str, some: Sequence[ImageFile], examined: Mapping[ImageFile, Examined]) -> str:
+    return f"{what}: {len(some):,} of {len(examined):,} images ({_first(some)})"
+
+
 def _notes(examined: Mapping[ImageFile, Examined], decoded: Decoding, listed: int, looked_at: int) -> Iterator[str]:
     """What is done to the images."""
     if looked_at < listed:
-        yield f"{looked_at:,} of {listed:,} images were decoded to look at them"
-    some = examined.values()
-    size, count = decoded.size, sum(one.size != (decoded.size, decoded.size) for one in some)
-    if count:
-        yield f"{count:,} images are scaled until they cover {size}×{size} pixels, and cropped about their centre"
-    if decoded.channels == 1 and (coloured := sum(not one.grey for one in some)):
-        yield f"{coloured:,} coloured images become grey"
-    if turned := sum(one.orientation != 1 for one in some):
-        yield f"{turned:,} images are turned as their orientation tag says"
-    if transparent := sum(one.transparent for one in some):
-        yield f"{transparent:,} images have transparent pixels, which show {decoded.background}"
-    for kind, name in (("integers", "whole numbers of more than 8 bits"), ("floats", "floating-point numbers")):
-        if deep := sum(one.kind == kind for one in some):
-            low, high = getattr(decoded, kind)
-            yield f"{deep:,} images hold {name}, which are scaled from {low:g} … {high:g}"
-    if several := [file for file, one in examined.items() if one.several]:
-        yield f"of {len(several):,} files with several images the first is used: {_first(several)}"
+        yield f"decoded to look at them: {looked_at:,} of {listed:,} images"
+    square, side = (decoded.size, decoded.size), f"{decoded.size}×{decoded.size}"
+    kinds = (("integers", "whole numbers of more than 8 bits"), ("floats", "floating-point numbers"))
+    done: list[tuple[str, Callable[[Examined], bool]]] = [
+        (
+            f"scaled to cover {side} pixels and cropped about the centre",
+            lambda one: one.size != square,
+        ),
+        ("made grey", lambda one: decoded.channels == 1 and not one.grey),
+        ("turned upright, as the orientation tag says", lambda one: one.orientation != 1),
+        (f"transparent pixels replaced by {decoded.background}", lambda one: one.transparent),
+    ]
+    for kind, name in kinds:
+        low, high = getattr(decoded, kind)
+        done.append((f"{name} scaled from {low:g} … {high:g}", lambda one, kind=kind: one.kind == kind))  # type: ignore[misc]
+    done.append(("only the first of several images in the file used", lambda one: one.several))
+    for what, applies in done:
+        if some := [file for file, one in examined.items() if applies(one)]:
+            yield _said(what, some, examined)
 
 
 def _warnings(
@@ -422,46 +435,30 @@ def _warnings(
             f"always answering {most!r} would be right for {share:.1%}"
         )
     if damaged:
-        yield f"{len(damaged):,} images cannot be read and are left out: {_first(damaged)}"
+        yield f"left out, as they cannot be read: {len(damaged):,} images ({_first(damaged)})"
     if repeated:
-        yield f"{len(repeated):,} images are left out of training, since held-out ones are the same: {_first(repeated)}"
-    mixed = [group for group in duplicates if len({file.label for file in group}) > 1]
-    if mixed:
-        yield f"{len(mixed):,} images are in more than one class, pixel for pixel: {_first(mixed[0])}"
-    if again := sum(len(group) - len({file.part for file in group}) for group in duplicates):
-        yield f"{again:,} images repeat another of their part, pixel for pixel: {_first(duplicates[0])}"
-    across = [group for group in alike if len({file.part for file in group}) > 1]
-    if across:
-        yield f"{len(across):,} images are nearly identical to one of another part: {_first(across[0])}"
-    if nearly := sum(len(group) - 1 for group in alike if group not in across):
-        yield f"{nearly:,} images are nearly identical to another: {_first(alike[0])}"
+        yield f"left out, as held-out images have the same pixels: {len(repeated):,} images ({_first(repeated)})"
+    for what, groups in (("the same pixels", duplicates), ("nearly identical", alike)):
+        mixed = [group for group in groups if len({file.label for file in group}) > 1]
+        across = [group for group in groups if len({file.part for file in group}) > 1]
+        if mixed:
+            yield _said(f"{what} in more than one class", [file for group in mixed for file in group], examined)
+        if across:
+            yield _said(f"{what} in more than one part", [file for group in across for file in group], examined)
+        if within := [file for group in groups if group not in mixed and group not in across for file in group]:
+            yield _said(f"{what} more than once", within, examined)
     if constant := [file for file, one in examined.items() if one.constant]:
-        yield f"{len(constant):,} images are of a single colour: {_first(constant)}"
-    yield from _odd_sizes(examined, decoded)
-    yield from _few_shades(examined, decoded)
-
-
-def _odd_sizes(examined: Mapping[ImageFile, Examined], decoded: Decoding) -> Iterator[str]:
-    size = decoded.size
-    small = [file for file, one in examined.items() if min(one.size) * 4 <= size]
-    if small:
-        yield f"{len(small):,} images are so small that they are enlarged four times or more: {_first(small)}"
-    long = [file for file, one in examined.items() if max(one.size) > 3 * min(one.size)]
-    if long:
-        yield f"{len(long):,} images are over three times as long as wide, and most is cut off: {_first(long)}"
-
-
-def _few_shades(examined: Mapping[ImageFile, Examined], decoded: Decoding) -> Iterator[str]:
-    """Images that use little of the range from which all are scaled."""
+        yield _said("of a single colour", constant, examined)
+    if small := [file for file, one in examined.items() if min(one.size) * 4 <= decoded.size]:
+        yield _said("so small that they are enlarged four times or more", small, examined)
+    if long := [file for file, one in examined.items() if max(one.size) > 3 * min(one.size)]:
+        yield _said("over three times as long as wide, so that most is cropped", long, examined)
     for kind in ("integers", "floats"):
         low, high = getattr(decoded, kind)
         deep = {file: one for file, one in examined.items() if one.kind == kind and not one.constant}
         poor = [file for file, one in deep.items() if (one.values[1] - one.values[0]) * 16 < high - low]
         if len(poor) * 2 > len(deep):
-            yield (
-                f"{len(poor):,} of {len(deep):,} images use fewer than 16 of 256 shades, since all are scaled from "
-                f"{low:g} … {high:g}: {_first(poor)}"
-            )
+            yield _said(f"fewer than 16 of 256 shades, as all are scaled from {low:g} … {high:g}", poor, deep)
 
 
 # The contact sheet
