@@ -7,6 +7,7 @@ FILES = {
     "onnx": "network.onnx",
     "torch_export": "network.pt2",
     "python": "network.py",
+    "predict": "predict.py",
     "card": "README.md",
     "evaluation": "evaluation.json",
 }

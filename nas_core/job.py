@@ -13,7 +13,7 @@ from nas_core.retrain import Retraining
 from nas_core.search import Search
 from nas_core.spec import SearchSpec
 
-WORKERS = ("workers", "min_workers", "cpus_per_worker", "gpus_per_worker", "accelerator_type")
+INDIFFERENT = ("workers", "min_workers", "cpus_per_worker", "gpus_per_worker", "accelerator_type", "export")
 """The fields of a specification that change nothing of what a search finds."""
 
 
@@ -129,7 +129,7 @@ class SearchJob:
 
 def _deciding(spec: dict[str, Any]) -> dict[str, Any]:
     """All of a specification (JSON values) but its workers, by field: `seed`, `space.share`, `settings.gamma`."""
-    fields = {name: value for name, value in spec.items() if name not in ("space", "settings", *WORKERS)}
+    fields = {name: value for name, value in spec.items() if name not in ("space", "settings", *INDIFFERENT)}
     for part in ("space", "settings"):
         fields |= {f"{part}.{name}": value for name, value in spec[part].items()}
     return fields

@@ -181,6 +181,53 @@ class DataOptions:
 
 NO_OPTIONS = DataOptions()
 
+OPSETS = {15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}
+"""The ONNX operator sets that networks can be written in, each with the oldest IR version (file format) it allows."""
+NEWEST_IR = 11
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How networks are written as ONNX: with the operator set `opset` in the file format `ir`, where None is the oldest
+    that the operator set allows.
+
+    Opset 17 and IR 8, the default, are what runtimes since 2022 read (onnxruntime 1.13, TensorRT 8.6). With
+    `normalise` the file does the normalisation itself, and takes bytes (0 … 255) as floats. Raises `InvalidValue` where
+    a field cannot be used.
+    """
+
+    opset: int = 17
+    ir: int | None = None
+    normalise: bool = False
+
+    def __post_init__(self) -> None:
+        if type(self.opset) is not int or self.opset not in OPSETS:
+            accepted = f"an integer from {min(OPSETS)} to {max(OPSETS)}"
+            raise InvalidValue("export.opset", self.opset, "not an operator set that networks are written in", accepted)
+        oldest = OPSETS[self.opset]
+        if self.ir is not None and (type(self.ir) is not int or not oldest <= self.ir <= NEWEST_IR):
+            reason = f"not an IR version that opset {self.opset} can be written in"
+            raise InvalidValue("export.ir", self.ir, reason, f"an integer from {oldest} to {NEWEST_IR}")
+        if type(self.normalise) is not bool:
+            raise InvalidValue("export.normalise", self.normalise, "not a truth value", "true or false")
+
+    @property
+    def ir_version(self) -> int:
+        """The version of the file format."""
+        return OPSETS[self.opset] if self.ir is None else self.ir
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Self:
+        """The options that a user gives. Raises `InvalidValue` for an unknown option or one that cannot be used."""
+        known = [field.name for field in fields(cls)]
+        for name, value in values.items():
+            if name not in known:
+                raise InvalidValue(f"export.{name}", value, "no such option", "one of " + ", ".join(known))
+        return cls(**values)
+
+
+NO_EXPORT_OPTIONS = ExportOptions()
+
 FORMS = ("cut", "press", "paper")
 """How a search brings the cost down: a fixed L1 weight presses, and the weakest edges are cut on a schedule (`cut`);
 the proximal step does it alone, with a level that is solved for at each step (`press`); or a fixed L1 weight presses,
@@ -357,6 +404,7 @@ class SearchSpec:
     accelerator_type: str | None = None
     retrain: bool = True
     data: DataOptions = NO_OPTIONS
+    export: ExportOptions = NO_EXPORT_OPTIONS
 
     def __post_init__(self) -> None:
         for field, smallest, largest in (
@@ -416,12 +464,13 @@ class SearchSpec:
             "settings": asdict(self.settings),
             "limits": asdict(self.limits),
             "data": self.data.to_dict(),
+            "export": asdict(self.export),
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The specification that `to_dict` described; other keys are passed over, and younger fields may be missing."""
-        younger = ("limits", "min_workers", "accelerator_type", "retrain", "data")
+        younger = ("limits", "min_workers", "accelerator_type", "retrain", "data", "export")
         own = {field.name: values[field.name] for field in fields(cls) if field.name not in younger}
         return cls(
             **own
@@ -434,5 +483,6 @@ class SearchSpec:
                 "accelerator_type": values.get("accelerator_type"),
                 "retrain": values.get("retrain", True),
                 "data": DataOptions.from_dict(values.get("data", {})),
+                "export": ExportOptions.parse(values.get("export", {})),
             }
         )

@@ -122,7 +122,7 @@ class Run:
 
     def retrain(self, budget: int) -> "Run":
         """Retrain the network for a budget."""
-        for kind in ("weights", "onnx", "torch_export", "python", "card"):
+        for kind in ("weights", "onnx", "torch_export", "python", "predict", "card"):
             self.write(budget, FILES[kind], kind.encode())
         self.write(budget, FILES["evaluation"], json.dumps(tested().to_dict()).encode())
         self.tell({"kind": "phase", "phase": "retrain", "budget": budget})
@@ -281,7 +281,7 @@ def seed_finals(app: FastAPI, ended: bool = False) -> str:
             run.tell({"kind": "stopped", "epoch": 7, "accuracy": accuracies[trial]} | own)
         if last == 60:
             path = f"architectures/{one['budget']}-{trial}"
-            for kind in ("weights", "onnx", "torch_export", "python", "card"):
+            for kind in ("weights", "onnx", "torch_export", "python", "predict", "card"):
                 run.write(path.rpartition("/")[2], FILES[kind], kind.encode())
             run.write(path.rpartition("/")[2], FILES["evaluation"], json.dumps(tested().to_dict()).encode())
             run.write(path.rpartition("/")[2], "architecture.json", network(one["budget"]).to_json().encode())

@@ -45,30 +45,30 @@ def write_exports(
     weights: Mapping[str, Tensor],
     data: Data,
     evaluation: Evaluation,
-    result: Mapping[str, Any],
+    budget: int,
     versions: Mapping[str, str],
     latency: Latency | None = None,
 ) -> dict[str, Any]:
     """Write a retrained network in every form at `path` of the folder; returns what its result says of them.
 
-    `evaluation` is its test and `result` holds the keys of its `retrained` journal line; `latency` is measured where it
-    is not known. Returned are its `files` by kind, its `latency_ms` (that which was held to a limit, where there is
-    one), and under `not_exported` by kind why a form is missing: a network that one format cannot express is a result
-    all the same.
+    It was found for `budget`, and `evaluation` is its test; `latency` is measured where it is not known. Returned are
+    its `files` by kind, its `latency_ms` (that which was held to a limit, where there is one), and under `not_exported`
+    by kind why a form is missing: a network that one format cannot express is a result all the same.
     """
     write_weights(folder, path, weights)
     write_evaluation(folder, path, evaluation)
-    network = export.restore(architecture, weights)
+    network, preprocessing = export.restore(architecture, weights), export.Preprocessing.of(data, spec)
     latency = latency or measure_latency(network)
     not_exported: dict[str, str] = {}
     forms: dict[str, Callable[[], bytes]] = {
-        "onnx": lambda: export.to_onnx(network),
+        "onnx": lambda: export.to_onnx(network, spec.export, preprocessing, versions.get("yoso", "")),
         "torch_export": lambda: export.to_torch_export(network),
+        "predict": lambda: export.to_predict(preprocessing, spec.export.normalise).encode(),
         "python": lambda: export.to_python(architecture, data.mean, data.deviation, data.class_names).encode(),
         # A class is called what its folder is called, which need not be text.
-        "card": lambda: export.model_card(spec, architecture, data, result, latency, versions, not_exported).encode(
-            errors="backslashreplace"
-        ),
+        "card": lambda: export.model_card(
+            spec, architecture, data, budget, evaluation, latency, versions, not_exported
+        ).encode(errors="backslashreplace"),
     }
     for kind, form in forms.items():
         try:

@@ -195,7 +195,7 @@ def write_files(folder: RunFolder, job: SearchJob, line: dict[str, Any]) -> None
         architecture, evaluation = job.architectures[budget], job.evaluation
         assert evaluation is not None
         found |= write_exports(
-            folder, path(budget), job.spec, architecture, weights, job.data, evaluation, found, versions(), latency
+            folder, path(budget), job.spec, architecture, weights, job.data, evaluation, budget, versions(), latency
         )
 
 

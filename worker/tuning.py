@@ -512,7 +512,9 @@ def write_network(
     found = {"budget": finalist.budget, "path": finalist.path} | cost_of(architecture) | tested.summary()
     found |= validated
     if finalist.origin == "search":
-        found |= write_exports(folder, finalist.path, spec, architecture, weights, data, tested, found, versions())
+        found |= write_exports(
+            folder, finalist.path, spec, architecture, weights, data, tested, finalist.budget, versions()
+        )
     else:
         files |= write_weights(folder, finalist.path, weights) | write_evaluation(folder, finalist.path, tested)
         found |= {"latency_ms": None, "files": files, "not_exported": {}}

@@ -23,6 +23,7 @@ MEDIA_TYPES = {
     "evaluation": "application/json",
     "picture": "image/svg+xml",
     "python": "text/x-python",
+    "predict": "text/x-python",
     "card": "text/markdown",
 }
 """Of the files that are not just bytes."""

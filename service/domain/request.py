@@ -16,7 +16,18 @@ from nas_core.datasets import DATASETS, DatasetInfo, describe
 from nas_core.errors import InvalidValue
 from nas_core.operations import OPERATIONS, PAPER_OPERATIONS
 from nas_core.space import PRESETS, SearchSpace
-from nas_core.spec import NO_LIMITS, Limits, SearchSpec, Settings, infeasible, parse_count, unmet
+from nas_core.spec import (
+    NEWEST_IR,
+    NO_LIMITS,
+    OPSETS,
+    ExportOptions,
+    Limits,
+    SearchSpec,
+    Settings,
+    infeasible,
+    parse_count,
+    unmet,
+)
 from service.domain.scheduling import Capacity
 
 Value = TypeVar("Value")
@@ -105,6 +116,12 @@ class SearchRequest(BaseModel):
         description="Fields of the training schedule that differ from the preset's: "
         + ", ".join(field.name for field in fields(Settings)),
     )
+    export: dict[str, Any] = Field(
+        default_factory=dict,
+        description=f"How networks are written as ONNX: opset ({min(OPSETS)} to {max(OPSETS)}, by default "
+        f"{ExportOptions.opset}), ir (the version of the file format, at most {NEWEST_IR}, by default the oldest that "
+        "the opset allows), and normalise (true: the file normalises, and takes bytes as floats).",
+    )
     seed: int = 0
     workers: Annotated[int | WorkerRange, WrapValidator(_number_or_range)] = Field(
         1,
@@ -169,7 +186,8 @@ def check(
     settings = collect(lambda: Settings.preset(_preset(request, info), **(unmirrored | request.settings)))
     if capacity is not None:
         problems += _too_much(request, capacity)
-    if info is None or space is None or settings is None or limits is None or problems:
+    export = collect(lambda: ExportOptions.parse(request.export))
+    if info is None or space is None or settings is None or limits is None or export is None or problems:
         raise InvalidRequest(problems)
     least, most = _least_and_most(request)
     try:
@@ -185,6 +203,7 @@ def check(
             limits=limits,
             min_workers=least if least != most else None,
             accelerator_type=request.accelerator_type,
+            export=export,
         )
     except InvalidValue as problem:
         raise InvalidRequest([problem]) from problem

@@ -1,29 +1,39 @@
 """What a retrained network is given out as, run as somebody would who has no Yoso."""
 
+import ast
 import io
 import json
+import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
+from PIL import ExifTags, Image
 from safetensors.torch import save_file
 from torch import Tensor
 
 from nas_core import Architecture, Network, SearchSpace, export
 from nas_core.architecture import Block, Edge
+from nas_core.data import Data
+from nas_core.decoding import Decoding, decode
+from nas_core.errors import InvalidValue
+from nas_core.evaluation import Evaluation
 from nas_core.files import FILES
 from nas_core.latency import Latency, measure_latency
 from nas_core.layers import BatchNorm
 from nas_core.operations import OPERATIONS
+from nas_core.spec import OPSETS, ExportOptions, SearchSpec
 from tests.unit.nas_core.networks import architectures, tiny_data, tiny_spec
 
 CLASSES = ("cats", '"""', "\\", "l\ni", "a " * 80, "\udcff", "é", "`|", "<b>", "9")
@@ -163,6 +173,146 @@ def test_onnx_finds_the_same_logits_for_batches_of_any_size(
         torch.testing.assert_close(torch.from_numpy(logits), network(batch), rtol=0, atol=1e-5)
 
 
+def preprocessing_of(network: Network) -> export.Preprocessing:
+    """Some preprocessing for a network."""
+    space = network.architecture.space
+    names = tuple(name.replace("\udcff", "\\udcff") for name in CLASSES)
+    decoding = Decoding(space.channels_in, space.image_size, "navy")
+    return export.Preprocessing(decoding, (100.0, 110.0, 120.0), (50.0, 60.0, 70.0), names)
+
+
+@pytest.mark.parametrize(
+    ("opset", "ir", "normalise"),
+    [(15, None, False), (17, 8, True), (17, 11, False), (18, None, False), (23, None, True)],
+)
+def test_onnx_is_written_as_asked_and_tells_how_images_are_made(
+    network: Network, opset: int, ir: int | None, normalise: bool
+) -> None:
+    given = preprocessing_of(network)
+    content = export.to_onnx(network, ExportOptions(opset, ir, normalise), given, "1.2")
+    model = onnx.load_model_from_string(content)
+    onnx.checker.check_model(content, full_check=True)
+    assert [(one.domain, one.version) for one in model.opset_import] == [("", opset)]
+    assert model.ir_version == (ir or OPSETS[opset])
+    assert (model.producer_name, model.producer_version) == ("yoso", "1.2")
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    [images], [logits] = session.get_inputs(), session.get_outputs()
+    assert (images.name, images.shape, images.type) == ("images", ["batch", 3, 8, 8], "tensor(float)")
+    assert (logits.name, logits.shape) == ("logits", ["batch", 10])
+    told = session.get_modelmeta().custom_metadata_map
+    assert tuple(json.loads(told["class_names"])) == given.class_names
+    assert json.loads(told["mean"]) == list(given.mean) and json.loads(told["deviation"]) == list(given.deviation)
+    assert (told["input_layout"], told["colour_order"], told["image_size"]) == ("NCHW", "RGB", "8")
+    assert told["background"] == "navy" and Decoding.from_dict(json.loads(told["decoding"])) == given.decoding
+    inside = {"normalisation": "inside", "value_range": "0 to 255"}
+    assert (inside.items() <= told.items()) is normalise
+
+    pixels = torch.randint(0, 256, (5, 3, 8, 8), generator=torch.Generator().manual_seed(3)).float()
+    mean, deviation = (torch.tensor(values).view(1, 3, 1, 1) for values in (given.mean, given.deviation))
+    normalised = (pixels - mean) / deviation
+    [found] = session.run(None, {"images": (pixels if normalise else normalised).numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), network(normalised), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("values", "field", "accepted"),
+    [
+        ({"opset": 14}, "export.opset", "15 to 23"),
+        ({"opset": 24}, "export.opset", "15 to 23"),
+        ({"opset": "17"}, "export.opset", "15 to 23"),
+        ({"opset": True}, "export.opset", "15 to 23"),
+        ({"opset": 19, "ir": 8}, "export.ir", "9 to 11"),
+        ({"ir": 12}, "export.ir", "8 to 11"),
+        ({"ir": 8.0}, "export.ir", "8 to 11"),
+        ({"normalise": "yes"}, "export.normalise", "true or false"),
+        ({"normalize": True}, "export.normalize", "opset, ir, normalise"),
+    ],
+)
+def test_what_no_network_can_be_written_in_is_refused(values: dict[str, Any], field: str, accepted: str) -> None:
+    with pytest.raises(InvalidValue) as refused:
+        ExportOptions.parse(values)
+    assert refused.value.field == field and accepted in refused.value.accepted
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["normalised outside", "normalised inside"])
+def beside(
+    request: pytest.FixtureRequest, network: Network, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Tensor]:
+    """A folder with a network's files and a photo, and the logits that the network has for it."""
+    folder = tmp_path_factory.mktemp("beside")
+    given, options = preprocessing_of(network), ExportOptions(normalise=request.param)
+    (folder / FILES["onnx"]).write_bytes(export.to_onnx(network, options, given))
+    (folder / FILES["torch_export"]).write_bytes(export.to_torch_export(network))
+    (folder / FILES["predict"]).write_text(export.to_predict(given, options.normalise))
+    python = export.to_python(network.architecture, given.mean, given.deviation, CLASSES)
+    (folder / FILES["python"]).write_text(python)
+    (folder / FILES["architecture"]).write_text(network.architecture.to_json())
+    data = replace(tiny_data(), classes=10, class_names=CLASSES)
+    card = card_of(replace(tiny_spec(), export=options), data, Evaluation.of(range(10), range(10), CLASSES))
+    (folder / FILES["card"]).write_text(card, errors="backslashreplace")
+    save_file(network.state_dict(), folder / FILES["weights"])
+    # A photo that is taller than wide, with a hole in it, and held on its side.
+    random = np.random.default_rng(0).integers(0, 256, (30, 20, 4), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(random, "RGBA").save(folder / "photo.jpg", format="PNG", exif=exif)
+    pixels = torch.from_numpy(decode(folder / "photo.jpg", given.decoding))[None].float()
+    mean, deviation = (torch.tensor(values).view(1, 3, 1, 1) for values in (given.mean, given.deviation))
+    with torch.no_grad():
+        return folder, network((pixels - mean) / deviation)[0]
+
+
+def run_beside(folder: Path, code: str, absent: Sequence[str] = ()) -> str:
+    """What Python code prints in a process of its own that runs in `folder`, where the modules `absent` are not."""
+    hidden = "".join(f"sys.modules[{name!r}] = None\n" for name in absent)
+    command = [sys.executable, "-W", "error", "-c", f"import sys\nsys.path.insert(0, '')\n{hidden}{code}"]
+    environment = {"PYTHONPATH": str(Path(__file__).parents[3]), "PYTHONIOENCODING": "utf-8"}
+    told = subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="utf-8")
+    assert told.returncode == 0, told.stderr
+    return told.stdout
+
+
+def test_the_cards_snippets_run_as_they_stand_on_a_photo(beside: tuple[Path, Tensor]) -> None:
+    folder, logits = beside
+    snippets = re.findall(r"```python\n(.*?)```", (folder / FILES["card"]).read_text(), re.DOTALL)
+    assert len(snippets) == 4
+    # All in one process, which loads torch once; each prints its answer.
+    code = "\n".join(snippets).replace("print(", "print(repr(").replace("])\n", "]))\n")
+    wanted = repr(CLASSES[int(logits.argmax())].replace("\udcff", "\\udcff"))
+    assert run_beside(folder, code).splitlines() == [wanted] * 4
+
+
+@pytest.mark.parametrize("absent", [("torch", "nas_core", "safetensors"), ("onnxruntime", "nas_core", "safetensors")])
+def test_a_photo_is_classified_on_the_command_line(beside: tuple[Path, Tensor], absent: tuple[str, ...]) -> None:
+    folder, logits = beside
+    code = """
+import predict, runpy
+print(*predict.logits_of('photo.jpg').tolist())
+print(ascii(predict.predict('photo.jpg', 3)))
+sys.argv = ['predict.py', 'photo.jpg']
+runpy.run_path('predict.py', run_name='__main__')
+"""
+    first, second, *third = run_beside(folder, code, absent).splitlines()
+    torch.testing.assert_close(torch.tensor([float(one) for one in first.split()]), logits, rtol=0, atol=1e-4)
+    names, shares = zip(*ast.literal_eval(second), strict=True)
+    best = logits.softmax(0).topk(3)
+    assert list(names) == [CLASSES[label].replace("\udcff", "\\udcff") for label in best.indices.tolist()]
+    assert list(shares) == pytest.approx(best.values.tolist(), abs=1e-4)
+    assert third[0].startswith("photo.jpg: ")
+
+
+def test_the_stand_alone_network_refuses_images_of_another_size_and_values_that_are_no_bytes(
+    network: Network, exported: Exported
+) -> None:
+    written: dict[str, Any] = {}
+    exec(compile(exported.python, "network.py", "exec"), written)
+    with pytest.raises(ValueError, match=r"expected images \(B, 3, 8, 8\), not \(1, 3, 16, 16\)"):
+        written["Network"]()(torch.zeros(1, 3, 16, 16))
+    with pytest.raises(TypeError, match="expected bytes"):
+        written["normalise"](torch.zeros(1, 3, 8, 8))
+
+
 def test_programs_tell_nothing_of_the_machine_that_made_them(exported: Exported) -> None:
     here = str(Path(export.__file__).parent).encode()
     with zipfile.ZipFile(io.BytesIO(exported.torch_export)) as archive:
@@ -181,7 +331,7 @@ def test_exporting_leaves_the_training_process_as_it_was(exported: Exported, net
 def test_a_program_whose_logits_are_off_is_not_given_out(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     other = Network(exported.training.architecture)
     stale = torch.export.load(io.BytesIO(exported.torch_export))
-    monkeypatch.setattr(export, "_program", lambda _: stale)
+    monkeypatch.setattr(export, "_program", lambda *_: stale)
     model = SimpleNamespace(model_proto=onnx.load_model_from_string(exported.onnx))
     monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: model)
     for make, runtime in ((export.to_onnx, "onnxruntime"), (export.to_torch_export, "torch.export")):
@@ -194,34 +344,54 @@ def test_latency_is_in_order_and_says_its_threads(network: Network) -> None:
     assert 0 < latency.low <= latency.median <= latency.high and latency.threads == 1
 
 
+def card_of(spec: SearchSpec, data: Data, test: Evaluation, **given: Any) -> str:
+    """The model card of the smallest network."""
+    latency, versions = Latency(1.25, 1.125, 1.5, 1), {"yoso": "0.1.0", "torch": "2.15.0"}
+    return export.model_card(spec, spec.space.cheapest(), data, spec.budgets[0], test, latency, versions, **given)
+
+
 def test_the_card_says_what_the_next_person_must_know() -> None:
     spec, data = tiny_spec(seed=7), tiny_data()
     architecture = spec.space.cheapest()
-    accuracy = {"accuracy": 0.9, "accuracy_low": 0.744, "accuracy_high": 0.965, "test_images": 30}
-    card = export.model_card(
-        spec,
-        architecture,
-        data,
-        {"budget": spec.budgets[0]} | accuracy,
-        Latency(1.25, 1.125, 1.5, 1),
-        {"yoso": "0.1.0", "torch": "2.15.0"},
-        {"onnx": "RuntimeError: no"},
-    )
+    test = Evaluation.of([0] * 10 + [1] * 10 + [2] * 10, [0] * 10 + [1] * 10 + [2] * 7 + [0] * 3, ("0", "1", "2"))
+    card = card_of(spec, data, test, not_exported={"onnx": "RuntimeError: no"})
     used = f"{architecture.multiply_adds / spec.budgets[0]:.1%}"
     for told in (
         *(data.fingerprint, "3 classes", "test", used, f"{architecture.parameters:,}", f"{spec.budgets[0]:,}"),
         *("90.00%", "74.4% to 96.5%", "30 images", "1.25 ms", "1.12 to", "Seed 7", "torch 2.15.0"),
         *("`network.onnx` is missing: RuntimeError: no", "torch.export.load", "from network import load", "## Limits"),
         *(f"| 0 | {data.mean[0]:.4f} | {data.deviation[0]:.4f} |", '"search_epochs": 3'),
+        *("| 2 | 10 | 70.0% | 7 | 100.0% |", "- 3 of 10 images of 2 taken for 0"),
     ):
         assert told in card, told
-    assert "InferenceSession" not in card and "## Classes" not in card
+    assert "InferenceSession" not in card and "## Classes" not in card and "Warning" not in card
+
+
+def test_the_card_says_plainly_that_a_rare_class_is_never_recognised() -> None:
+    test = Evaluation.of([0] * 600 + [1] * 8, [0] * 608, ("cat", "do|g", "fox"))
+    card = card_of(tiny_spec(), tiny_data(), test)
+    for told in (
+        "> **Warning.** The accuracy of 98.7 % is not better than always answering 'cat': 98.7 %.",
+        "> **Warning.** The class 'do\\|g' is never recognised: none of its 8 test images is answered right.",
+        "> **Warning.** 1 of 3 classes has no test images: 'fox'.",
+        "- Test accuracy: **98.68%** on 608 images",
+        "- Balanced accuracy: **50.00%**, the mean recall of 2 classes\n",
+        "| do\\|g | 8 | 0.0% | 0 | never answered |\n| cat | 600 | 100.0% | 608 | 98.7% |\n| fox | 0 | no test images",
+    ):
+        assert told in card, told
+
+
+def test_the_card_of_many_classes_stays_short_and_tells_top_5() -> None:
+    labels = list(range(1000))
+    card = card_of(tiny_spec(), tiny_data(), Evaluation.of(labels, labels, list(map(str, labels)), top5_right=900))
+    assert "Top-5 accuracy: 90.00%" in card and "950 more classes are in `evaluation.json`" in card
+    assert card.count("\n") < 300
 
 
 def test_the_card_names_the_classes_whatever_they_are_called() -> None:
-    spec, data = tiny_spec(), replace(tiny_data(), class_names=CLASSES)
-    result = {"budget": spec.budgets[0], "accuracy": 1, "accuracy_low": 1, "accuracy_high": 1, "test_images": 9}
-    card = export.model_card(spec, spec.space.cheapest(), data, result, Latency(1, 1, 1, 1), {})
+    spec, data = tiny_spec(), replace(tiny_data(), classes=len(CLASSES), class_names=CLASSES)
+    numbers = range(len(CLASSES))
+    card = card_of(spec, data, Evaluation.of(numbers, numbers, CLASSES))
     listed = card.split("## Classes\n\n```json\n")[1].split("\n```\n")[0]
     assert list(json.loads(listed).items()) == [(str(index), name) for index, name in enumerate(CLASSES)]
     assert "é" in listed
