@@ -23,6 +23,7 @@ from nas_core.datasets import DATASETS
 from nas_core.errors import InvalidValue
 from nas_core.files import FILES
 from nas_core.space import PRESETS
+from nas_core.spec import CHOOSE_BY, OPSETS, ExportOptions
 from service import terminal
 from service.answers import Search
 from service.client import ENDED, Client, ClientError, Unreachable
@@ -97,6 +98,22 @@ Set = Annotated[
 ]
 
 
+ChooseBy = Annotated[
+    str | None,
+    typer.Option("--choose-by", help="What networks that compete are judged by: " + " or ".join(CHOOSE_BY) + "."),
+]
+Opset = Annotated[
+    int | None,
+    typer.Option(help=f"ONNX operator set, {min(OPSETS)} to {max(OPSETS)} (default: {ExportOptions.opset})."),
+]
+Ir = Annotated[
+    int | None, typer.Option("--ir", help="IR version of the ONNX file (default: the oldest that the opset allows).")
+]
+Normalise = Annotated[
+    bool, typer.Option("--normalise", help="Normalise inside the ONNX file, which then takes 0 … 255.")
+]
+
+
 class Steering(StrEnum):
     """What can be done to a sweep."""
 
@@ -163,6 +180,10 @@ def submit(
     priority: Priority = 0,
     name: Name = "",
     setting: Set = None,
+    choose_by: ChooseBy = None,
+    opset: Opset = None,
+    ir: Ir = None,
+    normalise: Normalise = False,
     wait: Annotated[bool, typer.Option("--wait", help="Stay and watch it until it ends.")] = False,
     url: Url = None,
     as_json: Json = False,
@@ -170,8 +191,9 @@ def submit(
     """Queue a search."""
     with refusals(), Client(url) as client:
         body = request_body(
-            dataset, budget, preset, share, seed, workers, cpus, gpus, accelerator_type, project, name, setting, limit
-        )
+            dataset, budget, preset, share, seed, workers, cpus, gpus, accelerator_type, project, name, setting, limit,
+            choose_by, opset, ir, normalise,
+        )  # fmt: skip
         search = client.submit(**body | {"priority": priority})
         if wait:
             follow(client, search["id"], as_json)
@@ -216,6 +238,10 @@ def sweep(
     priority: Priority = 0,
     name: Name = "",
     setting: Set = None,
+    choose_by: ChooseBy = None,
+    opset: Opset = None,
+    ir: Ir = None,
+    normalise: Normalise = False,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
@@ -224,8 +250,9 @@ def sweep(
         if bool(budget) == bool(budgets):
             raise InvalidValue("--budgets", budgets, "one of --budget and --budgets is needed", "100k:800k:8")
         body = request_body(
-            dataset, None, preset, share, 0, workers, cpus, gpus, accelerator_type, project, name, setting, limit
-        )
+            dataset, None, preset, share, 0, workers, cpus, gpus, accelerator_type, project, name, setting, limit,
+            choose_by, opset, ir, normalise,
+        )  # fmt: skip
         search = {key: value for key, value in body.items() if key not in ("seed", "project", "name")}
         own = {} if project is None else {"project": project}
         made = client.submit_sweep(
@@ -490,6 +517,10 @@ def run(
     cpus: Cpus = 1,
     gpus: Gpus = 0,
     setting: Set = None,
+    choose_by: ChooseBy = None,
+    opset: Opset = None,
+    ir: Ir = None,
+    normalise: Normalise = False,
     to: Annotated[Path, typer.Option(help="The run's folder; an interrupted run in it is resumed.")] = Path("yoso-run"),
     as_json: Json = False,
 ) -> None:
@@ -498,7 +529,10 @@ def run(
     from service.domain.scheduling import Capacity
 
     with refusals():
-        body = request_body(dataset, budget, preset, share, seed, workers, cpus, gpus, None, None, "", setting, limit)
+        body = request_body(
+            dataset, budget, preset, share, seed, workers, cpus, gpus, None, None, "", setting, limit,
+            choose_by, opset, ir, normalise,
+        )  # fmt: skip
         try:
             # Without a GPU driver's device there is none; with it Ray counts them.
             here = Capacity(os.cpu_count() or 1, float("inf") if Path("/dev/nvidiactl").exists() else 0)
@@ -576,6 +610,10 @@ def request_body(
     name: str,
     settings: Sequence[str] | None,
     limits: Sequence[str] | None,
+    choose_by: str | None,
+    opset: int | None,
+    ir: int | None,
+    normalise: bool,
 ) -> dict[str, Any]:
     """The request that the options describe."""
     if os.sep in dataset:
@@ -584,11 +622,15 @@ def request_body(
     asked: dict[str, Any] = {"budgets": list(budgets)} if budgets else {}
     asked |= {"accelerator_type": accelerator_type} if accelerator_type is not None else {}
     asked |= {"project": project} if project is not None else {}
+    written = {"opset": opset, "ir": ir, "normalise": normalise or None}
+    export = {name: value for name, value in written.items() if value is not None}
+    asked |= {"export": export} if export else {}
+    chosen = {"choose_by": choose_by} if choose_by is not None else {}
     return asked | {
         "dataset": dataset,
         "limits": named_values("--limit", limits, "such as parameters=20k or latency_ms=2.5"),
         "space": space,
-        "settings": named_values("--set", settings, "such as retrain_epochs=30 or flip=true"),
+        "settings": named_values("--set", settings, "such as retrain_epochs=30 or flip=true") | chosen,
         "seed": seed,
         "workers": number_or_range(workers),
         "cpus_per_worker": cpus,

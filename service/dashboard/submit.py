@@ -18,7 +18,7 @@ from nas_core.datasets import DatasetInfo, at_hand, describe
 from nas_core.errors import InvalidValue
 from nas_core.operations import OPERATIONS, PAPER_OPERATIONS
 from nas_core.space import PRESETS, SearchSpace
-from nas_core.spec import FORMS, PENALTIES, Settings
+from nas_core.spec import FORMS, OPSETS, PENALTIES, ExportOptions, Settings
 from service.api import searches as api
 from service.api.context import Context, ContextDep, confined
 from service.api.idempotency import key_for
@@ -99,12 +99,17 @@ FIELDS: dict[str, Callable[[Sequence[str]], Any]] = {
     "settings.retrain_lr": _number,
     "settings.form": _text,
     "settings.penalty": _text,
+    "settings.choose_by": _text,
+    "export.opset": _number,
+    "export.ir": _number,
+    "export.normalise": _truth,
 }
 """What the form asks for, by the API's names, and how the texts are read."""
 FOLDED = {
     "Limits besides the budget": ("limits.",),
     "Search space": ("space.channels", "space.blocks", "space.levels", "space.image_size", "space.operations"),
     "Training schedule": ("settings.",),
+    "ONNX": ("export.",),
 }
 """The parts of the form that are folded away while nothing in them is filled in or wrong, by what their fields begin
 with."""
@@ -117,6 +122,9 @@ CHOICES: dict[str, list[tuple[str, str]]] = {
     "gpus_per_worker": [("0", "none"), ("1", "one")],
     "settings.form": [("", "the preset's"), *((name, name) for name in FORMS)],
     "settings.penalty": [("", "the preset's"), *((name, name) for name in PENALTIES)],
+    "settings.choose_by": [("", "accuracy"), ("balanced_accuracy", "balanced accuracy")],
+    "export.opset": [("", f"{ExportOptions.opset}, the default"), *((str(opset), str(opset)) for opset in OPSETS)],
+    "export.normalise": [("", "outside: the file takes normalised images"), ("true", "inside: the file takes 0 … 255")],
 }
 """What can be chosen, as value and words."""
 
