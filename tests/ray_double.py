@@ -37,6 +37,7 @@ from nas_core.picture import draw
 from service.dispatch.executors.ray_jobs import Endpoint, RayJobs
 from service.dispatch.runs import Runs
 from tests import seeding
+from worker.run_folder import GaveWay, RunFolder
 
 TOKEN = "token"
 EPOCHS = 3
@@ -92,6 +93,8 @@ class Execution:
     stopping: bool = False
     forgotten: bool = False
     stray: bool = False
+    folder: RunFolder | None = None
+    """The run's folder, once its driver has begun: the worker's own, which sees to it that it may write."""
     chunks: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
 
@@ -144,6 +147,10 @@ class RayDouble:
         self.struck: dict[str, int] = defaultdict(int)
         """How often each fault has happened."""
         self.peak_cpus = 0.0
+        self.writers: dict[str, int] = {}
+        """Of each search the newest attempt that has written into its folder."""
+        self.two_writers = 0
+        """How often an attempt has written after a later one had begun to."""
 
         self._lock = threading.RLock()
         self._due: list[tuple[float, int, Callable[[], None]]] = []
@@ -218,6 +225,7 @@ class RayDouble:
                 "cpus_in_use": cpus,
                 "gpus_in_use": gpus,
                 "peak_cpus": self.peak_cpus,
+                "two_writers": self.two_writers,
             }
 
     def configure(self, values: dict[str, Any]) -> None:
@@ -423,9 +431,16 @@ class RayDouble:
         self._tell(execution, status="RUNNING", message="running", job_id=execution.driver)
         if self.run_seconds is None:
             return
-        if execution.runs.read_json(execution.search_id, "result.json") is not None:
-            self._after(0, functools.partial(self._finish, execution))
+        execution.folder = RunFolder(execution.runs.url(execution.search_id), execution.attempt)
+        if execution.folder.result() is not None:
+            self._after(self.end_seconds, functools.partial(self._end, execution))
             return
+        try:
+            execution.folder.begin()
+        except GaveWay:
+            self._give_way(execution)
+            return
+        self._note_writer(execution)
         started = {"kind": "started", "workers": execution.workers, "device": "cpu", "resumed": execution.attempt > 1}
         self._after(0, functools.partial(self._journal, execution, started))
         for number in range(1, EPOCHS + 1):
@@ -441,7 +456,31 @@ class RayDouble:
         if execution.supervised:
             told = {"time": time.time(), "attempt": execution.attempt} | line
             name = f"journal/{execution.attempt:04d}-{next(execution.chunks):06d}.jsonl"
-            execution.runs.write(execution.search_id, name, json.dumps(told).encode() + b"\n")
+            self._write(execution, name, json.dumps(told).encode() + b"\n")
+
+    def _write(self, execution: Execution, name: str, content: bytes) -> None:
+        """What the worker writes; where it may not write any more, it ends."""
+        assert execution.folder is not None
+        if not execution.supervised:
+            return
+        try:
+            execution.folder.write(name, content)
+        except GaveWay:
+            self._give_way(execution)
+        else:
+            self._note_writer(execution)
+
+    def _note_writer(self, execution: Execution) -> None:
+        """Note that a driver has written, and where a later one has before: two writers."""
+        newest = self.writers.get(execution.search_id, 0)
+        if newest > execution.attempt:
+            self.two_writers += 1
+            self.violations.append(f"{execution.submission_id} wrote after attempt {newest} had begun to")
+        self.writers[execution.search_id] = max(newest, execution.attempt)
+
+    def _give_way(self, execution: Execution) -> None:
+        self._tell(execution, status="FAILED", message="Job entrypoint command failed with exit code 75")
+        self._leave(execution)
 
     def _finish(self, execution: Execution) -> None:
         """The worker leaves its result, and the job will end well, whatever Ray says."""
@@ -449,11 +488,13 @@ class RayDouble:
             return
         for budget in execution.budgets:
             for path, content in _files(budget).items():
-                execution.runs.write(execution.search_id, path, content)
+                self._write(execution, path, content)
             self._journal(execution, {"kind": "retrained"} | seeding.result(budget))
         found = [seeding.result(budget) | {"files": FILES} for budget in execution.budgets]
         values = {"version": 1, "search_id": execution.search_id, "attempt": execution.attempt, "architectures": found}
-        execution.runs.write(execution.search_id, "result.json", json.dumps(values, indent=1).encode())
+        self._write(execution, "result.json", json.dumps(values, indent=1).encode())
+        if not execution.supervised:
+            return
         if self.end_seconds > 0:
             self._after(self.end_seconds, functools.partial(self._end, execution))
         else:
@@ -476,7 +517,9 @@ class RayDouble:
         if how != "crash":
             told = {"version": 1, "attempt": execution.attempt, "kind": "worker_failed", "message": "a worker died"}
             told |= {"traceback": "", "retryable": how == "error"}
-            execution.runs.write(execution.search_id, "error.json", json.dumps(told).encode())
+            self._write(execution, "error.json", json.dumps(told).encode())
+            if not execution.supervised:
+                return
         self._tell(execution, status="FAILED", message="Job entrypoint command failed with exit code 1")
         self._leave(execution)
 

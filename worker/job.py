@@ -1,9 +1,10 @@
 """The entry point of one Ray job: `python -m worker.job RUN_FOLDER`.
 
-Reads `spec.json` in the folder, runs the search on as many workers as it asks for, and ends with `result.json` there
-(exit code 0) or `error.json` (1). Interrupted, it stops its workers in order and leaves with 130; started again with
-the same folder it goes on from the last checkpoint. The attempt's number comes from YOSO_ATTEMPT, or follows the
-newest in the journal, and YOSO_CHECKPOINT_SECONDS says how often a checkpoint is due (5 s).
+Reads the attempt's `spec.json`, runs the search on as many workers as it asks for, and ends with `result.json`
+(exit code 0) or `error.json` (1) beside it. Interrupted, it stops its workers in order and leaves with 130; another
+attempt goes on from its last checkpoint. Where the attempt has been started before, is closed, or a later one is there,
+it writes nothing and leaves with 75. The attempt's number comes from YOSO_ATTEMPT, or follows the newest in the
+journal, and YOSO_CHECKPOINT_SECONDS says how often a checkpoint is due (5 s).
 
 Where fewer workers will do, it begins with as many as Ray has places for, goes on with fewer where a node is lost, and
 with more, up to its number, where one has come: after YOSO_RESIZE_SECONDS (60 s) without a change at the earliest,
@@ -31,6 +32,7 @@ RAY_DEFAULTS = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
 }
 INTERRUPTED = 130
+GAVE_WAY = 75
 CHECKPOINT_SECONDS = 5.0
 FENCE_SECONDS = 5.0
 
@@ -41,23 +43,34 @@ def main() -> int:
     parser.add_argument("folder", metavar="RUN_FOLDER", help="the run's folder: a path or a URL that fsspec knows")
     folder_url = parser.parse_args().folder
 
-    from worker.run_folder import RunFolder
+    from worker.run_folder import GaveWay, RunFolder
 
-    folder = RunFolder(folder_url if "://" in folder_url else os.path.abspath(folder_url))
-    if finished(folder):
+    url = folder_url if "://" in folder_url else os.path.abspath(folder_url)
+    attempt = int(os.environ.get("YOSO_ATTEMPT") or RunFolder(url).newest_attempt() + 1)
+    folder = RunFolder(url, attempt)
+    if folder.result() is not None:
         return 0
-    attempt = int(os.environ.get("YOSO_ATTEMPT") or folder.newest_attempt() + 1)
+    try:
+        folder.begin()
+    except GaveWay as error:
+        print(error, file=sys.stderr)
+        return GAVE_WAY
     folder.remove("error.json")
     for name, value in RAY_DEFAULTS.items():
         os.environ.setdefault(name, value)
     interrupts = Interrupts()
-    give_way(folder, attempt)
+    give_way(folder)
     failure: BaseException | None = None
     try:
         run(folder, attempt)
     except BaseException as error:
         failure = error
-    if finished(folder):
+    try:
+        folder.check()
+    except GaveWay as error:
+        print(error, file=sys.stderr)
+        return GAVE_WAY
+    if folder.result() is not None:
         return 0
     if interrupts.came():
         return INTERRUPTED
@@ -94,33 +107,26 @@ def run(folder: "RunFolder", attempt: int) -> None:
         run_finals(folder, attempt, values, seconds)
         return
     config = {"folder": folder.url, "attempt": attempt, "checkpoint_seconds": seconds}
-    TorchTrainer(train_loop, train_loop_config=config, **train_options(spec, folder.url, "train")).fit()
+    TorchTrainer(train_loop, train_loop_config=config, **train_options(spec, folder.url_of(""), "train")).fit()
 
 
-def finished(folder: "RunFolder") -> bool:
-    """Whether the folder holds a whole result; a torn one is written anew."""
-    try:
-        return bool(folder.read_json("result.json").get("architectures"))
-    except (FileNotFoundError, ValueError):
-        return False
+def give_way(folder: "RunFolder", seconds: float = FENCE_SECONDS) -> threading.Thread:
+    """Interrupt this process as soon as it may not write into `folder` any more, so that it holds nothing for nothing.
 
-
-def give_way(folder: "RunFolder", attempt: int, seconds: float = FENCE_SECONDS) -> threading.Thread:
-    """Interrupt this process as soon as `spec.json` names a later attempt: two must not write one folder.
-
-    The service launches a later one only when it holds this one for gone; a cluster that lost sight of it may have
-    told it so wrongly.
+    That it does not write is not held by this: every write looks for itself.
     """
+    from worker.run_folder import GaveWay
 
     def watch() -> None:
         while True:
             try:
-                if folder.read_json("spec.json").get("attempt", attempt) > attempt:
-                    print(f"attempt {attempt} gives way to a later one", file=sys.stderr, flush=True)
-                    os.kill(os.getpid(), signal.SIGINT)
-                    return
-            except (OSError, ValueError) as error:
-                print(f"spec.json cannot be read just now: {error}", file=sys.stderr, flush=True)
+                folder.check()
+            except GaveWay as error:
+                print(error, file=sys.stderr, flush=True)
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+            except OSError as error:
+                print(f"the run's folder cannot be read just now: {error}", file=sys.stderr, flush=True)
             time.sleep(seconds)
 
     thread = threading.Thread(target=watch, name="fence", daemon=True)

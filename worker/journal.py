@@ -34,7 +34,7 @@ class Journal:
         if not self.lines or (not force and time.monotonic() - self.flushed < self.seconds):
             return
         self.number += 1
-        self.folder.write(f"journal/{self.chunk}.jsonl", ("\n".join(self.lines) + "\n").encode())
+        self.folder.create(f"journal/{self.chunk}.jsonl", ("\n".join(self.lines) + "\n").encode())
         self.lines, self.flushed = [], time.monotonic()
         self.event_files.flush(self.chunk)
 

@@ -8,12 +8,17 @@ is asked.
 import hashlib
 import os
 import platform
+import re
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from io import BytesIO
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import ray
@@ -45,7 +50,7 @@ def train_loop(config: dict[str, Any]) -> None:
     Raises `RuntimeError` where the workers disagree. Data that cannot be read, a training that diverges and a
     latency that cannot be kept end the run at once, with the reason in `error.json`: a new start would meet the same.
     """
-    folder = RunFolder(config["folder"])
+    folder = RunFolder(config["folder"], config["attempt"])
     values = folder.read_json("spec.json")
     spec = SearchSpec.from_dict(values)
     rank, workers = parallel.world()
@@ -59,7 +64,7 @@ def train_loop(config: dict[str, Any]) -> None:
             folder.write_json("error.json", problem(config["attempt"], "data", str(error), retryable=False))
         return
     job = SearchJob(spec, data, device)
-    state = load_checkpoint(device)
+    state = load_checkpoint(folder, "train", device)
     if state is not None:
         try:
             job.load_state_dict(state["job"])
@@ -70,6 +75,8 @@ def train_loop(config: dict[str, Any]) -> None:
             return
         begin -= state["seconds"]
 
+    if rank == 0:
+        folder.take("search")
     journal = Journal(folder, config["attempt"]) if rank == 0 else None
     note(journal, {"kind": "started", "workers": workers, "device": str(device), "resumed": state is not None,
                    "host": socket.gethostname(), "pid": os.getpid()})  # fmt: skip
@@ -161,13 +168,38 @@ def scaling(spec: SearchSpec) -> dict[str, Any]:
     }
 
 
-def load_checkpoint(device: torch.device) -> dict[str, Any] | None:
-    """The state that `report` last kept in this Ray Train run, or None where there is none."""
+def load_checkpoint(folder: RunFolder, name: str, device: torch.device) -> dict[str, Any] | None:
+    """The state that `report` last kept in the Ray Train run `name`, in this attempt or an earlier one; None where
+    there is none."""
     kept = ray.train.get_checkpoint()
-    if kept is None:
-        return None
-    with kept.as_directory() as directory:
-        state: dict[str, Any] = torch.load(Path(directory) / "job.pt", map_location=device, weights_only=True)
+    if kept is not None:
+        with kept.as_directory() as directory:
+            return read_checkpoint((Path(directory) / "job.pt").read_bytes(), device)
+    for content in parallel.first(partial(earlier_checkpoints, folder, name)):
+        try:
+            return read_checkpoint(content, device)
+        except (RuntimeError, EOFError, UnpicklingError) as error:
+            print(f"a checkpoint is torn, and the one before it is taken: {error}", file=sys.stderr)
+    return None
+
+
+def earlier_checkpoints(folder: RunFolder, name: str) -> list[bytes]:
+    """The checkpoints of the newest attempt that has any for the Ray Train run `name`, the newest first.
+
+    A driver that was killed may have left one torn.
+    """
+    for place in folder.places(name):
+        kept = (str(path) for path in folder.fs.find(place))
+        pattern = re.compile(re.escape(place) + r"/checkpoint_[^/]*/job\.pt")
+        found = sorted(filter(pattern.fullmatch, kept), reverse=True)
+        if found:
+            return [bytes(folder.fs.cat_file(path)) for path in found]
+    return []
+
+
+def read_checkpoint(content: bytes, device: torch.device) -> dict[str, Any]:
+    """The state in a checkpoint's file."""
+    state: dict[str, Any] = torch.load(BytesIO(content), map_location=device, weights_only=True)
     return state
 
 

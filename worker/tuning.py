@@ -128,6 +128,14 @@ def past(number: int) -> str:
     return f"epochs/{number}.json"
 
 
+def own_folder(url: str) -> RunFolder:
+    """The run's folder at `url` for the attempt of this driver.
+
+    Tune keeps what was given to it with the experiment, and an attempt that goes on has it from there.
+    """
+    return RunFolder(url, int(os.environ["YOSO_ATTEMPT"]))
+
+
 class Heats(FIFOScheduler):
     """One ASHA for each budget: networks of different budgets do not compete, nor do those that nobody searched for.
 
@@ -154,7 +162,7 @@ class Heats(FIFOScheduler):
         """Judge a trial at a rung, by what its heat says; a verdict that is there from before stays."""
         if (heat := self.heat_of(trial)) and result["epoch"] in self.rungs:
             goes_on = heat.on_trial_result(tune_controller, trial, result) == TrialScheduler.CONTINUE
-            folder, name = RunFolder(self.folder), verdict(trial.config["number"], result["epoch"])
+            folder, name = own_folder(self.folder), verdict(trial.config["number"], result["epoch"])
             if not folder.exists(name):
                 folder.write_json(name, {"goes_on": goes_on} | scores(result))
         return TrialScheduler.CONTINUE
@@ -196,7 +204,7 @@ class Follow(tune.Callback):
 
     def setup(self, *args: Any, **info: Any) -> None:
         """Open the journal of this attempt."""
-        self.journal = Journal(RunFolder(self.folder), int(os.environ["YOSO_ATTEMPT"]))
+        self.journal = Journal(own_folder(self.folder), int(os.environ["YOSO_ATTEMPT"]))
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Tell that a network is being retrained, long before its first epoch has ended."""
@@ -223,7 +231,7 @@ class Follow(tune.Callback):
         elif told["epoch"] < self.epochs:
             self._write(finalist, {"kind": "stopped", "epoch": told["epoch"], "accuracy": told["accuracy"]})
         else:
-            result = RunFolder(self.folder).read_json(f"{finalist.path}/result.json")
+            result = own_folder(self.folder).read_json(f"{finalist.path}/result.json")
             untold = ("dataset", "files", "latency_ms", "not_exported")
             line = {name: value for name, value in result.items() if name not in untold}
             self._write(finalist, {"kind": "retrained", "epoch": told["epoch"]} | line)
@@ -262,7 +270,7 @@ def run_finals(folder: RunFolder, attempt: int, values: dict[str, Any], checkpoi
     spec, finalists = SearchSpec.from_dict(values), finalists_of(values)
     epochs = spec.settings.retrain_epochs
     journal = Journal(folder, attempt)
-    experiment = f"{folder.url}/tune"
+    experiment = take_over_experiment(folder)
     resumed = tune.Tuner.can_restore(experiment)
     at_once = min(values["at_once"], len(finalists))
     device = "cuda" if spec.gpus_per_worker else "cpu"
@@ -271,7 +279,7 @@ def run_finals(folder: RunFolder, attempt: int, values: dict[str, Any], checkpoi
     journal.close()
 
     trial = tune.with_resources(
-        tune.with_parameters(drive, folder=folder.url, seconds=checkpoint_seconds), TRIAL_RESOURCES
+        tune.with_parameters(drive, folder=folder.url, attempt=attempt, seconds=checkpoint_seconds), TRIAL_RESOURCES
     )
     if resumed:
         tuner = tune.Tuner.restore(experiment, trial, resume_unfinished=True, resume_errored=True)
@@ -286,7 +294,7 @@ def run_finals(folder: RunFolder, attempt: int, values: dict[str, Any], checkpoi
             ),
             run_config=tune.RunConfig(
                 name="tune",
-                storage_path=folder.url,
+                storage_path=folder.url_of(""),
                 verbose=0,
                 failure_config=tune.FailureConfig(fail_fast=True),
                 callbacks=[Follow(folder.url, finalists, epochs), JsonLoggerCallback()],  # type: ignore[no-untyped-call]
@@ -308,6 +316,16 @@ def run_finals(folder: RunFolder, attempt: int, values: dict[str, Any], checkpoi
         folder.write_json("error.json", problem(attempt, "diverged", f"no network was trained: {reasons}", False))
         return
     folder.write_json("result.json", result(values, attempt, spec, trained, trials, time.time() - begin))
+
+
+def take_over_experiment(folder: RunFolder) -> str:
+    """The URL of Tune's notes, of which an attempt begins with those that an earlier one has left."""
+    own, found = folder.path("tune"), folder.find("tune")
+    if found is not None and found != own:
+        names = [str(path).removeprefix(f"{found}/") for path in folder.fs.find(found)]
+        for name in sorted(names):
+            folder.write(f"tune/{name}", folder.fs.cat_file(f"{found}/{name}"))
+    return folder.url_of("tune")
 
 
 def _name(trial: Trial) -> str:
@@ -371,18 +389,24 @@ def result(
     }
 
 
-def drive(config: dict[str, Any], folder: str, seconds: float) -> None:
+def drive(config: dict[str, Any], folder: str, attempt: int, seconds: float) -> None:
     """One trial: a Ray Train run that retrains the finalist `config["number"]` of the run in `folder`.
 
     It runs in a process of Tune's; raises what Ray Train raises when its workers failed too often.
     """
-    spec = SearchSpec.from_dict(RunFolder(folder).read_json("spec.json"))
+    own = RunFolder(folder, attempt)
+    spec = SearchSpec.from_dict(own.read_json("spec.json"))
     TorchTrainer(
         train_finalist,
-        train_loop_config={"folder": folder, "number": config["number"], "checkpoint_seconds": seconds},
+        train_loop_config={
+            "folder": folder,
+            "attempt": attempt,
+            "number": config["number"],
+            "checkpoint_seconds": seconds,
+        },
         **train_options(
             spec,
-            f"{folder}/train",
+            own.url_of("train"),
             f"{config['number']:05d}",
             callbacks=[TuneReportCallback()],  # type: ignore[no-untyped-call]
         ),
@@ -395,7 +419,7 @@ def train_finalist(config: dict[str, Any]) -> None:
     Epochs are told at the rungs and about once a second. Data that cannot be read end the run with the reason in
     `error.json`; a network that diverges, or cannot be had for its budget, is told as `dropped`.
     """
-    folder = RunFolder(config["folder"])
+    folder = RunFolder(config["folder"], config["attempt"])
     values = folder.read_json("spec.json")
     finalist = finalists_of(values)[config["number"]]
     spec = replace(SearchSpec.from_dict(values), seed=finalist.seed)
@@ -426,7 +450,7 @@ def train_finalist(config: dict[str, Any]) -> None:
         data = load(spec, values.get("data_roots", []), device)
     except (OSError, ValueError) as error:
         if rank == 0:
-            folder.write_json("error.json", problem(values.get("attempt", 1), "data", str(error), retryable=False))
+            folder.write_json("error.json", problem(config["attempt"], "data", str(error), retryable=False))
         tell(0, NOTHING, dropped=str(error))
         return
     try:
@@ -435,9 +459,11 @@ def train_finalist(config: dict[str, Any]) -> None:
         tell(0, NOTHING, dropped=f"no {finalist.origin} network for {finalist.budget}: {error}")
         return
     retraining = Retraining(spec, architecture, data, device)
-    if (state := load_checkpoint(device)) is not None:
+    if (state := load_checkpoint(folder, f"train/{finalist.number:05d}", device)) is not None:
         retraining.load_state_dict(state)
         recall(retraining.step // retraining.steps_per_epoch)
+    if rank == 0:
+        folder.take(f"{finalist.number:05d}")
     judged = rungs(epochs) if finalist.origin == "search" else []
     spoke = saved = time.monotonic()
     while not retraining.done:

@@ -1,8 +1,9 @@
 """The dispatcher: claims searches, launches them on Ray, follows their folders, and finishes them.
 
 What it promises is at-least-once launches, fenced, with results committed once. A search is worked on by whoever
-holds its lease; every write names the lease's token; a launch names the search and the attempt, and Ray refuses an
-id that it has. Whether a search has succeeded is decided by `result.json` in its folder and by nothing else. A slot is
+holds its lease; every write names the lease's token. A launch names the search and the attempt: the driver claims the
+attempt in the run's folder, and refuses one that is claimed or closed, so that a launch by a dispatcher that was asleep
+does nothing. Whether a search has succeeded is decided by `result.json` of the attempt and by nothing else. A slot is
 free when job, actors and placement groups of the attempt are proved gone.
 
 Nothing here holds a transaction open while it talks to Ray or to the storage.
@@ -18,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -142,7 +144,7 @@ class Dispatcher:
             for search_id, token in held.items():
                 if token not in still and self.held.get(search_id) == token:
                     log.warning("lost the lease of search %s", search_id)
-                    del self.held[search_id]
+                    self.held.pop(search_id, None)
 
     def _beat(self) -> None:
         """Renew the leases while the turns get on, however long one takes."""
@@ -251,11 +253,14 @@ class Dispatcher:
         if self._result(search) is not None:
             self._finish(self.work.move(search.id, token, Status.FINISHING, reason=None), token)
             return
+        newest = max(self.runs.attempts(search.id), default=0)
+        if newest > search.attempt:
+            self._catch_up(search, token, newest)
+            return
         told = {"attempt": search.attempt, "workers": search.workers, "min_workers": search.min_workers}
         spec = search.spec | told
-        earlier = self._mine(search)
         if search.kind == "finals":
-            finalists = earlier.get("finalists") or self.runs.finalists(search.spec)
+            finalists = self._earlier_finalists(search) or self.runs.finalists(search.spec)
             if not finalists:
                 error = {"kind": "finalists", "message": "none of its searches has found a network", "retryable": False}
                 self._failed(search, token, error)
@@ -276,19 +281,28 @@ class Dispatcher:
         )
         self.work.move(search.id, token, Status.WAITING, reason=reason)
 
-    def _mine(self, search: Search) -> dict[str, Any]:
-        """What an earlier attempt was told; empty where there was none.
-
-        Raises `LostLease` where the folder belongs to a later attempt, which whoever was asleep does not know of: its
-        worker would not give way to this attempt, nor this one's to it, once this one's number is in `spec.json`.
-        """
+    def _earlier_finalists(self, search: Search) -> list[dict[str, Any]] | None:
+        """The finalists that an earlier attempt was told: trials go by their numbers."""
         try:
-            spec = self.runs.read_json(search.id, "spec.json") or {}
+            return (self.runs.read_json(search.id, "spec.json") or {}).get("finalists")
         except TornFile:
-            return {}
-        if spec.get("attempt", 0) > search.attempt:
+            return None
+
+    def _catch_up(self, search: Search, token: str, newest: int) -> None:
+        """Go on behind the attempts of which the folder tells and the database does not.
+
+        The database was restored from an earlier day. A dispatcher that has lost its lease sees the same, and learns
+        of that before it does anything.
+        """
+        if not self.work.renew([token]):
             raise LostLease(search.id)
-        return spec
+        for number in range(search.attempt, newest + 1):
+            self.runs.close(search.id, number)
+        if all(self._gone(search, token, number) for number in range(search.attempt, newest + 1)):
+            log.warning("search %s: the folder is at attempt %d, the database at %d", search.id, newest, search.attempt)
+            reason = f"its folder is at attempt {newest}, and the database knew of {search.attempt}: it goes on behind"
+            self.work.catch_up(search.id, token, newest, reason)
+            self.held.pop(search.id, None)
 
     def _follow(self, search: Search, token: str) -> None:
         """Read what is new in the folder, and compare it with what Ray says of the job."""
@@ -306,21 +320,17 @@ class Dispatcher:
     def _result(self, search: Search) -> dict[str, Any] | None:
         """The result, where it is there and whole: a torn one is no result, and the attempt's end decides."""
         try:
-            result = self.runs.read_json(search.id, "result.json")
+            return self.runs.result(search.id, search.attempt)
         except TornFile as error:
             log.warning("search %s: %s", search.id, error)
             return None
-        return result if result and result.get("architectures") else None
 
     def _error(self, search: Search, job: Job) -> dict[str, Any]:
         """Why an attempt failed: what its driver wrote, or else what Ray says."""
-        try:
-            error = self.runs.read_json(search.id, "error.json")
-        except TornFile:
-            error = None
-        if error is None or error.get("attempt") != search.attempt:
-            return {"kind": "job", "message": job.message or f"the job ended: {job.status}", "retryable": True}
-        return error
+        with suppress(TornFile):
+            if (error := self.runs.error(search.id, search.attempt)) is not None:
+                return error
+        return {"kind": "job", "message": job.message or f"the job ended: {job.status}", "retryable": True}
 
     def _finish(self, search: Search, token: str) -> None:
         """Take the result over, which ends the search; one that is gone or unusable ends the attempt.
@@ -331,6 +341,7 @@ class Dispatcher:
         if result is None:
             self._failed(search, token, {"kind": "storage", "message": "the result is torn or gone", "retryable": True})
             return
+        self.runs.close(search.id, search.attempt)
         if not self._left(search, token):
             return
         try:
@@ -347,7 +358,7 @@ class Dispatcher:
 
         Not before the attempt is proved gone: what Ray calls failed may be alive, and two must not write one folder.
         """
-        if not self._gone(search, token):
+        if not self._ended(search, token):
             return
         told = {key: error[key] for key in ("kind", "message", "traceback") if error.get(key)}
         told |= {"attempt": search.attempt}
@@ -363,11 +374,19 @@ class Dispatcher:
 
     def _cancel(self, search: Search, token: str) -> None:
         """End the search when its attempt is proved gone."""
-        if self._gone(search, token):
+        if self._ended(search, token):
             late = self._result(search) is not None
             reason = "cancelled; the result that was written meanwhile was not taken over" if late else None
             self.work.move(search.id, token, Status.CANCELLED, reason=reason)
             self._done(search)
+
+    def _ended(self, search: Search, token: str) -> bool:
+        """Whether the attempt is over for good: closed, so that a job of it that comes late does nothing, and gone.
+
+        In this order: what has begun before it was closed is among Ray's jobs.
+        """
+        self.runs.close(search.id, search.attempt)
+        return self._gone(search, token)
 
     def _left(self, search: Search, token: str) -> bool:
         """Whether the attempt's job and all that it started are gone; if they do not go by themselves, stop them."""
@@ -384,9 +403,12 @@ class Dispatcher:
         alive = job is not None and not job.status.ended
         return [f"job {name}"] if alive else self.jobs.remains(name)
 
-    def _gone(self, search: Search, token: str) -> bool:
-        """Stop the attempt's job, and tell whether it and all that it started are gone; else note what is left."""
-        name = submission_id(search)
+    def _gone(self, search: Search, token: str, attempt: int | None = None) -> bool:
+        """Stop an attempt's job, and tell whether it and all that it started are gone; else note what is left.
+
+        It is the search's newest attempt, or the one that is named.
+        """
+        name = submission_id(search, attempt)
         remains = self._remains(name)
         if not remains:
             self._stopped.pop(name, None)
@@ -418,9 +440,9 @@ class Dispatcher:
             log.info("job %s stays with Ray: %s", name, error)
 
 
-def submission_id(search: Search) -> str:
-    """The id under which an attempt is known to Ray."""
-    return f"yoso-{search.id}-{search.attempt}"
+def submission_id(search: Search, attempt: int | None = None) -> str:
+    """The id under which an attempt, the newest one unless another is named, is known to Ray."""
+    return f"yoso-{search.id}-{search.attempt if attempt is None else attempt}"
 
 
 def parse_submission_id(text: str) -> tuple[str, int] | None:

@@ -8,12 +8,18 @@ odd has an outcome that each method states.
 import json
 import math
 import posixpath
+import re
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from fsspec.core import url_to_fs
+
+_ATTEMPT = re.compile(r"\d{4}")
+_OF_ALL = ("journal", "tensorboard", "logs")
+"""The folders that all attempts write into; the names of the files there carry the attempt."""
 
 
 class TornFile(RuntimeError):
@@ -41,6 +47,29 @@ class Runs:
         """Where a file of a search is, in terms of the file system."""
         return f"{self.root}/searches/{search_id}/{name}"
 
+    def attempts(self, search_id: str) -> list[int]:
+        """The attempts that have a folder, in order. Raises `OSError`."""
+        self.fs.invalidate_cache()
+        try:
+            paths = self.fs.ls(self.path(search_id, "attempts"), detail=False)
+        except FileNotFoundError:
+            return []
+        names = (posixpath.basename(str(path)) for path in paths)
+        return sorted(int(name) for name in names if _ATTEMPT.fullmatch(name))
+
+    def find(self, search_id: str, name: str) -> str:
+        """Where the newest file `name` is that an attempt wrote, in terms of the file system.
+
+        An attempt writes into a folder of its own. Runs by hand, and those of before, have none: the run's own folder
+        is looked in last, and is the answer where the file is nowhere.
+        """
+        if name.partition("/")[0] not in _OF_ALL:
+            for number in reversed(self.attempts(search_id)):
+                path = self.path(search_id, of_attempt(number, name))
+                if self.fs.exists(path):
+                    return path
+        return self.path(search_id, name)
+
     def write(self, search_id: str, name: str, content: bytes) -> None:
         """Write a file whole: nobody sees a part of it, and of several who write it at once one wins.
 
@@ -50,32 +79,76 @@ class Runs:
         if not self.local:
             self.fs.pipe_file(path, content)
             return
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(f"{path}.{uuid.uuid4().hex}.tmp")
+        temporary = _temporary(path, content)
         try:
-            temporary.write_bytes(content)
             temporary.replace(path)
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
 
+    def create(self, search_id: str, name: str, content: bytes) -> bool:
+        """Write a file whole and for good; False where it is there already, and stays as it is. Raises `OSError`."""
+        path = self.path(search_id, name)
+        try:
+            if not self.local:
+                self.fs.pipe_file(path, content, mode="create")
+                return True
+            temporary = _temporary(path, content)
+            try:
+                Path(path).hardlink_to(temporary)
+            finally:
+                temporary.unlink()
+            return True
+        except FileExistsError:
+            return False
+
     def write_spec(self, search_id: str, spec: dict[str, Any], data_roots: tuple[str, ...]) -> None:
-        """Write what the worker is to do, whole. Raises `OSError`."""
+        """Write what the attempt `spec["attempt"]` is to do, once and for good. Raises `OSError`."""
         values = spec | {"version": 1, "search_id": search_id, "data_roots": list(data_roots)}
-        self.write(search_id, "spec.json", json.dumps(values, indent=1).encode())
+        name = of_attempt(spec["attempt"], "spec.json")
+        self.create(search_id, name, json.dumps(values, indent=1).encode())
+
+    def close(self, search_id: str, attempt: int) -> None:
+        """Let an attempt neither start nor write any more, for good. Raises `OSError`."""
+        name = of_attempt(attempt, "closed")
+        if not self.fs.exists(self.path(search_id, name)):
+            self.create(search_id, name, b"")
+
+    def result(self, search_id: str, attempt: int) -> dict[str, Any] | None:
+        """The result of an attempt, where it is there and whole, or of one before that nobody overtook.
+
+        What an attempt finished after the next had begun counts no more. Raises `TornFile` and `OSError`.
+        """
+        numbers = [number for number in reversed(self.attempts(search_id)) if number <= attempt]
+        for folder in [of_attempt(number, "") for number in numbers] + [""]:
+            result = self._object(self.path(search_id, f"{folder}result.json"))
+            if result and result.get("architectures"):
+                return result
+            if folder and self.fs.exists(self.path(search_id, f"{folder}claimed")):
+                return None
+        return None
+
+    def error(self, search_id: str, attempt: int) -> dict[str, Any] | None:
+        """Why an attempt failed, where its driver wrote it. Raises `TornFile` and `OSError`."""
+        own = self._object(self.path(search_id, of_attempt(attempt, "error.json")))
+        error = own or self._object(self.path(search_id, "error.json"))
+        return error if error is not None and error.get("attempt") == attempt else None
 
     def read_json(self, search_id: str, name: str) -> dict[str, Any] | None:
-        """The JSON object in a file, or None where there is no such file.
+        """The JSON object in the newest file of that name, or None where there is no such file.
 
         Raises `TornFile` for a file that holds anything else, and `OSError` where it cannot be reached.
         """
+        return self._object(self.find(search_id, name))
+
+    def _object(self, path: str) -> dict[str, Any] | None:
         try:
-            content = self.fs.cat_file(self.path(search_id, name))
+            content = self.fs.cat_file(path)
         except FileNotFoundError:
             return None
         values = _parse(content)
         if values is None:
-            raise TornFile(f"{search_id}/{name}")
+            raise TornFile(path.removeprefix(f"{self.root}/searches/"))
         return values
 
     def finalists(self, spec: dict[str, Any]) -> list[dict[str, Any]]:
@@ -145,7 +218,7 @@ class Runs:
 
     def tail(self, search_id: str, name: str, size: int) -> bytes:
         """At most the last `size` bytes of a file. Raises `FileNotFoundError`."""
-        path = self.path(search_id, name)
+        path = self.find(search_id, name)
         return bytes(self.fs.cat_file(path, start=max(0, self.fs.size(path) - size)))
 
     def below(self, search_id: str, folder: str) -> dict[str, bytes]:
@@ -160,8 +233,26 @@ class Runs:
         return {str(path).removeprefix(f"{root}/"): bytes(contents[path]) for path in paths}
 
     def read(self, search_id: str, name: str) -> bytes:
-        """A file's content. Raises `FileNotFoundError`."""
-        return bytes(self.fs.cat_file(self.path(search_id, name)))
+        """The content of the newest file of that name. Raises `FileNotFoundError`."""
+        return bytes(self.fs.cat_file(self.find(search_id, name)))
+
+
+def of_attempt(number: int, name: str) -> str:
+    """What an attempt calls `name`, below the run's folder."""
+    return f"attempts/{number:04d}/{name}"
+
+
+def _temporary(path: str, content: bytes) -> Path:
+    """A file with `content` beside `path`."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(f"{path}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.write_bytes(content)
+    except OSError:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    return temporary
 
 
 def _lines(name: str, content: bytes) -> list[dict[str, Any]]:

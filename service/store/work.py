@@ -12,7 +12,7 @@ from sqlalchemy import Engine, delete, exists, func, or_, select, tuple_, update
 from sqlalchemy.orm import Session, aliased
 
 from service.domain import scheduling
-from service.domain.lifecycle import TERMINAL, WITH_RAY, Status
+from service.domain.lifecycle import MAX_ATTEMPTS, TERMINAL, WITH_RAY, Status
 from service.domain.scheduling import Ask, Capacity, Share, Verdict
 from service.store import changes
 from service.store.database import reading, writing
@@ -143,6 +143,16 @@ class Work:
     def try_again(self, search_id: str, token: str, seconds: float, **columns: Any) -> Search:
         """Queue a search whose attempt failed, to be launched in `seconds` at the earliest. Raises as `move`."""
         return self.move(search_id, token, Status.QUEUED, not_before=now() + seconds, **columns)
+
+    def catch_up(self, search_id: str, token: str, newest: int, reason: str) -> None:
+        """Queue a search that is being launched again, to go on behind the attempt `newest`. Raises as `move`.
+
+        That is what its folder shows where the database was restored from an earlier day: it knows of fewer attempts.
+        """
+        with writing(self.engine) as session:
+            search = _held(session, search_id, token)
+            changes.move(session, search, Status.QUEUED, reason=reason)
+            search.attempt, search.last_attempt = newest, newest + MAX_ATTEMPTS
 
     def explain(self, search_id: str, token: str, reason: str | None) -> None:
         """Say why a search does not get on; changes nothing else. Raises `LostLease`."""

@@ -54,7 +54,7 @@ class Service:
         return [event.data["status"] for event in self.searches.events(search_id, kind="status")]
 
     def folder(self, search_id: str) -> Path:
-        return Path(seeding.parts(self.app).runs.path(search_id, "spec.json")).parent
+        return Path(seeding.parts(self.app).runs.path(search_id, ""))
 
     def journal(self, search_id: str, chunk: str, *lines: dict[str, Any]) -> None:
         path = self.folder(search_id) / "journal" / f"{chunk}.jsonl"
@@ -102,7 +102,7 @@ def test_a_search_goes_from_the_queue_to_its_networks(service: Service) -> None:
     body = service.ray.jobs[f"yoso-{search_id}-1"]["body"]
     assert body["entrypoint"] == f"python -m worker.job {service.folder(search_id)}"
     assert body["runtime_env"]["env_vars"]["YOSO_ATTEMPT"] == "1"
-    assert json.loads((service.folder(search_id) / "spec.json").read_text())["budgets"] == seeding.BUDGETS
+    assert (seeding.parts(service.app).runs.read_json(search_id, "spec.json") or {})["budgets"] == seeding.BUDGETS
     service.journal(search_id, "0001-000002", seeding.epoch("search", 3, 30, 0.25))
     dispatcher.turn()
     search = service.searches.get(search_id)
@@ -180,7 +180,7 @@ def test_a_dispatcher_that_wakes_up_leaves_the_folder_to_a_later_attempt(
     monkeypatch.setattr(sleeper.searches, "get", sleep)
     sleeper.turn()
     monkeypatch.undo()
-    assert json.loads((service.folder(search_id) / "spec.json").read_text())["attempt"] == 2
+    assert (seeding.parts(service.app).runs.read_json(search_id, "spec.json") or {})["attempt"] == 2
     assert service.ray.submitted == [] and sleeper.held == {}
 
 

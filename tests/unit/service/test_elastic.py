@@ -1,7 +1,5 @@
 """Searches that take as many workers as there is room for, from the queue to the run's folder, on both databases."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -99,7 +97,7 @@ def test_a_cluster_that_an_older_dispatcher_reported_has_no_types(app: FastAPI) 
 
 def spec_of(app: FastAPI, search_id: str) -> Any:
     """What the worker is told."""
-    return json.loads(Path(seeding.parts(app).runs.path(search_id, "spec.json")).read_text())
+    return seeding.parts(app).runs.read_json(search_id, "spec.json")
 
 
 def test_the_worker_is_told_how_many_workers_were_granted(app: FastAPI) -> None:

@@ -95,7 +95,7 @@ def turns(service: Service, ray: RayDouble, count: int = 4) -> None:
 
 def told(service: Service, search_id: str) -> dict[str, Any]:
     """What the worker of a search or of finals is told."""
-    return dict(json.loads((service.folder(search_id) / "spec.json").read_text()))
+    return seeding.parts(service.app).runs.read_json(search_id, "spec.json") or {}
 
 
 def test_finals_wait_for_all_searches_of_their_group_and_get_what_these_found(

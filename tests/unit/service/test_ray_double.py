@@ -30,7 +30,7 @@ class Case:
     def submit(self, search_id: str = "s", attempt: int = 1, workers: int = 1) -> str:
         submission_id = f"yoso-{search_id}-{attempt}"
         spec = {"workers": workers, "cpus_per_worker": 2, "gpus_per_worker": 0, "budgets": seeding.BUDGETS}
-        self.runs.write_spec(search_id, spec, ())
+        self.runs.write_spec(search_id, spec | {"attempt": attempt}, ())
         entrypoint = f"python -m worker.job {self.runs.url(search_id)}"
         self.jobs.submit(submission_id, entrypoint, {"YOSO_ATTEMPT": str(attempt)})
         return submission_id
@@ -84,7 +84,7 @@ def test_what_a_job_left_is_a_result_to_the_service(tmp_path: Path) -> None:
     inside = seeding.parts(app)
     work = Work(inside.searches.engine)
     token = next(one.lease_token or "" for one in work.claim("one", seeding.LARGE) if one.id == search_id)
-    inside.runs.write_spec(search_id, inside.searches.get(search_id).spec, ())
+    inside.runs.write_spec(search_id, inside.searches.get(search_id).spec | {"attempt": 1}, ())
     double = RayDouble(run_seconds=1, storage=inside.runs.storage)
     double.ray_jobs().submit(
         f"yoso-{search_id}-1", f"python -m worker.job {inside.runs.url(search_id)}", {"YOSO_ATTEMPT": "1"}

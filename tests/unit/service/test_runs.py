@@ -34,16 +34,18 @@ def chunk(runs: Runs, name: str, content: bytes) -> None:
 
 
 def test_what_was_written_is_read(runs: Runs) -> None:
-    runs.write_spec("s", {"budgets": [1]}, ("/data",))
+    for budgets in ([1], [2]):
+        runs.write_spec("s", {"attempt": 1, "budgets": budgets}, ("/data",))
     assert runs.read_json("s", "spec.json") == {
+        "attempt": 1,
         "budgets": [1],
         "version": 1,
         "search_id": "s",
         "data_roots": ["/data"],
     }
-    runs.write("s", "spec.json", b"other")
-    assert runs.read("s", "spec.json") == b"other"
-    assert [runs.tail("s", "spec.json", size) for size in (2, 5, 99)] == [b"er", b"other", b"other"]
+    runs.write("s", "some.json", b"other")
+    assert runs.read("s", "some.json") == b"other"
+    assert [runs.tail("s", "some.json", size) for size in (2, 5, 99)] == [b"er", b"other", b"other"]
     with pytest.raises(FileNotFoundError):
         runs.read("s", "none")
     with pytest.raises(FileNotFoundError):
