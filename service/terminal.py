@@ -84,11 +84,14 @@ class Watch:
 
 
 def results(architectures: Iterable[Mapping[str, Any]], folders: Mapping[int, str] | None = None) -> Group:
-    """The table of a search's networks; `folders` says where each budget's files are."""
+    """The table of a search's networks, and what to beware of; `folders` says where each budget's files are."""
     table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("budget", "multiply-adds", "used", "parameters", "accuracy", "95 % interval"):
+    for heading in ("budget", "multiply-adds", "used", "parameters", "accuracy", "95 % interval", "balanced"):
         table.add_column(heading, justify="right", no_wrap=True)
+    warnings = []
     for one in architectures:
+        balanced = one.get("balanced_accuracy")
+        warnings += [Text(f"{exact(one['budget'])}: {text}", "yellow") for text in one.get("warnings") or ()]
         table.add_row(
             exact(one["budget"]),
             exact(one["multiply_adds"]),
@@ -96,9 +99,10 @@ def results(architectures: Iterable[Mapping[str, Any]], folders: Mapping[int, st
             exact(one["parameters"]),
             f"{one['accuracy']:.2%}",
             f"{one['accuracy_low']:.1%} to {one['accuracy_high']:.1%}",
+            "" if balanced is None else f"{balanced:.2%}",
         )
     files = [Text(f"{exact(budget):>9}  {folder}") for budget, folder in (folders or {}).items()]
-    return Group(table, *([Text(FILES), *files] if files else []))
+    return Group(table, *warnings, *([Text(FILES), *files] if files else []))
 
 
 def searches(items: Iterable[Mapping[str, Any]]) -> Table:

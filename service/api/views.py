@@ -234,7 +234,7 @@ def view_architecture(row: ArchitectureRow) -> ArchitectureView:
         activations=row.result.get("activations"),
         balanced_accuracy=row.result.get("balanced_accuracy"),
         top5_accuracy=row.result.get("top5_accuracy"),
-        warnings=row.result.get("warnings", []),
+        warnings=row.result.get("warnings") or [],
         latency_ms=row.result.get("latency_ms"),
         files={kind: f"/api/v1/architectures/{row.id}/files/{kind}" for kind in row.result["files"]},
         not_exported=row.result.get("not_exported", {}),

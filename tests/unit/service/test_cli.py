@@ -9,6 +9,7 @@ from typer.testing import CliRunner, Result
 
 from nas_core.architecture import Architecture
 from nas_core.datasets import DATASETS
+from nas_core.evaluation import Evaluation
 from nas_core.files import FILES
 from service import cli
 from service.cli import app as commands
@@ -142,6 +143,17 @@ def test_an_unreachable_service_is_a_failure_in_one_line() -> None:
 def test_an_unknown_search_is_told(command: str, url: str) -> None:
     told = yoso(command, "nosuchsearch", url=url)
     assert told.exit_code == 2 and "no search 'nosuchsearch'" in told.stderr
+
+
+def test_show_says_that_a_class_is_never_recognised(app: FastAPI, url: str) -> None:
+    test = Evaluation.of([0] * 600 + [1] * 8, [0] * 608, ("cat", "dog"))
+    search_id = seeding.queue(app)
+    seeding.Run(app, search_id).succeed(test=test)
+    told = yoso("show", search_id, url=url).stdout
+    assert "98.68%" in told and "50.00%" in told
+    words = " ".join(told.split())
+    assert "300,000: The class 'dog' is never recognised: none of its 8 test images is answered right." in words
+    assert "not better than always answering 'cat': 98.7 %." in words
 
 
 def test_lists_and_shows(url: str, seeds: dict[str, str]) -> None:

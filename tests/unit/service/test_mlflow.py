@@ -18,6 +18,7 @@ from mlflow.entities import Run, ViewType
 from sqlalchemy import create_engine, text
 
 from nas_core.errors import InvalidValue
+from nas_core.evaluation import Evaluation
 from service.app import create_app
 from service.dispatch import mlflow
 from service.dispatch.local_ray import free_ports
@@ -184,6 +185,28 @@ def test_what_happens_is_added_to_the_run_and_nothing_is_sent_twice(
     parts(app).searches.retry(search_id)
     mirror.turn()
     assert server.run(search_id).info.status == "SCHEDULED"
+
+
+def test_the_recall_of_every_class_is_a_metric_whatever_it_is_called(
+    app: FastAPI, server: Server, mirror: Mirror
+) -> None:
+    names = ("cat", "..", "a/b", "é ß", 'q"', "x" * 200, "%", "\\udcff", "", "猫")
+    test = Evaluation.of(range(9), [0] * 9, names)
+    search_id = seeding.queue(app)
+    run = seeding.Run(app, search_id).start()
+    # As many as come to light in a turn, each with more metrics than usual.
+    line = {"kind": "retrained", "epoch": 60, "budget": BUDGETS[0]} | test.summary()
+    run.tell(*(line | {"epoch": epoch} for epoch in range(80)))
+    catch_up(mirror)
+    metrics = server.run(search_id).data.metrics
+    prefix = f"network/{BUDGETS[0]}/test"
+    assert metrics[f"{prefix}_balanced_accuracy"] == pytest.approx(1 / 9) and metrics[f"{prefix}_lowest_recall"] == 0
+    recalls = {name.removeprefix(f"{prefix}_recall/"): value for name, value in metrics.items() if "_recall/" in name}
+    assert sorted(recalls) == sorted(
+        ["0-cat", "1-..", "2-a_b", "3-é ß", "4-q_", f"5-{'x' * 60}", "6-_", "7-_udcff", "8-"]
+    )
+    assert recalls["0-cat"] == 1 and sum(recalls.values()) == 1
+    assert len(server.curve(server.run(search_id), f"{prefix}_recall/0-cat")) == 80
 
 
 def test_an_attempt_that_repeats_epochs_has_the_last_word(app: FastAPI, server: Server, mirror: Mirror) -> None:

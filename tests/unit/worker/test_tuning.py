@@ -1,19 +1,21 @@
 """What a trial of the finals tells, in the test's own process and without Tune."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ray.train import ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.tune.experiment import Trial
 
 from nas_core import SearchSpace
 from nas_core.baselines import random_architecture
 from nas_core.spec import SearchSpec, Settings
 from worker import tuning
 from worker.run_folder import RunFolder
-from worker.tuning import past, train_finalist, verdict
+from worker.tuning import Finalist, Heats, past, train_finalist, verdict
 
 SPACE = SearchSpace.preset("digits", channels=4, blocks=(1, 1), levels=2)
 SPEC = SearchSpec("digits", SPACE.feasible_budgets()[1:], SPACE, Settings.preset("digits", retrain_epochs=8))
@@ -59,3 +61,34 @@ def test_a_trial_that_goes_on_tells_all_epochs_that_are_behind_it(
     assert train() == [[1, 2, 3, 4, 5, 6, 7, 8]], "it was trained"
     folder.remove(past(0))
     assert train() == [[]], "by a Yoso that kept nothing"
+
+
+@pytest.mark.parametrize(("choose_by", "winner"), [("accuracy", 0), ("balanced_accuracy", 1)])
+def test_the_winner_is_the_best_by_what_was_asked_for(choose_by: str, winner: int) -> None:
+    spec = replace(SPEC, settings=replace(SPEC.settings, choose_by=choose_by))
+    own = {"budget": SPEC.budgets[0], "origin": "search", "multiply_adds": 5, "dataset": {}, "outcome": "trained"}
+    trained = [
+        own | {"trial": 0, "validation_accuracy": 0.98, "validation_balanced_accuracy": 0.5},
+        own | {"trial": 1, "validation_accuracy": 0.9, "validation_balanced_accuracy": 0.88},
+    ]
+    told = tuning.result({}, 1, spec, trained, trained, 1.0)
+    assert [one["trial"] for one in told["architectures"] if one["winner"]] == [winner]
+    assert told["choose_by"] == choose_by
+    assert [one["validation_balanced_accuracy"] for one in told["trials"]] == [0.5, 0.88]
+
+
+@pytest.mark.parametrize(("choose_by", "survivor"), [("accuracy", 0), ("balanced_accuracy", 1)])
+def test_a_rung_judges_by_what_was_asked_for(choose_by: str, survivor: int, tmp_path: Path) -> None:
+    finalists = [Finalist(number, SPEC.budgets[0], "search", 0) for number in range(2)]
+    heats = Heats(str(tmp_path), finalists, 8, choose_by)
+    trials = [Trial("yoso", config={"number": number}, stub=True) for number in range(2)]
+    scores = [{"accuracy": 0.98, "balanced_accuracy": 0.5}, {"accuracy": 0.9, "balanced_accuracy": 0.88}]
+    for trial in trials:
+        heats.on_trial_add(None, trial)
+    # The better one is judged first, so that the other has somebody to be compared with.
+    for number in sorted(range(2), key=lambda number: number != survivor):
+        heats.on_trial_result(None, trials[number], {"epoch": 2, "training_iteration": 2} | scores[number])
+    folder = RunFolder(str(tmp_path))
+    told = [folder.read_json(verdict(number, 2)) for number in range(2)]
+    assert [one["goes_on"] for one in told] == [number == survivor for number in range(2)]
+    assert told[0].items() >= scores[0].items()
