@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -16,7 +17,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 from rich.markup import escape
 
 from nas_core.datasets import DATASETS
@@ -24,7 +24,7 @@ from nas_core.errors import InvalidValue
 from nas_core.files import FILES
 from nas_core.space import PRESETS
 from nas_core.spec import CHOOSE_BY, OPSETS, ExportOptions
-from service import terminal
+from service import proxies, terminal
 from service.answers import Search
 from service.client import ENDED, Client, ClientError, Unreachable
 from service.formats import at_most
@@ -34,11 +34,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Find compact image networks under a FLOPs budget.",
+    epilog="--debug, with any command, shows where an error comes from.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out, err = Console(), Console(stderr=True)
+out, err = terminal.Console(), terminal.Console(stderr=True)
 
 FAILED, MISUSED, CANCELLED, INTERRUPTED = 1, 2, 3, 130
 EXIT = {"succeeded": 0, "failed": FAILED, "cancelled": CANCELLED}
@@ -272,7 +273,7 @@ def sweep(
         else:
             finally_ = f" and {sum(made['finals'].values())} finals" if made["finals"] else ""
             told = f"queued sweep [bold]{made['id']}[/] of {made['searches']} searches{finally_}"
-            out.print("\n".join([told, *made["notes"]]), highlight=False)
+            out.print("\n".join([told, *map(escape, made["notes"])]), highlight=False)
             out.print(f"`yoso pareto {made['id']}` shows what they find", highlight=False)
 
 
@@ -290,7 +291,8 @@ def extend(
         if as_json:
             print(json.dumps(seen))
         else:
-            out.print("\n".join([f"queued finals of sweep [bold]{sweep_id}[/]", *seen["notes"]]), highlight=False)
+            told = f"queued finals of sweep [bold]{escape(sweep_id)}[/]"
+            out.print("\n".join([told, *map(escape, seen["notes"])]), highlight=False)
 
 
 def budget_range(text: str) -> dict[str, Any]:
@@ -399,7 +401,7 @@ def cancel(search_id: SearchId, url: Url = None, as_json: Json = False) -> None:
     """Cancel a search; one that has ended stays as it is."""
     with refusals(), Client(url) as client:
         search = client.cancel(search_id)
-        tell(search, as_json, f"search {search_id} is {search['status']}")
+        tell(search, as_json, f"search {escape(search_id)} is {search['status']}")
 
 
 @app.command()
@@ -407,7 +409,7 @@ def retry(search_id: SearchId, url: Url = None, as_json: Json = False) -> None:
     """Queue a search that failed or was cancelled again; it goes on from its last checkpoint."""
     with refusals(), Client(url) as client:
         search = client.retry(search_id)
-        tell(search, as_json, f"search {search_id} is {search['status']} again")
+        tell(search, as_json, f"search {escape(search_id)} is {search['status']} again")
 
 
 @app.command()
@@ -501,7 +503,10 @@ def tensorboard(
             print(json.dumps(folders))
         else:
             out.print(
-                f"look at them with: tensorboard --logdir {shlex.quote(str(to))}", highlight=False, soft_wrap=True
+                f"look at them with: tensorboard --logdir {shlex.quote(str(to))}",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
             )
 
 
@@ -698,8 +703,8 @@ def describe(search: Search) -> None:
         out.print(escape(search["reason"]), highlight=False)
     if search["error"] and search["status"] != "succeeded":
         error = search["error"]
-        told = escape(error["message"])
-        out.print(f"[red]{error['kind']}[/] (attempt {error['attempt']}): {told}", highlight=False, soft_wrap=True)
+        kind, told = escape(error["kind"]), escape(error["message"])
+        out.print(f"[red]{kind}[/] (attempt {error['attempt']}): {told}", highlight=False, soft_wrap=True)
     if search["architectures"]:
         out.print(terminal.results(search["architectures"]))
 
@@ -725,6 +730,7 @@ def configured() -> "Iterator[Settings]":
 
     from service.settings import Settings
 
+    terminal.outlive_readers()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for noisy in ("httpx", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -746,8 +752,16 @@ def refusals() -> Iterator[None]:
         explain(error)
         raise typer.Exit(MISUSED if error.status in (400, 404, 409, 422) else FAILED) from error
     except (Unreachable, OSError) as error:
-        err.print(f"[red]{escape(str(error))}[/]", highlight=False, soft_wrap=True)
+        err.print(f"[red]{escape(words(error))}[/]", highlight=False, soft_wrap=True)
         raise typer.Exit(FAILED) from error
+
+
+def words(error: Exception) -> str:
+    """What went wrong, without the system's number for it."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    named = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    return ": ".join([*named, error.strerror])
 
 
 def explain(error: Exception) -> None:
@@ -767,12 +781,47 @@ def explain(error: Exception) -> None:
         return
     for field, value, reason, accepted in problems:
         told = escape(f"{reason} (got {value!r}); accepted: {accepted}")
-        err.print(f"[red]{field}[/]: {told}", highlight=False, soft_wrap=True)
+        err.print(f"[red]{escape(str(field))}[/]: {told}", highlight=False, soft_wrap=True)
 
 
 def main() -> None:
-    """The console script."""
-    app()
+    """The console script: `yoso`, on any terminal, with loopback spared from proxies."""
+    debug = "--debug" in sys.argv[1:]
+    sys.argv[1:] = [word for word in sys.argv[1:] if word != "--debug"]
+    terminal.prepare()
+    proxies.spare_loopback()
+    code: int | str | None
+    try:
+        try:
+            app()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+            if debug and end.__cause__ is not None:
+                traceback.print_exception(end.__cause__)
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+        except Exception as error:
+            code = FAILED
+            confess(error, debug)
+        terminal.finish()
+    except SystemExit as end:  # nobody reads what was still to be written
+        code = end.code
+    except OSError as error:
+        code = FAILED
+        err.print(f"[red]{escape(words(error))}[/]", highlight=False, soft_wrap=True)
+    sys.exit(code)
+
+
+def confess(error: Exception, debug: bool) -> None:
+    """Tell of an error that no command expects, which is a bug, and how to report it."""
+    if debug:
+        traceback.print_exception(error)
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    told = f"{type(error).__name__}: {error} ({Path(at.filename).name}, line {at.lineno})"
+    more = "the above" if debug else "what the same command shows with --debug"
+    err.print(f"[red]this is a bug in Yoso[/]: {escape(told)}", highlight=False, soft_wrap=True)
+    err.print(f"Please report it, with {more} and `yoso doctor`.", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ only sends what they describe.
 
 import asyncio
 import functools
+import html
 import io
 import json
 import os
@@ -19,12 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx
 
 from nas_core.errors import InvalidValue
 from nas_core.files import FILES
+from service import proxies
 from service.answers import (
     Architecture,
     ArchitectureDetail,
@@ -48,6 +50,8 @@ RETRY_SECONDS = (0.5, 1.0, 2.0, 4.0)
 
 LONGEST_WAIT = 30.0
 POLL_SECONDS = 1.0
+MOST_LOOKED_THROUGH, MOST_TOLD = 20_000, 160
+"""Characters of an answer that is not a Yoso service's, which may be long."""
 RECONNECT_SECONDS = 0.5
 
 Answer = TypeVar("Answer")
@@ -78,6 +82,7 @@ class Unreachable(RuntimeError):
 def default_url() -> str:
     """Where the service is expected: YOSO_URL, or YOSO_HOST and YOSO_PORT as `yoso serve` reads them."""
     host, port = os.environ.get("YOSO_HOST") or "127.0.0.1", os.environ.get("YOSO_PORT") or str(DEFAULT_PORT)
+    host = f"[{host}]" if ":" in host else host
     return os.environ.get("YOSO_URL") or f"http://{host}:{port}"
 
 
@@ -145,22 +150,22 @@ class Calls:
     @Call
     def get(self, search_id: str) -> Request[Search]:
         """One search."""
-        return ask("GET", f"/api/v1/searches/{search_id}")
+        return ask("GET", f"/api/v1/searches/{_part(search_id)}")
 
     @Call
     def attempts(self, search_id: str) -> Request[list[Attempt]]:
         """The launches of a search, in order."""
-        return ask("GET", f"/api/v1/searches/{search_id}/attempts")
+        return ask("GET", f"/api/v1/searches/{_part(search_id)}/attempts")
 
     @Call
     def cancel(self, search_id: str) -> Request[Search]:
         """Cancel a search."""
-        return ask("POST", f"/api/v1/searches/{search_id}/cancel")
+        return ask("POST", f"/api/v1/searches/{_part(search_id)}/cancel")
 
     @Call
     def retry(self, search_id: str) -> Request[Search]:
         """Queue a search that failed or was cancelled again."""
-        return ask("POST", f"/api/v1/searches/{search_id}/retry")
+        return ask("POST", f"/api/v1/searches/{_part(search_id)}/retry")
 
     @Call
     def submit_sweep(
@@ -175,7 +180,7 @@ class Calls:
     @Call
     def sweep(self, sweep_id: str) -> Request[Sweep]:
         """One sweep: how many of its searches are in each state."""
-        return ask("GET", f"/api/v1/sweeps/{sweep_id}")
+        return ask("GET", f"/api/v1/sweeps/{_part(sweep_id)}")
 
     @Call
     def sweeps(self, limit: int = 50, after: str | None = None) -> Request[SweepPage]:
@@ -185,7 +190,7 @@ class Calls:
     @Call
     def sweep_searches(self, sweep_id: str, limit: int = 100, after: str | None = None) -> Request[SearchPage]:
         """A page of a sweep's searches, in the order of its points."""
-        return ask("GET", f"/api/v1/sweeps/{sweep_id}/searches", limit=limit, after=after)
+        return ask("GET", f"/api/v1/sweeps/{_part(sweep_id)}/searches", limit=limit, after=after)
 
     @Call
     def extend_sweep(
@@ -200,17 +205,17 @@ class Calls:
         to compare with.
         """
         asked = {} if budgets is None else {"budgets": _json(budgets)}
-        return ask("POST", f"/api/v1/sweeps/{sweep_id}/networks", asked | {"baselines": list(baselines)})
+        return ask("POST", f"/api/v1/sweeps/{_part(sweep_id)}/networks", asked | {"baselines": list(baselines)})
 
     @Call
     def steer_sweep(self, sweep_id: str, how: str) -> Request[Sweep]:
         """`cancel`, `pause`, `resume` or `retry` a sweep."""
-        return ask("POST", f"/api/v1/sweeps/{sweep_id}/{how}")
+        return ask("POST", f"/api/v1/sweeps/{_part(sweep_id)}/{how}")
 
     @Call
     def pareto(self, sweep_id: str, cost: str = "multiply_adds") -> Request[Front]:
         """A sweep's networks by cost (`multiply_adds`, `parameters`, `activations` or `latency_ms`) and accuracy."""
-        return ask("GET", f"/api/v1/sweeps/{sweep_id}/pareto", cost=cost)
+        return ask("GET", f"/api/v1/sweeps/{_part(sweep_id)}/pareto", cost=cost)
 
     @Call
     def cluster(self, limit: int = 100) -> Request[Cluster]:
@@ -220,12 +225,12 @@ class Calls:
     @Call
     def change_project(self, /, name: str, **changed: float | None) -> Request[Project]:
         """Change a project's `weight`, `max_running`, `max_accelerators` or `max_queued`; None lifts a quota."""
-        return ask("PATCH", f"/api/v1/projects/{name}", changed)
+        return ask("PATCH", f"/api/v1/projects/{_part(name)}", changed)
 
     @Call
     def architecture(self, architecture_id: str) -> Request[ArchitectureDetail]:
         """One network: costs, accuracy and genotype."""
-        return ask("GET", f"/api/v1/architectures/{architecture_id}")
+        return ask("GET", f"/api/v1/architectures/{_part(architecture_id)}")
 
     @Call
     def download(self, path: str) -> Request[bytes]:
@@ -235,7 +240,8 @@ class Calls:
     @Call
     def event_files(self, search_id: str) -> Request[bytes]:
         """What a search has measured, as event files for TensorBoard in a zip."""
-        return Request("GET", f"/api/v1/searches/{search_id}/tensorboard", lambda response: response.content, {}, None)
+        path = f"/api/v1/searches/{_part(search_id)}/tensorboard"
+        return Request("GET", path, lambda response: response.content, {}, None)
 
     # Last, because what stands below it in this class no longer sees the type of this name.
     @Call
@@ -256,7 +262,9 @@ class Client(Calls):
 
     def __init__(self, url: str | None = None, token: str | None = None, seconds: float = 30.0) -> None:
         self.url = _checked(url)
-        self.http = httpx.Client(base_url=self.url, timeout=seconds, headers=_authorisation(token))
+        self.http = proxies.client(
+            httpx.Client, self.url, base_url=self.url, timeout=seconds, headers=_authorisation(token)
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -297,9 +305,10 @@ class Client(Calls):
         `Unreachable` is raised.
         """
         stream = _Stream(self.url, patience)
+        path = f"/api/v1/searches/{_part(search_id)}/events"
         while True:
             try:
-                with self.http.stream("GET", f"/api/v1/searches/{search_id}/events", headers=stream.open()) as opened:
+                with self.http.stream("GET", path, headers=stream.open()) as opened:
                     if opened.status_code >= 400:
                         opened.read()
                         raise _error(opened)
@@ -377,7 +386,9 @@ class AsyncClient(Calls):
 
     def __init__(self, url: str | None = None, token: str | None = None, seconds: float = 30.0) -> None:
         self.url = _checked(url)
-        self.http = httpx.AsyncClient(base_url=self.url, timeout=seconds, headers=_authorisation(token))
+        self.http = proxies.client(
+            httpx.AsyncClient, self.url, base_url=self.url, timeout=seconds, headers=_authorisation(token)
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -414,7 +425,7 @@ class AsyncClient(Calls):
     async def events(self, search_id: str, patience: float = 60.0) -> AsyncIterator[Event]:
         """As `Client.events`."""
         stream = _Stream(self.url, patience)
-        path = f"/api/v1/searches/{search_id}/events"
+        path = f"/api/v1/searches/{_part(search_id)}/events"
         while True:
             try:
                 async with self.http.stream("GET", path, headers=stream.open()) as opened:
@@ -492,9 +503,12 @@ class _Tries:
             "method": request.method,
             "url": request.path,
             "params": request.params,
-            "json": request.body,
             "headers": {} if request.method == "GET" else {"Idempotency-Key": str(uuid.uuid4())},
         }
+        if request.body is not None:
+            # In ASCII, which has room for what no encoding has: what is wrong with it is the service's to say.
+            self.options["content"] = json.dumps(request.body)
+            self.options["headers"]["Content-Type"] = "application/json"
         self.left = list(RETRY_SECONDS)
         self.seconds = 0.0
         """How long to wait before the next."""
@@ -503,9 +517,11 @@ class _Tries:
         """The answer, or None where it is to be asked for again. Raises `ClientError` and `Unreachable`."""
         if isinstance(outcome, Exception):
             # Where nobody listens nothing was lost, and waiting would only hide it.
-            hopeless = isinstance(outcome, (httpx.ConnectError, httpx.InvalidURL, httpx.UnsupportedProtocol))
+            hopeless = isinstance(
+                outcome, (httpx.ConnectError, httpx.ProxyError, httpx.InvalidURL, httpx.UnsupportedProtocol)
+            )
             if hopeless or not self.left:
-                raise Unreachable(f"no service answers at {self.url}; `yoso serve` starts one") from outcome
+                raise Unreachable(_unanswered(self.url, outcome)) from outcome
             self.seconds = self.left.pop(0)
             return None
         if outcome.status_code in PUT_OFF and self.left:
@@ -535,7 +551,8 @@ class _Patience:
         if isinstance(error, ClientError) and error.status not in PUT_OFF:
             raise error
         if time.monotonic() - self.since > self.seconds:
-            raise Unreachable(f"no service answers at {self.url}") from error
+            told = str(error) if isinstance(error, Unreachable | ClientError) else _unanswered(self.url, error)
+            raise Unreachable(told) from error
 
 
 class _Stream:
@@ -570,9 +587,40 @@ class _Stream:
 
 def _checked(url: str | None) -> str:
     url = (url or default_url()).rstrip("/")
-    if urlsplit(url).scheme not in ("http", "https"):
+    try:
+        parts, parsed = urlsplit(url), httpx.URL(url)
+        usable = parts.scheme in ("http", "https") and bool(parsed.host) and parts.port != 0
+    except (ValueError, httpx.InvalidURL):
+        usable = False
+    if not usable or parts.query or parts.fragment:
         raise InvalidValue("url", url, "not the URL of a service", "such as http://127.0.0.1:8765")
     return url
+
+
+def _part(name: str) -> str:
+    """A name as one part of a path, whatever it holds."""
+    return quote(name, safe="", errors="surrogatepass")
+
+
+def _unanswered(url: str, error: Exception) -> str:
+    """What to tell of a request that got no answer: where it went and what became of it."""
+    proxy = proxies.proxy_of(url)
+    way = f" by way of the proxy {proxy}" if proxy else ""
+    hint = "`yoso serve` starts one" if proxies.on_this_machine(url) else "--url or YOSO_URL says where one is"
+    shown = re.sub(r"//[^/@]*@", "//", url)
+    return f"no service answers at {shown}{way}: {_cause(error)}; {hint}"
+
+
+def _cause(error: Exception) -> str:
+    """Why a request got no answer, in a few words."""
+    if isinstance(error, httpx.TimeoutException):
+        return "it took too long"
+    at: BaseException | None = error
+    while at is not None and not (isinstance(at, OSError) and at.strerror):
+        at = at.__cause__ or at.__context__
+    words = at.strerror if isinstance(at, OSError) else str(error)
+    told = re.sub(r"^\[Errno -?\d+\] ", "", words or type(error).__name__).strip()
+    return told[0].lower() + told[1:] if told[1:2].islower() else told
 
 
 def _authorisation(token: str | None) -> dict[str, str]:
@@ -586,8 +634,7 @@ def _answer(response: httpx.Response) -> Any:
     except ValueError:
         values = None
     if not isinstance(values, dict | list):
-        told = f"what answers at {response.url.copy_with(path='/', query=None)} is not a Yoso service"
-        raise ClientError(response.status_code, {"detail": told})
+        raise ClientError(response.status_code, {"detail": _foreign(response)})
     return values
 
 
@@ -595,8 +642,23 @@ def _error(response: httpx.Response) -> ClientError:
     try:
         problem = response.json()
     except ValueError:
-        problem = {}
-    return ClientError(response.status_code, problem if isinstance(problem, dict) else {})
+        problem = None
+    if not isinstance(problem, dict) or not {"detail", "title"} & problem.keys():
+        problem = {"detail": _foreign(response)}
+    return ClientError(response.status_code, problem)
+
+
+def _foreign(response: httpx.Response) -> str:
+    """What to tell of an answer that is not Yoso's, such as a proxy's page: where it came from and its gist."""
+    url = str(response.url.copy_with(path="/", query=None, userinfo=b""))
+    proxy = proxies.proxy_of(url)
+    way = f", reached by way of the proxy {proxy}," if proxy else ""
+    text = response.text[:MOST_LOOKED_THROUGH]
+    title = re.search(r"<title[^>]*>(.*?)</title", text, re.S | re.I)
+    words = re.sub(r"<(script|style).*?</\1>|<[^>]*>", " ", title[1] if title else text, flags=re.S | re.I)
+    gist = " ".join(html.unescape(words).split())[:MOST_TOLD]
+    status = f"{response.status_code} {response.reason_phrase}".strip()
+    return f"what answers at {url}{way} is not a Yoso service: {status}" + (f", {gist!r}" if gist else "")
 
 
 def _wanted(search: Search, formats: Sequence[str] | None) -> list[tuple[Architecture, dict[str, str]]]:

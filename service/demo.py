@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 
-from service import terminal
+from service import proxies, terminal
 from service.cli import interruptible
 from service.client import Client, ClientError, Unreachable
 from service.dispatch.local_ray import LocalRay, free_ports
 from service.formats import short
+from service.terminal import Console
 
 BUDGETS = ["300k", "600k"]
 START_SECONDS = 90
@@ -27,6 +27,8 @@ START_SECONDS = 90
 
 def main() -> int:
     """Run the demonstration; returns 0 if it went well."""
+    terminal.prepare()
+    proxies.spare_loopback()
     return with_service(fresh(Path("yoso-demo")), demonstrate)
 
 

@@ -1,12 +1,21 @@
-"""What the command line shows: live progress, tables of results, and errors."""
+"""What the command line shows: live progress, tables of results, and errors; and how it survives any terminal."""
 
+import codecs
+import errno
+import io
+import os
+import re
+import sys
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import rich.console
 from rich import box
-from rich.console import Console, Group
+from rich.console import ConsoleOptions, Group, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.segment import Segment
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -15,7 +24,101 @@ from service.formats import duration, exact, rival, short
 LINES_OF_A_PHASE = 6
 """About how many lines a phase gets where there are no bars."""
 FILES = "each network's files are in"
+HUNG_UP = 128 + 13
+"""The exit code of what SIGPIPE ended, as a shell tells it."""
+ASCII = {
+    "…": "...", "→": "->", "–": "-", "−": "-", "—": "-", "×": "x", "·": ".", "●": "*", "○": "o", "≥": ">=", "≤": "<=",
+    "│": "|", "─": "-", "└": "+", "’": "'", "“": '"', "”": '"', "•": "*", "\N{NO-BREAK SPACE}": " ",
+}  # fmt: skip
+"""What stands for Yoso's own signs where an encoding lacks them."""
+COMMANDS_TO_TERMINALS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""What a terminal obeys instead of showing it: control characters but newline and tab, and changes of direction."""
 COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "cancelling": "yellow", "running": "cyan"}
+
+
+def substitute(error: UnicodeError) -> tuple[str, int]:
+    """Something that can be shown in the place of characters that an encoding lacks: an error handler for codecs."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(ASCII.get(sign, "?") for sign in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("yoso", substitute)
+
+
+class Stream(io.TextIOWrapper):
+    """Standard output or error for any terminal and any pipe.
+
+    What its encoding lacks is substituted. Where nobody reads any more, the program ends as SIGPIPE would end it, but
+    through its `finally` blocks, so that it stops what it started; `outlives` makes it go on unheard.
+    """
+
+    outlives = False
+
+    def write(self, text: str) -> int:
+        """Write, or raise `SystemExit` where nobody reads; once, since what cleans up may write as well."""
+        try:
+            return super().write(text)
+        except OSError as error:
+            return self._failed(error, len(text))
+
+    def flush(self) -> None:
+        """Flush, or raise `SystemExit` as `write` does."""
+        try:
+            super().flush()
+        except OSError as error:
+            self._failed(error, 0)
+
+    def _failed(self, error: OSError, written: int) -> int:
+        # What is still in the buffers, of this stream and of libraries, has somewhere to go: one word is enough.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise error
+        if not self.outlives and threading.current_thread() is threading.main_thread():
+            raise SystemExit(HUNG_UP) from None
+        return written
+
+
+def prepare() -> None:
+    """Make this process's standard streams survive any encoding and a closed pipe."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if type(stream) is io.TextIOWrapper:  # and not what a test or a library has put in its place
+            stream.flush()
+            encoding, lines, through = stream.encoding, stream.line_buffering, stream.write_through
+            setattr(sys, name, Stream(stream.detach(), encoding, "yoso", None, lines, through))
+
+
+def finish() -> None:
+    """Write what is in the buffers. Raises `SystemExit` where nobody reads, `OSError` where it cannot be written."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.flush()
+
+
+def outlive_readers() -> None:
+    """Let this process go on where nobody reads what it says: a service outlives its terminal."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, Stream):
+            stream.outlives = True
+
+
+def harmless(text: str) -> str:
+    """`text` without what a terminal would obey: names, logs and answers may come from anybody."""
+    return text if text.isprintable() else COMMANDS_TO_TERMINALS.sub("", text)
+
+
+class Console(rich.console.Console):
+    """Rich's console, which obeys the styles that it is given and nothing that stands in the text itself."""
+
+    def __init__(self, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, emoji=False)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As rich renders it, with the texts made harmless."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(harmless(segment.text), segment.style)
 
 
 class Watch:
@@ -61,15 +164,15 @@ class Watch:
             say(f"{found}: {used:.1%} of the budget of {exact(data['budget'])}", highlight=False)
         elif kind == "retrained":
             right = f"[bold]{data['accuracy']:.1%}[/] of {data['test_images']} test images right"
-            say(f"retrained the network for {exact(data['budget'])}{rival(data)}: {right}", highlight=False)
+            say(f"retrained the network for {exact(data['budget'])}{escape(rival(data))}: {right}", highlight=False)
         elif kind == "stopped":
             reached = f"{data['accuracy']:.1%} on validation data after {data['epoch']} epochs"
-            say(f"stopped the network for {exact(data['budget'])}{rival(data)}: {reached}", highlight=False)
+            say(f"stopped the network for {exact(data['budget'])}{escape(rival(data))}: {reached}", highlight=False)
         elif kind == "warning":
             say(f"[yellow]{escape(data['message'])}[/]", highlight=False)
 
     def _epoch(self, data: Mapping[str, Any]) -> None:
-        name = data["phase"] + (f" {short(data['budget'])}" if data.get("budget") else "") + rival(data)
+        name = escape(data["phase"] + (f" {short(data['budget'])}" if data.get("budget") else "") + rival(data))
         new = name not in self.bars
         if new:
             self.bars[name] = self.progress.add_task(name, total=data["epochs"], text="")
@@ -136,7 +239,7 @@ def sweeps(items: Iterable[Mapping[str, Any]]) -> Table:
         )
         left = "" if one["seconds_left"] is None or one["done"] else f"about {duration(one['seconds_left'])}"
         paused = "paused, " if one["paused"] else ""
-        table.add_row(one["id"], escape(one["name"]), one["project"], states, paused + left)
+        table.add_row(one["id"], escape(one["name"]), escape(one["project"]), states, paused + left)
     return table
 
 
@@ -187,7 +290,7 @@ def cluster(seen: Mapping[str, Any]) -> Group:
         for one in seen["holders"]:
             state = one["status"] + (f": {one['reason']}" if one["reason"] else "")
             needs = (workers(one["workers"], one), str(one["cpus"]), str(one["gpus"]))
-            holders.add_row(one["id"] or "…", one["project"], *needs, escape(state))
+            holders.add_row(one["id"] or "…", escape(one["project"]), *needs, escape(state))
         lines.append(holders)
     if seen["queue"]:
         title = f"{len(seen['queue'])} of {seen['queued']} waiting"
@@ -196,7 +299,7 @@ def cluster(seen: Mapping[str, Any]) -> Group:
         )
         for one in seen["queue"]:
             needs = (workers(one["min_workers"], one), str(one["cpus"]), str(one["gpus"]))
-            queue.add_row(str(one["place"]), one["id"] or "…", one["project"], *needs, escape(one["reason"]))
+            queue.add_row(str(one["place"]), one["id"] or "…", escape(one["project"]), *needs, escape(one["reason"]))
         lines += [Text(title), queue]
     return Group(*lines, projects(seen["projects"]))
 
@@ -204,7 +307,7 @@ def cluster(seen: Mapping[str, Any]) -> Group:
 def workers(least: int, one: Mapping[str, Any]) -> str:
     """How many workers a search holds or wants, and on what."""
     count = str(least) if least == one["workers"] else f"{least}–{one['workers']}"
-    return count + (f" on {one['accelerator_type']}" if one["accelerator_type"] else "")
+    return count + (f" on {escape(one['accelerator_type'])}" if one["accelerator_type"] else "")
 
 
 def projects(items: Iterable[Mapping[str, Any]]) -> Table:
@@ -217,7 +320,7 @@ def projects(items: Iterable[Mapping[str, Any]]) -> Table:
             return f"{value:g}" if quota is None else f"{value:g} of {quota:g}"
 
         table.add_row(
-            one["name"],
+            escape(one["name"]),
             f"{one['weight']:g}",
             f"{one['share']:.0%}",
             of(one["running"], one["max_running"]),

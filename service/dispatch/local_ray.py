@@ -20,6 +20,7 @@ from pathlib import Path
 
 import httpx
 
+from service import proxies
 from service.dispatch.executors.ray_jobs import Endpoint
 
 log = logging.getLogger(__name__)
@@ -162,21 +163,26 @@ def ray_environment(token_file: Path) -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if name not in WITHHELD}
     # The packages are found by the job's driver even where the service runs from a checkout.
     paths = [str(Path(__file__).parents[2]), *filter(None, own.get("PYTHONPATH", "").split(os.pathsep))]
-    return own | {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token_file),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        # Ray would first wait for half a minute for its actors to leave the only node that there is.
-        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
-    }
+    return (
+        own
+        | proxies.direct(own)
+        | {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token_file),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            # Ray would first wait for half a minute for its actors to leave the only node that there is.
+            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+            "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
+        }
+    )
 
 
 def answers(endpoint: Endpoint) -> bool:
     """Whether Ray's Jobs interface answers there."""
     try:
         headers = {"Authorization": f"Bearer {endpoint.token}"}
-        return httpx.get(f"{endpoint.url}/api/jobs/", headers=headers, timeout=5).status_code == 200
+        with proxies.client(httpx.Client, endpoint.url, headers=headers, timeout=5) as client:
+            return client.get(f"{endpoint.url}/api/jobs/").status_code == 200
     except httpx.HTTPError:
         return False
 

@@ -25,6 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from nas_core.errors import InvalidValue
 from nas_core.metrics import Metrics, metrics_of
 from service.domain.lifecycle import Status
+from service.proxies import spare_loopback
 from service.settings import without_credentials
 from service.store.models import Event, Search
 from service.store.news import SETTLED_SECONDS, News
@@ -298,6 +299,7 @@ class Mirror:
             for name, value in SETTINGS.items():
                 os.environ.setdefault(name, value)
             os.environ.update(self.credentials)
+            spare_loopback()
             from mlflow import MlflowClient
 
             self.client = MlflowClient(tracking_uri=self.uri)

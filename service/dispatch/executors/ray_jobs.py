@@ -16,6 +16,9 @@ from typing import Any
 
 import httpx
 
+from nas_core.errors import InvalidValue
+from service import proxies
+
 TYPE = "accelerator_type:"
 """What the names of Ray's resources begin with that tell a node's type of accelerator."""
 
@@ -94,7 +97,9 @@ class RayJobs:
         self, endpoint: Callable[[], Endpoint], seconds: float = 10.0, transport: httpx.BaseTransport | None = None
     ) -> None:
         self.endpoint = endpoint
-        self.client = httpx.Client(timeout=seconds, transport=transport)
+        self.options: dict[str, Any] = {"timeout": seconds, "transport": transport}
+        # To this machine without a proxy, to others by way of the environment's.
+        self.clients: dict[bool, httpx.Client] = {}
 
     def submit(self, submission_id: str, entrypoint: str, environment: dict[str, str]) -> None:
         """Launch `entrypoint` as the job `submission_id`, unless Ray already has that job.
@@ -195,18 +200,28 @@ class RayJobs:
 
     def close(self) -> None:
         """Close the connections."""
-        self.client.close()
+        for client in self.clients.values():
+            client.close()
 
     def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         endpoint = self.endpoint()
         headers = {"Authorization": f"Bearer {endpoint.token}"} if endpoint.token else {}
         try:
-            response = self.client.request(method, endpoint.url + path, headers=headers, **options)
+            client = self._client(endpoint.url)
+            response = client.request(method, endpoint.url + path, headers=headers, **options)
+        except InvalidValue as error:
+            raise RayUnavailable(f"Ray cannot be asked: {error}") from error
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
             raise RayUnavailable(f"Ray does not answer: {type(error).__name__}") from error
         if response.status_code in (401, 403):
             raise RayUnavailable("Ray wants another token: set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH")
         return response
+
+    def _client(self, url: str) -> httpx.Client:
+        near = proxies.on_this_machine(url)
+        if near not in self.clients:
+            self.clients[near] = proxies.client(httpx.Client, url, **self.options)
+        return self.clients[near]
 
     def _listed(
         self, what: str, equal: Mapping[str, str] | None = None, other_than: Mapping[str, str] | None = None

@@ -136,7 +136,8 @@ def test_an_unreachable_service_is_a_failure_in_one_line() -> None:
     ):
         told = yoso(*words, url="http://127.0.0.1:1")
         assert told.exit_code == 1
-        assert told.stderr.strip() == "no service answers at http://127.0.0.1:1; `yoso serve` starts one"
+        refused = "no service answers at http://127.0.0.1:1: connection refused; `yoso serve` starts one"
+        assert told.stderr.strip() == refused
 
 
 @pytest.mark.parametrize("command", ["show", "watch", "cancel", "fetch"])
