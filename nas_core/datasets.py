@@ -7,12 +7,12 @@ path separator is an image folder: one sub-folder a class, or `train` and `test`
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from nas_core.errors import InvalidValue
+from nas_core.layout import seems_to_hold_classes
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """The file types that count as images, as in torchvision's ImageFolder."""
@@ -113,38 +113,6 @@ class DatasetInfo:
     flip: bool = True
 
 
-def describe(dataset: str, roots: Sequence[str] = (), anywhere: bool = False) -> DatasetInfo:
-    """Find out what `dataset` is, looking below the `roots` (or at any path where `anywhere` is set).
-
-    Raises `InvalidValue` for field "dataset" where there is no such data set, it is outside the roots, or it holds
-    no images.
-    """
-    if not isinstance(dataset, str) or not dataset.strip():
-        raise InvalidValue("dataset", dataset, "no data set named", _ACCEPTED)
-    if dataset == "digits":
-        return DatasetInfo("digits", "digits", None, 10, 1, 8, 1797, "digits", flip=False)
-    if dataset == "imagenet":
-        found = _folder(dataset, Path(_root_with(dataset, ("imagenet",), roots)) / "imagenet")
-        return replace(found, channels=3, image_size=224, preset="imagenet")
-    if dataset in LAYOUTS:
-        layout = LAYOUTS[dataset]
-        kind: Literal["cifar", "torchvision"] = "cifar" if dataset in ("cifar10", "cifar100") else "torchvision"
-        return DatasetInfo(
-            dataset,
-            kind,
-            _root_with(dataset, layout.files, roots),
-            layout.classes,
-            layout.channels,
-            layout.image_size,
-            layout.images,
-            layout.preset,
-            layout.flip,
-        )
-    if os.sep in dataset or (os.altsep and os.altsep in dataset):
-        return _folder(dataset, _allowed(dataset, roots, anywhere))
-    raise InvalidValue("dataset", dataset, "no such data set", _ACCEPTED)
-
-
 def locate(dataset: str, roots: Sequence[str] = (), anywhere: bool = False) -> DatasetInfo:
     """Find `dataset` below the `roots`, or at any path where `anywhere` is set; a folder is not looked into.
 
@@ -178,10 +146,23 @@ def locate(dataset: str, roots: Sequence[str] = (), anywhere: bool = False) -> D
     return DatasetInfo(dataset, "folder", str(path), 0, 3, 0, 0, "imagenet")
 
 
+def describe(dataset: str, roots: Sequence[str] = (), anywhere: bool = False) -> DatasetInfo:
+    """Find out what `dataset` is, as `nas_core.inspection.inspect` does with no options.
+
+    Raises `InvalidValue` where there is no such dataset, it is outside the roots, or it cannot be searched on.
+    """
+    from nas_core.inspection import inspect
+
+    found = inspect(dataset, roots, anywhere)
+    for problem in found.problems:
+        raise problem
+    return found.info
+
+
 def at_hand(roots: Sequence[str] = ()) -> list[str]:
     """The data sets to choose from: names whose files lie below the `roots`, then image folders right below these.
 
-    Little is looked at: `describe` says whether one can be used. Of folders there are at most `MOST_LISTED`.
+    Little is looked at: `nas_core.inspection` says whether one can be used. Of folders there are at most `MOST_LISTED`.
     """
     named = ["digits"]
     for name in DATASETS:
@@ -193,20 +174,10 @@ def at_hand(roots: Sequence[str] = ()) -> list[str]:
     for root in roots:
         try:
             folders = sorted(entry.path for entry in os.scandir(root) if entry.is_dir() and entry.name[0] != ".")
-            below += [path for path in folders if path not in known and _seems_to_hold_classes(Path(path))]
         except OSError:
             continue  # a root that is away has nothing to choose from
+        below += [path for path in folders if path not in known and seems_to_hold_classes(Path(path))]
     return named + below[:MOST_LISTED]
-
-
-def _seems_to_hold_classes(path: Path) -> bool:
-    """Whether at least two sub-folders begin with an image, of which only the first files are looked at."""
-    train, _ = split_folders(path)
-    found = 0
-    for folder in islice((one for one in train.iterdir() if one.is_dir()), 8):
-        with os.scandir(folder) as entries:
-            found += any(entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in islice(entries, 8))
-    return found >= 2
 
 
 def split_folders(path: Path) -> tuple[Path, Path | None]:
@@ -258,52 +229,3 @@ def _allowed(dataset: str, roots: Sequence[str], anywhere: bool) -> Path:
     if not anywhere and not any(path.is_relative_to(Path(root).resolve()) for root in roots):
         raise InvalidValue("dataset", dataset, "outside the data roots", "a folder below YOSO_DATA_ROOTS")
     return path
-
-
-def _folder(dataset: str, path: Path) -> DatasetInfo:
-    if not path.is_dir():
-        raise InvalidValue("dataset", dataset, "no such folder", _ACCEPTED)
-    try:
-        train, test = split_folders(path)
-        classes = class_folders(train)
-        counts = [sum(1 for _ in images_below(folder)) for folder in classes]
-        held_out = {folder.name: sum(1 for _ in images_below(folder)) for folder in class_folders(test)} if test else {}
-    except PermissionError as error:
-        raise InvalidValue("dataset", dataset, "a folder that cannot be read", "a readable folder") from error
-    if len(classes) < 2:
-        reason = "no images in sub-folders" if not classes else "images of one class only"
-        raise InvalidValue("dataset", dataset, reason, "a folder with at least two sub-folders of images")
-    if min(counts) < _FEWEST:
-        name = classes[counts.index(min(counts))].name
-        raise InvalidValue(
-            "dataset", dataset, f"class {name!r} has {min(counts)} images", f"at least {_FEWEST} images per class"
-        )
-    if test and not held_out:
-        raise InvalidValue("dataset", dataset, f"no images in {test.name!r}", "images of every class to test with")
-    for name in sorted(held_out.keys() - {folder.name for folder in classes}):
-        reason = f"class {name!r} is held out for the test, but not among the training images"
-        raise InvalidValue("dataset", dataset, reason, "training images of every class")
-    images = sum(counts) + sum(held_out.values())
-    shorter, channels = _first_image(dataset, classes, images)
-    preset = "digits" if shorter <= 16 else "cifar10" if shorter <= 96 else "imagenet"
-    return DatasetInfo(dataset, "folder", str(path), len(classes), channels, min(shorter, 224), images, preset)
-
-
-def _first_image(dataset: str, classes: Sequence[Path], images: int) -> tuple[int, int]:
-    """The shorter side in pixels and the channels of the first image that can be read."""
-    from PIL import Image
-
-    for number, file in enumerate(file for folder in classes for file in sorted(images_below(folder))):
-        try:
-            with Image.open(file) as image:
-                return min(image.size), 1 if image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;") else 3
-        except Exception as error:  # decoders raise whatever they stumble on
-            if number + 1 > UNREADABLE_SHARE * images:
-                raise InvalidValue(
-                    "dataset", dataset, f"{file.name} is not a readable image", "readable images"
-                ) from error
-    raise InvalidValue("dataset", dataset, "no readable images", "readable images")
-
-
-_FEWEST = 8
-"""Training images per class below which the split would leave a part without the class."""

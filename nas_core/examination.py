@@ -33,7 +33,8 @@ class Examined(NamedTuple):
 
     `content` is the digest of its bytes, `pixels` that of its decoded pixels, equal for images that look the same.
     `size` is width and height in pixels, upright. `values` are the lowest and the highest of an image whose values are
-    of a `kind` other than bytes, and `stated` the range that its file states.
+    of a `kind` other than bytes, and `stated` the range that its file states. `thumbnail` are 16×16 greys, or the one
+    colour of an image that is `constant`.
     """
 
     content: str
@@ -123,6 +124,7 @@ def _examine(root: Path, background: str, file: ImageFile) -> Examined | str:
                 pixels = pixels[:, :, 0]
             hashed = hashlib.blake2b(repr((pixels.shape, kind)).encode(), digest_size=16)
             hashed.update(np.ascontiguousarray(pixels).data)
+            constant = bool((pixels == pixels[:1, :1]).all())
             thumbnail = shown.convert("L").resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
             return Examined(
                 content,
@@ -134,11 +136,11 @@ def _examine(root: Path, background: str, file: ImageFile) -> Examined | str:
                 several,
                 transparent,
                 grey,
-                bool((pixels == pixels[:1, :1]).all()),
+                constant,
                 kind,
                 low_high,
                 stated,
-                thumbnail.tobytes(),
+                np.ascontiguousarray(pixels[0, 0]).tobytes() if constant else thumbnail.tobytes(),
             )
     except Damaged as error:
         return str(error)

@@ -353,7 +353,7 @@ def _too_few(dataset: str, counts: Mapping[str, Mapping[str, int]]) -> Iterator[
     if few:
         told = ", ".join(f"class {name!r} has {count} images" for name, count in list(few.items())[:EXAMPLES])
         more = f" and {len(few) - EXAMPLES} more classes" if len(few) > EXAMPLES else ""
-        yield InvalidValue("dataset", dataset, f"{told}{more}", f"at least {FEWEST} training images per class")
+        yield InvalidValue("dataset", dataset, f"{told}{more}", f"at least {FEWEST} images per class to train on")
     for part in PARTS[1:]:
         there = [name for name, count in counts.get(part, {}).items() if count]
         if len(there) == 1:
@@ -363,9 +363,10 @@ def _too_few(dataset: str, counts: Mapping[str, Mapping[str, int]]) -> Iterator[
 
 def _unusable(dataset: str, examined: Mapping[ImageFile, Examined], size: int | None) -> Iterator[InvalidValue]:
     """Refuse images from which nothing can be learned."""
-    if examined and all(one.constant for one in examined.values()):
-        reason = f"every image is of a single colour: {_first(examined)}"
-        yield InvalidValue("dataset", dataset, reason, "images that show something; --background for transparent ones")
+    colours = {one.thumbnail if one.constant else None for one in examined.values()}
+    if len(colours) == 1 and None not in colours:
+        reason = f"all images are of the same single colour: {_first(examined)}"
+        yield InvalidValue("dataset", dataset, reason, "images that differ; --background for transparent ones")
     if size is None and examined and (shorter := _size(examined.values())) < SMALLEST_SIZE:
         small = [file for file, one in examined.items() if min(one.size) < SMALLEST_SIZE]
         reason = (

@@ -352,16 +352,23 @@ def role(name: str) -> str | None:
 
 def seems_to_hold_classes(path: Path, depth: int = 3) -> bool:
     """Whether at least two folders begin with an image, of which only the first few are looked at."""
-    with os.scandir(path) as entries:
-        some = [one for one in islice(entries, 50) if not _is_hidden(one.name) and one.is_dir()]
-    found = 0
-    for folder in some[:8]:
-        with os.scandir(folder) as entries:
-            found += any(one.name.lower().endswith(IMAGE_SUFFIXES) for one in islice(entries, 8))
-    if found >= 2:
+    try:
+        with os.scandir(path) as entries:
+            some = [one for one in islice(entries, 50) if not _is_hidden(one.name) and one.is_dir()]
+    except OSError:
+        return False
+    if sum(_begins_with_an_image(folder.path) for folder in some[:8]) >= 2:
         return True
     inner = [one for one in some if role(one.name) == "train"] or some[:2]
     return depth > 0 and any(seems_to_hold_classes(Path(one.path), depth - 1) for one in inner)
+
+
+def _begins_with_an_image(folder: str) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return any(one.name.lower().endswith(IMAGE_SUFFIXES) for one in islice(entries, 8))
+    except OSError:
+        return False
 
 
 # How a tree is read
@@ -473,6 +480,9 @@ class _Reading:
         found = {kind: [one for one in folders if one.total] or folders for kind, folders in kinds.items() if kind}
         self._check_links(base, given)
         parts = dict(given)
+        if not train and any(base.is_within(folder) for folder in taken):
+            self._refuse("data.train", f"all images in {base.shown} are held out", "--train with a folder of its own")
+            return {}
         if not train:
             parts["train"] = self._training(base, given, found, others)
         elif others := [*others, *found.get("train", []), *found.get("fold", [])]:

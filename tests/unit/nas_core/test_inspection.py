@@ -178,7 +178,7 @@ def test_transparent_icons_do_not_become_constant(tmp_path: Path) -> None:
     assert found.problems == () and found.constant.count == 0 and found.channels == 1
     assert "transparent pixels replaced by white: 24 of 24 images" in found.notes[0]
     black = look(tmp_path, background="black")
-    assert black.constant.count == 24 and "single colour" in " ".join(one.reason for one in black.problems)
+    assert black.constant.count == 24 and "same single colour" in black.problems[0].reason
 
 
 @pytest.mark.parametrize(
@@ -300,11 +300,14 @@ def test_images_of_a_single_colour_are_refused_or_counted(tmp_path: Path) -> Non
     found = look(root)
     assert found.problems == () and found.constant.examples == (("cats/red.png",),)
     for label, name in enumerate(("cats", "dogs")):
-        (tmp_path / "all" / name).mkdir(parents=True)
-        for index in range(8):
-            Image.new("L", (16, 16), 100 * label + index).save(tmp_path / "all" / name / f"{index}.png")
+        for where, grey in (("all", 7), ("two", 100 * label)):
+            (tmp_path / where / name).mkdir(parents=True)
+            for index in range(8):
+                Image.new("L", (16, 16 + index), grey).save(tmp_path / where / name / f"{index}.png")
     (problem,) = look(tmp_path / "all").problems
-    assert "every image is of a single colour" in problem.reason
+    assert "all images are of the same single colour" in problem.reason
+    two = look(tmp_path / "two")
+    assert two.problems == () and warned(two, "of a single colour: 16 of 16 images")
 
 
 def test_strong_imbalance_is_warned_of(tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_a_folder_is_not_counted_anew_with_every_letter(
     pets = str(tmp_path / "pets")
     for label in ("cat", "dog"):
         for number in range(8):
-            Image.new("RGB", (8, 8)).save(f"{pets}/{label}/{number}.png")
+            Image.new("RGB", (8, 8), (20 * number, 99, ord(label[0]))).save(f"{pets}/{label}/{number}.png")
     looked: list[str] = []
 
     def look(dataset: str, *where: Any) -> DatasetInfo:
