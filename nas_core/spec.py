@@ -387,7 +387,8 @@ class SearchSpec:
     Every network keeps its budget and all `limits`. At most `workers` data-parallel processes, and at least
     `min_workers` (None: exactly `workers`), each with `cpus_per_worker` CPU threads and `gpus_per_worker` GPUs (0 or
     1), on nodes of `accelerator_type` as Ray names it, such as A100 (None: on any). Without `retrain` a search ends
-    with the networks that it found, for others to train. `data` says how the images of a folder are read.
+    with the networks that it found, for others to train. `data` says how the images of a folder are read, `inspection`
+    what was found when the dataset was looked at (`nas_core.summary`; None where nobody looked).
     Raises `InvalidValue` where a field cannot be used or a budget or a limit is not feasible in the space.
     """
 
@@ -405,6 +406,7 @@ class SearchSpec:
     retrain: bool = True
     data: DataOptions = NO_OPTIONS
     export: ExportOptions = NO_EXPORT_OPTIONS
+    inspection: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for field, smallest, largest in (
@@ -470,7 +472,7 @@ class SearchSpec:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The specification that `to_dict` described; other keys are passed over, and younger fields may be missing."""
-        younger = ("limits", "min_workers", "accelerator_type", "retrain", "data", "export")
+        younger = ("limits", "min_workers", "accelerator_type", "retrain", "data", "export", "inspection")
         own = {field.name: values[field.name] for field in fields(cls) if field.name not in younger}
         return cls(
             **own
@@ -484,5 +486,6 @@ class SearchSpec:
                 "retrain": values.get("retrain", True),
                 "data": DataOptions.from_dict(values.get("data", {})),
                 "export": ExportOptions.parse(values.get("export", {})),
+                "inspection": values.get("inspection"),
             }
         )

@@ -4,7 +4,7 @@ They say what the API's own models say (a test compares the two), and load neith
 belong to.
 """
 
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, final
 
 
 class Architecture(TypedDict):
@@ -55,6 +55,82 @@ class ArchitectureDetail(Architecture):
     evaluation: Evaluation | None
 
 
+class Decoding(TypedDict):
+    """How every image of a dataset is decoded."""
+
+    channels: int
+    size: int
+    background: str
+    integers: list[float]
+    floats: list[float]
+
+
+class LeftOut(TypedDict):
+    """Files of a dataset that are not used, for one reason: how many, and the first of them."""
+
+    reason: str
+    count: int
+    examples: list[str]
+
+
+class Found(TypedDict):
+    """Images that have something in common: how many, or how many groups of them, and the first."""
+
+    count: int
+    examples: list[list[str]]
+
+
+class FieldError(TypedDict):
+    """What is wrong with one field; `choices` are requests that would be accepted, where there are few."""
+
+    field: str
+    value: Any
+    reason: str
+    accepted: str
+    choices: list[dict[str, Any]]
+
+
+@final
+class DatasetReport(TypedDict):
+    """What was found of a dataset, and what the networks of a search would see of it."""
+
+    dataset: str
+    usable: bool
+    path: str | None
+    kind: str
+    layout: str
+    class_names: list[str]
+    counts: dict[str, dict[str, int]]
+    images: int
+    examined: int
+    sizes: dict[str, int]
+    modes: dict[str, int]
+    bit_depths: dict[str, int]
+    orientations: dict[str, int]
+    duplicates: dict[str, Found]
+    constant: Found
+    nearly_identical: dict[str, Found]
+    left_out: list[LeftOut]
+    channels: int
+    image_size: int
+    decoding: Decoding
+    fingerprint: str
+    notes: list[str]
+    warnings: list[str]
+    problems: list[FieldError]
+    contact_sheet: str | None
+
+
+@final
+class Looking(TypedDict):
+    """How far the look at a dataset is: what is done at present, for how many files, and of how many."""
+
+    dataset: str
+    doing: str
+    done: int
+    total: int | None
+
+
 class Search(TypedDict):
     """One search."""
 
@@ -70,6 +146,7 @@ class Search(TypedDict):
     seconds_left: float | None
     accuracy: float | None
     dataset: str
+    dataset_report: dict[str, Any] | None
     budgets: list[int]
     limits: dict[str, Any]
     seed: int

@@ -6,13 +6,14 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
 
-from service.api import architectures, cluster, health, metrics, problems, projects, schemas, searches, sweeps
+from service.api import architectures, cluster, datasets, health, metrics, problems, projects, schemas, searches, sweeps
 from service.api.context import Context
 from service.api.doors import Doors
 from service.api.limits import Limits, Streams
 from service.dashboard import add_dashboard
 from service.dispatch.process import Dispatching
 from service.dispatch.runs import Runs
+from service.inspections import Inspections
 from service.settings import Settings
 from service.store.cluster import ClusterStore
 from service.store.database import connect, migrate
@@ -39,6 +40,7 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
         ClusterStore(engine),
         dispatching,
         Streams(settings.max_streams),
+        Inspections(settings.data_roots, settings.any_folder, settings.inspection_seconds),
     )
 
     @asynccontextmanager
@@ -47,6 +49,7 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
             dispatching.start()
         yield
         context.stopping.set()
+        context.inspections.close()
         if dispatching is not None:
             dispatching.drain()
             dispatching.close()
@@ -63,7 +66,7 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
     app.add_middleware(Limits, settings=settings, streams=context.streams)
     app.add_middleware(Doors, settings=settings)
     problems.install(app)
-    for resource in (searches, sweeps, architectures, projects, cluster, schemas, health, metrics):
+    for resource in (searches, sweeps, architectures, datasets, projects, cluster, schemas, health, metrics):
         app.include_router(resource.router)
     add_dashboard(app)
     return app

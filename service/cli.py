@@ -27,6 +27,7 @@ from nas_core.spec import CHOOSE_BY, OPSETS, ExportOptions
 from service import proxies, terminal
 from service.answers import Search
 from service.client import ENDED, Client, ClientError, Unreachable
+from service.data_options import reads_data
 from service.formats import at_most
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ SweepId = Annotated[str, typer.Argument(metavar="SWEEP", help="The sweep's id.")
 Dataset = Annotated[
     str, typer.Argument(metavar="DATASET", help=", ".join(DATASETS) + ", or the path of an image folder.")
 ]
+Data = dict[str, Any]
+"""What the options of `reads_data` say."""
 Budgets = Annotated[
     list[str] | None,
     typer.Option("--budget", "-b", help="Multiply-adds a network may cost, such as 300k or 600M; may be repeated."),
@@ -166,8 +169,42 @@ def migrate(
 
 
 @app.command()
+@reads_data
+def inspect(
+    dataset: Dataset,
+    data: Data,
+    sheet: Annotated[
+        Path | None,
+        typer.Option("--contact-sheet", metavar="FILE.png", help="Write what a network would see of it to a picture."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Look at a dataset on this machine, without a service. Exit code: 0 a search can be made on it, 1 not."""
+    from nas_core.inspection import inspect as look
+    from service.domain.request import DataRequest
+
+    with refusals():
+        asked = DataRequest(**data)
+        where = placed(dataset), data_roots(), not data_roots()
+        with terminal.Looking(err if as_json else out) as shown:
+            found = look(*where, asked.options(), shown.tell, asked.size())
+            picture = found.contact_sheet() if sheet is not None and found.files else None
+        report = found.to_dict()
+        tell({"usable": not found.problems} | report, as_json, terminal.report(report))
+        if sheet is not None:
+            if picture is None:
+                raise InvalidValue("--contact-sheet", str(sheet), "there are no image files to show", "an image folder")
+            written = sheet.with_name(sheet.name + ".part")
+            written.write_bytes(picture)
+            written.replace(sheet)
+        raise typer.Exit(FAILED if found.problems else 0)
+
+
+@app.command()
+@reads_data
 def submit(
     dataset: Dataset,
+    data: Data,
     budget: Budgets = None,
     limit: Limit = None,
     preset: Preset = None,
@@ -192,9 +229,10 @@ def submit(
     """Queue a search."""
     with refusals(), Client(url) as client:
         body = request_body(
-            dataset, budget, preset, share, seed, workers, cpus, gpus, accelerator_type, project, name, setting, limit,
-            choose_by, opset, ir, normalise,
+            dataset, data, budget, preset, share, seed, workers, cpus, gpus, accelerator_type, project, name, setting,
+            limit, choose_by, opset, ir, normalise,
         )  # fmt: skip
+        look_first(client, body, as_json)
         search = client.submit(**body | {"priority": priority})
         if wait:
             follow(client, search["id"], as_json)
@@ -205,8 +243,10 @@ def submit(
 
 
 @app.command()
+@reads_data
 def sweep(
     dataset: Dataset,
+    data: Data,
     budget: Budgets = None,
     budgets: Annotated[
         str | None,
@@ -251,9 +291,10 @@ def sweep(
         if bool(budget) == bool(budgets):
             raise InvalidValue("--budgets", budgets, "one of --budget and --budgets is needed", "100k:800k:8")
         body = request_body(
-            dataset, None, preset, share, 0, workers, cpus, gpus, accelerator_type, project, name, setting, limit,
-            choose_by, opset, ir, normalise,
+            dataset, data, None, preset, share, 0, workers, cpus, gpus, accelerator_type, project, name, setting,
+            limit, choose_by, opset, ir, normalise,
         )  # fmt: skip
+        look_first(client, body, as_json)
         search = {key: value for key, value in body.items() if key not in ("seed", "project", "name")}
         own = {} if project is None else {"project": project}
         made = client.submit_sweep(
@@ -361,7 +402,7 @@ def list_searches(
     project: Annotated[str | None, typer.Option(help="Only searches of this project.")] = None,
     kind: Annotated[str | None, typer.Option(help="Only these: search, or finals of sweeps.")] = None,
     words: Annotated[
-        str | None, typer.Option("--find", help="Only searches with this in the name, the id or the data set.")
+        str | None, typer.Option("--find", help="Only searches with this in the name, the id or the dataset.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=500, help="How many.")] = 50,
     url: Url = None,
@@ -511,8 +552,10 @@ def tensorboard(
 
 
 @app.command()
+@reads_data
 def run(
     dataset: Dataset,
+    data: Data,
     budget: Budgets = None,
     limit: Limit = None,
     preset: Preset = None,
@@ -530,18 +573,27 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Search here and now, without a service, in the foreground."""
-    from service.domain.request import InvalidRequest, SearchRequest, check
+    from nas_core import inspection
+    from nas_core.spec import DataOptions
+    from service.domain.request import InvalidRequest, Looked, SearchRequest, check
     from service.domain.scheduling import Capacity
 
     with refusals():
         body = request_body(
-            dataset, budget, preset, share, seed, workers, cpus, gpus, None, None, "", setting, limit,
+            dataset, data, budget, preset, share, seed, workers, cpus, gpus, None, None, "", setting, limit,
             choose_by, opset, ir, normalise,
         )  # fmt: skip
         try:
             # Without a GPU driver's device there is none; with it Ray counts them.
             here = Capacity(os.cpu_count() or 1, float("inf") if Path("/dev/nvidiactl").exists() else 0)
-            spec = check(SearchRequest(**body), data_roots(), any_folder=not data_roots(), capacity=here)
+            with terminal.Looking(err if as_json else out) as shown:
+
+                def look(
+                    dataset: str, roots: Sequence[str], anywhere: bool, options: DataOptions, size: int | None
+                ) -> Looked:
+                    return Looked.of(inspection.inspect(dataset, roots, anywhere, options, shown.tell, size))
+
+                spec = check(SearchRequest(**body), data_roots(), not data_roots(), here, look)
         except (InvalidRequest, ValidationError) as error:
             explain(error)
             raise typer.Exit(MISUSED) from error
@@ -603,6 +655,7 @@ def run_here(folder: Path, budgets: Sequence[int], quiet: bool) -> int:
 
 def request_body(
     dataset: str,
+    data: Data,
     budgets: Sequence[str] | None,
     preset: str | None,
     share: bool | None,
@@ -621,8 +674,7 @@ def request_body(
     normalise: bool,
 ) -> dict[str, Any]:
     """The request that the options describe."""
-    if os.sep in dataset:
-        dataset = str(Path(dataset).expanduser().absolute())
+    dataset = placed(dataset)
     space = {key: value for key, value in (("preset", preset), ("share", share)) if value is not None}
     asked: dict[str, Any] = {"budgets": list(budgets)} if budgets else {}
     asked |= {"accelerator_type": accelerator_type} if accelerator_type is not None else {}
@@ -631,6 +683,7 @@ def request_body(
     export = {name: value for name, value in written.items() if value is not None}
     asked |= {"export": export} if export else {}
     chosen = {"choose_by": choose_by} if choose_by is not None else {}
+    asked |= {"data": data} if data else {}
     return asked | {
         "dataset": dataset,
         "limits": named_values("--limit", limits, "such as parameters=20k or latency_ms=2.5"),
@@ -642,6 +695,20 @@ def request_body(
         "gpus_per_worker": gpus,
         "name": name,
     }
+
+
+def placed(dataset: str) -> str:
+    """The absolute path of a dataset that is a folder, or the name that it has."""
+    if os.sep in dataset or (dataset not in DATASETS and Path(dataset).expanduser().is_dir()):
+        return str(Path(dataset).expanduser().absolute())
+    return dataset
+
+
+def look_first(client: Client, body: Mapping[str, Any], quiet: bool) -> None:
+    """Have the service look at the dataset of a request, and show how far it is; it remembers what it found."""
+    if os.sep in body["dataset"]:
+        with terminal.Looking(err if quiet else out) as shown:
+            client.inspect(body["dataset"], body.get("data"), progress=shown.tell)
 
 
 def number_or_range(text: str) -> int | dict[str, int]:
@@ -705,6 +772,8 @@ def describe(search: Search) -> None:
         error = search["error"]
         kind, told = escape(error["kind"]), escape(error["message"])
         out.print(f"[red]{kind}[/] (attempt {error['attempt']}): {told}", highlight=False, soft_wrap=True)
+    if search["dataset_report"]:
+        out.print(terminal.facts(search["dataset_report"]), highlight=False)
     if search["architectures"]:
         out.print(terminal.results(search["architectures"]))
 
@@ -745,7 +814,7 @@ def refusals() -> Iterator[None]:
     """Tell what is wrong in a line or two on stderr, and leave: 2 for bad input, 1 for a failure."""
     try:
         yield
-    except InvalidValue as error:
+    except (InvalidValue, ValidationError) as error:
         explain(error)
         raise typer.Exit(MISUSED) from error
     except ClientError as error:

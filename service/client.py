@@ -32,7 +32,9 @@ from service.answers import (
     ArchitectureDetail,
     Attempt,
     Cluster,
+    DatasetReport,
     Front,
+    Looking,
     Project,
     Search,
     SearchPage,
@@ -52,6 +54,10 @@ LONGEST_WAIT = 30.0
 POLL_SECONDS = 1.0
 MOST_LOOKED_THROUGH, MOST_TOLD = 20_000, 160
 """Characters of an answer that is not a Yoso service's, which may be long."""
+LOOK_SECONDS = 0.3
+"""Between questions after a dataset that is being looked at; the service waits for two seconds before it answers."""
+STILL_LOOKING = "urn:yoso:still-looking"
+"""The type of a refusal that ends when a dataset has been looked at."""
 RECONNECT_SECONDS = 0.5
 
 Answer = TypeVar("Answer")
@@ -146,6 +152,11 @@ class Calls:
         """
         asked = {} if budgets is None else {"budgets": list(budgets)}
         return ask("POST", "/api/v1/searches", {"dataset": dataset} | asked | fields)
+
+    @Call
+    def look_at(self, dataset: str, data: Mapping[str, Any] | None = None) -> Request[DatasetReport | Looking]:
+        """What is in a dataset, or how far the look at it is; `inspect` waits for the report."""
+        return ask("POST", "/api/v1/datasets/inspect", {"dataset": dataset, "data": dict(data or {})})
 
     @Call
     def get(self, search_id: str) -> Request[Search]:
@@ -248,7 +259,7 @@ class Calls:
     def list(self, /, limit: int = 50, after: str | None = None, **filters: str | None) -> Request[SearchPage]:
         """A page of searches, newest first: `items`, and `next` to be given as `after`.
 
-        Filters are `status`, `project`, `kind`, and `q` for words in the name, the id or the data set.
+        Filters are `status`, `project`, `kind`, and `q` for words in the name, the id or the dataset.
         """
         return ask("GET", "/api/v1/searches", limit=limit, after=after, **filters)
 
@@ -297,6 +308,22 @@ class Client(Calls):
             return self.http.get("/readyz").status_code == 200
         except httpx.HTTPError:
             return False
+
+    def inspect(
+        self,
+        dataset: str,
+        data: Mapping[str, Any] | None = None,
+        progress: Callable[[str, int, int | None], object] | None = None,
+    ) -> DatasetReport:
+        """Look at a dataset; `data` says how it is read, as in a request: `train`, `test`, `ignore` and others.
+
+        `progress` is told what is done at present, for how many files, and of how many where that is known. A report
+        may tell of `problems`, with which a search is refused.
+        """
+        while "usable" not in (found := self.look_at(dataset, data)):
+            _tell(found, progress)
+            time.sleep(LOOK_SECONDS)
+        return found
 
     def events(self, search_id: str, patience: float = 60.0) -> Iterator[Event]:
         """Everything that has happened to a search and happens to it until it ends.
@@ -422,6 +449,18 @@ class AsyncClient(Calls):
         except httpx.HTTPError:
             return False
 
+    async def inspect(
+        self,
+        dataset: str,
+        data: Mapping[str, Any] | None = None,
+        progress: Callable[[str, int, int | None], object] | None = None,
+    ) -> DatasetReport:
+        """As `Client.inspect`."""
+        while "usable" not in (found := await self.look_at(dataset, data)):
+            _tell(found, progress)
+            await asyncio.sleep(LOOK_SECONDS)
+        return found
+
     async def events(self, search_id: str, patience: float = 60.0) -> AsyncIterator[Event]:
         """As `Client.events`."""
         stream = _Stream(self.url, patience)
@@ -494,6 +533,11 @@ class AsyncClient(Calls):
             await asyncio.sleep(POLL_SECONDS)
 
 
+def _tell(looking: Looking, progress: Callable[[str, int, int | None], object] | None) -> None:
+    if progress is not None:
+        progress(looking["doing"], looking["done"], looking["total"])
+
+
 class _Tries:
     """What becomes of a request's answers: with a key, what changes something is done once however often it is sent."""
 
@@ -523,6 +567,9 @@ class _Tries:
             if hopeless or not self.left:
                 raise Unreachable(_unanswered(self.url, outcome)) from outcome
             self.seconds = self.left.pop(0)
+            return None
+        if outcome.status_code == 503 and _error(outcome).problem.get("type") == STILL_LOOKING:
+            self.seconds = LOOK_SECONDS  # it ends by itself, and the service sees to it that it does
             return None
         if outcome.status_code in PUT_OFF and self.left:
             self.seconds = self.left.pop(0)

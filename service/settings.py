@@ -27,7 +27,7 @@ class Settings:
     may lie in, empty for any; `tokens` maps a bearer token to its project; `mlflow_uri` is the MLflow server that
     searches are mirrored to, or None. What one process takes on: bodies of `max_body` bytes; from one token (or
     address, where it is not this machine's own) `rate` requests a second, `rate_burst` at once, and `max_streams` open
-    streams of events. Raises
+    streams of events. A dataset is looked at for at most `inspection_seconds`. Raises
     `InvalidValue` where a setting cannot be used.
     """
 
@@ -45,6 +45,7 @@ class Settings:
     rate: float = 50.0
     rate_burst: int = 200
     max_streams: int = 200
+    inspection_seconds: float = 600.0
 
     def __post_init__(self) -> None:
         for name, value, least in (
@@ -56,6 +57,8 @@ class Settings:
                 raise InvalidValue(name, value, "too small", f"{least} or more")
         if not 0 < self.rate < float("inf"):
             raise InvalidValue("YOSO_RATE", self.rate, "not a rate", "requests a second, above 0")
+        if not 1 <= self.inspection_seconds <= 86400:
+            raise InvalidValue("YOSO_INSPECTION_SECONDS", self.inspection_seconds, "not usable", "1 to 86400 seconds")
         if not 0 < self.port < 65536:
             raise InvalidValue("YOSO_PORT", self.port, "not a port", "a number from 1 to 65535")
         if self.public_url is not None:
@@ -123,6 +126,7 @@ class Settings:
             rate=number(given, "YOSO_RATE", float, cls.rate),
             rate_burst=number(given, "YOSO_RATE_BURST", int, cls.rate_burst),
             max_streams=number(given, "YOSO_MAX_STREAMS", int, cls.max_streams),
+            inspection_seconds=number(given, "YOSO_INSPECTION_SECONDS", float, cls.inspection_seconds),
         )
 
 

@@ -19,6 +19,7 @@ from rich.segment import Segment
 from rich.table import Column, Table
 from rich.text import Text
 
+from nas_core.summary import in_words, summarise
 from service.formats import duration, exact, rival, short
 
 LINES_OF_A_PHASE = 6
@@ -186,6 +187,76 @@ class Watch:
             self.console.print(f"{name}: epoch {text}", highlight=False, soft_wrap=True)
 
 
+class Looking:
+    """Shows how far a look at a dataset is, where the console is a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=16),
+            TextColumn("{task.fields[text]}", table_column=Column(no_wrap=True)),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+
+    def __enter__(self) -> "Looking":
+        self.progress.start()
+        self.task = self.progress.add_task("looking at the dataset", total=None, text="")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.progress.stop()
+
+    def tell(self, doing: str, done: int, total: int | None) -> None:
+        """Show what is done at present, and how many files of how many it is done for."""
+        text = exact(done) + (f" of {exact(total)} files" if total else " files")
+        self.progress.update(self.task, description=doing, completed=done, total=total, text=text)
+
+
+MOST_CLASSES = 50
+"""Classes that a report has lines for."""
+
+
+def report(found: Mapping[str, Any]) -> Group:
+    """What was found of a dataset, as `Inspection.to_dict` has it: facts, images by class and part, and problems."""
+    parts: list[Any] = [Text(printable(found["dataset"]), "bold"), facts(summarise(found))]
+    if found["class_names"]:
+        table = Table("class", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for part in found["counts"]:
+            table.add_column(part, justify="right")
+        for name in found["class_names"][:MOST_CLASSES]:
+            table.add_row(Text(printable(name)), *(exact(of.get(name, 0)) for of in found["counts"].values()))
+        parts.append(table)
+        if (more := len(found["class_names"]) - MOST_CLASSES) > 0:
+            parts.append(Text(f"and {exact(more)} more classes"))
+    for problem in found["problems"]:
+        told = printable(f"{problem['reason']}; accepted: {problem['accepted']}")
+        parts.append(Text.assemble((problem["field"], "red"), f": {told}"))
+    if found["problems"]:
+        parts.append(Text("No search can be made on it as it is.", "red"))
+    return Group(*parts)
+
+
+def facts(summary: Mapping[str, Any]) -> Table:
+    """What a summary of a dataset says (`nas_core.summary`)."""
+    told = Table.grid(padding=(0, 2, 0, 0))
+    told.add_column(no_wrap=True, style="bold")
+    told.add_column(overflow="fold")
+    last = ""
+    for heading, words in in_words(summary):
+        style = "yellow" if heading == "Warning" else ""
+        told.add_row("" if heading == last else heading, Text(printable(words), style))
+        last = heading
+    return told
+
+
+def printable(text: str) -> str:
+    """`text` with what a terminal would obey or cannot show written as Python escapes it."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+
+
 def results(architectures: Iterable[Mapping[str, Any]], folders: Mapping[int, str] | None = None) -> Group:
     """The table of a search's networks, and what to beware of; `folders` says where each budget's files are."""
     table = Table(box=box.SIMPLE_HEAD)
@@ -211,7 +282,7 @@ def results(architectures: Iterable[Mapping[str, Any]], folders: Mapping[int, st
 def searches(items: Iterable[Mapping[str, Any]]) -> Table:
     """The table of a page of searches."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("id", "state", "name", "data set", "budgets", "done", "accuracy", "queued"):
+    for heading in ("id", "state", "name", "dataset", "budgets", "done", "accuracy", "queued"):
         whole = heading in ("id", "state", "done", "accuracy")
         table.add_column(
             heading, overflow="fold", no_wrap=whole, min_width=7 if heading in ("name", "budgets") else None

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import uvicorn
 from fastapi import FastAPI
 
@@ -57,6 +58,27 @@ def queue(app: FastAPI, **fields: Any) -> str:
     """Queue a search on the digits; returns its id."""
     request = SearchRequest(**({"dataset": "digits", "budgets": BUDGETS} | fields))
     return parts(app).searches.create(request, check(request, (), True)).id
+
+
+def count_looks(app: FastAPI) -> list[str]:
+    """The datasets that processes have been started to look at from now on, as they are."""
+    started: list[str] = []
+    inspections = parts(app).inspections
+    look = inspections._looked
+
+    def counted(one: Any) -> Any:
+        started.append(one.dataset)
+        return look(one)
+
+    inspections._looked = counted  # type: ignore[method-assign, assignment]
+    return started
+
+
+def form(client: httpx.Client, filled: Mapping[str, str]) -> str:
+    """What the form says of itself, filled in so, when it has looked at the dataset."""
+    while "Looking at the dataset" in (told := client.get("/fragments/submit", params=filled).text):
+        time.sleep(0.05)
+    return told
 
 
 def claims(app: FastAPI) -> list[str]:

@@ -13,9 +13,10 @@ from service.api.problems import ProblemError
 from service.api.tokens import project_of, token_of
 from service.dispatch.process import Dispatching
 from service.dispatch.runs import Runs
-from service.domain.request import SearchRequest
+from service.domain.request import Look, SearchRequest
 from service.domain.scheduling import Capacity
 from service.domain.sweep import SweepRequest
+from service.inspections import Inspections
 from service.settings import Settings
 from service.store.cluster import ClusterStore
 from service.store.projects import Projects
@@ -24,6 +25,8 @@ from service.store.sweeps import Sweeps
 
 T = TypeVar("T")
 Asked = TypeVar("Asked", SearchRequest, SweepRequest)
+LOOK_SECONDS = 2.0
+"""How long a request waits for a dataset to be looked at, before it is told to come back."""
 OPERATOR = "*"
 """What stands for a project in YOSO_TOKENS where a token opens all of them."""
 
@@ -43,6 +46,8 @@ class Context:
     """The dispatcher of this process, where it has one."""
     streams: Streams
     """The streams of events that are open."""
+    inspections: Inspections
+    """What is known of datasets."""
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the service is about to stop: open streams end then."""
 
@@ -50,6 +55,15 @@ class Context:
         """What the cluster has, or None while that is not known: a head without CPUs comes up before the workers."""
         state = self.cluster.read()
         return state.capacity if state is not None and state.capacity.cpus > 0 else None
+
+    def look(self, patience: float = LOOK_SECONDS, age: float = 0.0) -> Look:
+        """What looks at datasets for `check`, which waits for `patience` seconds and then raises `StillLooking`.
+
+        What was found may be `age` seconds old.
+        """
+        return lambda dataset, roots, anywhere, options, size: self.inspections.look(
+            dataset, options, size, patience, age
+        )
 
     def ray_error(self) -> str | None:
         """Why nothing is launched at present, or None."""

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 
 from nas_core.errors import InvalidValue
 from service.domain.request import InvalidRequest
+from service.inspections import StillLooking
 from service.store.changes import UnknownSearch
 from service.store.idempotency import KeyReused
 from service.store.projects import OverQuota
@@ -26,6 +27,9 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS = 5
 """When to ask again where the database is away."""
 MEDIA_TYPE = "application/problem+json"
+STILL_LOOKING = "urn:yoso:still-looking"
+"""The type of the problem that a dataset has not been looked at yet: the same request can be answered later."""
+LOOK_AGAIN_SECONDS = 1
 
 
 def legible(text: str) -> str:
@@ -86,9 +90,10 @@ def answer(
     detail: str,
     errors: Sequence[FieldError] = (),
     headers: dict[str, str] | None = None,
+    kind: str = "about:blank",
 ) -> JSONResponse:
     """The response that carries a problem document."""
-    problem = Problem(title=title, status=status, detail=detail, errors=list(errors))
+    problem = Problem(type=kind, title=title, status=status, detail=detail, errors=list(errors))
     return JSONResponse(problem.model_dump(mode="json"), status, headers, MEDIA_TYPE)
 
 
@@ -120,6 +125,11 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(InvalidValue)
     def invalid_value(request: Request, error: InvalidValue) -> JSONResponse:
         return invalid_fields([error])
+
+    @app.exception_handler(StillLooking)
+    def looking(request: Request, error: StillLooking) -> JSONResponse:
+        later = {"Retry-After": str(LOOK_AGAIN_SECONDS)}
+        return answer(503, "Still looking at the dataset", f"{error}. Try again.", headers=later, kind=STILL_LOOKING)
 
     @app.exception_handler(UnknownSearch)
     def unknown(request: Request, error: UnknownSearch) -> JSONResponse:

@@ -29,7 +29,11 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     413: {"model": Problem, "description": "The body is too large."},
     422: {"model": Problem, "description": "A field cannot be used; `errors` says which, and what would be accepted."},
     429: {"model": Problem, "description": "Too many requests; `Retry-After` says when to come back."},
-    503: {"model": Problem, "description": "The database is away, or streams are full; so does it here."},
+    503: {
+        "model": Problem,
+        "description": "The database is away, streams are full, or the dataset is still being looked at "
+        "(`type` is then `urn:yoso:still-looking`); `Retry-After` says when to come back.",
+    },
 }
 UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "There is no such resource."}}
 QUOTA: dict[int | str, dict[str, Any]] = {
@@ -107,7 +111,7 @@ def submit(request: SearchRequest, service: ContextDep, project: ProjectDep, key
     """Queue a search. Everything that can be known to be wrong is refused here, before anything is queued."""
     settings = service.settings
     request = confined(request, project)
-    spec = check(request, settings.data_roots, settings.any_folder, service.capacity())
+    spec = check(request, settings.data_roots, settings.any_folder, service.capacity(), service.look())
 
     def create(session: Session) -> Answer:
         search = service.searches.create(request, spec, session)
@@ -126,7 +130,7 @@ def browse(
     status: Status | None = None,
     only: Annotated[Text | None, Query(alias="project")] = None,
     kind: Kind | None = None,
-    words: Annotated[Text, Query(alias="q", max_length=200, description="In the name, the id or the data set.")] = "",
+    words: Annotated[Text, Query(alias="q", max_length=200, description="in the name, the id or the dataset.")] = "",
 ) -> Page:
     """Searches, newest first, a page at a time.
 

@@ -3,6 +3,7 @@
 import csv
 import io
 from dataclasses import replace
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Response
@@ -123,15 +124,16 @@ def submit(request: SweepRequest, service: ContextDep, project: ProjectDep, key:
 def specified(service: Context, groups: list[list[SearchRequest]]) -> list[list[tuple[SearchRequest, SearchSpec]]]:
     """Each point of each group with what it means; points that differ in the seed alone are held to the rules once.
 
-    Raises `InvalidRequest`.
+    A dataset is looked at once for all points that read it alike. Raises `InvalidRequest` and `StillLooking`.
     """
     settings, capacity = service.settings, service.capacity()
+    look = cache(service.look())
     known: dict[str, SearchSpec] = {}
 
     def mean(point: SearchRequest) -> SearchSpec:
         same = point.model_dump_json(exclude={"seed"})
         if same not in known:
-            known[same] = check(point, settings.data_roots, settings.any_folder, capacity)
+            known[same] = check(point, settings.data_roots, settings.any_folder, capacity, look)
         try:
             return replace(known[same], seed=point.seed)
         except InvalidValue as problem:

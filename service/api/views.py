@@ -92,6 +92,7 @@ class SearchView(BaseModel):
                     "seconds_left": 140.5,
                     "accuracy": 0.97,
                     "dataset": "digits",
+                    "dataset_report": None,
                     "budgets": [300000, 600000],
                     "limits": {"parameters": 20000},
                     "seed": 0,
@@ -131,6 +132,8 @@ class SearchView(BaseModel):
     """By how long it has taken so far; None while that says too little."""
     accuracy: float | None
     dataset: str
+    dataset_report: dict[str, Any] | None
+    """What was found when the dataset was looked at: layout, counts, decoding, what is left out, fingerprint."""
     budgets: list[int]
     limits: dict[str, Any]
     seed: int
@@ -189,6 +192,7 @@ def view_search(search: Search, architectures: Sequence[ArchitectureRow]) -> Sea
         seconds_left=seconds_left(search),
         accuracy=search.accuracy,
         dataset=search.dataset,
+        dataset_report=search.spec.get("inspection"),
         budgets=search.spec["budgets"],
         limits=limits(search),
         seed=search.spec["seed"],

@@ -44,6 +44,12 @@ def as_command(url: str, request: Mapping[str, Any]) -> str | None:
     if (share := space.pop("share", None)) is not None:
         words.append("--share" if share else "--full")
     rest.pop("space", None)
+    data = dict(rest.pop("data", None) or {})
+    if (size := space.pop("image_size", None)) is not None:
+        data["image_size"] = size
+    for field, value in data.items():
+        given = value if isinstance(value, list) else [value]
+        words += [f"--{field.replace('_', '-')}={shlex.quote(str(one))}" for one in given if one is not None]
     if isinstance(workers := rest.get("workers"), Mapping):
         rest["workers"] = f"{workers['min']}-{workers['max']}"
     for field, option in OPTIONS.items():

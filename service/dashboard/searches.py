@@ -11,6 +11,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from nas_core.architecture import Architecture
+from nas_core.summary import in_words
 from service import formats
 from service.api.context import Context, ContextDep
 from service.api.problems import ProblemError
@@ -129,6 +130,7 @@ def search_page(
         chosen=next((one for one in found if one.seq == snapshot), found[-1] if found else None),
         copies=copies(url, search.request, tokens) if search.kind == "search" else [],
         request_text=json.dumps(search.request, indent=2),
+        facts=in_words(search.spec["inspection"]) if search.spec.get("inspection") else [],
         newest=newest,
     )  # fmt: skip
 

@@ -1,12 +1,11 @@
-"""The form that queues a search: it knows the data sets, and says what is feasible while one types."""
+"""The form that queues a search: it knows the datasets, looks at them, and says what is feasible while one types."""
 
 import json
 import math
 import secrets
-import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Annotated, Any
 from urllib.parse import parse_qs, urlencode
 
@@ -14,22 +13,27 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import ValidationError
 
-from nas_core.datasets import DatasetInfo, at_hand, describe
+from nas_core.datasets import at_hand
 from nas_core.errors import InvalidValue
 from nas_core.operations import OPERATIONS, PAPER_OPERATIONS
 from nas_core.space import PRESETS, SearchSpace
 from nas_core.spec import FORMS, OPSETS, PENALTIES, ExportOptions, Settings
+from nas_core.summary import in_words, summarise
+from service.api import datasets
 from service.api import searches as api
 from service.api.context import Context, ContextDep, confined
 from service.api.idempotency import key_for
 from service.api.problems import FieldError, field_errors
 from service.dashboard.frame import ViewerDep, page
 from service.domain.request import InvalidRequest, SearchRequest, check, space_of
+from service.inspections import Found, StillLooking
 from service.store.idempotency import KeyReused
 from service.store.projects import OverQuota
 
 REMEMBERED_SECONDS = 30.0
-"""How long the form believes what a data set was; before a search is queued it is looked at again."""
+"""How long the form believes that a dataset is as it was; before a search is queued it is compared again."""
+PATIENCE_SECONDS = 0.5
+"""How long the form waits for a dataset to be looked at, before it says how far that is."""
 
 Form = Mapping[str, Sequence[str]]
 """The texts of each field that was filled in."""
@@ -65,6 +69,10 @@ def _numbers(texts: Sequence[str]) -> list[int | float | str]:
     return [_number([one]) for one in _texts(texts)]
 
 
+def _patterns(texts: Sequence[str]) -> list[str]:
+    return [one for text in texts for part in text.split(",") if (one := part.strip())]
+
+
 def _truth(texts: Sequence[str]) -> bool:
     return texts[0] == "true"
 
@@ -85,8 +93,14 @@ FIELDS: dict[str, Callable[[Sequence[str]], Any]] = {
     "space.channels": _number,
     "space.blocks": _numbers,
     "space.levels": _number,
-    "space.image_size": _number,
     "space.operations": list,
+    "data.train": _text,
+    "data.test": _text,
+    "data.validation": _text,
+    "data.ignore": _patterns,
+    "data.channels": _number,
+    "data.image_size": _number,
+    "data.background": _text,
     "limits.parameters": _text,
     "limits.activations": _text,
     "limits.latency_ms": _number,
@@ -107,7 +121,8 @@ FIELDS: dict[str, Callable[[Sequence[str]], Any]] = {
 """What the form asks for, by the API's names, and how the texts are read."""
 FOLDED = {
     "Limits besides the budget": ("limits.",),
-    "Search space": ("space.channels", "space.blocks", "space.levels", "space.image_size", "space.operations"),
+    "How the dataset is read": ("data.",),
+    "Search space": ("space.channels", "space.blocks", "space.levels", "space.operations"),
     "Training schedule": ("settings.",),
     "ONNX": ("export.",),
 }
@@ -119,6 +134,7 @@ AT_FIRST: Form = {name: ["1"] for name in ("workers", "cpus_per_worker")} | {
 CHOICES: dict[str, list[tuple[str, str]]] = {
     "space.preset": [("", "what suits the data"), *((name, name) for name in PRESETS)],
     "space.share": [("", "each block its own"), ("true", "the same for all blocks")],
+    "data.channels": [("", "what the images are"), ("1", "grey"), ("3", "colour")],
     "gpus_per_worker": [("0", "none"), ("1", "one")],
     "settings.form": [("", "the preset's"), *((name, name) for name in FORMS)],
     "settings.penalty": [("", "the preset's"), *((name, name) for name in PENALTIES)],
@@ -144,6 +160,19 @@ class Range:
     """What was asked for, where all of the request can be used."""
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What can be said of a form: the request that it stands for, what that would cost, and what is wrong with it."""
+
+    asked: SearchRequest | None
+    problems: list[FieldError]
+    range: Range | None = None
+    found: Found | None = None
+    """What was found of its dataset."""
+    looking: StillLooking | None = None
+    """How far the look at its dataset is, where nothing can be said before that ends."""
+
+
 async def _sent(request: Request) -> Form:
     """The form as it was sent, in the body or, by a page that only asks, in the address."""
     text = (await request.body()).decode(errors="replace") if request.method == "POST" else request.url.query
@@ -165,22 +194,25 @@ def form_page(request: Request, service: ContextDep, project: ViewerDep, form: F
 @router.get("/fragments/submit")
 def form_fragment(request: Request, service: ContextDep, project: ViewerDep, form: FormDep) -> Response:
     """What a search as the form describes it would cost, and what is wrong with the form so far."""
-    _, found, problems = judged(service, project, form)
+    told_of = judged(service, project, form)
     # Nobody has to be told of what they have not come to yet.
-    begun = [problem for problem in problems if problem.field not in ("dataset", "budgets") or problem.field in form]
-    return page("submit_parts.html", request, range=found, place=place, **told(begun))
+    begun = [one for one in told_of.problems if one.field not in ("dataset", "budgets") or one.field in form]
+    return page("submit_parts.html", request, **looked(form, told_of), **told(begun))
 
 
 @router.post("/submit")
 def send(request: Request, service: ContextDep, project: ViewerDep, form: FormDep) -> Response:
     """Queue the search and go to its page; the form again where it cannot be queued, with what is wrong."""
-    asked, found, problems = judged(service, project, form)
-    if asked is not None and not problems:
+    seen = judged(service, project, form)
+    problems = seen.problems
+    if seen.asked is not None and not problems:
         try:
-            content = json.dumps(asked.model_dump(exclude_unset=True), sort_keys=True).encode()
+            content = json.dumps(seen.asked.model_dump(exclude_unset=True), sort_keys=True).encode()
             key = key_for(project, form.get("key", [secrets.token_hex()])[0], "POST /submit", content)
-            queued = api.submit(asked, service, project, key)
+            queued = api.submit(seen.asked, service, project, key)
             return RedirectResponse(f"/searches/{queued.headers['location'].rpartition('/')[2]}", 303)
+        except StillLooking as error:
+            problems = [FieldError(field="dataset", reason=str(error), accepted="the same form again in a moment")]
         except InvalidRequest as error:
             problems = [FieldError.of(problem) for problem in error.problems]
         except InvalidValue as problem:
@@ -193,44 +225,73 @@ def send(request: Request, service: ContextDep, project: ViewerDep, form: FormDe
             problems = [
                 FieldError(field="form", reason="this form has queued another search before", accepted=accepted)
             ]
-    return page("submit.html", request, 422, **shown(service, project, form, problems, found))
+    return page("submit.html", request, 422, **shown(service, project, form, problems, seen))
 
 
-def judged(
-    service: Context, project: str | None, form: Form
-) -> tuple[SearchRequest | None, Range | None, list[FieldError]]:
-    """The request that a form stands for, what it would cost, and what the API would find wrong with it."""
-    settings = service.settings
+def judged(service: Context, project: str | None, form: Form) -> Judged:
+    """What can be said of a form; a request is held to the same rules as the API's."""
+    settings, look = service.settings, service.look(PATIENCE_SECONDS, REMEMBERED_SECONDS)
+    where = settings.data_roots, settings.any_folder
     try:
         asked = SearchRequest.model_validate(body(form))
     except ValidationError as error:
-        return None, None, field_errors(error.errors())
+        return Judged(None, field_errors(error.errors()))
+    found, options = None, asked.data
     try:
         asked = confined(asked, project)
-        spec = check(asked, settings.data_roots, settings.any_folder, service.capacity(), look)
-        return asked, costs(spec.space, spec.settings, spec.budgets), []
+        with suppress(InvalidValue):  # which the rules tell of
+            size = options.size(asked.space.image_size)
+            found = service.inspections.look(
+                asked.dataset, options.options(), size, PATIENCE_SECONDS, REMEMBERED_SECONDS
+            )
+        spec = check(asked, *where, service.capacity(), look)
+        return Judged(asked, [], costs(spec.space, spec.settings, spec.budgets), found)
+    except StillLooking as looking:
+        return Judged(asked, [], looking=looking)
     except InvalidRequest as error:
         problems = [FieldError.of(problem) for problem in error.problems]
     except InvalidValue as problem:
         problems = [FieldError.of(problem)]
-    try:
-        space = space_of(asked, look(asked.dataset, settings.data_roots, settings.any_folder))
-    except InvalidValue:
-        return asked, None, problems
-    return asked, costs(space), problems
+    space = None
+    if found is not None and not found.problems:
+        with suppress(InvalidValue):
+            space = costs(space_of(asked, found.info))
+    return Judged(asked, problems, space, found)
 
 
-def look(dataset: str, roots: Sequence[str], anywhere: bool) -> DatasetInfo:
-    """What a data set is, or was a moment ago: all images of a folder are counted, and not with every letter typed.
+def looked(form: Form, seen: Judged) -> dict[str, Any]:
+    """What the form shows of the dataset and of the budgets that are feasible."""
+    found = seen.found
+    report = datasets.view(found, seen.asked.data) if found is not None and seen.asked is not None else None
+    ways = [(problem, [(words(one), chosen(form, one)) for one in problem.choices]) for problem in told_beside(report)]
+    return {
+        "range": seen.range,
+        "place": place,
+        "looking": seen.looking,
+        "report": report,
+        "facts": in_words(summarise(found.report)) if found is not None else [],
+        "ways": ways,
+    }
 
-    Raises `InvalidValue`.
-    """
-    return _looked(dataset, tuple(roots), anywhere, time.monotonic() // REMEMBERED_SECONDS)
+
+def told_beside(report: datasets.DatasetReport | None) -> list[FieldError]:
+    """The problems of a dataset that no field in sight stands for, or that have a way out."""
+    return [one for one in (report.problems if report else ()) if one.choices or one.field.startswith("data.")]
 
 
-@lru_cache(maxsize=64)
-def _looked(dataset: str, roots: tuple[str, ...], anywhere: bool, moment: float) -> DatasetInfo:
-    return describe(dataset, roots, anywhere)
+def words(choice: Mapping[str, Any]) -> str:
+    """What is chosen, such as "train: Training"."""
+    return ", ".join(f"{field.removeprefix('data.')}: {_line(value)}" for field, value in choice.items())
+
+
+def chosen(form: Form, choice: Mapping[str, Any]) -> str:
+    """The address of the form as it is filled in, with a choice made."""
+    made = {field: texts for field, texts in form.items() if field in FIELDS}
+    return "/submit?" + urlencode({**made, **{field: _line(value) for field, value in choice.items()}}, doseq=True)
+
+
+def _line(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def body(form: Form) -> dict[str, Any]:
@@ -266,32 +327,35 @@ def told(problems: Sequence[FieldError]) -> dict[str, Any]:
 
 
 def shown(
-    service: Context, project: str | None, form: Form, problems: Sequence[FieldError], found: Range | None = None
+    service: Context, project: str | None, form: Form, problems: Sequence[FieldError], seen: Judged | None = None
 ) -> dict[str, Any]:
     """What the page shows."""
-    if found is None:
-        _, found, _ = judged(service, project, form)
+    seen = seen or judged(service, project, form)
     wrong = told(problems)
     filled = {field for field in FIELDS if any(text.strip() for text in form.get(field, ()))}
     busy = filled | wrong["problems"].keys()
-    return wrong | {
-        "value": lambda field: (form.get(field) or [""])[0],
-        "ticked": form.get("space.operations", ()),
-        "operations": [(name, name in PAPER_OPERATIONS) for name in OPERATIONS],
-        "choices": CHOICES,
-        "open": {part for part, begins in FOLDED.items() if any(field.startswith(begins) for field in busy)},
-        "datasets": at_hand(service.settings.data_roots),
-        "any_folder": service.settings.any_folder,
-        "projects": service.projects.names() if project is None else [],
-        "own": project,
-        "range": found,
-        "place": place,
-        "key": secrets.token_urlsafe(16),
-    }
+    return (
+        wrong
+        | looked(form, seen)
+        | {
+            "value": lambda field: (form.get(field) or [""])[0],
+            "ticked": form.get("space.operations", ()),
+            "operations": [(name, name in PAPER_OPERATIONS) for name in OPERATIONS],
+            "choices": CHOICES,
+            "open": {part for part, begins in FOLDED.items() if any(field.startswith(begins) for field in busy)},
+            "datasets": at_hand(service.settings.data_roots),
+            "any_folder": service.settings.any_folder,
+            "projects": service.projects.names() if project is None else [],
+            "own": project,
+            "key": secrets.token_urlsafe(16),
+        }
+    )
 
 
 def again(request: Mapping[str, Any]) -> str:
     """The address of the form filled in with a request that was made before."""
+    if (size := (request.get("space") or {}).get("image_size")) is not None:
+        request = {**request, "data": {**(request.get("data") or {}), "image_size": size}}
     pairs = []
     for field in FIELDS:
         root, dot, rest = field.partition(".")

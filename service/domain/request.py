@@ -4,22 +4,24 @@ The API, the command line and the dashboard's form all come through `check`, so 
 the same words.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidatorFunctionWrapHandler
 from pydantic.functional_validators import WrapValidator
 
-from nas_core.datasets import DATASETS, DatasetInfo, describe
+from nas_core.datasets import DATASETS, DatasetInfo
 from nas_core.errors import InvalidValue
+from nas_core.inspection import Inspection, inspect
 from nas_core.operations import OPERATIONS, PAPER_OPERATIONS
 from nas_core.space import PRESETS, SearchSpace
 from nas_core.spec import (
     NEWEST_IR,
     NO_LIMITS,
     OPSETS,
+    DataOptions,
     ExportOptions,
     Limits,
     SearchSpec,
@@ -28,13 +30,42 @@ from nas_core.spec import (
     parse_count,
     unmet,
 )
+from nas_core.summary import summarise
 from service.domain.scheduling import Capacity
 
 Value = TypeVar("Value")
 
 
-Look = Callable[[str, Sequence[str], bool], DatasetInfo]
-"""What finds out what a data set is, as `describe` does."""
+@dataclass(frozen=True)
+class Looked:
+    """What looking at a dataset told.
+
+    The `report` is that of `Inspection.to_dict`; with `problems` there is no search on the dataset.
+    """
+
+    report: Mapping[str, Any]
+    info: DatasetInfo
+    problems: tuple[InvalidValue, ...]
+
+    @classmethod
+    def of(cls, inspection: Inspection) -> Self:
+        """What an inspection told."""
+        return cls(inspection.to_dict(), inspection.info, inspection.problems)
+
+
+Look = Callable[[str, Sequence[str], bool, DataOptions, int | None], Looked]
+"""What looks at a dataset below the roots, or anywhere, as the options say, for images of so many pixels."""
+
+
+def look_here(
+    dataset: str, roots: Sequence[str], anywhere: bool, options: DataOptions, image_size: int | None
+) -> Looked:
+    """Look in this process. Raises `InvalidValue` where there is nothing to look at."""
+    return Looked.of(inspect(dataset, roots, anywhere, options, image_size=image_size))
+
+
+DATASET = ", ".join(DATASETS) + ", or the path of an image folder."
+"""What a request's `dataset` may be."""
 
 Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
 """What a database can hold as text: PostgreSQL knows no NUL."""
@@ -56,6 +87,43 @@ class SpaceRequest(BaseModel):
         f"{len(PAPER_OPERATIONS)}.",
     )
     image_size: int | None = Field(None, description="Height and width that images are scaled to, in pixels.")
+
+
+class DataRequest(BaseModel):
+    """How the images of a folder are read, where it does not follow from the folder itself."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    train: Text | None = Field(
+        None, description='The folder below the dataset that holds the training classes; "." is the dataset itself.'
+    )
+    test: Text | None = Field(None, description="The folder below the dataset that holds the classes to test with.")
+    validation: Text | None = Field(None, description="The folder below the dataset that holds the validation classes.")
+    ignore: Annotated[list[Text], Field(max_length=100)] = Field(
+        default_factory=list,
+        description='Patterns such as "*.gif" or "old": what they match, as a path below the dataset or as any part of '
+        "it, is left out.",
+    )
+    channels: int | None = Field(None, description="1 for grey or 3 for colour; by default what the images are.")
+    image_size: int | None = Field(
+        None, description="Height and width that images are scaled to, in pixels; the same as space.image_size."
+    )
+    background: Text = Field("white", description="The colour behind transparent pixels, such as white or #808080.")
+
+    def options(self) -> DataOptions:
+        """The options that this asks for. Raises `InvalidValue`."""
+        return DataOptions(**self.model_dump(exclude={"image_size"}))
+
+    def size(self, of_space: int | None = None) -> int | None:
+        """The image size that is asked for here or as `space.image_size`. Raises `InvalidValue` where these differ."""
+        size = of_space if self.image_size is None else self.image_size
+        if of_space is not None and size != of_space:
+            reason = f"differs from space.image_size, which is {of_space}"
+            raise InvalidValue("data.image_size", size, reason, "one image size")
+        if size is not None and not 4 <= size <= 4096:
+            field = "space.image_size" if self.image_size is None else "data.image_size"
+            raise InvalidValue(field, size, "not a usable size", "4 to 4096 pixels")
+        return size
 
 
 class WorkerRange(BaseModel):
@@ -98,7 +166,7 @@ class SearchRequest(BaseModel):
         },
     )
 
-    dataset: Text = Field(description=", ".join(DATASETS) + ", or the path of an image folder.")
+    dataset: Text = Field(description=DATASET)
     budgets: Annotated[list[Any], Field(min_length=1, max_length=100)] | None = Field(
         None,
         description='Multiply-adds that a network may cost: numbers, or texts such as "300k" and "600M". '
@@ -122,6 +190,7 @@ class SearchRequest(BaseModel):
         f"{ExportOptions.opset}), ir (the version of the file format, at most {NEWEST_IR}, by default the oldest that "
         "the opset allows), and normalise (true: the file normalises, and takes bytes as floats).",
     )
+    data: DataRequest = Field(default_factory=DataRequest)
     seed: int = 0
     workers: Annotated[int | WorkerRange, WrapValidator(_number_or_range)] = Field(
         1,
@@ -152,7 +221,7 @@ def check(
     roots: Sequence[str],
     any_folder: bool,
     capacity: Capacity | None = None,
-    look: Look = describe,
+    look: Look = look_here,
 ) -> SearchSpec:
     """The specification that `request` asks for; a missing preset is chosen to suit the data, at which it will `look`.
 
@@ -168,7 +237,13 @@ def check(
                 problems.append(problem)
             return None
 
-    info = collect(lambda: look(request.dataset, roots, any_folder))
+    options, image_size = collect(request.data.options), collect(lambda: request.data.size(request.space.image_size))
+    looked = None
+    if options is not None:
+        looked = collect(lambda: look(request.dataset, roots, any_folder, options, image_size))
+    if looked is not None:
+        problems += looked.problems
+    info = looked.info if looked is not None and not looked.problems else None
     limits = collect(lambda: Limits.parse(request.limits))
     if request.budgets is None and limits == NO_LIMITS:
         problems.append(InvalidValue("budgets", None, "missing", "one or more budgets, or limits"))
@@ -187,8 +262,10 @@ def check(
     if capacity is not None:
         problems += _too_much(request, capacity)
     export = collect(lambda: ExportOptions.parse(request.export))
-    if info is None or space is None or settings is None or limits is None or export is None or problems:
+    unread = looked is None or options is None or space is None
+    if unread or settings is None or limits is None or export is None or problems:
         raise InvalidRequest(problems)
+    assert looked is not None and options is not None and space is not None
     least, most = _least_and_most(request)
     try:
         return SearchSpec(
@@ -204,6 +281,8 @@ def check(
             min_workers=least if least != most else None,
             accelerator_type=request.accelerator_type,
             export=export,
+            data=options,
+            inspection=_inspection(looked, space),
         )
     except InvalidValue as problem:
         raise InvalidRequest([problem]) from problem
@@ -215,9 +294,18 @@ def _preset(request: SearchRequest, info: DatasetInfo | None) -> str:
     return info.preset if info else next(iter(PRESETS))
 
 
+def _inspection(looked: Looked, space: SearchSpace) -> dict[str, Any]:
+    """What a search takes along of what was found, with the images as its networks see them."""
+    summary = summarise(looked.report)
+    seen = {"size": space.image_size, "channels": space.channels_in}
+    return summary | {"image_size": space.image_size, "decoding": summary["decoding"] | seen}
+
+
 def space_of(request: SearchRequest, info: DatasetInfo) -> SearchSpace:
     """The preset with what the data dictates and what the request changes. Raises `InvalidValue`."""
     asked = {k: v for k, v in request.space.model_dump(exclude={"preset"}).items() if v is not None}
+    if request.data.image_size is not None:
+        asked["image_size"] = request.data.image_size
     preset = _preset(request, info)
     dictated = {"classes": info.classes, "channels_in": info.channels, "image_size": info.image_size}
     return SearchSpace.preset(preset, **(dictated | asked))

@@ -19,7 +19,7 @@ from service.domain.request import InvalidRequest, SearchRequest, Text
 MOST_POINTS = 10_000
 VARIED = ("dataset", "workers", "cpus_per_worker", "gpus_per_worker", "accelerator_type")
 """Fields that a grid may vary, besides those of `NESTED`."""
-NESTED = ("space", "settings", "limits")
+NESTED = ("space", "settings", "limits", "data")
 """Fields that hold others, which a grid names as `space.share`."""
 
 

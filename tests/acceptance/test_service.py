@@ -24,7 +24,7 @@ from tests import browsing
 pytestmark = pytest.mark.slow
 PATIENCE = 300
 SMALL = {
-    "Data set": "digits", "Budgets": "60k, 120k", "Channels": "8", "Blocks": "1, 1", "Levels": "2",
+    "Dataset": "digits", "Budgets": "60k, 120k", "Channels": "8", "Blocks": "1, 1", "Levels": "2",
     "Pretraining": "1", "Search": "24", "Retraining": "2",
 }  # fmt: skip
 """A search of seconds, by the labels of the form."""

@@ -424,9 +424,9 @@ def test_a_search_is_filled_in_told_of_and_queued_with_the_keyboard(app: FastAPI
     seeding.report(app)
     page.goto("/searches")
     page.get_by_role("link", name="New search").click()
-    page.get_by_label("Data set", exact=True).focus()  # the list that is left has a field "Name, id or data set"
+    page.get_by_label("Dataset", exact=True).focus()  # the list that is left has a field "Name, id or dataset"
     page.keyboard.type("digits")
-    told = page.get_by_label("What it would cost")
+    told = page.get_by_label("The dataset and its budgets")
     expect(told).to_contain_text("66,880 to 2,114,880 multiply-adds are feasible")
     page.keyboard.press("Tab")
     page.keyboard.type("1k")
@@ -450,12 +450,12 @@ def test_a_search_is_filled_in_told_of_and_queued_with_the_keyboard(app: FastAPI
 
 def test_what_is_typed_before_the_scripts_are_there_counts(app: FastAPI, page: Page) -> None:
     def type_first(route: Route) -> None:
-        page.get_by_label("Data set", exact=True).fill("digits")
+        page.get_by_label("Dataset", exact=True).fill("digits")
         route.continue_()
 
     page.route(re.compile("/htmx-"), type_first)
     page.goto("/submit")
-    expect(page.get_by_label("What it would cost")).to_contain_text("multiply-adds are feasible")
+    expect(page.get_by_label("The dataset and its budgets")).to_contain_text("multiply-adds are feasible")
 
 
 def test_what_the_service_refuses_is_told(app: FastAPI, page: Page, complaints: list[str]) -> None:

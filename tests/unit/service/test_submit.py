@@ -11,9 +11,8 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image
 
-from nas_core.datasets import DatasetInfo, describe
 from service.dashboard.submit import FIELDS, again
-from service.domain.request import SearchRequest, SpaceRequest
+from service.domain.request import DataRequest, SearchRequest, SpaceRequest
 from tests import seeding
 from tests.unit.service.test_dashboard import TOKEN, text
 
@@ -141,7 +140,7 @@ def test_what_is_wrong_stands_beside_its_field_in_the_words_of_the_api(
 
 def test_while_one_types_the_feasible_budgets_and_the_supernets_cost_are_told(browser: httpx.Client) -> None:
     empty = browser.get("/fragments/submit", params={"dataset": "", "budgets": ""}).text
-    assert "here stand the budgets that are feasible" in text(empty)
+    assert "Choose a dataset to see feasible budgets" in text(empty)
     assert all(beside(empty, field) == "" for field in FIELDS), "nobody is blamed for what they have not come to"
     words = text(browser.get("/fragments/submit", params={"dataset": "digits"}).text)
     assert "66,880 to 2,114,880 multiply-adds are feasible" in words
@@ -152,32 +151,25 @@ def test_while_one_types_the_feasible_budgets_and_the_supernets_cost_are_told(br
     assert "300,000, 600,000" in text(browser.get("/fragments/submit", params=ASKED).text)
 
 
-def test_a_folder_is_not_counted_anew_with_every_letter(
-    guarded_app: FastAPI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_is_not_looked_at_anew_with_every_letter(guarded_app: FastAPI, tmp_path: Path) -> None:
     pets = str(tmp_path / "pets")
     for label in ("cat", "dog"):
         for number in range(8):
-            Image.new("RGB", (8, 8), (20 * number, 99, ord(label[0]))).save(f"{pets}/{label}/{number}.png")
-    looked: list[str] = []
-
-    def look(dataset: str, *where: Any) -> DatasetInfo:
-        looked.append(dataset)
-        return describe(dataset, *where)
-
-    monkeypatch.setattr("service.dashboard.submit.describe", look)
-    monkeypatch.setattr("service.dashboard.submit.REMEMBERED_SECONDS", 1e9)
+            Image.effect_noise((8, 8), 60).convert("RGB").save(f"{pets}/{label}/{number}.png")
+        (tmp_path / "pets" / label / "1.png").replace(tmp_path / "pets" / label / "8.png")
+    started = seeding.count_looks(guarded_app)
     with seeding.serving(guarded_app) as url, httpx.Client(base_url=url, timeout=60) as client:
         client.post("/login", data={"token": TOKEN})
         for budgets in ("", "3", "30", "300k"):
-            told = client.get("/fragments/submit", params={"dataset": pets, "budgets": budgets}).text
-            assert "8 × 8 pixels, 3 channels, 2 classes" in text(told)
-        assert looked == [pets]
+            told = seeding.form(client, {"dataset": pets, "budgets": budgets})
+            assert "8 × 8 pixels, 1 channel, 2 classes" in text(told)
+        assert len(started) == 1
         for folder in ("cat", "dog"):
             (tmp_path / "pets" / folder / "0.png").unlink()
         sent = client.post("/submit", data={"dataset": pets, "budgets": "300k"})
         assert sent.status_code == 422, "what is queued is held to what is there now"
-        assert "at least 8 images per class" in beside(sent.text, "dataset")
+        assert "at least 8 training images per class" in beside(sent.text, "dataset")
+        assert len(started) == 2
 
 
 def test_the_form_of_another_site_is_refused(app: FastAPI, browser: httpx.Client, url: str) -> None:
@@ -236,4 +228,6 @@ def test_a_request_can_be_filled_in_again(browser: httpx.Client) -> None:
 def test_the_form_asks_for_fields_that_the_api_knows() -> None:
     roots = {field.partition(".")[0] for field in FIELDS}
     assert roots == set(SearchRequest.model_fields)
-    assert {f.partition(".")[2] for f in FIELDS if f.startswith("space.")} == set(SpaceRequest.model_fields)
+    of_space = {field.partition(".")[2] for field in FIELDS if field.startswith("space.")}
+    assert of_space == set(SpaceRequest.model_fields) - {"image_size"}, "which is asked for as data.image_size"
+    assert {f.partition(".")[2] for f in FIELDS if f.startswith("data.")} == set(DataRequest.model_fields)
