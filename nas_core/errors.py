@@ -1,4 +1,4 @@
-"""What goes wrong by what somebody gave: a value that cannot be used, and a training that diverges."""
+"""What goes wrong: a value that cannot be used, a training that diverges, a worker that is lost."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -41,3 +41,7 @@ class Diverged(RuntimeError):
 
     def __reduce__(self) -> tuple[type["Diverged"], tuple[Any, ...]]:
         return type(self), (self.phase, self.step, self.loss)
+
+
+class LostPeer(RuntimeError):
+    """The workers could not exchange something, since another one has failed or cannot be reached."""

@@ -8,12 +8,15 @@ A batch need not be a multiple of the workers: shares differ by an image then, a
 workers. So the workers may be more or fewer after each start, and what a step does stays the same.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from nas_core.errors import LostPeer
 
 Value = TypeVar("Value")
 
@@ -23,6 +26,15 @@ def world() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
+
+
+@contextmanager
+def exchange() -> Iterator[None]:
+    """Raises `LostPeer` for what torch.distributed stumbles on in here: nothing but another worker's failure does."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise LostPeer(f"another worker is gone: {error}") from error
 
 
 def share(size: int) -> slice:
@@ -43,7 +55,8 @@ def sum_(tensors: Iterable[Tensor]) -> None:
     if world()[1] == 1 or not together:
         return
     flat = torch.cat([tensor.reshape(-1) for tensor in together])
-    dist.all_reduce(flat)
+    with exchange():
+        dist.all_reduce(flat)
     start = 0
     for tensor in together:
         tensor.copy_(flat[start : start + tensor.numel()].view_as(tensor))
@@ -90,7 +103,8 @@ def total(values: Tensor) -> Tensor:
     """The sum of `values` over the workers."""
     if world()[1] > 1:
         values = values.clone()
-        dist.all_reduce(values)
+        with exchange():
+            dist.all_reduce(values)
     return values
 
 
@@ -100,5 +114,16 @@ def first(make: Callable[[], Value]) -> Value:
     if workers == 1:
         return make()
     made = [make() if rank == 0 else None]
-    dist.broadcast_object_list(made, src=0)
+    with exchange():
+        dist.broadcast_object_list(made, src=0)
     return made[0]  # type: ignore[return-value]
+
+
+def each(own: Value) -> list[Value]:
+    """What every worker has of its `own`, by rank, on every worker. It must be possible to pickle."""
+    _, workers = world()
+    found: list[Any] = [own] * workers
+    if workers > 1:
+        with exchange():
+            dist.all_gather_object(found, own)
+    return found

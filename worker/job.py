@@ -76,7 +76,9 @@ def main() -> int:
         return INTERRUPTED
     if failure is not None:
         traceback.print_exception(failure)
-        folder.write_json("error.json", describe(attempt, failure))
+        from worker.failures import compose
+
+        folder.write_json("error.json", compose(folder, attempt, failure))
     return 1
 
 
@@ -153,22 +155,6 @@ class Interrupts:
             return signal.SIGINT in os.read(self.noted, 4096)
         except BlockingIOError:
             return False
-
-
-def describe(attempt: int, error: BaseException) -> dict[str, object]:
-    """The content of `error.json` for what ended an attempt.
-
-    Running out of memory would happen again and is not retried; losing a worker or a node is.
-    """
-    from worker.training import problem
-
-    causes = list(getattr(error, "worker_failures", {}).values()) or [error]
-    text = "\n".join(str(cause) for cause in causes)
-    out_of_memory = "OutOfMemory" in text or "out of memory" in text
-    kind = "out_of_memory" if out_of_memory else "worker_failed" if causes != [error] else "failed"
-    message = (text.strip().splitlines() or [type(error).__name__])[-1]
-    trace = "".join(traceback.format_exception(error))
-    return problem(attempt, kind, message, retryable=not out_of_memory, traceback=trace)
 
 
 if __name__ == "__main__":

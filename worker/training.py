@@ -35,6 +35,7 @@ from nas_core.errors import Diverged, InvalidValue
 from nas_core.job import SearchJob, path
 from nas_core.spec import SearchSpec
 from worker.exports import write_exports, write_genotype
+from worker.failures import EndAtOnce, Failure, ends_run
 from worker.journal import Journal
 from worker.run_folder import VERSION, RunFolder
 
@@ -47,49 +48,46 @@ def train_loop(config: dict[str, Any]) -> None:
     """What each Ray Train worker runs; `config` holds the run's `folder` (URL), its `attempt`, and how many seconds
     after a checkpoint the next is due, at the first end of an epoch.
 
-    Raises `RuntimeError` where the workers disagree. Data that cannot be read, a training that diverges and a
-    latency that cannot be kept end the run at once, with the reason in `error.json`: a new start would meet the same.
+    Raises what `ends_run` does, wherever it fails.
     """
     folder = RunFolder(config["folder"], config["attempt"])
     values = folder.read_json("spec.json")
     spec = SearchSpec.from_dict(values)
+    with ends_run(folder, config["attempt"], spec):
+        search(folder, values, spec, config["attempt"], config["checkpoint_seconds"])
+
+
+def search(
+    folder: RunFolder, values: dict[str, Any], spec: SearchSpec, attempt: int, checkpoint_seconds: float
+) -> None:
+    """Run the search `spec` from its last checkpoint to its end; `values` is the content of `spec.json`.
+
+    Raises `RuntimeError` where the workers disagree.
+    """
     rank, workers = parallel.world()
     torch.set_num_threads(spec.cpus_per_worker)
     device = ray.train.torch.get_device()
     begin = time.time()
-    try:
-        data = load(spec, values.get("data_roots", []), device)
-    except (OSError, ValueError) as error:
-        if rank == 0:
-            folder.write_json("error.json", problem(config["attempt"], "data", str(error), retryable=False))
-        return
+    data = load_data(spec, values, device)
     job = SearchJob(spec, data, device)
     state = load_checkpoint(folder, "train", device)
     if state is not None:
-        try:
-            job.load_state_dict(state["job"])
-        except InvalidValue as error:
-            if rank == 0:
-                told = problem(config["attempt"], "checkpoint", str(error), retryable=False)
-                folder.write_json("error.json", told)
-            return
+        job.load_state_dict(state["job"])
         begin -= state["seconds"]
 
     if rank == 0:
         folder.take("search")
-    journal = Journal(folder, config["attempt"]) if rank == 0 else None
+    journal = Journal(folder, attempt) if rank == 0 else None
     note(journal, {"kind": "started", "workers": workers, "device": str(device), "resumed": state is not None,
                    "host": socket.gethostname(), "pid": os.getpid()})  # fmt: skip
     saved = time.monotonic()
     while not job.done:
         try:
             lines = job.advance()
-        except (Diverged, InvalidValue) as error:
+        except (Diverged, InvalidValue):
             if journal is not None:
                 journal.close()
-                kind = "diverged" if isinstance(error, Diverged) else "limits"
-                folder.write_json("error.json", problem(config["attempt"], kind, str(error), retryable=False))
-            return
+            raise
         for line in lines:
             if rank == 0:
                 write_files(folder, job, line)
@@ -97,7 +95,7 @@ def train_loop(config: dict[str, Any]) -> None:
         if journal is not None:
             journal.flush()
         epoch_ended = any(line["kind"] == "epoch" for line in lines)
-        due = time.monotonic() - saved >= config["checkpoint_seconds"]
+        due = time.monotonic() - saved >= checkpoint_seconds
         if epoch_ended and not job.done and agreed(due, device):
             check_agreement(job)
             if journal is not None:
@@ -109,7 +107,16 @@ def train_loop(config: dict[str, Any]) -> None:
     if rank == 0:
         assert journal is not None
         journal.close()
-        folder.write_json("result.json", result(values, config["attempt"], job, data, time.time() - begin))
+        folder.write_json("result.json", result(values, attempt, job, data, time.time() - begin))
+
+
+def load_data(spec: SearchSpec, values: dict[str, Any], device: torch.device) -> Data:
+    """The data of a run, whose `spec.json` holds `values`. Raises `Failure` where they cannot be read."""
+    try:
+        return load(spec, values.get("data_roots", []), device)
+    except (OSError, ValueError) as error:
+        # A file system may be well again later; what is damaged or not there stays so.
+        raise Failure("data", str(error), retryable=isinstance(error, OSError)) from error
 
 
 def note(journal: Journal | None, line: dict[str, Any]) -> None:
@@ -122,7 +129,8 @@ def agreed(wish: bool, device: torch.device) -> bool:
     """Worker 0's `wish`, on every worker."""
     flag = torch.tensor([int(wish)], device=device)
     if parallel.world()[1] > 1:
-        dist.broadcast(flag, src=0)
+        with parallel.exchange():
+            dist.broadcast(flag, src=0)
     return bool(flag.item())
 
 
@@ -133,12 +141,9 @@ def check_agreement(job: SearchJob) -> None:
         digest.update(parameter.detach().cpu().numpy().tobytes())
     for budget, architecture in sorted(job.architectures.items()):
         digest.update(f"{budget} {architecture.to_json()}".encode())
-    _, workers = parallel.world()
-    if workers > 1:
-        digests: list[Any] = [None] * workers
-        dist.all_gather_object(digests, digest.hexdigest())
-        if len(set(digests)) > 1:
-            raise RuntimeError(f"the workers disagree about λ or the architectures: {digests}")
+    digests = parallel.each(digest.hexdigest())
+    if len(set(digests)) > 1:
+        raise RuntimeError(f"the workers disagree about λ or the architectures: {digests}")
 
 
 def train_options(spec: SearchSpec, storage: str, name: str, callbacks: Sequence[UserCallback] = ()) -> dict[str, Any]:
@@ -150,7 +155,7 @@ def train_options(spec: SearchSpec, storage: str, name: str, callbacks: Sequence
             storage_path=storage,
             failure_config=ray.train.FailureConfig(max_failures=WORKER_RESTARTS),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-            callbacks=list(callbacks),  # type: ignore[arg-type]
+            callbacks=[EndAtOnce(), *callbacks],  # type: ignore[list-item]
         ),
     }
 
@@ -276,15 +281,3 @@ def own_version() -> str:
         return version("yoso")
     except PackageNotFoundError:
         return "unknown"
-
-
-def problem(attempt: int, kind: str, message: str, retryable: bool, traceback: str = "") -> dict[str, Any]:
-    """The content of `error.json`."""
-    return {
-        "version": VERSION,
-        "attempt": attempt,
-        "kind": kind,
-        "message": message,
-        "traceback": traceback,
-        "retryable": retryable,
-    }

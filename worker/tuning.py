@@ -32,16 +32,17 @@ from nas_core import parallel
 from nas_core.architecture import Architecture
 from nas_core.baselines import random_architecture, thin_complete
 from nas_core.budget import spend
-from nas_core.data import Data, load
+from nas_core.data import Data
 from nas_core.errors import Diverged
 from nas_core.evaluation import Evaluation
 from nas_core.job import cost_of, path
 from nas_core.retrain import Retraining
 from nas_core.spec import CHOOSE_BY, SearchSpec
 from worker.exports import write_evaluation, write_exports, write_genotype, write_weights
+from worker.failures import Failure, ends_run
 from worker.journal import Journal
 from worker.run_folder import VERSION, RunFolder
-from worker.training import agreed, dataset, load_checkpoint, problem, report, train_options, versions
+from worker.training import agreed, dataset, load_checkpoint, load_data, report, train_options, versions
 
 REDUCTION = 2
 """Of the networks of one budget about one in so many goes on at each rung; rungs are as much further apart."""
@@ -301,8 +302,6 @@ def run_finals(folder: RunFolder, attempt: int, values: dict[str, Any], checkpoi
             ),
         )
     outcome = tuner.fit()
-    if folder.exists("error.json"):
-        return
     if outcome.errors:
         raise RuntimeError(f"{len(outcome.errors)} of {len(finalists)} trials failed") from outcome.errors[0]
     if outcome.num_terminated < len(finalists):
@@ -313,8 +312,7 @@ def run_finals(folder: RunFolder, attempt: int, values: dict[str, Any], checkpoi
     trained = [one for one in trials if one["outcome"] == "trained"]
     if not any(one["origin"] == "search" for one in trained) and any(one.origin == "search" for one in finalists):
         reasons = "; ".join(sorted({one["reason"] for one in trials if one.get("reason")}))
-        folder.write_json("error.json", problem(attempt, "diverged", f"no network was trained: {reasons}", False))
-        return
+        raise Failure("diverged", f"no network was trained: {reasons}")
     folder.write_json("result.json", result(values, attempt, spec, trained, trials, time.time() - begin))
 
 
@@ -416,13 +414,24 @@ def drive(config: dict[str, Any], folder: str, attempt: int, seconds: float) -> 
 def train_finalist(config: dict[str, Any]) -> None:
     """What each Ray Train worker of a trial runs.
 
-    Epochs are told at the rungs and about once a second. Data that cannot be read end the run with the reason in
-    `error.json`; a network that diverges, or cannot be had for its budget, is told as `dropped`.
+    Epochs are told at the rungs and about once a second. A network that diverges, or cannot be had for its budget, is
+    told as `dropped`; whatever else fails ends the finals (`ends_run`).
     """
     folder = RunFolder(config["folder"], config["attempt"])
     values = folder.read_json("spec.json")
     finalist = finalists_of(values)[config["number"]]
     spec = replace(SearchSpec.from_dict(values), seed=finalist.seed)
+    with ends_run(folder, config["attempt"], spec):
+        retrain(folder, values, spec, finalist, config["checkpoint_seconds"])
+
+
+def retrain(
+    folder: RunFolder, values: dict[str, Any], spec: SearchSpec, finalist: Finalist, checkpoint_seconds: float
+) -> None:
+    """Retrain a finalist from its last checkpoint to its end, or to the rung at which it is stopped.
+
+    `values` is the content of `spec.json`.
+    """
     epochs, rank = spec.settings.retrain_epochs, parallel.world()[0]
     torch.set_num_threads(spec.cpus_per_worker)
     device = ray.train.torch.get_device()
@@ -446,13 +455,7 @@ def train_finalist(config: dict[str, Any]) -> None:
         recall(ended[0])
         tell(*ended)
         return
-    try:
-        data = load(spec, values.get("data_roots", []), device)
-    except (OSError, ValueError) as error:
-        if rank == 0:
-            folder.write_json("error.json", problem(config["attempt"], "data", str(error), retryable=False))
-        tell(0, NOTHING, dropped=str(error))
-        return
+    data = load_data(spec, values, device)
     try:
         architecture = finalist.build(spec)
     except ValueError as error:
@@ -476,7 +479,7 @@ def train_finalist(config: dict[str, Any]) -> None:
             continue
         epoch, now = lines[-1]["epoch"], time.monotonic()
         if epoch in judged or agreed(now - spoke >= REPORT_SECONDS, device):
-            due = agreed(now - saved >= config["checkpoint_seconds"], device)
+            due = agreed(now - saved >= checkpoint_seconds, device)
             if due or epoch in judged:
                 keep()
             tell(epoch, lines[-1], retraining.state_dict() if due else None)

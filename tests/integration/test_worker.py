@@ -2,8 +2,10 @@
 
 import json
 import os
+import resource
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,9 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 from ray.cluster_utils import Cluster
 from safetensors import safe_open
 from safetensors.torch import load_file, save
@@ -252,6 +256,72 @@ def test_a_training_that_diverges_is_told_by_all_workers_and_not_tried_again(
     error = json.loads((folder / "error.json").read_text())
     assert error["kind"] == "diverged" and not error["retryable"] and error["message"].startswith("pretrain: ")
     assert len(some(folder, "started")) == 1
+
+
+@pytest.mark.timeout(900)
+def test_a_node_without_the_data_ends_the_search_for_all_workers(tmp_path: Path, start: Start) -> None:
+    """Each node has a home of its own, and the dataset lies in one of them; the other worker waits in a collective."""
+    for name in ("cats", "dogs"):
+        (tmp_path / "with" / "pets" / name).mkdir(parents=True)
+        for number in range(20):
+            shade = np.random.default_rng(number).integers(0, 255, (8, 8), dtype=np.uint8)
+            Image.fromarray(shade).save(tmp_path / "with" / "pets" / name / f"{name}{number}.png")
+    cluster = Cluster(initialize_head=True, head_node_args={
+        "num_cpus": 1, "include_dashboard": False, "env_vars": {"HOME": str(tmp_path / "without")}
+    })  # fmt: skip
+    try:
+        cluster.add_node(num_cpus=1, env_vars={"HOME": str(tmp_path / "with")})
+        cluster.wait_for_nodes()
+        folder = tmp_path / "run"
+        write_spec(folder, workers=2)
+        values = json.loads((folder / "spec.json").read_text())
+        values["space"]["classes"] = 2
+        (folder / "spec.json").write_text(json.dumps(values | {"dataset": "~/pets"}))
+        assert start(folder, cluster.address).wait(PATIENCE) == 1
+    finally:
+        cluster.shutdown()  # type: ignore[no-untyped-call]
+    error = json.loads((folder / "error.json").read_text())
+    assert error["kind"] == "data" and not error["retryable"] and "no such folder" in error["message"]
+    assert error["host"] == socket.gethostname() and f"worker {error['rank']} of 2 on" in error["message"]
+    [written] = (folder / "errors").iterdir()
+    assert written.name == f"0001-{error['rank']:04d}.json" and some(folder, "started") == []
+
+
+def second_worker(first: int) -> int:
+    """The process of the other of two Ray Train workers, which Ray's node started like the first."""
+
+    def parent(process: int) -> str:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1]
+
+    children = Path(f"/proc/{parent(first)}/task/{parent(first)}/children").read_text().split()
+    [other] = [
+        int(child)
+        for child in children
+        if int(child) != first and "RayTrainWorker" in Path(f"/proc/{child}/cmdline").read_text()
+    ]
+    return other
+
+
+@pytest.mark.timeout(900)
+def test_a_second_worker_that_is_killed_is_started_anew_and_one_that_fails_ends_the_search(
+    tmp_path: Path, start: Start
+) -> None:
+    """Its memory is taken from it in mid-training, when the first waits for its gradients."""
+    folder = tmp_path / "run"
+    write_spec(folder, workers=2, search_epochs=1000)
+    job = start(folder)
+    until(lambda: some(folder, "epoch", phase="search"), job)
+    os.kill(second_worker(some(folder, "started")[0]["pid"]), signal.SIGKILL)
+    again = until(lambda: some(folder, "started")[1:], job)[0]
+    assert again["resumed"] and again["attempt"] == 1
+    before = len(some(folder, "epoch"))
+    until(lambda: len(some(folder, "epoch")) > before, job)
+    resource.prlimit(second_worker(again["pid"]), resource.RLIMIT_AS, (2**20, 2**20))
+    assert job.wait(PATIENCE) == 1
+    error = json.loads((folder / "error.json").read_text())
+    assert error["rank"] == 1 and error["host"] == socket.gethostname()
+    assert error["kind"] in ("out_of_memory", "failed") and error["message"].startswith("worker 1 of 2 on ")
+    assert len(some(folder, "started")) == 2, "it is not started anew"
 
 
 def write_finals(folder: Path) -> SearchSpec:

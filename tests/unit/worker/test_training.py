@@ -5,6 +5,7 @@ Ray Train runs the loop in the worker's own process, which is no actor of Ray's:
 
 import json
 import multiprocessing
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch.multiprocessing.spawn import start_processes
 from nas_core import SearchSpace
 from nas_core.spec import Limits, SearchSpec, Settings
 from worker import training
+from worker.failures import RunEnded
 from worker.training import train_loop
 
 WORKERS = 2
@@ -26,11 +28,12 @@ SPEC = SearchSpec("digits", SPACE.feasible_budgets()[1:], SPACE, Settings.preset
 
 
 def worker(rank: int, folder: str) -> None:
-    """One of the workers; it leaves a file when the loop has let it go."""
+    """One of the workers; it leaves a file when the loop has let it go, with what it tells the driver."""
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORKERS)
     config = {"folder": folder, "attempt": 3, "checkpoint_seconds": 5.0}
-    TorchTrainer(train_loop, train_loop_config=config, scaling_config=ScalingConfig(num_workers=0)).fit()
-    (Path(folder) / f"returned{rank}").touch()
+    with pytest.raises(RunEnded) as ended:
+        TorchTrainer(train_loop, train_loop_config=config, scaling_config=ScalingConfig(num_workers=0)).fit()
+    (Path(folder) / f"ended{rank}").write_text(str(ended.value))
 
 
 @pytest.mark.parametrize(
@@ -40,16 +43,15 @@ def worker(rank: int, folder: str) -> None:
         ("limits", replace(SPEC, limits=Limits(latency_ms=1e-6)), "limits.latency_ms: "),
     ],
 )
-def test_what_would_happen_again_is_told_once_and_lets_all_workers_go(
-    tmp_path: Path, kind: str, spec: SearchSpec, told: str
-) -> None:
-    """All return, as those of a search that has found something do, so that Ray Train does not start them again."""
+def test_what_would_happen_again_is_told_by_all_workers(tmp_path: Path, kind: str, spec: SearchSpec, told: str) -> None:
     (tmp_path / "spec.json").write_text(json.dumps(spec.to_dict()))
     multiprocessing.set_forkserver_preload(["torch", "torch.distributed", "nas_core", "worker.training"])
     start_processes(worker, (str(tmp_path),), nprocs=WORKERS, start_method="forkserver")
-    error = json.loads((tmp_path / "error.json").read_text())
-    assert error["kind"] == kind and not error["retryable"] and error["attempt"] == 3 and told in error["message"]
-    assert all((tmp_path / f"returned{rank}").exists() for rank in range(WORKERS))
+    for rank in range(WORKERS):
+        error = json.loads((tmp_path / "errors" / f"0003-{rank:04d}.json").read_text())
+        assert error["kind"] == kind and not error["retryable"] and error["attempt"] == 3 and told in error["message"]
+        assert error["rank"] == rank and error["host"] == socket.gethostname()
+        assert (tmp_path / f"ended{rank}").read_text() == error["message"]
     assert [line["kind"] for line in journal(tmp_path)] == ([] if kind == "data" else ["started"])
     assert not (tmp_path / "result.json").exists()
 
