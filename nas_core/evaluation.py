@@ -22,14 +22,14 @@ LARGEST_COUNT = 2**53
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a network answered for a number of images: the confusion matrix, sparse.
+    """How a network classified a number of images: the confusion matrix, sparse.
 
-    `counts` maps (class, answer), both as numbers from 0, to how many images of the class were given that answer; pairs
-    that do not occur are left out. `class_names` holds one name for every class, also for those without images. Of
-    `top5_right` images the class is among the five highest logits; None where there are at most `TOP5_ABOVE` classes.
+    `counts` maps (class, predicted class), both as numbers from 0, to the number of images; pairs that do not occur are
+    left out. `class_names` holds one name for every class, also for those without images. Of `top5_right` images the
+    class is among the five highest logits; None where there are at most `TOP5_ABOVE` classes.
 
-    Recall is the share of a class's images that are answered right, precision the share of a class's answers that are
-    right. Raises `ValueError` where there are no images.
+    Recall is the share of a class's images that are classified correctly, precision the share of a class's predictions
+    that are right. Raises `ValueError` where there are no images.
     """
 
     class_names: tuple[str, ...]
@@ -42,13 +42,13 @@ class Evaluation:
 
     @classmethod
     def of(
-        cls, labels: Sequence[int], answers: Sequence[int], class_names: Sequence[str], top5_right: int | None = None
+        cls, labels: Sequence[int], predicted: Sequence[int], class_names: Sequence[str], top5_right: int | None = None
     ) -> Self:
-        """The evaluation of images whose classes are `labels` and which were given `answers`.
+        """The evaluation of images whose classes are `labels` and which were classified as `predicted`.
 
         Bytes of a name that are no text become escapes, since a folder may be called anything.
         """
-        pairs = Counter(zip(labels, answers, strict=True))
+        pairs = Counter(zip(labels, predicted, strict=True))
         names = tuple(name.encode(errors="backslashreplace").decode()[:LONGEST_NAME] for name in class_names)
         top5 = top5_right if len(names) > TOP5_ABOVE else None
         return cls(names, dict(sorted(pairs.items())), top5)
@@ -64,8 +64,8 @@ class Evaluation:
         return self._sums(0)
 
     @cached_property
-    def answers(self) -> list[int]:
-        """Of each class how many images were taken for it."""
+    def predicted(self) -> list[int]:
+        """Of each class how many images were classified as it."""
         return self._sums(1)
 
     def _sums(self, axis: int) -> list[int]:
@@ -81,23 +81,23 @@ class Evaluation:
 
     @cached_property
     def right(self) -> int:
-        """How many images are answered right."""
-        return sum(count for (label, answer), count in self.counts.items() if label == answer)
+        """How many images are classified correctly."""
+        return sum(count for (label, predicted), count in self.counts.items() if label == predicted)
 
     @property
     def accuracy(self) -> float:
-        """The share of the images that are answered right."""
+        """The share of the images that are classified correctly."""
         return self.right / self.total
 
     @cached_property
     def recall(self) -> list[float | None]:
-        """Of each class the share of its images that are answered right; None for a class without images."""
+        """Of each class the share of its images that are classified correctly; None for a class without images."""
         return [self._right(label) / count if count else None for label, count in enumerate(self.images)]
 
     @cached_property
     def precision(self) -> list[float | None]:
-        """Of each class the share of its answers that are right; None for a class that no image was taken for."""
-        return [self._right(label) / count if count else None for label, count in enumerate(self.answers)]
+        """Of each class the share of its predictions that are right; None for a class that is never predicted."""
+        return [self._right(label) / count if count else None for label, count in enumerate(self.predicted)]
 
     def _right(self, label: int) -> int:
         return self.counts.get((label, label), 0)
@@ -120,7 +120,7 @@ class Evaluation:
 
     @property
     def majority(self) -> tuple[int, float]:
-        """The class with the most images, and the accuracy of always answering it."""
+        """The class with the most images, and the accuracy of always predicting it."""
         label = self.images.index(max(self.images))
         return label, self.images[label] / self.total
 
@@ -136,8 +136,8 @@ class Evaluation:
 
     @property
     def confused(self) -> list[tuple[int, int, int]]:
-        """The wrong answers as (class, answer, images), the most frequent first."""
-        wrong = [(label, answer, count) for (label, answer), count in self.counts.items() if label != answer]
+        """The mistakes as (class, predicted, images), the most frequent first."""
+        wrong = [(label, predicted, count) for (label, predicted), count in self.counts.items() if label != predicted]
         return sorted(wrong, key=lambda one: (-one[2], one))
 
     @property
@@ -147,25 +147,25 @@ class Evaluation:
         label, share = self.majority
         if self.accuracy <= share:
             told.append(
-                f"The accuracy of {_percent(self.accuracy)} is not better than always answering "
+                f"The accuracy of {_percent(self.accuracy)} is not better than always predicting "
                 f"{self.class_names[label]!r}: {_percent(share)}."
             )
         elif wilson(self.right, self.total)[0] <= share:
             told.append(
                 f"The accuracy of {_percent(self.accuracy)} on {self.total:,} images may be no better than always "
-                f"answering {self.class_names[label]!r}: {_percent(share)}."
+                f"predicting {self.class_names[label]!r}: {_percent(share)}."
             )
         missed = [label for label, recall in enumerate(self.recall) if recall == 0]
         if len(missed) == 1:
             images = self.images[missed[0]]
             told.append(
                 f"The class {self.class_names[missed[0]]!r} is never recognised: none of its {images:,} test "
-                f"image{'s' if images > 1 else ''} is answered right."
+                f"image{'s' if images > 1 else ''} is classified correctly."
             )
         elif missed:
             told.append(
                 f"{len(missed):,} of {self.classes:,} classes are never recognised: {self._named(missed)}. None of "
-                f"their {sum(self.images[label] for label in missed):,} test images is answered right."
+                f"their {sum(self.images[label] for label in missed):,} test images is classified correctly."
             )
         if self.absent:
             verb, whose = ("has", "Its") if len(self.absent) == 1 else ("have", "Their")
@@ -185,9 +185,9 @@ class Evaluation:
 
         `accuracy` with its 95 % interval `accuracy_low` … `accuracy_high`, on so many `test_images`;
         `balanced_accuracy`, over the classes that have test images; `top5_accuracy`, or null; `per_class`: lists with
-        one entry for each class, in the order of the logits: `names`, `images` (the support), `answers` (how many
-        images were taken for the class), `recall` (null without images) and `precision` (null without answers), both
-        rounded to six digits; `confused`: at most 20 of [class, answer, images], the most frequent wrong answers
+        one entry for each class, in the order of the logits: `names`, `images` (the support), `predicted` (how many
+        images were classified as it), `recall` (null without images) and `precision` (null where never predicted), both
+        rounded to six digits; `confused`: at most 20 of [class, predicted, images], the most frequent mistakes
         first; `warnings`: sentences. Some 70 bytes for each class.
         """
         low, high = wilson(self.right, self.total)
@@ -201,7 +201,7 @@ class Evaluation:
             "per_class": {
                 "names": list(self.class_names),
                 "images": self.images,
-                "answers": self.answers,
+                "predicted": self.predicted,
                 "recall": [None if share is None else round(share, 6) for share in self.recall],
                 "precision": [None if share is None else round(share, 6) for share in self.precision],
             },
@@ -212,12 +212,12 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """The content of `evaluation.json`, as JSON values.
 
-        `class_names`; `counts`: the whole confusion matrix as [class, answer, images], without what does not occur, so
-        that there are never more entries than test images; `top5_right`, or null.
+        `class_names`; `counts`: the whole confusion matrix as [class, predicted, images], without what does not occur,
+        so that there are never more entries than test images; `top5_right`, or null.
         """
         return {
             "class_names": list(self.class_names),
-            "counts": [[label, answer, count] for (label, answer), count in self.counts.items()],
+            "counts": [[label, predicted, count] for (label, predicted), count in self.counts.items()],
             "top5_right": self.top5_right,
         }
 
@@ -234,7 +234,7 @@ class Evaluation:
         one: Any
         for one in listed if isinstance(listed, list) else [listed]:
             if not _is_count(one, len(names)):
-                accepted = f"[class, answer, images], with classes below {len(names)}"
+                accepted = f"[class, predicted, images], with classes below {len(names)}"
                 raise InvalidValue("evaluation.counts", _short(one), "not a count", accepted)
             counts[one[0], one[1]] = counts.get((one[0], one[1]), 0) + one[2]
         if not counts:
@@ -269,8 +269,8 @@ def _is_name(name: Any) -> bool:
 def _is_count(one: Any, classes: int) -> bool:
     if not isinstance(one, list) or len(one) != 3 or any(type(number) is not int for number in one):
         return False
-    label, answer, images = one
-    return 0 <= label < classes and 0 <= answer < classes and 0 < images < LARGEST_COUNT
+    label, predicted, images = one
+    return 0 <= label < classes and 0 <= predicted < classes and 0 < images < LARGEST_COUNT
 
 
 def _short(value: Any) -> str:

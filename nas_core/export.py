@@ -45,7 +45,7 @@ def restore(architecture: Architecture, weights: Mapping[str, Tensor]) -> Networ
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What becomes of an image on its way into a network, and what the network's answers are called.
+    """What becomes of an image on its way into a network, and what the network's outputs are called.
 
     Bytes that were decoded by `decoding` enter as (byte − `mean`) / `deviation` of their channel. `class_names` are in
     the order of the logits.
@@ -646,18 +646,18 @@ def _by_class(test: Evaluation) -> str:
 
     rows = [
         f"| {_plain(test.class_names[label])} | {test.images[label]:,} | {share(test.recall[label], 'no test images')} "
-        f"| {test.answers[label]:,} | {share(test.precision[label], 'never answered')} |"
+        f"| {test.predicted[label]:,} | {share(test.precision[label], 'never predicted')} |"
         for label in test.worst_first[:MOST_TOLD]
     ]
     more = test.classes - MOST_TOLD
     told = ["The lowest recall first.", ""]
-    told += ["| class | test images | recall | taken for it | precision |", "|---|---|---|---|---|", *rows]
+    told += ["| class | test images | recall | predicted | precision |", "|---|---|---|---|---|", *rows]
     told += ["", f"{more:,} more classes are in `{FILES['evaluation']}`."] if more > 0 else []
     if test.confused:
         told += ["", "Most often confused:", ""]
-    for label, answer, images in test.confused[:MOST_CONFUSED_TOLD]:
+    for label, predicted, images in test.confused[:MOST_CONFUSED_TOLD]:
         of = f"{images:,} of {test.images[label]:,} images of {_plain(test.class_names[label])}"
-        told.append(f"- {of} taken for {_plain(test.class_names[answer])}")
+        told.append(f"- {of} predicted as {_plain(test.class_names[predicted])}")
     return "\n".join(told)
 
 

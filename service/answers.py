@@ -35,13 +35,13 @@ class ClassResult(TypedDict):
 
     name: str
     images: int
-    answers: int
+    predicted: int
     recall: float | None
     precision: float | None
 
 
 class Evaluation(TypedDict):
-    """A network's test, class by class, and its confusion matrix as [class, answer, images]."""
+    """A network's test, class by class, and its confusion matrix as [class, predicted, images]."""
 
     classes: list[ClassResult]
     confusion: list[list[int]]

@@ -56,12 +56,12 @@ class ClassView(BaseModel):
     name: str
     images: int
     """Test images of the class."""
-    answers: int
-    """Test images that were taken for the class."""
+    predicted: int
+    """Test images that were classified as it."""
     recall: float | None
-    """The share of its images that are answered right; None without test images."""
+    """The share of its images that are classified correctly; None without test images."""
     precision: float | None
-    """The share of its answers that are right; None without answers."""
+    """The share of its predictions that are right; None where it was never predicted."""
 
 
 class EvaluationView(BaseModel):
@@ -69,8 +69,8 @@ class EvaluationView(BaseModel):
 
     classes: list[ClassView]
     confusion: list[list[int]]
-    """The confusion matrix as [class, answer, images], by the numbers of the classes; pairs that do not occur are left
-    out."""
+    """The confusion matrix as [class, predicted class, images], both classes as numbers, without what does not
+    occur."""
 
 
 class SearchView(BaseModel):
@@ -248,11 +248,11 @@ def view_architecture(row: ArchitectureRow) -> ArchitectureView:
 
 def view_evaluation(evaluation: Evaluation) -> EvaluationView:
     """What the API says of a network's test."""
-    columns = (evaluation.class_names, evaluation.images, evaluation.answers, evaluation.recall, evaluation.precision)
+    columns = (evaluation.class_names, evaluation.images, evaluation.predicted, evaluation.recall, evaluation.precision)
     names = ClassView.model_fields
     return EvaluationView(
         classes=[ClassView(**dict(zip(names, row, strict=True))) for row in zip(*columns, strict=True)],
-        confusion=[[label, answer, count] for (label, answer), count in evaluation.counts.items()],
+        confusion=[[label, predicted, count] for (label, predicted), count in evaluation.counts.items()],
     )
 
 

@@ -37,7 +37,7 @@ SHADES = 9
 
 @dataclass(frozen=True)
 class Cell:
-    """How many images of a row's class were taken for a column's, and the shade that tells their share of the row."""
+    """How many images of a row's class were predicted as a column's; the shade tells their share of the row."""
 
     images: int
     shade: int
@@ -46,8 +46,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Heatmap:
-    """The confusion matrix of the classes with the lowest recall, as rows of cells; the last column sums up the answers
-    of the other classes, where there are any."""
+    """The confusion matrix of the classes with the lowest recall, as rows of cells.
+
+    The last column sums up the predictions of the other classes, where there are any.
+    """
 
     labels: list[int]
     rows: list[list[Cell]]
@@ -90,8 +92,8 @@ def heatmap(test: Evaluation) -> Heatmap:
 
     rows = []
     for label in labels:
-        counts = [test.counts.get((label, answer), 0) for answer in labels]
-        cells = [cell(label, count, answer == label) for answer, count in zip(labels, counts, strict=True)]
+        counts = [test.counts.get((label, predicted), 0) for predicted in labels]
+        cells = [cell(label, count, predicted == label) for predicted, count in zip(labels, counts, strict=True)]
         rows.append([*cells, cell(label, test.images[label] - sum(counts), False)] if others else cells)
     return Heatmap(labels, rows, others)
 

@@ -37,14 +37,14 @@ def test_a_rare_class_that_is_never_recognised_is_told_of_however_high_the_accur
     assert told["per_class"] == {
         "names": ["cat", "dog", "fox"],
         "images": [120, 2, 0],
-        "answers": [122, 0, 0],
+        "predicted": [122, 0, 0],
         "recall": [1.0, 0.0, None],
         "precision": [round(120 / 122, 6), None, None],
     }
     assert told["confused"] == [[1, 0, 2]]
     assert told["warnings"] == [
-        "The accuracy of 98.4 % is not better than always answering 'cat': 98.4 %.",
-        "The class 'dog' is never recognised: none of its 2 test images is answered right.",
+        "The accuracy of 98.4 % is not better than always predicting 'cat': 98.4 %.",
+        "The class 'dog' is never recognised: none of its 2 test images is classified correctly.",
         "1 of 3 classes has no test images: 'fox'. "
         "Its recall is unknown, and the balanced accuracy is over the other 2.",
     ]
@@ -66,7 +66,7 @@ answered = st.integers(2, 14).flatmap(
 @given(answered)
 def test_it_finds_what_scikit_learn_finds(given: tuple[int, list[tuple[int, int]]]) -> None:
     classes, pairs = given
-    labels, answers = [label for label, _ in pairs], [answer for _, answer in pairs]
+    labels, answers = [label for label, _ in pairs], [predicted for _, predicted in pairs]
     evaluation = Evaluation.of(labels, answers, [f"class {label}" for label in range(classes)])
     known = list(range(classes))
     matrix = reference.confusion_matrix(labels, answers, labels=known)
@@ -139,7 +139,8 @@ def test_a_good_network_gets_no_warning_and_one_near_the_majority_gets_a_careful
     assert Evaluation.of([0, 1] * 50, [0, 1] * 50, names).warnings == []
     labels = [0] * 60 + [1] * 40
     near = Evaluation.of(labels, [0] * 60 + [1] * 6 + [0] * 34, names)
-    assert near.warnings == ["The accuracy of 66.0 % on 100 images may be no better than always answering 'a': 60.0 %."]
+    [warning] = near.warnings
+    assert warning == "The accuracy of 66.0 % on 100 images may be no better than always predicting 'a': 60.0 %."
 
 
 GOOD: dict[str, Any] = {"class_names": ["a", "b"], "counts": [[0, 0, 3], [1, 0, 1]], "top5_right": None}

@@ -361,7 +361,7 @@ def test_the_card_says_what_the_next_person_must_know() -> None:
         *("90.00%", "74.4% to 96.5%", "30 images", "1.25 ms", "1.12 to", "Seed 7", "torch 2.15.0"),
         *("`network.onnx` is missing: RuntimeError: no", "torch.export.load", "from network import load", "## Limits"),
         *(f"| 0 | {data.mean[0]:.4f} | {data.deviation[0]:.4f} |", '"search_epochs": 3'),
-        *("| 2 | 10 | 70.0% | 7 | 100.0% |", "- 3 of 10 images of 2 taken for 0"),
+        *("| 2 | 10 | 70.0% | 7 | 100.0% |", "- 3 of 10 images of 2 predicted as 0"),
     ):
         assert told in card, told
     assert "InferenceSession" not in card and "## Classes" not in card and "Warning" not in card
@@ -371,12 +371,12 @@ def test_the_card_says_plainly_that_a_rare_class_is_never_recognised() -> None:
     test = Evaluation.of([0] * 600 + [1] * 8, [0] * 608, ("cat", "do|g", "fox"))
     card = card_of(tiny_spec(), tiny_data(), test)
     for told in (
-        "> **Warning.** The accuracy of 98.7 % is not better than always answering 'cat': 98.7 %.",
-        "> **Warning.** The class 'do\\|g' is never recognised: none of its 8 test images is answered right.",
+        "> **Warning.** The accuracy of 98.7 % is not better than always predicting 'cat': 98.7 %.",
+        "> **Warning.** The class 'do\\|g' is never recognised: none of its 8 test images is classified correctly.",
         "> **Warning.** 1 of 3 classes has no test images: 'fox'.",
         "- Test accuracy: **98.68%** on 608 images",
         "- Balanced accuracy: **50.00%**, the mean recall of 2 classes\n",
-        "| do\\|g | 8 | 0.0% | 0 | never answered |\n| cat | 600 | 100.0% | 608 | 98.7% |\n| fox | 0 | no test images",
+        "| do\\|g | 8 | 0.0% | 0 | never predicted |\n| cat | 600 | 100.0% | 608 | 98.7% |\n| fox | 0 | no test images",
     ):
         assert told in card, told
 

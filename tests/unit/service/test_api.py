@@ -334,13 +334,13 @@ def test_a_network_is_told_class_by_class(app: FastAPI, http: httpx.Client) -> N
     assert detail["accuracy"] == 600 / 608 and detail["balanced_accuracy"] == 0.5 and detail["top5_accuracy"] is None
     assert detail["evaluation"] == {
         "classes": [
-            {"name": "cat", "images": 600, "answers": 607, "recall": 1.0, "precision": 600 / 607},
-            {"name": "dog", "images": 8, "answers": 0, "recall": 0.0, "precision": None},
-            {"name": "fox", "images": 0, "answers": 1, "recall": None, "precision": 0.0},
+            {"name": "cat", "images": 600, "predicted": 607, "recall": 1.0, "precision": 600 / 607},
+            {"name": "dog", "images": 8, "predicted": 0, "recall": 0.0, "precision": None},
+            {"name": "fox", "images": 0, "predicted": 1, "recall": None, "precision": 0.0},
         ],
         "confusion": [[0, 0, 600], [1, 0, 7], [1, 2, 1]],
     }
-    assert "not better than always answering 'cat'" in detail["warnings"][0]
+    assert "not better than always predicting 'cat'" in detail["warnings"][0]
     assert "'dog' is never recognised" in detail["warnings"][1]
     assert "1 of 3 classes has no test images: 'fox'" in detail["warnings"][2]
     [one, _] = http.get(f"/api/v1/searches/{search_id}").json()["architectures"]

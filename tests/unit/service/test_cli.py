@@ -153,8 +153,8 @@ def test_show_says_that_a_class_is_never_recognised(app: FastAPI, url: str) -> N
     told = yoso("show", search_id, url=url).stdout
     assert "98.68%" in told and "50.00%" in told
     words = " ".join(told.split())
-    assert "300,000: The class 'dog' is never recognised: none of its 8 test images is answered right." in words
-    assert "not better than always answering 'cat': 98.7 %." in words
+    assert "300,000: The class 'dog' is never recognised: none of its 8 test images is classified correctly." in words
+    assert "not better than always predicting 'cat': 98.7 %." in words
 
 
 def test_lists_and_shows(url: str, seeds: dict[str, str]) -> None:

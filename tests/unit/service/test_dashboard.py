@@ -483,11 +483,11 @@ def test_a_network_shows_its_test_class_by_class(app: FastAPI, browser: httpx.Cl
     html = browser.get(f"/searches/{search_id}/networks/300000").text
     words = text(html)
     assert "98.68 % accuracy 50.00 % balanced accuracy mean recall of the 2 classes with test images" in words
-    assert "The accuracy of 98.7 % is not better than always answering &#39;cat&#39;: 98.7 %." in words
-    assert "The class &#39;&lt;b&gt;dog&#39; is never recognised: none of its 8 test images is answered right." in words
+    assert "The accuracy of 98.7 % is not better than always predicting &#39;cat&#39;: 98.7 %." in words
+    assert "The class &#39;&lt;b&gt;dog&#39; is never recognised: none of its 8 test images is classified" in words
     assert "<b>dog" not in html
     listed = words.index("Classes, the lowest recall first")
-    assert words.index("&lt;b&gt;dog 8 0.0 % 0 never answered", listed) < words.index("cat 600 100.0 %", listed)
+    assert words.index("&lt;b&gt;dog 8 0.0 % 0 never predicted", listed) < words.index("cat 600 100.0 %", listed)
     assert "fox 0 no test images 1 0.0 %" in words
     heat = html[html.index("Confusion matrix") :]
     assert re.findall(r'<td class="(right|wrong)-([0-9])">([0-9]*)</td>', heat) == [
