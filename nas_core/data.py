@@ -19,7 +19,7 @@ import pickle
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,17 +29,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nas_core import parallel
-from nas_core.datasets import (
-    LAYOUTS,
-    UNREADABLE_SHARE,
-    DatasetInfo,
-    class_folders,
-    describe,
-    images_below,
-    split_folders,
-)
+from nas_core import inspection, parallel
+from nas_core.datasets import LAYOUTS, UNREADABLE_SHARE, DatasetInfo
+from nas_core.decoding import Bytes, Damaged, Decoding, decode
 from nas_core.errors import InvalidValue
+from nas_core.inspection import Inspection
 from nas_core.spec import SearchSpec, Settings
 
 PARTS = ("weights", "scaling", "validation", "test")
@@ -47,8 +41,6 @@ IN_MEMORY_BYTES = 4 * 2**30
 """Image files up to this size, decoded, live on the device; more are decoded batch by batch."""
 PREPARED_BATCHES = 4
 """So many batches may wait decoded: the next one of each stream of batches, and one to spare for each."""
-
-_Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 
 
 class Images(Protocol):
@@ -78,17 +70,17 @@ class TensorImages:
 
 
 class FileImages:
-    """Images that are decoded from files when asked for, scaled and cropped to `size`×`size` pixels."""
+    """Images that are decoded from files when asked for."""
 
-    def __init__(self, files: Sequence[Path], channels: int, size: int) -> None:
-        self.files, self.channels, self.size = list(files), channels, size
-        self.prepared: dict[bytes, list[Future[_Pixels]]] = {}
+    def __init__(self, files: Sequence[Path], decoding: Decoding) -> None:
+        self.files, self.decoding = list(files), decoding
+        self.prepared: dict[bytes, list[Future[Bytes]]] = {}
 
-    def __reduce__(self) -> tuple[type["FileImages"], tuple[list[Path], int, int]]:
-        return type(self), (self.files, self.channels, self.size)  # what is being decoded stays behind
+    def __reduce__(self) -> tuple[type["FileImages"], tuple[list[Path], Decoding]]:
+        return type(self), (self.files, self.decoding)  # what is being decoded stays behind
 
     def fetch(self, indices: Tensor) -> Tensor:
-        """The images at `indices`; several are decoded at once. Raises `OSError` for a file that is no image."""
+        """The images at `indices`; several are decoded at once. Raises `Damaged` for a file that is no image."""
         decoding = self.prepared.pop(indices.numpy().tobytes(), None) or self._begin(indices)
         return torch.stack([torch.from_numpy(pixels.result()) for pixels in decoding])
 
@@ -101,8 +93,15 @@ class FileImages:
             for pixels in self.prepared.pop(next(iter(self.prepared))):
                 pixels.cancel()
 
-    def _begin(self, indices: Tensor) -> list[Future[_Pixels]]:
-        return [_threads().submit(decode, self.files[i], self.channels, self.size) for i in indices.tolist()]
+    def _begin(self, indices: Tensor) -> list[Future[Bytes]]:
+        return [_threads().submit(_decoded, self.files[i], self.decoding) for i in indices.tolist()]
+
+
+def _decoded(file: Path, decoding: Decoding) -> Bytes:
+    try:
+        return decode(file, decoding)
+    except Damaged as error:
+        raise Damaged(f"{file}: {error}") from error
 
 
 @cache
@@ -111,31 +110,12 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max_workers=8, thread_name_prefix="decode")
 
 
-def decode(file: Path, channels: int, size: int) -> _Pixels:
-    """The image in `file` as bytes (`channels`, `size`, `size`).
-
-    It is scaled until it covers the square, and cropped about its centre, as `PIL.ImageOps.fit` does. Raises `OSError`,
-    or whatever PIL's decoders stumble on, where the file holds no whole image.
-    """
-    from PIL import Image, ImageOps
-
-    with Image.open(file) as image:
-        # A JPEG decoder can give a half, a quarter or an eighth for less; twice the size leaves the filter its work.
-        image.draft(None, (2 * size, 2 * size))
-        # PIL clips 16-bit greys instead of scaling them.
-        deep = image.mode.startswith("I;16")
-        shallow = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if deep else image
-        coloured = shallow.convert("L" if channels == 1 else "RGB")
-        pixels = np.array(ImageOps.fit(coloured, (size, size), Image.Resampling.BILINEAR), dtype=np.uint8)
-    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
-
-
 @dataclass(frozen=True)
 class Data:
     """A loaded data set; `parts` are the indices of each part's images in `images` and `labels`.
 
     `class_names` are in the order of the labels, and empty where the data set does not tell them; `skipped` are the
-    files that could not be read.
+    files that could not be read. `decoding` is how its images became bytes.
     """
 
     name: str
@@ -147,6 +127,7 @@ class Data:
     device: torch.device
     class_names: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    decoding: Decoding | None = None
 
     @property
     def splits(self) -> dict[str, int]:
@@ -164,7 +145,12 @@ class Data:
             total = total + pixels.sum((0, 2, 3)).cpu()
             squares = squares + (pixels * pixels).sum((0, 2, 3)).cpu()
         mean = total.double() / count
-        return mean, (squares.double() / count - mean**2).clamp(min=1.0).sqrt()
+        variance = squares.double() / count - mean**2
+        if variance.max() <= 0:
+            raise InvalidValue(
+                "dataset", self.name, "all training images are of one single colour", "images that differ"
+            )
+        return mean, torch.where(variance > 0, variance, 1.0).sqrt()
 
     @property
     def mean(self) -> list[float]:
@@ -173,7 +159,7 @@ class Data:
 
     @property
     def deviation(self) -> list[float]:
-        """The standard deviation of each channel, 0 … 255 and at least 1, of at most 10,000 training images."""
+        """The standard deviation of each channel, 0 … 255, of at most 10,000 training images; 1 where it would be 0."""
         return self._moments[1].tolist()
 
     @cached_property
@@ -285,11 +271,20 @@ def load(spec: SearchSpec, roots: Sequence[str], device: torch.device | str) -> 
     Raises `OSError` or `ValueError` where files are missing or damaged, or too few are left for every class.
     """
     device = torch.device(device)
-    info = describe(spec.dataset, roots, anywhere=True)
-    loaded = _LOADERS[info.kind](info, spec.space.channels_in, spec.space.image_size, device)
-    images, labels, test = loaded.images, loaded.labels, loaded.test
+
+    def look() -> Inspection:
+        size = spec.space.image_size
+        return inspection.inspect(spec.dataset, roots, anywhere=True, options=spec.data, image_size=size)
+
+    found = parallel.first(look)
+    for problem in found.problems:
+        raise problem
+    info, decoding = found.info, replace(found.decoding, channels=spec.space.channels_in)
+    loaded = _LOADERS[info.kind](found, decoding, device)
+    images, labels = loaded.images, loaded.labels
     ratio = spec.settings.ratio
-    parts = split(labels, test, weights_share=ratio / (ratio + 1) if spec.settings.split else None)
+    weights_share = ratio / (ratio + 1) if spec.settings.split else None
+    parts = split(labels, loaded.test, weights_share, loaded.validation)
     _check_parts(spec.dataset, info.classes, labels, parts, loaded.class_names)
     if spec.workers > (fewest := min(map(len, parts.values()))):
         raise InvalidValue("workers", spec.workers, "more than a part of the data has images", f"at most {fewest}")
@@ -306,46 +301,53 @@ def load(spec: SearchSpec, roots: Sequence[str], device: torch.device | str) -> 
         device,
         class_names=loaded.class_names,
         skipped=loaded.skipped,
+        decoding=decoding,
     )
 
 
-def split(labels: Tensor, test: Tensor | None, weights_share: float | None) -> dict[str, Tensor]:
+def split(
+    labels: Tensor, test: Tensor | None, weights_share: float | None, validation: Tensor | None = None
+) -> dict[str, Tensor]:
     """Split images, class by class, into `PARTS`.
 
-    `test` marks the images that the data set itself holds out; without it a fifth of every class is. A tenth of
-    the rest is for validation, and W gets `weights_share` of what is left, λ the remainder. Where `weights_share` is
-    None, W and λ both get all of it (paper, table 3).
+    `test` marks the images that the data set itself holds out; without it a fifth of every class is. `validation` marks
+    those that it has for validation; without it a tenth of the rest is. W gets `weights_share` of what is left, λ the
+    remainder. Where `weights_share` is None, W and λ both get all of it (paper, table 3).
     """
     parts: dict[str, list[Tensor]] = {part: [] for part in PARTS}
     for label in labels.unique().tolist():
         own = (labels == label).nonzero().view(-1)
+        checked = own[:0]
+        if validation is not None:
+            checked, own = own[validation[own]], own[~validation[own]]
         own = own[torch.randperm(len(own), generator=generator("split", label))]
         if test is None:
             held, rest = own[: max(1, round(len(own) / 5))], own[max(1, round(len(own) / 5)) :]
         else:
             held, rest = own[test[own]], own[~test[own]]
-        validation = max(1, len(rest) // 10)
-        left = rest[validation:]
+        if validation is None:
+            checked, rest = rest[: max(1, len(rest) // 10)], rest[max(1, len(rest) // 10) :]
+        left = rest
         if weights_share is None:
             weights = scaling = left
         else:
             cut = max(1, min(round(len(left) * weights_share), len(left) - 1))
             weights, scaling = left[:cut], left[cut:]
-        cuts = (held, weights, scaling, rest[:validation])
+        cuts = (held, weights, scaling, checked)
         for part, chosen in zip(("test", "weights", "scaling", "validation"), cuts, strict=True):
             parts[part].append(chosen)
     return {part: torch.cat(chosen).sort().values for part, chosen in parts.items()}
 
 
 def _check_parts(dataset: str, classes: int, labels: Tensor, parts: dict[str, Tensor], names: Sequence[str]) -> None:
-    """Raise `InvalidValue` unless all labels are of a known class and every class is in every part but the test."""
+    """Raise `InvalidValue` unless all labels are of a known class and every class is trained."""
     if int(labels.max()) >= classes or int(labels.min()) < 0:
         raise InvalidValue("dataset", dataset, f"a label beyond its {classes} classes", "labels from 0")
     for part in PARTS:
         counts = labels[parts[part]].bincount(minlength=classes)
         if not counts.sum():
             raise InvalidValue("dataset", dataset, f"no images are left for {part}", "more images")
-        if part != "test" and not counts.all():
+        if part in ("weights", "scaling") and not counts.all():
             lacking = int((counts == 0).nonzero()[0])
             name = names[lacking] if names else lacking
             raise InvalidValue("dataset", dataset, f"class {name!r} has too few images for {part}", "more images")
@@ -353,29 +355,31 @@ def _check_parts(dataset: str, classes: int, labels: Tensor, parts: dict[str, Te
 
 @dataclass(frozen=True)
 class _Loaded:
-    """What a loader finds; `test` marks the images that are held out, if the data set holds any out."""
+    """What a loader finds; `test` and `validation` mark the images that the data set itself has for these."""
 
     images: Images
     labels: Tensor
     test: Tensor | None
     class_names: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    validation: Tensor | None = None
 
 
-def _digits(info: DatasetInfo, channels: int, size: int, device: torch.device) -> _Loaded:
+def _digits(found: Inspection, decoding: Decoding, device: torch.device) -> _Loaded:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
     pixels = torch.from_numpy(bunch.images * (255 / 16)).round().to(torch.uint8)[:, None]
-    images = TensorImages(_fit(pixels, channels, size).to(device))
+    images = TensorImages(_fit(pixels, decoding).to(device))
     return _Loaded(images, torch.from_numpy(bunch.target).long(), None, tuple(map(str, range(10))))
 
 
-def _cifar(info: DatasetInfo, channels: int, size: int, device: torch.device) -> _Loaded:
+def _cifar(found: Inspection, decoding: Decoding, device: torch.device) -> _Loaded:
     """CIFAR's own pickled batches.
 
     Not by torchvision's reader: that one unpickles, which runs what a file says, and trusts an MD5 sum to forbid it.
     """
+    info = found.info
     folder = Path(info.path or ".") / Path(LAYOUTS[info.name].files[0]).parent
     label_key, names_key, names_file = (b"labels", b"label_names", "batches.meta")
     if info.name == "cifar100":
@@ -389,7 +393,7 @@ def _cifar(info: DatasetInfo, channels: int, size: int, device: torch.device) ->
             test.append(torch.full((len(labels[-1]),), file.startswith("test")))
         meta = _unpickle(folder / names_file) if (folder / names_file).exists() else {names_key: []}
         names = tuple(name.decode() for name in meta[names_key])
-    images = TensorImages(_fit(torch.cat(pixels), channels, size).to(device))
+    images = TensorImages(_fit(torch.cat(pixels), decoding).to(device))
     return _Loaded(images, torch.cat(labels), torch.cat(test), names)
 
 
@@ -410,10 +414,11 @@ class _ArraysOnly(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} does not belong in a CIFAR batch")
 
 
-def _torchvision(info: DatasetInfo, channels: int, size: int, device: torch.device) -> _Loaded:
+def _torchvision(found: Inspection, decoding: Decoding, device: torch.device) -> _Loaded:
     """A data set as torchvision's class reads it: arrays, or files with their labels."""
     from torchvision import datasets
 
+    info = found.info
     layout = LAYOUTS[info.name]
     reader = getattr(datasets, layout.reader)
     arguments = [*layout.train, *([] if layout.test is None else [layout.test])]
@@ -433,9 +438,9 @@ def _torchvision(info: DatasetInfo, channels: int, size: int, device: torch.devi
         else:
             listed = [(Path(file), label) for part in read for file, label in _files(part)]
     if not arrays:
-        return _from_files(info, listed, test, names.pop(), channels, size, device)
+        return _from_files(info, listed, test, names.pop(), decoding, device)
     pixels = pixels[:, None] if pixels.dim() == 3 else pixels
-    return _Loaded(TensorImages(_fit(pixels, channels, size).to(device)), labels, test, names.pop())
+    return _Loaded(TensorImages(_fit(pixels, decoding).to(device)), labels, test, names.pop())
 
 
 def _labels(dataset: Any) -> Any:
@@ -452,17 +457,17 @@ def _files(dataset: Any) -> list[tuple[Path, int]]:
     return [dataset[i] for i in range(len(dataset))]
 
 
-def _image_folder(info: DatasetInfo, channels: int, size: int, device: torch.device) -> _Loaded:
-    train, held_out = split_folders(Path(info.path or "."))
-    names = tuple(folder.name for folder in class_folders(train))
-    listed: list[tuple[Path, int]] = []
-    test: list[bool] = []
-    for root in (train, held_out):
-        for label, name in enumerate(names):
-            found = sorted(images_below(root / name)) if root is not None and (root / name).is_dir() else []
-            listed += [(file, label) for file in found]
-            test += [root is held_out] * len(found)
-    return _from_files(info, listed, torch.tensor(test) if held_out else None, names, channels, size, device)
+def _image_folder(found: Inspection, decoding: Decoding, device: torch.device) -> _Loaded:
+    root, parts = Path(found.path or "."), {file.part for file in found.files}
+    listed = [(root / file.path, file.label) for file in found.files]
+    test, validation = (
+        torch.tensor([file.part == part for file in found.files]) if part in parts else None
+        for part in ("test", "validation")
+    )
+    looked_at = set(found.pixels)
+    unsure = torch.tensor([file.path not in looked_at for file in found.files])
+    loaded = _from_files(found.info, listed, test, found.class_names, decoding, device, validation, unsure)
+    return replace(loaded, skipped=(*sorted(found.damaged), *loaded.skipped))
 
 
 def _from_files(
@@ -470,15 +475,19 @@ def _from_files(
     listed: Sequence[tuple[Path, int]],
     test: Tensor | None,
     names: tuple[str, ...],
-    channels: int,
-    size: int,
+    decoding: Decoding,
     device: torch.device,
+    validation: Tensor | None = None,
+    unsure: Tensor | None = None,
 ) -> _Loaded:
     """The images in the `listed` files that can be read, with their labels.
 
-    Raises `OSError` where more than `UNREADABLE_SHARE` of them cannot be.
+    Of those that are not `unsure` it is known that they can. Raises `OSError` where more than `UNREADABLE_SHARE` of
+    them cannot be.
     """
-    broken = _unreadable([file for file, _ in listed], device)
+    broken = torch.zeros(len(listed), dtype=torch.bool)
+    doubtful = torch.arange(len(listed)) if unsure is None else unsure.nonzero().view(-1)
+    broken[doubtful] = _unreadable([listed[i][0] for i in doubtful.tolist()], device)
     skipped = tuple(os.path.relpath(listed[i][0], info.path) for i in broken.nonzero().view(-1).tolist())
     if len(skipped) > UNREADABLE_SHARE * len(listed):
         first = ", ".join(skipped[:5]) + (", …" if len(skipped) > 5 else "")
@@ -488,13 +497,15 @@ def _from_files(
         )
     files = [file for (file, _), bad in zip(listed, broken.tolist(), strict=True) if not bad]
     labels = torch.tensor([label for _, label in listed])[~broken]
-    images: Images = FileImages(files, channels, size)
+    images: Images = FileImages(files, decoding)
+    channels, size = decoding.channels, decoding.size
     if len(files) * channels * size * size <= IN_MEMORY_BYTES:
         held = torch.empty((len(files), channels, size, size), dtype=torch.uint8, device=device)
         for chunk in torch.arange(len(files)).split(1000):
             held[chunk] = images.fetch(chunk).to(device)
         images = TensorImages(held)
-    return _Loaded(images, labels, None if test is None else test[~broken], names, skipped)
+    test, validation = (None if marked is None else marked[~broken] for marked in (test, validation))
+    return _Loaded(images, labels, test, names, skipped, validation)
 
 
 def _unreadable(files: Sequence[Path], device: torch.device) -> Tensor:
@@ -502,8 +513,8 @@ def _unreadable(files: Sequence[Path], device: torch.device) -> Tensor:
 
     def fails(file: Path) -> bool:
         try:
-            decode(file, 1, 1)  # the smallest size is the cheapest, and reads the whole file
-        except Exception:  # PIL's decoders raise whatever they stumble on
+            decode(file, Decoding(1, 1))  # the smallest size is the cheapest, and reads the whole file
+        except OSError:
             return True
         return False
 
@@ -526,8 +537,9 @@ def _reading(dataset: str) -> Iterator[None]:
         raise ValueError(f"the files of {dataset!r} cannot be read: {error}") from error
 
 
-def _fit(images: Tensor, channels: int, size: int) -> Tensor:
+def _fit(images: Tensor, decoding: Decoding) -> Tensor:
     """Bytes (N, C, H, W) with the asked number of channels and size."""
+    channels, size = decoding.channels, decoding.size
     if images.shape[1] == 1 and channels == 3:
         images = images.expand(-1, 3, -1, -1)
     elif images.shape[1] == 3 and channels == 1:
@@ -538,7 +550,7 @@ def _fit(images: Tensor, channels: int, size: int) -> Tensor:
     return images.contiguous()
 
 
-_LOADERS: dict[str, Callable[[DatasetInfo, int, int, torch.device], _Loaded]] = {
+_LOADERS: dict[str, Callable[[Inspection, Decoding, torch.device], _Loaded]] = {
     "digits": _digits,
     "cifar": _cifar,
     "torchvision": _torchvision,

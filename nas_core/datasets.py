@@ -1,21 +1,18 @@
 """Which data sets there are, and what each looks like, without loading it (and without torch).
 
 Known by name: `digits` (scikit-learn's 1,797 scans), `imagenet` (a folder of that name with `train` and `val`) and the
-data sets of `LAYOUTS`, in the files that torchvision's classes read, found below one of the data roots. Anything with a
-path separator is an image folder: one sub-folder a class, or `train` and `test` (or `val`) folders that hold these.
+data sets of `LAYOUTS`, in the files that torchvision's classes read, found below one of the data roots. Anything else
+is the path of an image folder, which `nas_core.inspection` looks into.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from nas_core.errors import InvalidValue
 from nas_core.layout import seems_to_hold_classes
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""The file types that count as images, as in torchvision's ImageFolder."""
 
 UNREADABLE_SHARE = 0.01
 """The share of a data set's image files that may be unreadable; they are skipped, and more are refused."""
@@ -178,29 +175,6 @@ def at_hand(roots: Sequence[str] = ()) -> list[str]:
             continue  # a root that is away has nothing to choose from
         below += [path for path in folders if path not in known and seems_to_hold_classes(Path(path))]
     return named + below[:MOST_LISTED]
-
-
-def split_folders(path: Path) -> tuple[Path, Path | None]:
-    """The folder of training classes and, where the layout has one, that of the test classes."""
-    if (path / "train").is_dir():
-        for name in ("test", "val"):
-            if (path / name).is_dir():
-                return path / "train", path / name
-        return path / "train", None
-    return path, None
-
-
-def class_folders(path: Path) -> list[Path]:
-    """The sub-folders that hold images of one class each, in the order that numbers the classes."""
-    return sorted(folder for folder in path.iterdir() if folder.is_dir() and any(True for _ in images_below(folder)))
-
-
-def images_below(folder: Path) -> Iterator[Path]:
-    """Every image file in `folder` and below, in no particular order."""
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            if name.lower().endswith(IMAGE_SUFFIXES):
-                yield Path(parent) / name
 
 
 def _root_with(dataset: str, files: Sequence[str], roots: Sequence[str]) -> str:

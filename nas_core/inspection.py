@@ -51,8 +51,9 @@ class Inspection:
     folder; what is damaged, and what is for training with the same pixels as an image that is held out, is not among
     them but `left_out`. `sizes`, `modes`, `bit_depths` and `orientations` count the images `examined`. `duplicates`
     have the same pixels, `nearly_identical` images nearly so; both are told by where they are. `pixels` has the digest
-    of the decoded pixels by path. `notes` say what is done to the images, `warnings` what the user should know, and
-    `problems` why the dataset cannot be searched on, each with what resolves it.
+    of the decoded pixels by path, `damaged` why a file cannot be read. `notes` say what is done to the images,
+    `warnings` what the user should know, and `problems` why the dataset cannot be searched on, each with what resolves
+    it.
     """
 
     dataset: str
@@ -75,6 +76,7 @@ class Inspection:
     nearly_identical: dict[str, Found] = field(default_factory=dict)
     constant: Found = NOTHING
     pixels: Mapping[str, str] = field(default_factory=dict, repr=False)
+    damaged: Mapping[str, str] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     problems: tuple[InvalidValue, ...] = ()
@@ -101,7 +103,7 @@ class Inspection:
             return {where: _as_json(one) for where, one in some.items()}
 
         return {
-            "dataset": self.dataset,
+            "dataset": readable(self.dataset),
             "path": self.path and readable(self.path),
             "kind": self.kind,
             "layout": self.layout,
@@ -125,7 +127,7 @@ class Inspection:
             "problems": [
                 {
                     "field": one.field,
-                    "value": readable(one.value) if isinstance(one.value, str) else one.value,
+                    "value": one.value,
                     "reason": one.reason,
                     "accepted": one.accepted,
                     "choices": list(one.choices),
@@ -255,6 +257,7 @@ def _folder(info: DatasetInfo, options: DataOptions, progress: Progress | None, 
         nearly_identical=by_place(alike),
         constant=found(file for file, one in examined.items() if one.constant),
         pixels={file.path: one.pixels for file, one in examined.items()},
+        damaged={file.path: reason for file, reason in damaged.items()},
         notes=tuple(_notes(examined, decoded, len(listing.files), len(told))),
         warnings=(*listing.warnings, *_warnings(examined, counts, decoded, duplicates, alike, damaged, repeated)),
         problems=tuple(problems),
@@ -263,7 +266,7 @@ def _folder(info: DatasetInfo, options: DataOptions, progress: Progress | None, 
 
 def _about(problem: InvalidValue, dataset: str) -> InvalidValue:
     """The problem with the dataset as what was given, where nothing was."""
-    value = dataset if problem.value is None and problem.field == "dataset" else problem.value
+    value = readable(dataset) if problem.value is None and problem.field == "dataset" else problem.value
     return InvalidValue(problem.field, value, problem.reason, problem.accepted, problem.choices)
 
 

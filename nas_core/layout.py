@@ -443,9 +443,11 @@ class _Reading:
             choice: dict[str, Any] = {f"data.{key}": _path(found[0]) for key, found in way.items() if key != "ignore"}
             if ignored := [_pattern(folder) for folder in way.get("ignore", ())]:
                 choice["data.ignore"] = [*self.options.ignore, *ignored]
-            choices.append(choice)
+            if all(readable(text) == unicodedata.normalize("NFC", text) for texts in choice.values() for text in texts):
+                choices.append(choice)  # others cannot be written in a request
         accepted = ", or ".join([*told, *([accepted] if accepted else [])])
-        self.problems.append(InvalidValue(field, value, reason, accepted, choices))
+        shown = readable(value) if isinstance(value, str) else value
+        self.problems.append(InvalidValue(field, shown, reason, accepted, choices))
 
     def _given(self, top: _Folder) -> dict[Part, list[_Folder]]:
         """The folders that the user named."""

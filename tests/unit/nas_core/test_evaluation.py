@@ -23,7 +23,7 @@ def imbalanced() -> Data:
     labels = torch.tensor([0] * 600 + [1] * 8)
     images = torch.randint(0, 256, (608, 1, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     parts = split(labels, None, 0.5)
-    named = {"class_names": ("cat", "dog", "fox")}
+    named: dict[str, Any] = {"class_names": ("cat", "dog", "fox")}
     return Data("pets", 3, TensorImages(images), labels, parts, "pets", torch.device("cpu"), **named)
 
 
