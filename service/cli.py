@@ -5,15 +5,13 @@ import logging
 import os
 import shlex
 import signal
-import subprocess
 import sys
-import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from pydantic import ValidationError
@@ -23,7 +21,7 @@ from nas_core.datasets import DATASETS
 from nas_core.errors import InvalidValue
 from nas_core.files import FILES
 from nas_core.space import PRESETS
-from nas_core.spec import CHOOSE_BY, OPSETS, ExportOptions
+from nas_core.spec import CHOOSE_BY, OPSETS, ExportOptions, SearchSpec
 from service import proxies, terminal
 from service.answers import Search
 from service.client import ENDED, Client, ClientError, Unreachable
@@ -42,7 +40,7 @@ app = typer.Typer(
 )
 out, err = terminal.Console(), terminal.Console(stderr=True)
 
-FAILED, MISUSED, CANCELLED, INTERRUPTED = 1, 2, 3, 130
+FAILED, MISUSED, CANCELLED, BUSY, INTERRUPTED = 1, 2, 3, 4, 130
 EXIT = {"succeeded": 0, "failed": FAILED, "cancelled": CANCELLED}
 
 Url = Annotated[
@@ -569,16 +567,25 @@ def run(
     opset: Opset = None,
     ir: Ir = None,
     normalise: Normalise = False,
-    to: Annotated[Path, typer.Option(help="The run's folder; an interrupted run in it is resumed.")] = Path("yoso-run"),
+    to: Annotated[
+        Path, typer.Option("--to", "--output", help="The run's folder; an interrupted run in it is resumed.")
+    ] = Path("yoso-run"),
     as_json: Json = False,
 ) -> None:
-    """Search here and now, without a service, in the foreground."""
+    """Search here and now, without a service, in the foreground.
+
+    Exit code: 0 succeeded, 1 failed, 2 bad input, 4 the folder is another process's, 130 interrupted.
+    """
     from nas_core import inspection
     from nas_core.spec import DataOptions
+    from service import keeper
     from service.domain.request import InvalidRequest, Looked, SearchRequest, check
     from service.domain.scheduling import Capacity
 
     with refusals():
+        folder = to.absolute()
+        if (folder / keeper.LOCK).exists() and (busy := keeper.busy(folder)):
+            tell_busy(folder, busy)
         body = request_body(
             dataset, data, budget, preset, share, seed, workers, cpus, gpus, None, None, "", setting, limit,
             choose_by, opset, ir, normalise,
@@ -597,60 +604,61 @@ def run(
         except (InvalidRequest, ValidationError) as error:
             explain(error)
             raise typer.Exit(MISUSED) from error
-        folder = to.absolute()
         values = spec.to_dict() | {"version": 1, "search_id": folder.name, "data_roots": list(data_roots())}
-        known = folder / "spec.json"
-        if known.exists() and json.loads(known.read_text()) != values:
-            raise InvalidValue("--to", str(to), "holds another search's run", "a new folder, or the same request again")
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / "spec.json.tmp"
-        temporary.write_text(json.dumps(values, indent=1))
-        temporary.replace(known)
-        code = run_here(folder, spec.budgets, quiet=as_json)
-        if code == 0:
-            result = json.loads((folder / "result.json").read_text())
-            if as_json:
-                print(json.dumps(result))
-            else:
-                folders = {one["budget"]: str(folder / one["path"]) for one in result["architectures"]}
-                out.print(terminal.results(result["architectures"], folders))
-        raise typer.Exit(code)
+        raise typer.Exit(run_in(folder, spec, values, as_json))
 
 
-def run_here(folder: Path, budgets: Sequence[int], quiet: bool) -> int:
-    """Run the job of `folder` as a process of this one's, showing its journal; returns its exit code."""
-    show = terminal.Watch(err if quiet else out, budgets)
-    read: set[str] = set()
+def tell_busy(folder: Path, holder: str) -> NoReturn:
+    """Tell that another process runs in `folder`, and leave."""
+    hint = "use --to with another folder, or wait"
+    told = f"[red]busy[/]: {escape(holder)} runs in {escape(str(folder))}; {hint}"
+    err.print(told, highlight=False, soft_wrap=True)
+    raise typer.Exit(BUSY)
 
-    def tell() -> None:
-        for chunk in sorted((folder / "journal").glob("*.jsonl")):
-            if chunk.name not in read:
-                read.add(chunk.name)
-                for line in map(json.loads, chunk.read_text().splitlines()):
-                    show.show(line["kind"], line)
 
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    command = [sys.executable, "-m", "worker.job", str(folder)]
-    with (folder / "job.log").open("ab") as log, show, interruptible():
-        # In a session of its own: Ctrl-C reaches it through us, once.
-        job = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-        try:
-            while (code := job.poll()) is None:
-                tell()
-                time.sleep(0.2)
-            tell()
-        except KeyboardInterrupt:
-            err.print("stopping; the same command goes on from the last checkpoint")
-            job.send_signal(signal.SIGINT)
-            job.wait()
-            return INTERRUPTED
-    if code != 0:
-        error = folder / "error.json"
-        told = json.loads(error.read_text())["message"] if error.exists() else f"the job ended with exit code {code}"
-        words = escape(f"{told}\nThe job's own words: {folder / 'job.log'}")
-        err.print(f"[red]failed[/]: {words}", highlight=False, soft_wrap=True)
-        return FAILED
-    return code
+def run_in(folder: Path, spec: SearchSpec, values: dict[str, Any], as_json: bool) -> int:
+    """Run a search in `folder`, or go on with it, and print its result; returns the exit code.
+
+    Raises `InvalidValue` where the folder holds another search's run.
+    """
+    from service import foreground, keeper
+
+    def say(words: str) -> None:
+        err.print(escape(words), highlight=False, soft_wrap=True)
+
+    held: int | None = None
+    try:
+        held = keeper.lock(folder)
+    except keeper.Busy as busy:
+        tell_busy(folder, str(busy))
+    except keeper.Unlockable as error:
+        say(f"{folder} cannot be locked ({error}): do not start a second run in it")
+    resumed = foreground.resumes(folder, spec, values)
+    if (result := foreground.result(folder)) is not None:
+        say(f"this search has finished before; its result is in {folder}")
+    else:
+        if resumed:
+            say(f"going on with the run in {folder}")
+        with terminal.Watch(err if as_json else out, spec.budgets) as watch, interruptible():
+            worker = foreground.Foreground(folder, held, watch, say)
+            try:
+                code = worker.run()
+            except KeyboardInterrupt:
+                err.print("stopped; the same command goes on from the last checkpoint")
+                return INTERRUPTED
+        if code != 0:
+            err.print(f"[red]failed[/]: {escape(worker.failure(code))}", highlight=False, soft_wrap=True)
+            return FAILED
+        result = foreground.result(folder)
+    if result is None:
+        raise OSError(f"the worker ended without a result; its log: {folder / 'job.log'}")
+    if as_json:
+        print(json.dumps(result))
+    else:
+        folders = {one["budget"]: str(folder / one["path"]) for one in result["architectures"]}
+        out.print(terminal.results(result["architectures"], folders))
+    return 0
 
 
 def request_body(

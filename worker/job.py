@@ -3,8 +3,8 @@
 Reads the attempt's `spec.json`, runs the search on as many workers as it asks for, and ends with `result.json`
 (exit code 0) or `error.json` (1) beside it. Interrupted, it stops its workers in order and leaves with 130; another
 attempt goes on from its last checkpoint. Where the attempt has been started before, is closed, or a later one is there,
-it writes nothing and leaves with 75. The attempt's number comes from YOSO_ATTEMPT, or follows the newest in the
-journal, and YOSO_CHECKPOINT_SECONDS says how often a checkpoint is due (5 s).
+it writes nothing and leaves with 75; where Ray does not start it leaves with 69. The attempt's number comes from
+YOSO_ATTEMPT, or follows the newest in the journal; YOSO_CHECKPOINT_SECONDS says how often a checkpoint is due (5 s).
 
 Where fewer workers will do, it begins with as many as Ray has places for, goes on with fewer where a node is lost, and
 with more, up to its number, where one has come: after YOSO_RESIZE_SECONDS (60 s) without a change at the earliest,
@@ -32,7 +32,7 @@ RAY_DEFAULTS = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
 }
 INTERRUPTED = 130
-GAVE_WAY = 75
+NO_RAY, GAVE_WAY = 69, 75
 CHECKPOINT_SECONDS = 5.0
 FENCE_SECONDS = 5.0
 
@@ -79,7 +79,7 @@ def main() -> int:
         from worker.failures import compose
 
         folder.write_json("error.json", compose(folder, attempt, failure))
-    return 1
+    return NO_RAY if isinstance(failure, RayStartError) else 1
 
 
 def run(folder: "RunFolder", attempt: int) -> None:
@@ -98,18 +98,25 @@ def run(folder: "RunFolder", attempt: int) -> None:
 
     values = folder.read_json("spec.json")
     spec = SearchSpec.from_dict(values)
-    if "RAY_ADDRESS" in os.environ:
-        ray.init()
-    else:
-        cpus = max(os.cpu_count() or 1, spec.least_workers * spec.cpus_per_worker)
-        # One of its own, even where another cluster runs on this machine, to which Ray would connect by itself.
-        ray.init("local", include_dashboard=False, num_cpus=cpus)
+    try:
+        if "RAY_ADDRESS" in os.environ:
+            ray.init()
+        else:
+            cpus = max(os.cpu_count() or 1, spec.least_workers * spec.cpus_per_worker)
+            # One of its own, even where another cluster runs on this machine, to which Ray would connect by itself.
+            ray.init("local", include_dashboard=False, num_cpus=cpus)
+    except Exception as error:
+        raise RayStartError(f"Ray did not start: {' '.join(str(error).split())[:500]}") from error
     seconds = float(os.environ.get("YOSO_CHECKPOINT_SECONDS") or CHECKPOINT_SECONDS)
     if "finalists" in values:
         run_finals(folder, attempt, values, seconds)
         return
     config = {"folder": folder.url, "attempt": attempt, "checkpoint_seconds": seconds}
     TorchTrainer(train_loop, train_loop_config=config, **train_options(spec, folder.url_of(""), "train")).fit()
+
+
+class RayStartError(RuntimeError):
+    """Ray did not start, or cannot be reached; another try may do."""
 
 
 def give_way(folder: "RunFolder", seconds: float = FENCE_SECONDS) -> threading.Thread:

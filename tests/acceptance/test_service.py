@@ -1,5 +1,6 @@
 """The whole line with real parts: service, local Ray and worker as processes that are really killed."""
 
+import contextlib
 import json
 import os
 import re
@@ -44,6 +45,9 @@ class Service:
     def start(self) -> None:
         settings = {"YOSO_STORAGE": str(self.storage), "YOSO_PORT": str(self.port), "RAY_worker_niceness": "0"}
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("YOSO_", "RAY_"))}
+        # A proxy that is not there: nothing on this machine may ask it.
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            inherited |= {name: "http://127.0.0.1:9", name.upper(): "http://127.0.0.1:9"}
         with (self.folder / "service.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "service.cli", "serve"], stdout=log, stderr=log, env=inherited | settings
@@ -206,13 +210,41 @@ def test_the_example_sweeps_and_its_best_network_knows_digits(service: Service, 
     assert "100%" in told.stdout and "●" in told.stdout
 
 
+def marked(folder: Path) -> list[str]:
+    """The processes that were started with YOSO_TEST_RUN set to `folder`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if f"YOSO_TEST_RUN={folder}\0".encode() in (entry / "environ").read_bytes():
+                    found.append((entry / "cmdline").read_text().replace("\0", " "))
+    return found
+
+
 @pytest.mark.timeout(900)
-def test_a_search_in_the_foreground_needs_no_service(tmp_path: Path) -> None:
+def test_a_search_in_the_foreground_needs_no_service_and_leaves_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "service.cli", "run", "digits", "--budget", "300k", "--to", str(tmp_path / "run")]
     for setting in ("pretrain_epochs=0", "search_epochs=2", "retrain_epochs=1"):
         command += ["--set", setting]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    dead = "http://127.0.0.1:9"  # on every company's laptop there is a proxy, which knows nothing of this machine
+    behind = {f"{name}_proxy": dead for name in ("http", "https", "all", "grpc", "HTTP", "HTTPS", "ALL")}
+    environment = os.environ | behind | {"YOSO_TEST_RUN": str(tmp_path)}
+    log = (tmp_path / "killed.log").open("wb")
+    killed = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+    give_up = time.monotonic() + PATIENCE
+    while not list((tmp_path / "run").glob("journal/*")):
+        assert killed.poll() is None and time.monotonic() < give_up
+        time.sleep(0.1)
+    assert len(marked(tmp_path)) > 5, "the command, the worker, Ray and its workers"
+    killed.kill()
+    killed.wait()
+    log.close()
+    while marked(tmp_path):
+        assert time.monotonic() < give_up, marked(tmp_path)
+        time.sleep(0.1)
+    told = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment)
     assert told.returncode == 0, told.stderr
+    assert marked(tmp_path) == []
     assert "search: epoch 2/2" in told.stdout and "300,000" in told.stdout
     again = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=PATIENCE)
     [one] = json.loads(again.stdout)["architectures"]

@@ -267,8 +267,9 @@ def test_fetch_into_a_file_is_a_failure_without_traceback(url: str, seeds: dict[
 def test_run_does_not_touch_another_searchs_folder(tmp_path: Path) -> None:
     (tmp_path / "spec.json").write_text('{"dataset": "another"}')
     told = yoso("run", "digits", "-b", "300k", "--to", str(tmp_path))
-    assert told.exit_code == 2 and "another search" in told.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["spec.json"]
+    assert told.exit_code == 2 and "spec.json cannot be read: it has no budgets" in told.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"spec.json", "run.lock"}
+    assert (tmp_path / "spec.json").read_text() == '{"dataset": "another"}'
 
 
 def test_serve_refuses_settings_that_cannot_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
