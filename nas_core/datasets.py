@@ -117,7 +117,7 @@ def locate(dataset: str, roots: Sequence[str] = (), anywhere: bool = False) -> D
     outside the roots.
     """
     if not isinstance(dataset, str) or not dataset.strip() or "\0" in dataset:
-        raise InvalidValue("dataset", dataset, "no data set named", _ACCEPTED)
+        raise InvalidValue("dataset", dataset, "no dataset named", _ACCEPTED)
     if dataset == "digits":
         return DatasetInfo("digits", "digits", None, 10, 1, 8, 1797, "digits", flip=False)
     if dataset == "imagenet":
@@ -138,7 +138,7 @@ def locate(dataset: str, roots: Sequence[str] = (), anywhere: bool = False) -> D
         )
     else:
         path = _allowed(dataset, roots, anywhere)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise InvalidValue("dataset", dataset, "no such folder", _ACCEPTED)
     return DatasetInfo(dataset, "folder", str(path), 0, 3, 0, 0, "imagenet")
 
@@ -199,7 +199,12 @@ def _holds(folder: str, files: Sequence[str]) -> bool:
 
 
 def _allowed(dataset: str, roots: Sequence[str], anywhere: bool) -> Path:
-    path = Path(dataset).expanduser().resolve()
+    try:
+        path = Path(dataset).expanduser().resolve()
+    except (OSError, RuntimeError) as error:  # a name that is too long, links in a circle, the home of nobody
+        raise InvalidValue("dataset", dataset, "no such folder", _ACCEPTED) from error
     if not anywhere and not any(path.is_relative_to(Path(root).resolve()) for root in roots):
+        if os.sep not in dataset:
+            raise InvalidValue("dataset", dataset, "no such dataset", _ACCEPTED)
         raise InvalidValue("dataset", dataset, "outside the data roots", "a folder below YOSO_DATA_ROOTS")
     return path

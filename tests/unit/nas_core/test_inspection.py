@@ -388,7 +388,10 @@ def test_progress_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("given", "reason"),
-    [("", "no data set named"), ("nowhere/at/all", "no such folder"), ("a\0b", "no data set named")],
+    [
+        *(("", "no dataset named"), ("a\0b", "no dataset named"), ("nowhere/at/all", "no such folder")),
+        *(("cifar11", "no such folder"), ("n" * 300, "no such folder"), ("~nobody-here/x", "no such folder")),
+    ],
 )
 def test_where_there_is_nothing_to_look_at_it_is_refused(given: str, reason: str) -> None:
     with pytest.raises(InvalidValue, match=reason) as refused:
@@ -402,7 +405,7 @@ def test_a_name_without_a_separator_is_a_folder_that_is_there(tmp_path: Path, mo
     assert inspect("plain", anywhere=True).path == str(tmp_path / "plain")
     monkeypatch.chdir(tmp_path / "plain")
     assert inspect(".", anywhere=True).path == str(tmp_path / "plain")
-    with pytest.raises(InvalidValue, match="outside the data roots"):
+    with pytest.raises(InvalidValue, match="no such dataset"):
         inspect(".", (str(tmp_path / "other"),))
 
 
