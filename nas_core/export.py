@@ -608,8 +608,9 @@ Each byte (0 … 255) enters as (byte − mean) / deviation of its channel:
 |---|---|---|
 {rows}
 
-{_recipe(preprocessing)} `read_image` in `{FILES["predict"]}` does all of this. The output is a logit for each of the
-{data.classes} classes, {"which the end of this page names" if data.class_names else "numbered as in the dataset"}.
+{_recipe(preprocessing)}
+`read_image` in `{FILES["predict"]}` does all of this. The output is a logit for each of the {data.classes} classes,
+{"which the end of this page names" if data.class_names else "numbered as in the dataset"}.
 
 ## Use it
 

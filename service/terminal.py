@@ -259,7 +259,7 @@ def printable(text: str) -> str:
 
 def results(architectures: Iterable[Mapping[str, Any]], folders: Mapping[int, str] | None = None) -> Group:
     """The table of a search's networks, and what to beware of; `folders` says where each budget's files are."""
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("budget", "multiply-adds", "used", "parameters", "accuracy", "95 % interval", "balanced"):
         table.add_column(heading, justify="right", no_wrap=True)
     warnings = []

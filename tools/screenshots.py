@@ -7,6 +7,7 @@ the pages do (or the machine's fonts). `--whole` leaves pages at their full leng
 
 import argparse
 import io
+import json
 import math
 import random
 import secrets
@@ -29,7 +30,7 @@ from sqlalchemy import event
 
 from nas_core.architecture import Architecture
 from nas_core.baselines import random_architecture
-from nas_core.evaluation import wilson
+from nas_core.evaluation import Evaluation
 from nas_core.files import FILES
 from nas_core.space import SearchSpace
 from service.dashboard import frame
@@ -113,12 +114,20 @@ def accuracy(budget: int, seed: int = 0) -> float:
     return min(right, TEST_IMAGES - 1) / TEST_IMAGES
 
 
+def test_of(budget: int, seed: int = 0) -> Evaluation:
+    """The test of the network for a budget: it takes digits for such as look like them."""
+    labels = [number % 10 for number in range(TEST_IMAGES)]
+    chance = random.Random(f"{budget} {seed}")
+    predicted = list(labels)
+    for number in chance.sample(range(TEST_IMAGES), TEST_IMAGES - round(accuracy(budget, seed) * TEST_IMAGES)):
+        predicted[number] = int(chance.choice(("6", "7", "37", "89", "9", "36", "5", "1", "133", "37")[labels[number]]))
+    return Evaluation.of(labels, predicted, tuple("0123456789"))
+
+
 def result(budget: int, seed: int = 0) -> dict[str, Any]:
     """What `result.json` says of the network for a budget."""
-    reached = accuracy(budget, seed)
-    low, high = wilson(round(reached * TEST_IMAGES), TEST_IMAGES)
-    told = {"accuracy": reached, "accuracy_low": low, "accuracy_high": high, "test_images": TEST_IMAGES}
-    return {"budget": budget, "files": FILES, "latency_ms": 0.11 + budget / 2.6e6} | seeding.cost(budget) | told
+    told = {"files": FILES, "latency_ms": 0.11 + budget / 2.6e6} | test_of(budget, seed).summary()
+    return {"budget": budget} | seeding.cost(budget) | told
 
 
 @cache
@@ -161,6 +170,7 @@ def finished(app: FastAPI, search_id: str, seed: int = 0, only: bool = False) ->
         run.snapshot(min(2 * budget, 2_000_000)).find(budget)
     for budget in budgets:
         run.retrain(budget)
+        run.write(budget, FILES["evaluation"], json.dumps(test_of(budget, seed).to_dict()).encode())
     run.move(Status.FINISHING)
     run.work.succeed(run.id, run.token, {"architectures": [result(budget, seed) for budget in budgets]})
 

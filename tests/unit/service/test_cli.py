@@ -152,6 +152,7 @@ def test_show_says_that_a_class_is_never_recognised(app: FastAPI, url: str) -> N
     seeding.Run(app, search_id).succeed(test=test)
     told = yoso("show", search_id, url=url).stdout
     assert "98.68%" in told and "50.00%" in told
+    assert "295,260" in told and "…" not in told, "nothing is cut off at 80 columns"
     words = " ".join(told.split())
     assert "300,000: The class 'dog' is never recognised: none of its 8 test images is classified correctly." in words
     assert "not better than always predicting 'cat': 98.7 %." in words

@@ -501,6 +501,16 @@ def test_a_network_shows_its_test_class_by_class(app: FastAPI, browser: httpx.Cl
     assert "Balanced accuracy 50.00 % 50.00 %" in compared and "Top-5" not in compared
 
 
+def test_a_sweep_says_what_its_finals_choose_by(app: FastAPI, browser: httpx.Client) -> None:
+    chosen = {"dataset": "digits", "settings": {"choose_by": "balanced_accuracy"}}
+    sweep_id = seeding.seed_sweep(app, search=chosen, finals=True)
+    assert "The finals choose by balanced accuracy." in text(browser.get(f"/sweeps/{sweep_id}").text)
+    *_, finals = seeding.parts(app).sweeps.searches(sweep_id, 9)
+    assert finals.kind == "finals"
+    told = text(browser.get(f"/searches/{finals.id}").text)
+    assert "Winners have the highest balanced accuracy on validation data." in told
+
+
 def test_of_a_thousand_classes_those_with_the_lowest_recall_are_shown(app: FastAPI, browser: httpx.Client) -> None:
     labels = [label for label in range(1000) for _ in range(10)]
     answers = [
