@@ -356,7 +356,7 @@ def _too_few(dataset: str, counts: Mapping[str, Mapping[str, int]]) -> Iterator[
     if few:
         told = ", ".join(f"class {name!r} has {count} images" for name, count in list(few.items())[:EXAMPLES])
         more = f" and {len(few) - EXAMPLES} more classes" if len(few) > EXAMPLES else ""
-        yield InvalidValue("dataset", dataset, f"{told}{more}", f"at least {FEWEST} images per class to train on")
+        yield InvalidValue("dataset", dataset, f"{told}{more}", f"at least {FEWEST} training images per class")
     for part in PARTS[1:]:
         there = [name for name, count in counts.get(part, {}).items() if count]
         if len(there) == 1:
