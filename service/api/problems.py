@@ -15,6 +15,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from nas_core.errors import InvalidValue
+from nas_core.storage import StorageUnavailable
+from service.dispatch.folder_model import BadFolder
 from service.domain.request import InvalidRequest
 from service.inspections import StillLooking
 from service.store.changes import UnknownSearch
@@ -172,6 +174,17 @@ def install(app: FastAPI) -> None:
         log.warning("the database is away: %s", str(getattr(error, "orig", None) or error).strip())
         told = "The database is not to be had just now. Try again in a few seconds."
         return answer(503, "Database unavailable", told, headers={"Retry-After": str(RETRY_SECONDS)})
+
+    @app.exception_handler(StorageUnavailable)
+    def storage(request: Request, error: StorageUnavailable) -> JSONResponse:
+        log.warning("the storage is away: %s", error)
+        told = f"The storage is not to be had just now: {error.strerror or error}. Try again in a few seconds."
+        return answer(503, "Storage unavailable", told, headers={"Retry-After": str(RETRY_SECONDS)})
+
+    @app.exception_handler(BadFolder)
+    def bad_folder(request: Request, error: BadFolder) -> JSONResponse:
+        log.warning("%s: %s", request.url.path, error)
+        return answer(404, "File unusable", f"The run's folder holds what cannot be used: {error}")
 
     @app.exception_handler(Exception)
     def failed(request: Request, error: Exception) -> JSONResponse:

@@ -3,18 +3,21 @@
 import asyncio
 import io
 import zipfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.orm import Session
+from typing_extensions import Buffer
 
 from service.api.context import Context, ContextDep, ProjectDep, confined
 from service.api.idempotency import KeyDep, once
 from service.api.problems import Problem, ProblemError
 from service.api.views import AttemptView, Page, SearchView, Seq, iso, place, position, view_attempt, view_search
+from service.dispatch.runs import Runs
 from service.domain.lifecycle import TERMINAL, Status
 from service.domain.request import SearchRequest, Text, check
 from service.store.changes import UnknownSearch
@@ -76,6 +79,8 @@ FOUND: dict[int | str, dict[str, Any]] = {
     }
 }
 EVENT_SECONDS = 0.5
+MOST_EVENT_FILE = 64 * 1024 * 1024
+"""Bytes of one of the files for TensorBoard."""
 Kind = Literal["search", "finals"]
 KEEP_ALIVE_TURNS = 30
 
@@ -223,7 +228,7 @@ async def events(
 )
 def tensorboard(search: SeenDep, service: ContextDep) -> Response:
     """What it has measured so far, as event files for TensorBoard in a zip: a folder for each phase and network."""
-    files = service.runs.below(search.id, "tensorboard")
+    files = service.runs.event_files(search.id)
     if not files:
         why = "it has measured nothing yet."
         if search.accuracy is not None:
@@ -232,12 +237,41 @@ def tensorboard(search: SeenDep, service: ContextDep) -> Response:
                 f"Its numbers are in /api/v1/searches/{search.id}/journal?kind=epoch."
             )
         raise ProblemError(404, "No event files", f"Search {search.id} has none: {why}")
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
     named = {"Content-Disposition": f'attachment; filename="{search.id}-tensorboard.zip"'}
-    return Response(packed.getvalue(), media_type="application/zip", headers=named)
+    return StreamingResponse(packed(service.runs, search.id, files), media_type="application/zip", headers=named)
+
+
+def packed(runs: Runs, search_id: str, names: Sequence[str]) -> Iterator[bytes]:
+    """The event files of a search as a zip, part by part."""
+    target = Outgoing()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in names:
+            with archive.open(name, "w", force_zip64=True) as packing:
+                for block in runs.open(search_id, f"tensorboard/{name}", MOST_EVENT_FILE).blocks:
+                    packing.write(block)
+                    yield target.take()
+    yield target.take()
+
+
+class Outgoing(io.RawIOBase):
+    """A file that can only be written, and keeps what nobody has taken yet."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+
+    def writable(self) -> bool:
+        """It can be written."""
+        return True
+
+    def write(self, content: Buffer) -> int:
+        """Keep `content`."""
+        self.parts.append(bytes(content))
+        return len(self.parts[-1])
+
+    def take(self) -> bytes:
+        """What was written since the last call."""
+        taken, self.parts = b"".join(self.parts), []
+        return taken
 
 
 def last_seen(text: str | None) -> int | None:
@@ -247,7 +281,7 @@ def last_seen(text: str | None) -> int | None:
 
 def line(event: Event) -> dict[str, Any]:
     """An event as the API tells it."""
-    return {"seq": event.seq, "time": iso(event.time), "kind": event.kind} | event.data
+    return event.data | {"seq": event.seq, "time": iso(event.time), "kind": event.kind}
 
 
 def view(service: Context, search: Search, within: Session | None = None) -> SearchView:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nas_core.errors import InvalidValue
 from nas_core.evaluation import Evaluation
+from service.dispatch.folder_model import kinds
 from service.domain.lifecycle import Status
 from service.store.models import ArchitectureRow, Attempt, Search
 
@@ -240,7 +241,7 @@ def view_architecture(row: ArchitectureRow) -> ArchitectureView:
         top5_accuracy=row.result.get("top5_accuracy"),
         warnings=row.result.get("warnings") or [],
         latency_ms=row.result.get("latency_ms"),
-        files={kind: f"/api/v1/architectures/{row.id}/files/{kind}" for kind in row.result["files"]},
+        files={kind: f"/api/v1/architectures/{row.id}/files/{kind}" for kind in kinds(row.result["files"])},
         not_exported=row.result.get("not_exported", {}),
         **{name: row.result[name] for name in names},
     )

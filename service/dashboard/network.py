@@ -8,7 +8,6 @@ from fastapi import APIRouter, Path, Request, Response
 
 from nas_core import cost
 from nas_core.architecture import Architecture
-from nas_core.errors import InvalidValue
 from nas_core.evaluation import Evaluation
 from nas_core.picture import draw
 from service.api.architectures import tested
@@ -16,6 +15,8 @@ from service.api.context import Context, ContextDep
 from service.api.problems import ProblemError
 from service.api.searches import seen
 from service.dashboard.frame import PICTURE_HEADERS, ViewerDep, missing, page
+from service.dispatch import folder_model
+from service.dispatch.folder_model import BadFolder
 from service.dispatch.runs import TornFile
 from service.domain.request import Text
 from service.store.changes import UnknownSearch
@@ -70,7 +71,7 @@ def network_page(request: Request, service: ContextDep, project: ViewerDep, sear
         architecture = genotype(service, search, name)
     except (UnknownSearch, ProblemError):
         return missing(request, "network", f"{search_id}/{name}")
-    test = tested(service, search.id, f"architectures/{name}")
+    test = tested(service, search.id, name)
     parts = [
         (title, sum((one for _, one in inside), cost.Cost()), inside) for title, inside in cost.pieces(architecture)
     ]
@@ -101,23 +102,25 @@ def heatmap(test: Evaluation) -> Heatmap:
 def genotype(service: Context, search: Search, name: str) -> Architecture:
     """The network in the folder `name`, or what finals were told to retrain. Raises `ProblemError` 404."""
     try:
-        values = service.runs.read_json(search.id, f"architectures/{name}/architecture.json")
-        if values is None and search.kind == "finals":
+        known = service.runs.architecture(search.id, name)
+        if known is None and search.kind == "finals":
             # One whose widths are still to be fitted is not yet the network that it will be.
             listed = [one for one in finalists(service, search) if one["name"] == name and not one.get("fit")]
-            values = listed[0].get("architecture") if listed else None
-        if values is not None:
-            return Architecture.from_dict(values)
-    except (TornFile, InvalidValue):
-        pass
+            if listed and (told := listed[0].get("architecture")) is not None:
+                known = folder_model.architecture("spec.json", told)
+        if known is not None:
+            return known
+    except (BadFolder, TornFile) as error:
+        raise ProblemError(404, "No such network", f"The network {name} cannot be shown: {error}") from error
     raise ProblemError(404, "No such network", f"There is no network {name} yet.")
 
 
 def finalists(service: Context, search: Search) -> list[dict[str, Any]]:
     """What finals were told to retrain, with its `trial` and its folder's `name`; empty before their launch."""
     try:
-        told = (service.runs.read_json(search.id, "spec.json") or {}).get("finalists", [])
-    except (TornFile, OSError):
+        spec = service.runs.read_json(search.id, "spec.json") or {}
+        told = folder_model.finalists("spec.json", spec.get("finalists", []))
+    except (TornFile, BadFolder, OSError):
         return []
     return [one | {"trial": number, "name": f"{one['budget']}-{number}"} for number, one in enumerate(told)]
 

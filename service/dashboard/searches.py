@@ -23,6 +23,7 @@ from service.dashboard.frame import PICTURE_HEADERS, ViewerDep, hints, missing, 
 from service.dashboard.network import finalists, picture
 from service.dashboard.submit import again
 from service.dashboard.timeline import timeline
+from service.dispatch.folder_model import folder_of
 from service.domain.lifecycle import TERMINAL, Status
 from service.domain.request import Text
 from service.store.changes import UnknownSearch
@@ -247,7 +248,7 @@ def networks(service: Context, search: Search, events: Sequence[Event]) -> list[
             case "warning" if "trial" in event.data:
                 row(event.data)["outcome"] = event.data["message"]
     for architecture in service.searches.architectures([search.id])[search.id]:
-        folder = architecture.result["path"].rpartition("/")[2]
+        folder = folder_of(architecture.result)
         key = int(folder.rpartition("-")[2]) if finals else architecture.budget
         known = rows.setdefault(key, {})
         known.update(architecture.result | {"id": architecture.id, "name": folder})

@@ -17,14 +17,17 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
+from service.dispatch import folder_model
 from service.dispatch.executors.ray_jobs import Job, RayJobs, RayUnavailable
+from service.dispatch.folder_model import Asked, BadFolder
 from service.dispatch.runs import Runs, TornFile
 from service.domain.lifecycle import IllegalTransition, Status, backoff
 from service.domain.scheduling import Capacity, Node
@@ -50,6 +53,21 @@ STOP_AGAIN_SECONDS = 60.0
 LEAVE_SECONDS = 30.0
 """How long a driver may take to leave by itself once its result is there."""
 
+FOLLOW_SECONDS = 2.0
+"""How long one turn reads the journal of one search, so that a flood of lines holds up no other."""
+
+MOST_EVENTS = 1_000_000
+"""Events that a search may have: what it tells besides is dropped, and counted."""
+
+LONGEST_WAIT_SECONDS = 60.0
+"""Between two tries of what does not work."""
+
+MOST_AHEAD = 100
+"""Attempts by which a folder may be ahead of a database that was restored."""
+
+MOST_ODD = 5
+"""How often a step may fail without a known cause until the search has failed."""
+
 THREADS = 8
 """How many searches are followed at once, so that a slow answer holds up few others."""
 
@@ -64,6 +82,18 @@ JOB_ENVIRONMENT = {
 
 Spread = Callable[[Callable[[str], None], Iterable[str]], Iterable[None]]
 """How the steps of one turn are taken: one after the other (`map`), or several at once (a pool's `map`)."""
+
+
+@dataclass
+class Trouble:
+    """What keeps a search from getting on: how often it has, of these how often for no known cause, and until when it
+    is left alone.
+    """
+
+    times: int = 0
+    odd: int = 0
+    until: float = 0.0
+    reason: str = ""
 
 
 class Dispatcher:
@@ -95,6 +125,9 @@ class Dispatcher:
         self._measured = self._swept = self._released = float("-inf")
         self._stopped: dict[str, float] = {}
         self._leaving: dict[str, float] = {}
+        self._troubles: dict[str, Trouble] = {}
+        self._events: dict[str, int] = {}
+        """How many events there are of a search that is held, as far as that was asked for."""
 
     def run(self) -> None:
         """Take turns until `stop` is called; then give the leases back."""
@@ -198,12 +231,14 @@ class Dispatcher:
     def _safely_step(self, search_id: str) -> None:
         """One step with one search; what goes wrong with it is told and does not hold up the others."""
         token = self.held.get(search_id)
-        if token is None:
+        trouble = self._troubles.get(search_id)
+        if token is None or (trouble is not None and time.monotonic() < trouble.until):
             return
         try:
             if self.ray_error is None:
                 # The state may have been changed by a user since: cancelling.
                 self._step(self.searches.get(search_id), token)
+                self._troubles.pop(search_id, None)
         except (LostLease, UnknownSearch):
             log.warning("lost the lease of search %s", search_id)
             self.held.pop(search_id, None)
@@ -213,14 +248,26 @@ class Dispatcher:
             log.warning("search %s: %s", search_id, error)
             self._measured = float("-inf")
         except OSError as error:
-            log.warning("search %s: its folder cannot be used: %s", search_id, error)
-            self._explain(
-                search_id, token, f"its folder cannot be used, which is tried again: {error.strerror or error}"
-            )
+            told = f"its folder cannot be used, which is tried again: {error.strerror or error}"
+            self._later(search_id, token, told)
         except SQLAlchemyError as error:
             log.warning("search %s: the database does not answer: %s", search_id, type(error).__name__)
-        except Exception:
-            log.exception("a step with search %s failed; it is tried again", search_id)
+        except Exception as error:
+            log.exception("a step with search %s failed", search_id)
+            told = folder_model.clean(f"{type(error).__name__}: {error}", 500)
+            self._later(search_id, token, f"the service failed on it, which is tried again: {told}", odd=True)
+
+    def _later(self, search_id: str, token: str, reason: str, odd: bool = False) -> None:
+        """Say what keeps a search from getting on, and try it again after a while: at once, in 1 s, 2 s, 4 s, ….
+
+        What is `odd` counts: nobody knows whether it will ever go away.
+        """
+        trouble = self._troubles.setdefault(search_id, Trouble())
+        seconds = min(LONGEST_WAIT_SECONDS, 2.0 ** (trouble.times - 1)) if trouble.times else 0.0
+        trouble.times, trouble.odd = trouble.times + 1, trouble.odd + odd
+        trouble.until, trouble.reason = time.monotonic() + seconds, reason
+        log.warning("search %s: %s", search_id, reason)
+        self._explain(search_id, token, reason)
 
     def _explain(self, search_id: str, token: str, reason: str) -> None:
         try:
@@ -230,9 +277,23 @@ class Dispatcher:
             log.info("search %s: its reason could not be noted: %s", search_id, error)
 
     def _step(self, search: Search, token: str) -> None:
-        """Take the one step that a search's state asks for."""
+        """Take the one step that a search's state asks for; what is the fault of its folder ends it."""
         if search.lease_token != token:
             raise LostLease(search.id)
+        trouble = self._troubles.get(search.id)
+        if trouble is not None and trouble.odd >= MOST_ODD and search.status != Status.CANCELLING:
+            self._failed(search, token, {"kind": "internal", "message": trouble.reason, "retryable": False})
+            return
+        try:
+            self._one_step(search, token)
+        except (BadFolder, DataError, IntegrityError) as error:
+            if search.status == Status.CANCELLING:
+                raise
+            told = str(error) if isinstance(error, BadFolder) else f"the database refuses what it tells: {error.orig}"
+            message = f"the run's folder holds what cannot be used: {folder_model.clean(told, 1000)}"
+            self._failed(search, token, {"kind": "folder", "message": message, "retryable": False})
+
+    def _one_step(self, search: Search, token: str) -> None:
         match Status(search.status):
             case Status.LAUNCHING:
                 self._launch(search, token)
@@ -254,6 +315,8 @@ class Dispatcher:
             self._finish(self.work.move(search.id, token, Status.FINISHING, reason=None), token)
             return
         newest = max(self.runs.attempts(search.id), default=0)
+        if newest > search.attempt + MOST_AHEAD:
+            raise BadFolder("attempts", "the newest", newest, f"at most {MOST_AHEAD} behind the {search.attempt} known")
         if newest > search.attempt:
             self._catch_up(search, token, newest)
             return
@@ -284,9 +347,10 @@ class Dispatcher:
     def _earlier_finalists(self, search: Search) -> list[dict[str, Any]] | None:
         """The finalists that an earlier attempt was told: trials go by their numbers."""
         try:
-            return (self.runs.read_json(search.id, "spec.json") or {}).get("finalists")
+            told = (self.runs.read_json(search.id, "spec.json") or {}).get("finalists")
         except TornFile:
             return None
+        return folder_model.finalists("spec.json", told) if told else None
 
     def _catch_up(self, search: Search, token: str, newest: int) -> None:
         """Go on behind the attempts of which the folder tells and the database does not.
@@ -308,8 +372,11 @@ class Dispatcher:
         """Read what is new in the folder, and compare it with what Ray says of the job."""
         # Asked before the folder is read: what a job did before it ended is then in what is read.
         job = self.jobs.job(submission_id(search))
-        for name, lines in self.runs.chunks(search.id, search.journal_cursor):
-            search = self.work.follow(search.id, token, name, lines)
+        begin = time.monotonic()
+        for name, lines in self.runs.chunks(search.id, search.journal_cursor, asked(search)):
+            search = self.work.follow(search.id, token, name, self._at_most(search.id, name, lines))
+            if time.monotonic() - begin > FOLLOW_SECONDS:
+                return  # what follows is read in the next turn, when others have had theirs
         if self._result(search) is not None:
             self._finish(self.work.move(search.id, token, Status.FINISHING, reason=None), token)
         elif job is None:
@@ -317,10 +384,23 @@ class Dispatcher:
         elif job.status.ended:
             self._failed(search, token, self._error(search, job))
 
+    def _at_most(self, search_id: str, name: str, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The lines of a chunk, or of too many those that there is room for, and one that says how many there were."""
+        if search_id not in self._events:
+            self._events[search_id] = self.searches.count_events(search_id)
+        known = self._events[search_id]
+        room = max(0, MOST_EVENTS - known)
+        if len(lines) > room:
+            kept = lines[:room] + [line for line in lines[room:] if line["kind"] == "started"][:1]
+            dropped = folder_model.dropped_lines(name, len(lines) - len(kept), lines[-1]["time"])
+            lines = [*kept, dropped] if len(lines) > len(kept) else kept
+        self._events[search_id] = known + len(lines)
+        return lines
+
     def _result(self, search: Search) -> dict[str, Any] | None:
         """The result, where it is there and whole: a torn one is no result, and the attempt's end decides."""
         try:
-            return self.runs.result(search.id, search.attempt)
+            return self.runs.result(search.id, search.attempt, asked(search))
         except TornFile as error:
             log.warning("search %s: %s", search.id, error)
             return None
@@ -330,7 +410,8 @@ class Dispatcher:
         with suppress(TornFile):
             if (error := self.runs.error(search.id, search.attempt)) is not None:
                 return error
-        return {"kind": "job", "message": job.message or f"the job ended: {job.status}", "retryable": True}
+        message = folder_model.clean(job.message) or f"the job ended: {job.status}"
+        return {"kind": "job", "message": message, "retryable": True}
 
     def _finish(self, search: Search, token: str) -> None:
         """Take the result over, which ends the search; one that is gone or unusable ends the attempt.
@@ -375,7 +456,10 @@ class Dispatcher:
     def _cancel(self, search: Search, token: str) -> None:
         """End the search when its attempt is proved gone."""
         if self._ended(search, token):
-            late = self._result(search) is not None
+            try:
+                late = self._result(search) is not None
+            except BadFolder:
+                late = False
             reason = "cancelled; the result that was written meanwhile was not taken over" if late else None
             self.work.move(search.id, token, Status.CANCELLED, reason=reason)
             self._done(search)
@@ -385,7 +469,8 @@ class Dispatcher:
 
         In this order: what has begun before it was closed is among Ray's jobs.
         """
-        self.runs.close(search.id, search.attempt)
+        with _unless_bad(search):
+            self.runs.close(search.id, search.attempt)
         return self._gone(search, token)
 
     def _left(self, search: Search, token: str) -> bool:
@@ -429,15 +514,32 @@ class Dispatcher:
         Its driver's output is kept in its folder, and Ray forgets the job. That Ray or the storage may be away does no
         harm: the job stays until the cluster ends.
         """
-        self.held.pop(search.id, None)
+        for known in (self.held, self._troubles, self._events):
+            known.pop(search.id, None)
         name = submission_id(search)
         try:
             job = self.jobs.job(name)
             if job is not None and job.status.ended:
-                self.runs.write(search.id, f"logs/driver-{search.attempt:04d}.log", self.jobs.logs(name).encode())
+                with _unless_bad(search):
+                    log_file = f"logs/driver-{search.attempt:04d}.log"
+                    self.runs.write(search.id, log_file, self.jobs.logs(name).encode(errors="backslashreplace"))
                 self.jobs.delete(name)
         except (RayUnavailable, OSError) as error:
             log.info("job %s stays with Ray: %s", name, error)
+
+
+@contextmanager
+def _unless_bad(search: Search) -> Iterator[None]:
+    """Note that a worker has put something in the way of a file that the service writes, and go on."""
+    try:
+        yield
+    except BadFolder as error:
+        log.warning("search %s: %s", search.id, error)
+
+
+def asked(search: Search) -> Asked:
+    """What the search was asked for, which its folder answers."""
+    return Asked(tuple(search.spec["budgets"]), search.kind == "finals")
 
 
 def submission_id(search: Search, attempt: int | None = None) -> str:

@@ -6,16 +6,20 @@ odd has an outcome that each method states.
 """
 
 import json
-import math
-import posixpath
 import re
-import uuid
 from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-from fsspec.core import url_to_fs
+from nas_core.architecture import Architecture
+from nas_core.files import FILES
+from service.dispatch import folder_model
+from service.dispatch.folder_model import MOST_BYTES, MOST_CHUNK, MOST_JSON, MOST_WEIGHTS, Asked
+from service.dispatch.storage import Content, storage_of
+
+_CHUNK = re.compile(r"\d{4}-\d{6}\.jsonl")
+_RUN = re.compile(r"[a-z0-9_]{1,16}")
+_NETWORK = re.compile(r"\d{1,19}(-\d{1,19}-[a-z]{1,16})?")
+_EVENTS = re.compile(r"events\.out\.tfevents\.\d{4}-\d{6}")
 
 _ATTEMPT = re.compile(r"\d{4}")
 _OF_ALL = ("journal", "tensorboard", "logs")
@@ -31,13 +35,16 @@ class TornFile(RuntimeError):
 
 
 class Runs:
-    """The folders of all runs in `storage`, a local folder or an fsspec URL."""
+    """The folders of all runs in `storage`, a local folder or an fsspec URL.
+
+    All methods raise `StorageUnavailable` (an `OSError`) where the storage does not do what it should, and those that
+    read raise `BadFolder` for what no worker of Yoso leaves (`service.dispatch.folder_model`). Raises `InvalidValue`
+    for a storage that is none.
+    """
 
     def __init__(self, storage: str) -> None:
         self.storage = storage
-        self.fs, root = url_to_fs(storage)
-        self.root = str(root).rstrip("/")
-        self.local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
+        self.files, self.root = storage_of(f"{storage.rstrip('/')}/searches")
 
     def url(self, search_id: str) -> str:
         """The folder of a search, as a worker is told it."""
@@ -45,110 +52,82 @@ class Runs:
 
     def path(self, search_id: str, name: str) -> str:
         """Where a file of a search is, in terms of the file system."""
-        return f"{self.root}/searches/{search_id}/{name}"
+        return f"{self.root}/{search_id}/{name}"
 
     def attempts(self, search_id: str) -> list[int]:
-        """The attempts that have a folder, in order. Raises `OSError`."""
-        self.fs.invalidate_cache()
-        try:
-            paths = self.fs.ls(self.path(search_id, "attempts"), detail=False)
-        except FileNotFoundError:
-            return []
-        names = (posixpath.basename(str(path)) for path in paths)
-        return sorted(int(name) for name in names if _ATTEMPT.fullmatch(name))
+        """The attempts that have a folder, in order."""
+        return sorted(int(name) for name in self.files.names(f"{search_id}/attempts") if _ATTEMPT.fullmatch(name))
 
     def find(self, search_id: str, name: str) -> str:
-        """Where the newest file `name` is that an attempt wrote, in terms of the file system.
+        """Where the newest file `name` is that an attempt wrote, below the storage.
 
         An attempt writes into a folder of its own. Runs by hand, and those of before, have none: the run's own folder
         is looked in last, and is the answer where the file is nowhere.
         """
         if name.partition("/")[0] not in _OF_ALL:
             for number in reversed(self.attempts(search_id)):
-                path = self.path(search_id, of_attempt(number, name))
-                if self.fs.exists(path):
+                path = f"{search_id}/{of_attempt(number, name)}"
+                if self.files.exists(path):
                     return path
-        return self.path(search_id, name)
+        return f"{search_id}/{name}"
 
     def write(self, search_id: str, name: str, content: bytes) -> None:
-        """Write a file whole: nobody sees a part of it, and of several who write it at once one wins.
-
-        Raises `OSError`. It is not forced to the disk: with the machine Ray dies too, and the next attempt writes it.
-        """
-        path = self.path(search_id, name)
-        if not self.local:
-            self.fs.pipe_file(path, content)
-            return
-        temporary = _temporary(path, content)
-        try:
-            temporary.replace(path)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
+        """Write a file whole: nobody sees a part of it, and of several who write it at once one wins."""
+        self.files.write(f"{search_id}/{name}", content)
 
     def create(self, search_id: str, name: str, content: bytes) -> bool:
-        """Write a file whole and for good; False where it is there already, and stays as it is. Raises `OSError`."""
-        path = self.path(search_id, name)
-        try:
-            if not self.local:
-                self.fs.pipe_file(path, content, mode="create")
-                return True
-            temporary = _temporary(path, content)
-            try:
-                Path(path).hardlink_to(temporary)
-            finally:
-                temporary.unlink()
-            return True
-        except FileExistsError:
-            return False
+        """Write a file whole and for good; False where it is there already, which is left as it is."""
+        return self.files.create(f"{search_id}/{name}", content)
 
     def write_spec(self, search_id: str, spec: dict[str, Any], data_roots: tuple[str, ...]) -> None:
-        """Write what the attempt `spec["attempt"]` is to do, once and for good. Raises `OSError`."""
+        """Write what the attempt `spec["attempt"]` is to do, once and for good."""
         values = spec | {"version": 1, "search_id": search_id, "data_roots": list(data_roots)}
         name = of_attempt(spec["attempt"], "spec.json")
         self.create(search_id, name, json.dumps(values, indent=1).encode())
 
     def close(self, search_id: str, attempt: int) -> None:
-        """Let an attempt neither start nor write any more, for good. Raises `OSError`."""
+        """Let an attempt neither start nor write any more, for good."""
         name = of_attempt(attempt, "closed")
-        if not self.fs.exists(self.path(search_id, name)):
+        if not self.files.exists(f"{search_id}/{name}"):
             self.create(search_id, name, b"")
 
-    def result(self, search_id: str, attempt: int) -> dict[str, Any] | None:
+    def result(self, search_id: str, attempt: int, asked: Asked) -> dict[str, Any] | None:
         """The result of an attempt, where it is there and whole, or of one before that nobody overtook.
 
-        What an attempt finished after the next had begun counts no more. Raises `TornFile` and `OSError`.
+        What an attempt finished after the next had begun counts no more. Raises `TornFile`.
         """
         numbers = [number for number in reversed(self.attempts(search_id)) if number <= attempt]
         for folder in [of_attempt(number, "") for number in numbers] + [""]:
-            result = self._object(self.path(search_id, f"{folder}result.json"))
-            if result and result.get("architectures"):
-                return result
-            if folder and self.fs.exists(self.path(search_id, f"{folder}claimed")):
+            result = self._object(f"{search_id}/{folder}result.json")
+            if result:
+                return folder_model.result(f"{folder}result.json", result, asked)
+            if folder and self.files.exists(f"{search_id}/{folder}claimed"):
                 return None
         return None
 
     def error(self, search_id: str, attempt: int) -> dict[str, Any] | None:
-        """Why an attempt failed, where its driver wrote it. Raises `TornFile` and `OSError`."""
-        own = self._object(self.path(search_id, of_attempt(attempt, "error.json")))
-        error = own or self._object(self.path(search_id, "error.json"))
-        return error if error is not None and error.get("attempt") == attempt else None
+        """Why an attempt failed, where its driver wrote it. Raises `TornFile`."""
+        own = self._object(f"{search_id}/{of_attempt(attempt, 'error.json')}")
+        error = own or self._object(f"{search_id}/error.json")
+        if error is None or error.get("attempt") != attempt:
+            return None
+        return folder_model.failure("error.json", error)
 
     def read_json(self, search_id: str, name: str) -> dict[str, Any] | None:
         """The JSON object in the newest file of that name, or None where there is no such file.
 
-        Raises `TornFile` for a file that holds anything else, and `OSError` where it cannot be reached.
+        Raises `TornFile` for a file that holds anything else.
         """
         return self._object(self.find(search_id, name))
 
     def _object(self, path: str) -> dict[str, Any] | None:
         try:
-            content = self.fs.cat_file(path)
+            content = self.files.read(path, MOST_JSON)
         except FileNotFoundError:
             return None
-        values = _parse(content)
+        values = folder_model.parse(content)
         if values is None:
-            raise TornFile(path.removeprefix(f"{self.root}/searches/"))
+            raise TornFile(path)
         return values
 
     def finalists(self, spec: dict[str, Any]) -> list[dict[str, Any]]:
@@ -194,97 +173,64 @@ class Runs:
         return [] if largest is None else [{"architecture": largest[1], "fit": True}]
 
     def _genotype(self, search_id: str, budget: int) -> dict[str, Any] | None:
+        found = self.architecture(search_id, str(budget))
+        return None if found is None else found.to_dict()
+
+    def architecture(self, search_id: str, network: str) -> Architecture | None:
+        """The network in the folder of that name; None where there is none, or a torn one."""
+        name = f"architectures/{network}/{FILES['architecture']}"
         try:
-            return self.read_json(search_id, f"architectures/{budget}/architecture.json")
+            values = self.read_json(search_id, name)
         except TornFile:
             return None
+        return None if values is None else folder_model.architecture(name, values)
 
-    def chunks(self, search_id: str, after: str) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-        """The journal's chunks behind the one called `after`, in order: name and lines.
-
-        In the place of a line that is no object with a `kind` and a `time` there is one of the kind `torn`, with the
-        time of the line before it (0 for the first), the chunk's name as `file`, and the number of the `line` from 1.
-        Raises `OSError`.
+    def chunks(
+        self, search_id: str, after: str, asked: Asked | None = None
+    ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        """The journal's chunks behind the one called `after`, in order: name and lines, as `folder_model.lines` has
+        them.
         """
-        self.fs.invalidate_cache()
-        folder = self.path(search_id, "journal")
-        try:
-            names = sorted(posixpath.basename(str(path)) for path in self.fs.ls(folder, detail=False))
-        except FileNotFoundError:
-            return
-        for name in names:
-            if name.endswith(".jsonl") and name > after:
-                yield name, _lines(name, self.fs.cat_file(f"{folder}/{name}"))
+        for name in self.files.names(f"{search_id}/journal"):
+            if _CHUNK.fullmatch(name) and name > after:
+                content = self.files.read(f"{search_id}/journal/{name}", MOST_CHUNK)
+                yield name, folder_model.lines(name, content, asked)
 
     def tail(self, search_id: str, name: str, size: int) -> bytes:
         """At most the last `size` bytes of a file. Raises `FileNotFoundError`."""
-        path = self.find(search_id, name)
-        return bytes(self.fs.cat_file(path, start=max(0, self.fs.size(path) - size)))
+        return self.files.tail(self.find(search_id, name), size)
 
-    def below(self, search_id: str, folder: str) -> dict[str, bytes]:
-        """What is in all files below a folder, by their names there, in order; nothing where there is no such folder.
+    def event_files(self, search_id: str) -> list[str]:
+        """The names of the event files for TensorBoard, below `tensorboard/`, in order."""
+        found: list[str] = []
+        for run in self.files.names(f"{search_id}/tensorboard"):
+            if run == "networks":
+                networks = self.files.names(f"{search_id}/tensorboard/networks")
+                folders = [f"networks/{one}" for one in networks if _NETWORK.fullmatch(one)]
+            else:
+                folders = [run] if _RUN.fullmatch(run) else []
+            for folder in folders:
+                names = self.files.names(f"{search_id}/tensorboard/{folder}")
+                found += [f"{folder}/{name}" for name in names if _EVENTS.fullmatch(name)]
+        return found
 
-        Raises `OSError`.
-        """
-        self.fs.invalidate_cache()
-        root = self.path(search_id, folder)
-        paths = [path for path in self.fs.find(root) if not str(path).endswith(".tmp")]
-        contents = self.fs.cat(paths) if paths else {}
-        return {str(path).removeprefix(f"{root}/"): bytes(contents[path]) for path in paths}
+    def open(self, search_id: str, name: str, most: int = MOST_WEIGHTS) -> Content:
+        """A file's content, block by block. Raises `FileNotFoundError`."""
+        return self.files.open(self.find(search_id, name), most)
+
+    def network_file(self, search_id: str, network: str, kind: str) -> Content:
+        """One of the files of the network in the folder of that name. Raises `FileNotFoundError`."""
+        return self.open(search_id, f"architectures/{network}/{FILES[kind]}", MOST_BYTES.get(kind, MOST_WEIGHTS))
 
     def read(self, search_id: str, name: str) -> bytes:
-        """The content of the newest file of that name. Raises `FileNotFoundError`."""
-        return bytes(self.fs.cat_file(self.find(search_id, name)))
+        """The content of the newest file of that name, which is not large. Raises `FileNotFoundError`."""
+        return self.files.read(self.find(search_id, name), MOST_JSON)
+
+    def remove(self, search_id: str) -> None:
+        """Remove the folder of a search, with all that is in it; nothing happens where there is none."""
+        self.files.remove(search_id)
 
 
 def of_attempt(number: int, name: str) -> str:
     """What an attempt calls `name`, below the run's folder."""
     return f"attempts/{number:04d}/{name}"
-
-
-def _temporary(path: str, content: bytes) -> Path:
-    """A file with `content` beside `path`."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(f"{path}.{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.write_bytes(content)
-    except OSError:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    return temporary
-
-
-def _lines(name: str, content: bytes) -> list[dict[str, Any]]:
-    lines: list[dict[str, Any]] = []
-    for number, text in enumerate(content.removesuffix(b"\n").split(b"\n") if content else (), start=1):
-        line = _parse(text)
-        if line is None or not isinstance(line.get("kind"), str) or not _is_time(line.get("time")):
-            time = lines[-1]["time"] if lines else 0
-            line = {"kind": "torn", "time": time, "file": name, "line": number}
-        lines.append(line)
-    return lines
-
-
-def _is_time(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e12
-
-
-def _parse(content: bytes) -> dict[str, Any] | None:
-    """The JSON object in `content`, or None where there is none. Numbers are finite: no database takes others."""
-    try:
-        values = json.loads(content.decode(), parse_constant=_refuse, parse_float=_finite)
-    except (ValueError, RecursionError):
-        return None
-    return values if isinstance(values, dict) else None
-
-
-def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is not JSON")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text} is too large")
-    return value

@@ -155,6 +155,11 @@ class Searches:
         with reading(self.engine) as session:
             return session.scalars(query).all()
 
+    def count_events(self, search_id: str) -> int:
+        """How many events a search has."""
+        with reading(self.engine) as session:
+            return session.execute(select(func.count()).where(Event.search_id == search_id)).scalar_one()
+
     def events_of(self, search_id: str, kinds: Iterable[str]) -> Sequence[Event]:
         """All events of some kinds, in order; for kinds of which there are few."""
         query = select(Event).where(Event.search_id == search_id, Event.kind.in_(tuple(kinds))).order_by(Event.seq)

@@ -392,7 +392,7 @@ def test_a_result_that_says_nothing_usable_fails_the_search_and_commits_nothing(
     service.ray.end(search_id, "SUCCEEDED")
     dispatcher.turn()
     search = service.searches.get(search_id)
-    assert search.status == "failed" and search.error is not None and search.error["kind"] == "result"
+    assert search.status == "failed" and search.error is not None and search.error["kind"] == "folder"
     assert service.searches.architectures([search_id]) == {search_id: []}
 
 
