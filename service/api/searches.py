@@ -17,6 +17,7 @@ from service.api.context import Context, ContextDep, ProjectDep, confined
 from service.api.idempotency import KeyDep, once
 from service.api.problems import Problem, ProblemError
 from service.api.views import AttemptView, Page, SearchView, Seq, iso, place, position, view_attempt, view_search
+from service.dispatch.folder_model import BadFolder
 from service.dispatch.runs import Runs
 from service.domain.lifecycle import TERMINAL, Status
 from service.domain.request import SearchRequest, Text, check
@@ -242,14 +243,22 @@ def tensorboard(search: SeenDep, service: ContextDep) -> Response:
 
 
 def packed(runs: Runs, search_id: str, names: Sequence[str]) -> Iterator[bytes]:
-    """The event files of a search as a zip, part by part."""
+    """The event files of a search as a zip, part by part; of those that cannot be used LEFT_OUT.txt in it tells why."""
     target = Outgoing()
+    left_out: list[str] = []
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in names:
+            try:
+                content = runs.open(search_id, f"tensorboard/{name}", MOST_EVENT_FILE)
+            except (BadFolder, FileNotFoundError) as error:
+                left_out.append(str(error))
+                continue
             with archive.open(name, "w", force_zip64=True) as packing:
-                for block in runs.open(search_id, f"tensorboard/{name}", MOST_EVENT_FILE).blocks:
+                for block in content.blocks:
                     packing.write(block)
                     yield target.take()
+        if left_out:
+            archive.writestr("LEFT_OUT.txt", "\n".join(left_out) + "\n")
     yield target.take()
 
 

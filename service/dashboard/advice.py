@@ -19,10 +19,10 @@ ADVICE = {
     "vanished": "Ray was started anew or has forgotten the job. Try again: it goes on from the last checkpoint.",
     "job": "The job ended without saying why. The driver's log may; if its node went away, try again.",
     "storage": "The result was torn or is gone. See that the storage is well and not full, and try again.",
-    "folder": "What a worker left in the run's folder is not what this version of the service expects; the message names "
-    "the file and the field. See that service and workers run the same version, and queue the search anew.",
-    "internal": "The service failed on this search several times; its log has the traceback. Try the search again after "
-    "an update of the service, and report what the message says.",
+    "folder": "What a worker left in the run's folder is not what this version of the service expects; the message "
+    "names the file and the field. See that service and workers run the same version, and queue the search anew.",
+    "internal": "The service failed on this search several times; its log has the traceback. Try the search again "
+    "after an update of the service, and report what the message says.",
     "finalists": "None of the searches of this sweep has found a network. See why they failed, try them again, and "
     "then the finals.",
 }

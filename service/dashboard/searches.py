@@ -277,7 +277,8 @@ def sentence(event: Event) -> str:
             return f"{data['status']}{attempt}" + (f": {why}" if why else "")
         case "started":
             how = "resumed from a checkpoint" if data.get("resumed") else "started"
-            return f"{how} with {data['workers']} worker{'s' if data['workers'] > 1 else ''} on {data['device']}"
+            device = f" on {data['device']}" if data.get("device") else ""
+            return f"{how} with {data['workers']} worker{'s' if data['workers'] > 1 else ''}{device}"
         case "phase":
             budget = f" for {formats.exact(data['budget'])}" if data.get("budget") else ""
             several = f" of {data['finalists']} networks" if data.get("finalists") else ""

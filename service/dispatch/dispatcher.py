@@ -238,7 +238,8 @@ class Dispatcher:
             if self.ray_error is None:
                 # The state may have been changed by a user since: cancelling.
                 self._step(self.searches.get(search_id), token)
-                self._troubles.pop(search_id, None)
+                if trouble is not None and trouble.odd < MOST_ODD:
+                    self._troubles.pop(search_id, None)
         except (LostLease, UnknownSearch):
             log.warning("lost the lease of search %s", search_id)
             self.held.pop(search_id, None)

@@ -82,17 +82,20 @@ Kind = Literal[
     "started", "phase", "epoch", "architecture", "snapshot", "checkpoint", "retrained", "began", "stopped", "warning"
 ]
 _NEEDS: dict[str, tuple[str, ...]] = {
+    "started": ("attempt", "workers"),
     "phase": ("phase",),
     "epoch": ("phase", "epoch"),
     "architecture": ("budget", "multiply_adds"),
     "snapshot": ("multiply_adds", "architecture"),
     "retrained": ("budget", "accuracy", "test_images"),
-    "began": ("budget", "trial"),
-    "stopped": ("budget", "trial", "epoch", "accuracy"),
+    "began": ("attempt", "trial"),
+    "stopped": ("trial", "epoch", "accuracy"),
     "warning": ("message",),
 }
 """The fields that a line of a kind has, for those who show it."""
-_OURS = ("seq", "search_id", "status", "reason")
+_OF_TRIAL = ("budget", "trial", "origin", "seed")
+"""What a line about a network of finals has."""
+_OURS = ("seq", "search_id", "status", "reason", "id", "anchor")
 """Fields that only the service writes."""
 
 
@@ -247,9 +250,11 @@ def _line(file: str, text: bytes, line: dict[str, Any], asked: Asked | None) -> 
         if field in line:
             raise BadFolder(file, field, line[field], "no such field: it is the service's own")
     validated(Line, file, line)
-    for field in _NEEDS.get(kind, ()):
+    for field in (*_NEEDS.get(kind, ()), *(_OF_TRIAL if "trial" in line else ())):
         if line.get(field) is None:
-            raise BadFolder(file, field, "nothing", f"every line of the kind {kind} has it")
+            raise BadFolder(file, field, "nothing", f"every such line of the kind {kind} has it")
+    if asked is not None and not asked.finals and "trial" in line:
+        raise BadFolder(file, "trial", line["trial"], "no such field but in finals")
     if asked is not None and line.get("budget") is not None:
         asked.check(file, "budget", line["budget"])
     if kind == "snapshot":

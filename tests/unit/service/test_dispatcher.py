@@ -407,10 +407,12 @@ def test_a_torn_line_of_the_journal_is_noted_and_the_rest_is_read(service: Servi
     assert kinds == ["checkpoint", "torn", "epoch"] and service.searches.get(search_id).progress == 0.25
 
 
-def test_a_storage_that_cannot_be_written_is_told_and_tried_again(service: Service) -> None:
+def test_a_storage_that_cannot_be_written_is_told_and_tried_again(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.dispatch.dispatcher.LONGEST_WAIT_SECONDS", 0.0)
     search_id, dispatcher = service.queue(), service.dispatcher()
-    folder = service.folder(search_id)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder = service.folder(search_id).parent
     folder.write_text("in the way")
     for _ in range(3):
         dispatcher.turn()
