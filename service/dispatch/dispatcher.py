@@ -426,12 +426,7 @@ class Dispatcher:
         self.runs.close(search.id, search.attempt)
         if not self._left(search, token):
             return
-        try:
-            self.work.succeed(search.id, token, result)
-        except (KeyError, TypeError, ValueError) as error:
-            unusable = f"the result cannot be used: {type(error).__name__} {error}"
-            self._failed(search, token, {"kind": "result", "message": unusable, "retryable": False})
-            return
+        self.work.succeed(search.id, token, result)
         log.info("search %s has succeeded", search.id)
         self._done(search)
 

@@ -8,6 +8,7 @@ odd has an outcome that each method states.
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from nas_core.architecture import Architecture
@@ -173,16 +174,15 @@ class Runs:
         return [] if largest is None else [{"architecture": largest[1], "fit": True}]
 
     def _genotype(self, search_id: str, budget: int) -> dict[str, Any] | None:
-        found = self.architecture(search_id, str(budget))
-        return None if found is None else found.to_dict()
+        with suppress(TornFile):
+            found = self.architecture(search_id, str(budget))
+            return None if found is None else found.to_dict()
+        return None
 
     def architecture(self, search_id: str, network: str) -> Architecture | None:
-        """The network in the folder of that name; None where there is none, or a torn one."""
+        """The network in the folder of that name, or None where there is none. Raises `TornFile`."""
         name = f"architectures/{network}/{FILES['architecture']}"
-        try:
-            values = self.read_json(search_id, name)
-        except TornFile:
-            return None
+        values = self.read_json(search_id, name)
         return None if values is None else folder_model.architecture(name, values)
 
     def chunks(

@@ -65,8 +65,9 @@ def drawn(cost: int, seed: int) -> Architecture:
 
 def found(service: Service, search_id: str, snapshots: tuple[int, ...] = ()) -> None:
     """What a search that retrains nothing leaves: its networks, and on the way others that cost `snapshots`."""
-    seed = service.searches.get(search_id).spec["seed"]
-    for budget in seeding.BUDGETS:
+    spec = service.searches.get(search_id).spec
+    seed, budgets = spec["seed"], spec["budgets"]
+    for budget in budgets:
         path = service.folder(search_id) / "architectures" / str(budget) / "architecture.json"
         path.parent.mkdir(parents=True)
         path.write_text(drawn(budget, seed).to_json())
@@ -77,7 +78,7 @@ def found(service: Service, search_id: str, snapshots: tuple[int, ...] = ()) -> 
         {"kind": "started", "workers": 1, "device": "cpu", "resumed": False},
         *({"kind": "snapshot", "multiply_adds": one.multiply_adds, "architecture": one.to_dict()} for one in passed),
     )
-    result = {"architectures": [{"budget": budget} | seeding.cost(budget) for budget in seeding.BUDGETS]}
+    result = {"architectures": [{"budget": budget} | seeding.cost(budget) for budget in budgets]}
     (service.folder(search_id) / "result.json").write_text(json.dumps(result))
 
 
@@ -140,9 +141,9 @@ def test_what_the_finals_retrain_is_the_sweeps_front_and_baselines_are_beside_it
         found(service, search_id)
     turns(service, ray)
     rows = [
-        {"name": "300000", "origin": "search", "seed": 1, "winner": True},
-        {"name": "300000-0", "origin": "search", "seed": 0, "winner": False, "accuracy": 0.9},
-        {"name": "300000-2", "origin": "random", "seed": 1, "winner": False, "accuracy": 0.99},
+        {"trial": 1, "name": "300000", "origin": "search", "seed": 1, "winner": True},
+        {"trial": 0, "name": "300000-0", "origin": "search", "seed": 0, "winner": False, "accuracy": 0.9},
+        {"trial": 2, "name": "300000-2", "origin": "random", "seed": 1, "winner": False, "accuracy": 0.99},
     ]
     networks = [seeding.result(300_000) | {"files": FILES} | row for row in rows]
     (service.folder(finals) / "result.json").write_text(json.dumps({"architectures": networks}))
