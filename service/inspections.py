@@ -50,6 +50,7 @@ MEMORY = 4 << 30
 MOST_TOLD = 64 << 20
 """Bytes that a look may say."""
 TICK_SECONDS = 0.1
+COMMAND = (sys.executable, "-m", "service.inspector")
 KEPT = ("PATH", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "HOME", "TMPDIR")
 """What a look inherits of the environment, in which the service has its secrets."""
 
@@ -227,7 +228,7 @@ class Inspections:
         }
         own = {name: value for name, value in os.environ.items() if name in KEPT}
         process = subprocess.Popen(
-            [sys.executable, "-m", "service.inspector"],
+            COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import uvicorn
 from fastapi import FastAPI
+from PIL import Image
 
 from nas_core.architecture import Architecture
 from nas_core.budget import fit_widths
@@ -58,6 +59,15 @@ def queue(app: FastAPI, **fields: Any) -> str:
     """Queue a search on the digits; returns its id."""
     request = SearchRequest(**({"dataset": "digits", "budgets": BUDGETS} | fields))
     return parts(app).searches.create(request, check(request, (), True)).id
+
+
+def draw(folder: Path, *classes: str, images: int = 9, size: int = 16) -> Path:
+    """An image folder of noise: grey PNG files in folders of these paths, each other's like in nothing."""
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for number in range(images):
+            Image.effect_noise((size, size), 80).save(folder / name / f"{number}.png")
+    return folder
 
 
 def count_looks(app: FastAPI) -> list[str]:

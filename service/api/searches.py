@@ -136,7 +136,7 @@ def browse(
     status: Status | None = None,
     only: Annotated[Text | None, Query(alias="project")] = None,
     kind: Kind | None = None,
-    words: Annotated[Text, Query(alias="q", max_length=200, description="in the name, the id or the dataset.")] = "",
+    words: Annotated[Text, Query(alias="q", max_length=200, description="In the name, the id or the dataset.")] = "",
 ) -> Page:
     """Searches, newest first, a page at a time.
 
