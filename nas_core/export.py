@@ -30,6 +30,7 @@ from nas_core.latency import Latency
 from nas_core.layers import BN_EPS, BN_MOMENTUM, BatchNorm, SqueezeExcitation
 from nas_core.network import Network, NetworkBlock, NetworkReduction
 from nas_core.spec import NO_EXPORT_OPTIONS, ExportOptions, SearchSpec
+from nas_core.summary import in_words
 
 TOLERANCE = 1e-4
 """How far another runtime's logits may be off, as a share of the largest logit (or of 1): it sums in another order."""
@@ -597,7 +598,7 @@ Found by direct sparse optimisation ([DSO-NAS](https://arxiv.org/abs/1811.01567)
 ## Test, class by class
 
 {_by_class(test)}
-
+{_dataset(spec)}
 ## Input and output
 
 Float32 images (batch, {space.channels_in}, {space.image_size}, {space.image_size}), as many in a batch as you like, \
@@ -683,6 +684,14 @@ def _classes(names: Sequence[str]) -> str:
         return ""
     numbered = json.dumps(dict(enumerate(names)), indent=1, ensure_ascii=False)  # whatever a folder is called
     return f"\n## Classes\n\n```json\n{numbered}\n```\n"
+
+
+def _dataset(spec: SearchSpec) -> str:
+    """What was found when the dataset was looked at, and what was done to its images."""
+    if spec.inspection is None:
+        return ""
+    lines = (f"- {heading}: {_plain(words)}" for heading, words in in_words(spec.inspection))
+    return "\n## Dataset\n\n" + "\n".join(lines) + "\n"
 
 
 def _loading(options: ExportOptions) -> dict[str, str]:

@@ -61,11 +61,11 @@ def queue(app: FastAPI, **fields: Any) -> str:
     return parts(app).searches.create(request, check(request, (), True)).id
 
 
-def draw(folder: Path, *classes: str, images: int = 9, size: int = 16) -> Path:
+def images(folder: Path, *classes: str, each: int = 9, size: int = 16) -> Path:
     """An image folder of noise: grey PNG files in folders of these paths, each other's like in nothing."""
     for name in classes:
         (folder / name).mkdir(parents=True)
-        for number in range(images):
+        for number in range(each):
             Image.effect_noise((size, size), 80).save(folder / name / f"{number}.png")
     return folder
 

@@ -245,7 +245,7 @@ def result(values: dict[str, Any], attempt: int, job: SearchJob, data: Data, sec
         "seed": job.spec.seed,
         "seconds": seconds,
         "versions": versions(),
-        "dataset": dataset(data),
+        "dataset": dataset(data) | {"inspection": job.spec.inspection},
         "supernet": job.supernet_cost,
         "architectures": [one | {"path": path(one["budget"])} for one in job.results],
     }

@@ -547,4 +547,5 @@ def write_network(
     else:
         files |= write_weights(folder, finalist.path, weights) | write_evaluation(folder, finalist.path, tested)
         found |= {"latency_ms": None, "files": files, "not_exported": {}}
-    folder.write_json(f"{finalist.path}/result.json", found | {"dataset": dataset(data)})
+    found |= {"dataset": dataset(data) | {"inspection": spec.inspection}}
+    folder.write_json(f"{finalist.path}/result.json", found)

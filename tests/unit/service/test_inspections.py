@@ -14,7 +14,7 @@ from nas_core.errors import InvalidValue
 from nas_core.spec import DataOptions
 from service import inspections
 from service.inspections import Found, Inspections, StillLooking, state_of
-from tests.seeding import draw
+from tests.seeding import images
 
 OPTIONS = DataOptions()
 PATIENCE = 60.0
@@ -23,7 +23,7 @@ PATIENCE = 60.0
 @pytest.fixture
 def pets(tmp_path: Path) -> Path:
     """An image folder that can be searched on."""
-    return draw(tmp_path / "pets", "cat", "dog")
+    return images(tmp_path / "pets", "cat", "dog")
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def started(looks: Inspections) -> list[str]:
         found.append(one.dataset)
         return look(one)
 
-    looks._looked = counted  # type: ignore[method-assign]
+    looks._looked = counted  # type: ignore[method-assign, assignment]
     return found
 
 
@@ -94,7 +94,7 @@ def test_a_folder_that_changes_is_looked_at_again(looks: Inspections, pets: Path
 
 def test_the_state_of_a_folder_follows_links_and_ends_in_loops(tmp_path: Path, pets: Path) -> None:
     (pets / "loop").symlink_to(pets)
-    outside = draw(tmp_path / "outside", "mouse")
+    outside = images(tmp_path / "outside", "mouse")
     (pets / "link").symlink_to(outside)
     os.mkfifo(pets / "pipe")
     (pets / "nowhere").symlink_to("missing")
@@ -104,11 +104,12 @@ def test_the_state_of_a_folder_follows_links_and_ends_in_loops(tmp_path: Path, p
     assert state_of(str(pets)) != before
 
 
+TOLD = 'print(\'{"doing": "looking at images", "done": 3, "total": 9}\', flush=True); '
 FATAL = {
     "import os; os.abort()": "SIGABRT",
     "import os; os._exit(3)": "exit code 3",
     "print('not JSON')": "looking at it failed",
-    'print(\'{"doing": "looking at images", "done": 3, "total": 9}\', flush=True); import os; os.abort()': "3 of 9 files",
+    TOLD + "import os; os.abort()": "3 of 9 files",
     "import sys\nwhile True: sys.stdout.write('x' * 10**6)": "SIGKILL",
 }
 
