@@ -5,13 +5,15 @@ from collections.abc import Callable
 
 import httpx
 
+from service.client import Bearer
+
 _http: httpx.Client | None = None
 
 
 def open(url: str) -> None:
     """Be a client of the service at `url`."""
     global _http
-    _http = httpx.Client(base_url=url, timeout=60)
+    _http = httpx.Client(base_url=url, timeout=60, auth=Bearer())
 
 
 def get(path: str) -> float:

@@ -34,6 +34,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from benchmarks import client
 from benchmarks.client import timed
 from service.api.views import position
+from service.client import Bearer
 from service.dispatch.dispatcher import THREADS, Dispatcher
 from service.dispatch.executors.ray_jobs import Endpoint, RayJobs
 from service.dispatch.local_ray import LocalRay, free_ports
@@ -182,7 +183,7 @@ def sweep(bench: Bench) -> Results:
         inserting = bench.process(
             *("benchmarks.service_processes", "insert", reference_url, str(port)), port=port, path="/docs"
         )
-        with bench.serving(url) as service, inserting as reference, httpx.Client(timeout=60) as http:
+        with bench.serving(url) as service, inserting as reference, httpx.Client(timeout=60, auth=Bearer()) as http:
             step = bench.watch("sweeps", 20)
             for number in range(21):
                 for name, target, sent in (
@@ -199,7 +200,7 @@ def posts(url: str, clients: int, each: int) -> tuple[list[float], float]:
     """Post from some clients at once; milliseconds of every request, and seconds in all."""
 
     def client(number: int) -> list[float]:
-        with httpx.Client(timeout=60) as http:
+        with httpx.Client(timeout=60, auth=Bearer()) as http:
             http.get(url)  # connects
             return [timed(lambda: http.post(url, json=REQUEST).raise_for_status()) for _ in range(each)]
 
@@ -269,7 +270,7 @@ def pages(bench: Bench) -> Results:
             urls = {"many": many, "few": few}
             times, took, sizes = 100, dict[tuple[str, str], list[float]](), dict[tuple[str, str], int]()
             step = bench.watch("pages", times)
-            with httpx.Client(timeout=60) as http:
+            with httpx.Client(timeout=60, auth=Bearer()) as http:
                 for number in range(times + 5):
                     for page in places["many"]:
                         for name, url in urls.items():
@@ -327,7 +328,7 @@ def watching(bench: Bench) -> Results:
         fill(engine, bench.folder, {Status.SUCCEEDED: round(0.7 * MANY), Status.FAILED: round(0.3 * MANY)})
         with (
             bench.serving(url) as service,
-            httpx.Client(base_url=service, timeout=60) as http,
+            httpx.Client(base_url=service, timeout=60, auth=Bearer()) as http,
             ProcessPoolExecutor(1, get_context("spawn"), client.open, (service,)) as asking,
         ):
             size = len(http.get("/searches").content)
@@ -399,7 +400,7 @@ class Watcher(threading.Thread):
 
     async def _all(self) -> None:
         limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(base_url=self.url, timeout=60, limits=limits) as http:
+        async with httpx.AsyncClient(base_url=self.url, timeout=60, limits=limits, auth=Bearer()) as http:
             places = ["searches", *(f"searches/{search_id}" for search_id in self.running)]
             shown = [
                 places[0] if number % 2 else places[1 + number // 2 % len(self.running)] for number in range(self.pages)
@@ -501,7 +502,7 @@ def dispatch(bench: Bench) -> Results:
             YOSO_STORAGE=str(storage),
             YOSO_DATABASE_URL=url,
         )
-        with serving as service, httpx.Client(base_url=service, timeout=60) as http:
+        with serving as service, httpx.Client(base_url=service, timeout=60, auth=Bearer()) as http:
             jobs = RayJobs(LocalRay(storage).endpoint)
             for number in range(times + 1):
                 time.sleep(random.uniform(0.5, 1.5))  # anywhere between two turns of the dispatcher
@@ -681,7 +682,7 @@ def until(holds: Callable[[], bool], seconds: float) -> None:
 def answers(url: str) -> bool:
     """Whether a service answers 200 there."""
     try:
-        return httpx.get(url, timeout=5).status_code == 200
+        return httpx.get(url, timeout=5, auth=Bearer()).status_code == 200
     except httpx.HTTPError:
         return False
 

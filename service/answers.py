@@ -139,6 +139,7 @@ class Search(TypedDict):
     project: str
     sweep: str | None
     name: str
+    submitted_by: str | None
     status: str
     reason: str | None
     phase: str | None
@@ -192,6 +193,7 @@ class Sweep(TypedDict):
     id: str
     project: str
     name: str
+    submitted_by: str | None
     strategy: str
     budgets: list[int]
     seeds: list[int]
@@ -301,3 +303,10 @@ class Cluster(TypedDict):
     queued: int
     queue: list[Waiting]
     projects: list[Project]
+
+
+class LoginLink(TypedDict):
+    """A link that signs a browser in, once, within so many seconds."""
+
+    url: str
+    seconds: float

@@ -10,6 +10,7 @@ from service.api import architectures, cluster, datasets, health, metrics, probl
 from service.api.context import Context
 from service.api.doors import Doors
 from service.api.limits import Limits, Streams
+from service.api.tokens import Tokens
 from service.dashboard import add_dashboard
 from service.dispatch.process import Dispatching
 from service.dispatch.runs import Runs
@@ -17,6 +18,7 @@ from service.inspections import Inspections
 from service.settings import Settings
 from service.store.cluster import ClusterStore
 from service.store.database import connect, migrate
+from service.store.logins import Logins
 from service.store.projects import Projects
 from service.store.searches import Searches
 from service.store.sweeps import Sweeps
@@ -31,6 +33,7 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
     migrate(engine)
     stored, runs = Searches(engine), Runs(settings.storage)
     dispatching = Dispatching(settings, stored, runs) if dispatch else None
+    tokens = Tokens(settings, Logins(engine))
     context = Context(
         settings,
         stored,
@@ -39,6 +42,7 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
         runs,
         ClusterStore(engine),
         dispatching,
+        tokens,
         Streams(settings.max_streams),
         Inspections(settings.data_roots, settings.any_folder, settings.inspection_seconds),
     )
@@ -63,7 +67,7 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
     )
     app.state.context = context
     app.state.metrics = metrics.Metrics(context, own_version())
-    app.add_middleware(Limits, settings=settings, streams=context.streams)
+    app.add_middleware(Limits, settings=settings, tokens=tokens, streams=context.streams)
     app.add_middleware(Doors, settings=settings)
     problems.install(app)
     for resource in (searches, sweeps, architectures, datasets, projects, cluster, schemas, health, metrics):

@@ -24,7 +24,7 @@ from nas_core.space import PRESETS
 from nas_core.spec import CHOOSE_BY, OPSETS, ExportOptions, SearchSpec
 from service import proxies, terminal
 from service.answers import Search
-from service.client import ENDED, Client, ClientError, Unreachable
+from service.client import ENDED, Client, ClientError, Unreachable, default_url
 from service.data_options import reads_data
 from service.formats import at_most
 
@@ -196,6 +196,30 @@ def inspect(
             written.write_bytes(picture)
             written.replace(sheet)
         raise typer.Exit(FAILED if found.problems else 0)
+
+
+@app.command()
+def login(url: Url = None, as_json: Json = False) -> None:
+    """Print a link that signs a browser in, once, with this command's token."""
+    with refusals(), Client(url) as client:
+        link = client.login_link()
+        if as_json:
+            print(json.dumps(link))
+        else:
+            print(link["url"])
+
+
+@app.command()
+def token(url: Url = None) -> None:
+    """Print the token that commands send: YOSO_TOKEN, else that of your own service on this machine."""
+    from service import own_token
+
+    with refusals():
+        address = url or default_url()
+        found = os.environ.get("YOSO_TOKEN") or own_token.find(address)
+        if found is None:
+            raise InvalidValue("--url", address, "no service of yours listens there", "a service on this machine")
+        print(found)
 
 
 @app.command()
@@ -805,14 +829,18 @@ def configured() -> "Iterator[Settings]":
     """The environment's settings for a process of the service, which logs to stderr; tells of a database away."""
     from sqlalchemy.exc import OperationalError
 
+    from service import private
     from service.settings import Settings
 
     terminal.outlive_readers()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for noisy in ("httpx", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    os.umask(0o077)
     try:
-        yield Settings.from_environment()
+        settings = Settings.from_environment()
+        private.close(settings)
+        yield settings
     except OperationalError as error:
         raise OSError(f"the database cannot be used: {str(error.orig).strip()}") from error
 

@@ -15,7 +15,7 @@ import tempfile
 import time
 import uuid
 import zipfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +26,7 @@ import httpx
 
 from nas_core.errors import InvalidValue
 from nas_core.files import FILES
-from service import proxies
+from service import own_token, proxies
 from service.answers import (
     Architecture,
     ArchitectureDetail,
@@ -34,6 +34,7 @@ from service.answers import (
     Cluster,
     DatasetReport,
     Front,
+    LoginLink,
     Looking,
     Project,
     Search,
@@ -254,6 +255,11 @@ class Calls:
         path = f"/api/v1/searches/{_part(search_id)}/tensorboard"
         return Request("GET", path, lambda response: response.content, {}, None)
 
+    @Call
+    def login_link(self, next: str = "/searches") -> Request[LoginLink]:
+        """A link that signs a browser in with the client's own token, once, and then shows the page `next`."""
+        return ask("POST", "/api/v1/login-links", next=next)
+
     # Last, because what stands below it in this class no longer sees the type of this name.
     @Call
     def list(self, /, limit: int = 50, after: str | None = None, **filters: str | None) -> Request[SearchPage]:
@@ -273,9 +279,7 @@ class Client(Calls):
 
     def __init__(self, url: str | None = None, token: str | None = None, seconds: float = 30.0) -> None:
         self.url = _checked(url)
-        self.http = proxies.client(
-            httpx.Client, self.url, base_url=self.url, timeout=seconds, headers=_authorisation(token)
-        )
+        self.http = proxies.client(httpx.Client, self.url, base_url=self.url, timeout=seconds, auth=Bearer(token))
 
     def __enter__(self) -> Self:
         return self
@@ -413,9 +417,7 @@ class AsyncClient(Calls):
 
     def __init__(self, url: str | None = None, token: str | None = None, seconds: float = 30.0) -> None:
         self.url = _checked(url)
-        self.http = proxies.client(
-            httpx.AsyncClient, self.url, base_url=self.url, timeout=seconds, headers=_authorisation(token)
-        )
+        self.http = proxies.client(httpx.AsyncClient, self.url, base_url=self.url, timeout=seconds, auth=Bearer(token))
 
     async def __aenter__(self) -> Self:
         return self
@@ -670,9 +672,20 @@ def _cause(error: Exception) -> str:
     return told[0].lower() + told[1:] if told[1:2].islower() else told
 
 
-def _authorisation(token: str | None) -> dict[str, str]:
-    token = token or os.environ.get("YOSO_TOKEN")
-    return {"Authorization": f"Bearer {token}"} if token else {}
+class Bearer(httpx.Auth):
+    """Sends a bearer token: the one that is given, else YOSO_TOKEN, else that of this user's own service at the URL.
+
+    The last is looked for with every request: a service may be started anew, and with another.
+    """
+
+    def __init__(self, token: str | None = None) -> None:
+        self.token = token or os.environ.get("YOSO_TOKEN")
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """The request, with the token."""
+        if token := self.token or own_token.find(str(request.url)):
+            request.headers["Authorization"] = f"Bearer {token}"
+        yield request
 
 
 def _answer(response: httpx.Response) -> Any:

@@ -83,7 +83,8 @@ def demonstrate(console: Console, folder: Path, client: Client) -> int:
         f"{short(search['supernet_multiply_adds'])}.",
         highlight=False,
     )
-    console.print(f"Watch it live at [bold]{client.url}/searches/{search['id']}[/]", highlight=False)
+    link = client.login_link(f"/searches/{search['id']}")["url"]
+    console.print(f"Watch it live at [bold]{escape(link)}[/]", highlight=False, soft_wrap=True)
     with terminal.Watch(console, search["budgets"]) as shown:
         for event in client.events(search["id"]):
             shown.show(event.kind, event.data)

@@ -12,19 +12,24 @@ import os
 import signal
 import sys
 import time
+from dataclasses import replace
 from types import FrameType
 from typing import Any, NoReturn
 
 import uvicorn
 from sqlalchemy.exc import OperationalError
 
+from service import own_token
 from service.api.context import Context
+from service.api.tokens import grant_for_own_user
 from service.app import create_app
+from service.dashboard.login import login_url
 from service.dispatch.process import Dispatching
 from service.dispatch.runs import Runs
 from service.settings import Settings
 from service.store.database import connect
 from service.store.database import migrate as bring_up_to_date
+from service.store.logins import digest
 from service.store.searches import Searches
 from service.store.single import hold
 
@@ -46,6 +51,12 @@ class Server(uvicorn.Server):
         """Listen, and say where."""
         await super().startup(sockets)
         settings = self.context.settings
+        for token in (token for token, grant in settings.tokens.items() if grant.own):
+            own_token.publish(settings, token)
+            if sys.stdout.isatty():
+                base = settings.public_url or f"http://{settings.host}:{settings.port}"
+                link = login_url(base, self.context.tokens, digest(token))
+                print(f"\n  Open {link}\n  The link signs you in once; `yoso login` prints another.\n", flush=True)
         log.info("Yoso listens at http://%s:%d; results go to %s", settings.host, settings.port, settings.storage)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -62,6 +73,8 @@ class Server(uvicorn.Server):
         dispatching = self.context.dispatching
         drained = asyncio.to_thread(dispatching.drain) if dispatching else asyncio.sleep(0, True)
         await asyncio.gather(drained, asyncio.sleep(LAME_SECONDS))
+        for token in (token for token, grant in self.context.settings.tokens.items() if grant.own):
+            own_token.withdraw(self.context.settings, token)
         await super().shutdown(sockets)
 
 
@@ -72,6 +85,8 @@ def serve(settings: Settings, dispatch: bool) -> int:
     process uses where it is SQLite.
     """
     with hold(settings.database_url):
+        if not settings.tokens:
+            settings = replace(settings, tokens={own_token.kept(settings): grant_for_own_user()})
         app = create_app(settings, dispatch)
         config = uvicorn.Config(
             app,

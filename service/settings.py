@@ -10,8 +10,11 @@ from typing import Self, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from nas_core.errors import InvalidValue
+from service.domain.grants import Grant
 
 DEFAULT_PORT = 8765
+SECRETS = ("YOSO_TOKENS", "YOSO_DATABASE_URL", "YOSO_MLFLOW_URI")
+"""The settings that may be read from a file, which is named by the same variable with _FILE behind it."""
 HOST = re.compile(r"([\w.-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?", re.ASCII)
 """A host as the header Host names it: a name or an address, and perhaps a port."""
 Number = TypeVar("Number", int, float)
@@ -24,7 +27,7 @@ class Settings:
     `storage` is a folder or an fsspec URL; `ray_address` the URL of a Ray cluster's dashboard, or None for a Ray of
     the service's own on this machine; `public_url` the URL that users open, and `allowed_hosts` the other names, each
     with or without a port, by which it may be asked (`service.api.doors`); `data_roots` the folders that image folders
-    may lie in, empty for any; `tokens` maps a bearer token to its project; `mlflow_uri` is the MLflow server that
+    may lie in, empty for any; `tokens` maps a bearer token to what it opens; `mlflow_uri` is the MLflow server that
     searches are mirrored to, or None. What one process takes on: bodies of `max_body` bytes; from one token (or
     address, where it is not this machine's own) `rate` requests a second, `rate_burst` at once, and `max_streams` open
     streams of events. A dataset is looked at for at most `inspection_seconds`. Raises
@@ -39,7 +42,7 @@ class Settings:
     public_url: str | None = None
     allowed_hosts: tuple[str, ...] = ()
     data_roots: tuple[str, ...] = ()
-    tokens: Mapping[str, str] = field(default_factory=dict, repr=False)
+    tokens: Mapping[str, Grant] = field(default_factory=dict, repr=False)
     mlflow_uri: str | None = field(default=None, repr=False)
     max_body: int = 1024 * 1024
     rate: float = 50.0
@@ -87,12 +90,13 @@ class Settings:
     @property
     def any_folder(self) -> bool:
         """Whether image folders may lie anywhere on this machine: only where nobody else is listened to."""
-        return not self.data_roots and not self.tokens
+        return not self.data_roots and all(grant.own for grant in self.tokens.values())
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
         """The settings that the environment (default: the process's own) asks for."""
         given = {k: v for k, v in (os.environ if environment is None else environment).items() if v != ""}
+        given = with_files(given)
         storage = given.get("YOSO_STORAGE", str(Path.home() / ".local" / "share" / "yoso"))
         if "://" not in storage:
             storage = str(Path(storage).expanduser().absolute())
@@ -138,20 +142,48 @@ def number(given: Mapping[str, str], name: str, kind: Callable[[str], Number], d
         raise InvalidValue(name, given[name], "not a number", f"such as {default}") from error
 
 
-def parse_tokens(text: str) -> dict[str, str]:
-    """Tokens by project from "project=token,project=token", turned round: project by token.
+def parse_tokens(text: str) -> dict[str, Grant]:
+    """What each token opens, from GRANT=TOKEN pairs (`Grant.parse`) behind commas, spaces or line breaks.
 
     Raises `InvalidValue`, without the text, where a pair is not one or a token is shorter than 16 characters.
     """
-    tokens: dict[str, str] = {}
-    for pair in filter(None, (part.strip() for part in text.split(","))):
-        project, equals, token = pair.partition("=")
-        if not equals or not project or len(token) < 16:
+    tokens: dict[str, Grant] = {}
+    accepted = (
+        "PROJECT=TOKEN or PROJECT:ROLE:NAME@DAY=TOKEN, separated by commas or line breaks; the role is read, submit or "
+        "admin, the day such as 2027-01-31, and a token has at least 16 characters"
+    )
+    for number, pair in enumerate(re.split(r"[,\s]+", text.strip(", \n\t\r")), 1):
+        if not pair:
+            continue
+        grant, equals, token = pair.partition("=")
+        try:
+            if not equals or len(token) < 16 or token in tokens:
+                raise ValueError("no token")
+            tokens[token] = Grant.parse(grant)
+        except ValueError as error:
             raise InvalidValue(
-                "YOSO_TOKENS", "…", "a pair is malformed", "project=token,… with tokens of at least 16 characters"
-            )
-        tokens[token] = project
+                "YOSO_TOKENS", "…", f"pair {number} is malformed, or its token is too short or there twice", accepted
+            ) from error
     return tokens
+
+
+def with_files(given: Mapping[str, str]) -> dict[str, str]:
+    """The settings with those that are secrets read from files, where `NAME_FILE` names one in place of `NAME`.
+
+    Raises `InvalidValue` where the file cannot be read, or both are given.
+    """
+    read = dict(given)
+    for name in SECRETS:
+        path = given.get(f"{name}_FILE")
+        if path is None:
+            continue
+        if name in given:
+            raise InvalidValue(f"{name}_FILE", path, f"{name} is set as well", "one of them")
+        try:
+            read[name] = Path(path).read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidValue(f"{name}_FILE", path, f"cannot be read: {error}", "a text file") from error
+    return {name: text for name, text in read.items() if text != ""}
 
 
 def checked_url(url: str) -> SplitResult:

@@ -22,6 +22,7 @@ from nas_core.picture import draw
 from nas_core.space import SearchSpace
 from service.api.context import Context
 from service.app import create_app
+from service.domain.grants import Grant
 from service.domain.lifecycle import WITH_RAY, Status
 from service.domain.request import SearchRequest, check
 from service.domain.scheduling import Capacity, Node
@@ -38,6 +39,8 @@ LARGE = Capacity.of([Node("large", 10_000, 10_000)])
 
 def make_app(folder: Path, database_url: str | None = None, **settings: Any) -> FastAPI:
     """A service in `folder`, on SQLite unless told otherwise, that accepts and shows, and launches nothing."""
+    if "tokens" in settings:
+        settings["tokens"] = {token: Grant.parse(grant) for token, grant in settings["tokens"].items()}
     return create_app(Settings(str(folder), database_url or f"sqlite:///{folder}/yoso.db", **settings), dispatch=False)
 
 

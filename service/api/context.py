@@ -8,11 +8,13 @@ from typing import Annotated, TypeVar
 from fastapi import Depends, Request
 
 from nas_core.errors import InvalidValue
+from service.api.doors import SAFE
 from service.api.limits import Streams
 from service.api.problems import ProblemError
-from service.api.tokens import project_of, token_of
+from service.api.tokens import Caller, Tokens
 from service.dispatch.process import Dispatching
 from service.dispatch.runs import Runs
+from service.domain.grants import Role
 from service.domain.request import Look, SearchRequest
 from service.domain.scheduling import Capacity
 from service.domain.sweep import SweepRequest
@@ -27,8 +29,6 @@ T = TypeVar("T")
 Asked = TypeVar("Asked", SearchRequest, SweepRequest)
 LOOK_SECONDS = 2.0
 """How long a request waits for a dataset to be looked at, before it is told to come back."""
-OPERATOR = "*"
-"""What stands for a project in YOSO_TOKENS where a token opens all of them."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Context:
     """What the dispatchers report of the cluster."""
     dispatching: Dispatching | None
     """The dispatcher of this process, where it has one."""
+    tokens: Tokens
+    """Who may ask."""
     streams: Streams
     """The streams of events that are open."""
     inspections: Inspections
@@ -83,20 +85,34 @@ def context(request: Request) -> Context:
     return found
 
 
-def authorised(request: Request) -> str | None:
-    """The project that the request's token opens; None, for all, where it is an operator's or none is asked for.
-
-    Raises `ProblemError` 401 where the token is missing or wrong.
-    """
-    settings = context(request).settings
-    if not settings.tokens:
-        return None
-    project = project_of(settings, token_of(request))
-    if project is None:
+def caller(request: Request) -> Caller:
+    """Who asks. Raises `ProblemError` 401 where the token or the session is missing, wrong or expired."""
+    found = request.state.caller
+    if found is None:
         raise ProblemError(
             401, "Not authorised", "Send a valid token: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"}
         )
-    return None if project == OPERATOR else project
+    assert isinstance(found, Caller)
+    return found
+
+
+def authorised(request: Request) -> str | None:
+    """The project that the caller is confined to; None for all.
+
+    Raises `ProblemError`: 401 where nobody is known to ask, 403 where they want to change something and may only read.
+    """
+    asking = caller(request)
+    if asking.role == Role.READ and request.method not in SAFE:
+        raise ProblemError(403, "Read only", f"The token {asking.name} may read, and change nothing.")
+    return asking.project
+
+
+def steered(request: Request, submitted_by: str | None) -> None:
+    """Refuse (403) to steer what others have submitted with a token that is only for its own."""
+    asking = caller(request)
+    if asking.role == Role.SUBMIT and request.method not in SAFE and submitted_by != asking.name:
+        told = f"The token {asking.name} may steer what was submitted with it; this was submitted by {submitted_by}."
+        raise ProblemError(403, "Not yours to steer", told)
 
 
 def confined(request: Asked, project: str | None) -> Asked:
@@ -118,5 +134,6 @@ def at_once(ask: Callable[[Request], T]) -> Callable[[Request], Awaitable[T]]:
 
 
 ContextDep = Annotated[Context, Depends(at_once(context))]
+CallerDep = Annotated[Caller, Depends(at_once(caller))]
 ProjectDep = Annotated[str | None, Depends(at_once(authorised))]
 """The project that the caller is confined to; None for any."""

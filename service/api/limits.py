@@ -5,7 +5,6 @@ when it is there whole. Sizes of headers are uvicorn's to limit.
 """
 
 import asyncio
-import hashlib
 import logging
 import math
 import time
@@ -13,13 +12,15 @@ from collections import Counter
 from collections.abc import Callable
 
 import anyio
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.problems import answer, is_away
-from service.api.tokens import project_of, token_of
+from service.api.problems import AWAY, answer, is_away
+from service.api.tokens import Caller, Tokens, bearer
 from service.settings import Settings, is_loopback
+from service.store.changes import BY
 
 log = logging.getLogger(__name__)
 BODY_SECONDS = 30.0
@@ -92,8 +93,8 @@ class Rate:
 class Limits:
     """ASGI middleware that holds every request to the settings' limits."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, streams: Streams) -> None:
-        self.app, self.settings, self.streams = app, settings, streams
+    def __init__(self, app: ASGIApp, settings: Settings, tokens: Tokens, streams: Streams) -> None:
+        self.app, self.settings, self.tokens, self.streams = app, settings, tokens, streams
         self.rate = Rate(settings.rate, settings.rate_burst)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -101,12 +102,31 @@ class Limits:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        client = client_of(scope, self.settings)
+        headers, request = Headers(scope=scope), HTTPConnection(scope)
+        address = str((scope.get("client") or ("",))[0])
+        caller = self.tokens.at_once(request)
+        client = counted(caller, address)
         if client is not None and (seconds := self.rate.wait(client)):
             told = f"At most {self.settings.rate:g} requests a second, and {self.settings.rate_burst} at once."
             await refuse(scope, receive, send, 429, "Too many requests", told, retry=math.ceil(seconds))
             return
+        if caller is None and bearer(request) is not None:
+            if seconds := self.tokens.guesses.wait(address):
+                told = "Too many wrong tokens came from this address."
+                await refuse(scope, receive, send, 429, "Too many wrong tokens", told, retry=seconds)
+                return
+            self.tokens.guesses.failed(address)
+        elif caller is None and self.tokens.session_of(request):
+            try:
+                caller = await self.tokens.of_session(request)
+            except SQLAlchemyError as error:
+                if not is_away(error):
+                    raise
+                await refuse(scope, receive, send, 503, "Database unavailable", AWAY, retry=RETRY_SECONDS)
+                return
+            client = counted(caller, address)
+        scope.setdefault("state", {})["caller"] = caller
+        BY.set(caller.name if caller is not None else None)
         length = headers.get("content-length")
         if length is not None and not (length.isascii() and length.isdigit()):
             told = (
@@ -223,16 +243,11 @@ async def refuse(
     await answer(status, title, detail, headers=headers)(scope, receive, send)
 
 
-def client_of(scope: Scope, settings: Settings) -> bytes | None:
-    """Whom a request counts for: its token if that is one of ours, else its address; None where nobody is limited.
+def counted(caller: Caller | None, address: str) -> bytes | None:
+    """Whom a request counts for: the token that it uses, else its address; None where nobody is limited.
 
     A wrong token counts for the address, or else whoever guesses tokens would never be slowed down.
     """
-    host = str((scope.get("client") or ("",))[0])
-    if settings.tokens:
-        token = token_of(HTTPConnection(scope))
-        if project_of(settings, token) is not None:
-            return hashlib.sha256(token.encode()).digest()
-    elif is_loopback(host):
+    if caller is not None and caller.own and is_loopback(address):
         return None
-    return host.encode()
+    return (caller.key if caller is not None and caller.key is not None else address).encode()

@@ -28,6 +28,7 @@ from service.store.sweeps import UnknownSweep
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 5
 """When to ask again where the database is away."""
+AWAY = "The database is not to be had just now. Try again in a few seconds."
 MEDIA_TYPE = "application/problem+json"
 STILL_LOOKING = "urn:yoso:still-looking"
 """The type of the problem that a dataset has not been looked at yet: the same request can be answered later."""
@@ -172,8 +173,7 @@ def install(app: FastAPI) -> None:
         if not is_away(error):
             raise error
         log.warning("the database is away: %s", str(getattr(error, "orig", None) or error).strip())
-        told = "The database is not to be had just now. Try again in a few seconds."
-        return answer(503, "Database unavailable", told, headers={"Retry-After": str(RETRY_SECONDS)})
+        return answer(503, "Database unavailable", AWAY, headers={"Retry-After": str(RETRY_SECONDS)})
 
     @app.exception_handler(StorageUnavailable)
     def storage(request: Request, error: StorageUnavailable) -> JSONResponse:

@@ -6,10 +6,11 @@ from fastapi import APIRouter, Path, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
-from service.api.context import ContextDep, ProjectDep
+from service.api.context import CallerDep, ContextDep, ProjectDep
 from service.api.idempotency import KeyDep, once
 from service.api.problems import Problem, ProblemError
 from service.api.searches import PROBLEMS
+from service.domain.grants import Role
 from service.store.idempotency import Answer
 from service.store.projects import Standing
 
@@ -61,10 +62,11 @@ def change(
     changed: ProjectChange,
     service: ContextDep,
     project: ProjectDep,
+    caller: CallerDep,
     key: KeyDep,
 ) -> Response:
     """Change a project's weight and quotas: the fields that are given."""
-    if project is not None:
+    if project is not None or caller.role != Role.ADMIN:
         raise ProblemError(403, "Not yours to change", "Weights and quotas are changed with an operator's token.")
 
     def do(session: Session) -> Answer:

@@ -6,14 +6,14 @@ import zipfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.orm import Session
 from typing_extensions import Buffer
 
-from service.api.context import Context, ContextDep, ProjectDep, confined
+from service.api.context import Context, ContextDep, ProjectDep, confined, steered
 from service.api.idempotency import KeyDep, once
 from service.api.problems import Problem, ProblemError
 from service.api.views import AttemptView, Page, SearchView, Seq, iso, place, position, view_attempt, view_search
@@ -94,8 +94,10 @@ def seen(service: Context, project: str | None, search_id: str) -> Search:
     return search
 
 
-def _seen(search_id: Text, service: ContextDep, project: ProjectDep) -> Search:
-    return seen(service, project, search_id)
+def _seen(request: Request, search_id: Text, service: ContextDep, project: ProjectDep) -> Search:
+    found = seen(service, project, search_id)
+    steered(request, found.submitted_by)
+    return found
 
 
 # A dependency, because a stream has answered 200 before its own code runs.

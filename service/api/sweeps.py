@@ -6,13 +6,13 @@ from dataclasses import replace
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
 from nas_core.errors import InvalidValue
 from nas_core.spec import SearchSpec, infeasible
-from service.api.context import Context, ContextDep, ProjectDep, confined
+from service.api.context import Context, ContextDep, ProjectDep, confined, steered
 from service.api.idempotency import KeyDep, once
 from service.api.problems import Problem, ProblemError
 from service.api.searches import PROBLEMS, QUOTA, UNKNOWN, created, operation_id
@@ -40,6 +40,7 @@ class SweepView(BaseModel):
     id: str
     project: str
     name: str
+    submitted_by: str | None
     strategy: str
     budgets: list[int]
     seeds: list[int]
@@ -99,8 +100,10 @@ def seen(service: Context, project: str | None, sweep_id: str) -> Sweep:
     return sweep
 
 
-def _seen(sweep_id: Text, service: ContextDep, project: ProjectDep) -> Sweep:
-    return seen(service, project, sweep_id)
+def _seen(request: Request, sweep_id: Text, service: ContextDep, project: ProjectDep) -> Sweep:
+    found = seen(service, project, sweep_id)
+    steered(request, found.submitted_by)
+    return found
 
 
 SeenDep = Annotated[Sweep, Depends(_seen)]
@@ -325,6 +328,7 @@ def _view(sweep: Sweep, progress: Progress) -> SweepView:
         id=sweep.id,
         project=sweep.project,
         name=sweep.name,
+        submitted_by=sweep.submitted_by,
         strategy=sweep.request.get("strategy", "path"),
         budgets=sweep.budgets,
         seeds=sweep.request.get("seeds", [0]),

@@ -86,6 +86,7 @@ class SearchView(BaseModel):
                     "project": "default",
                     "sweep": None,
                     "name": "first steps",
+                    "submitted_by": "vision:admin",
                     "status": "running",
                     "reason": None,
                     "phase": "search",
@@ -125,6 +126,8 @@ class SearchView(BaseModel):
     sweep: str | None
     """The sweep that it belongs to."""
     name: str
+    submitted_by: str | None
+    """The name of the token that it was submitted with."""
     status: str
     reason: str | None
     phase: str | None
@@ -186,6 +189,7 @@ def view_search(search: Search, architectures: Sequence[ArchitectureRow]) -> Sea
         project=search.project,
         sweep=search.sweep_id,
         name=search.name,
+        submitted_by=search.submitted_by,
         status=search.status,
         reason=search.reason,
         phase=search.phase,

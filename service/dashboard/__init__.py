@@ -18,6 +18,7 @@ def add_dashboard(app: FastAPI) -> None:
     app.add_api_route("/", home, include_in_schema=False)
     for pages in (searches, network, logs, sweeps, submit, cluster, compare, login):
         app.include_router(pages.router)
+    app.include_router(login.links)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
 
     @app.exception_handler(SignInNeededError)

@@ -57,6 +57,8 @@ def viewer(request: Request) -> str | None:
     try:
         return authorised(request)
     except ProblemError as error:
+        if error.status != 401:
+            raise
         raise SignInNeededError from error
 
 

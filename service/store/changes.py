@@ -2,6 +2,7 @@
 
 import base64
 import secrets
+from contextvars import ContextVar
 from typing import Any
 
 from sqlalchemy import func, select
@@ -16,6 +17,8 @@ AWAITING = 2e12
 """The `not_before` of finals that wait for the searches of their sweep: a time that nobody will see."""
 AWAITING_REASON = "waits for the searches of its sweep"
 _TIME = select(now())
+BY = ContextVar[str | None]("BY", default=None)
+"""In whose name the database is changed: that of the token of a user's request; None for what nobody asked for."""
 TAKEOVERS = "lease_takeovers"
 """The counter of leases that had run out and were taken over."""
 
@@ -44,7 +47,14 @@ def get(session: Session, search_id: str, lock: bool = False) -> Search:
 
 def note(session: Session, search_id: str, kind: str, data: dict[str, Any], time: float | None = None) -> None:
     """Append an event."""
-    session.add(Event(search_id=search_id, time=time_of(session) if time is None else time, kind=kind, data=data))
+    time = time_of(session) if time is None else time
+    session.add(Event(search_id=search_id, time=time, kind=kind, data=signed(data)))
+
+
+def signed(data: dict[str, Any]) -> dict[str, Any]:
+    """What an event tells, and in whose name it was caused."""
+    by = BY.get()
+    return data if by is None else data | {"by": by}
 
 
 def move(session: Session, search: Search, status: Status, time: float | None = None, **changes: Any) -> None:

@@ -42,6 +42,8 @@ class Search(Base):
     finals_id: Mapped[str | None] = mapped_column(String(32))
     """The finals that wait for this search, and retrain what it finds."""
     name: Mapped[str] = mapped_column(String(200))
+    submitted_by: Mapped[str | None] = mapped_column(String(140))
+    """The name of the token that it was submitted with."""
     dataset: Mapped[str] = mapped_column(Text)
     request: Mapped[dict[str, Any]] = mapped_column(JSON)
     """As the user gave it."""
@@ -112,6 +114,7 @@ class Sweep(Base):
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     project: Mapped[str] = mapped_column(String(64))
     name: Mapped[str] = mapped_column(String(200))
+    submitted_by: Mapped[str | None] = mapped_column(String(140))
     request: Mapped[dict[str, Any]] = mapped_column(JSON)
     """As the user gave it."""
     budgets: Mapped[list[int]] = mapped_column(JSON)
@@ -200,6 +203,19 @@ class IdempotencyKey(Base):
     status: Mapped[int | None] = mapped_column(Integer)
     headers: Mapped[dict[str, str] | None] = mapped_column(JSON)
     body: Mapped[Any | None] = mapped_column(JSON)
+
+
+class Login(Base):
+    """A browser's session, or a code that begins one."""
+
+    __tablename__ = "logins"
+
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    """SHA-256 of what the browser has."""
+    token: Mapped[str] = mapped_column(String(64))
+    """SHA-256 of the token that it was exchanged for."""
+    code: Mapped[bool] = mapped_column(Boolean)
+    expires_at: Mapped[float] = mapped_column(Float, index=True)
 
 
 class ClusterRow(Base):

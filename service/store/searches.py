@@ -274,6 +274,7 @@ def new_search(request: SearchRequest, spec: SearchSpec, time: float) -> dict[st
         "kind": "search",
         "project": request.project,
         "name": request.name,
+        "submitted_by": changes.BY.get(),
         "dataset": request.dataset,
         "request": request.model_dump(exclude_unset=True),
         "spec": spec.to_dict(),

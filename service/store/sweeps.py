@@ -67,6 +67,7 @@ class Sweeps:
             id=changes.new_id(),
             project=request.project,
             name=request.name,
+            submitted_by=changes.BY.get(),
             request=request.model_dump(mode="json", by_alias=True, exclude_unset=True),
             budgets=list(budgets),
             paused=False,
@@ -204,7 +205,7 @@ class Sweeps:
         )
         events = [
             {"search_id": row.id, "time": time, "kind": "status",
-             "data": {"status": Status.CANCELLED, "attempt": row.attempt}}
+             "data": changes.signed({"status": Status.CANCELLED, "attempt": row.attempt})}
             for row in session.execute(queued)
         ]  # fmt: skip
         if events:
@@ -278,7 +279,7 @@ def _queue(session: Session, sweep: Sweep, rows: list[dict[str, Any]], time: flo
         row.setdefault("reason", None)
         row |= {"sweep_id": sweep.id, "rank": row["rank"] + number * 1e-6}
     session.execute(insert(Search), rows)
-    data = {"status": Status.QUEUED}
+    data = changes.signed({"status": Status.QUEUED})
     session.execute(
         insert(Event), [{"search_id": row["id"], "time": time, "kind": "status", "data": data} for row in rows]
     )

@@ -108,7 +108,7 @@ def test_a_service_killed_in_mid_search_finds_it_finished_once(
 ) -> None:
     patience = 1000.0 * PATIENCE
     service.start()
-    page.goto("/submit")
+    page.goto(service.client.login_link("/submit")["url"])
     for part in ("Search space", "Training schedule"):
         page.get_by_text(part, exact=True).click()
     for label, text in SMALL.items():

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from nas_core.errors import InvalidValue
 from service.api.doors import is_own
+from service.domain.grants import Grant
 from service.settings import Settings
 from tests import seeding
 
@@ -61,7 +62,7 @@ def test_loopback_is_the_services_own_under_any_port(http: httpx.Client) -> None
 
 def test_what_is_set_is_known_and_where_it_listens() -> None:
     def known(named: str, **fields: Any) -> bool:
-        tokens = {"a-token-of-sixteen": "vision"}
+        tokens = {"a-token-of-sixteen": Grant("vision")}
         return is_own(named, Settings("/s", "sqlite:////s/db", tokens=tokens, data_roots=("/data",), **fields))
 
     assert known("yoso.example.org", public_url="https://yoso.example.org/below")

