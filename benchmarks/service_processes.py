@@ -16,6 +16,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from service import processes
 from service.api.context import Context
 from service.app import create_app
+from service.connections import Connection
 from service.settings import Settings
 from service.store.database import connect
 
@@ -58,7 +59,7 @@ def stub(program: str) -> None:
     context: Context = app.state.context
     assert context.dispatching is not None
     context.dispatching.dispatcher.python = program
-    config = uvicorn.Config(app, settings.host, settings.port, access_log=False, log_config=None)
+    config = uvicorn.Config(app, settings.host, settings.port, access_log=False, log_config=None, http=Connection)
     processes.Server(config, context).run()
 
 

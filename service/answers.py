@@ -264,7 +264,7 @@ class Node(TypedDict):
 class Holder(TypedDict):
     """A search that holds a part of the cluster."""
 
-    id: str | None
+    id: str
     project: str
     status: str
     reason: str | None
@@ -279,7 +279,7 @@ class Waiting(TypedDict):
     """A queued search: its place, and why it waits."""
 
     place: int
-    id: str | None
+    id: str
     project: str
     workers: int
     min_workers: int

@@ -11,6 +11,7 @@ from service.api.context import Context
 from service.api.doors import Doors
 from service.api.limits import Limits, Streams
 from service.api.tokens import Tokens
+from service.api.turns import Checks
 from service.dashboard import add_dashboard
 from service.dispatch.process import Dispatching
 from service.dispatch.runs import Runs
@@ -43,6 +44,7 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
         ClusterStore(engine),
         dispatching,
         tokens,
+        Checks(),
         Streams(settings.max_streams),
         Inspections(settings.data_roots, settings.any_folder, settings.inspection_seconds),
     )
@@ -64,6 +66,9 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
         version=own_version(),
         summary="Compact image networks under a FLOPs budget.",
         lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
     )
     app.state.context = context
     app.state.metrics = metrics.Metrics(context, own_version())

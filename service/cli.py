@@ -772,7 +772,11 @@ def json_or_text(text: str) -> Any:
 
 def data_roots() -> tuple[str, ...]:
     """The folders of YOSO_DATA_ROOTS."""
-    return tuple(filter(None, os.environ.get("YOSO_DATA_ROOTS", "").split(os.pathsep)))
+    from service.settings import parse_roots
+
+    return tuple(
+        folder for folders in parse_roots(os.environ.get("YOSO_DATA_ROOTS", "")).values() for folder in folders
+    )
 
 
 def follow(client: Client, search_id: str, as_json: bool) -> None:

@@ -97,6 +97,7 @@ class Look:
     """One look at a dataset, for all who wait for it."""
 
     dataset: str
+    roots: tuple[str, ...]
     options: DataOptions
     image_size: int | None
     waiting: int = 0
@@ -129,22 +130,29 @@ class Inspections:
         self._closed = threading.Event()
 
     def look(
-        self, dataset: str, options: DataOptions, image_size: int | None, patience: float, age: float = 0.0
+        self,
+        dataset: str,
+        options: DataOptions,
+        image_size: int | None,
+        patience: float,
+        age: float = 0.0,
+        roots: Sequence[str] | None = None,
     ) -> Found:
         """What is in `dataset`, as it is now or was at most `age` seconds ago; waits at most `patience` seconds.
 
         Raises `StillLooking`, and `InvalidValue` where looking is impossible.
         """
-        info = locate(dataset, self.roots, self.anywhere)
+        roots = self.roots if roots is None else tuple(roots)
+        info = locate(dataset, roots, self.anywhere)
         if info.kind != "folder":
-            return Found(**vars(look_here(dataset, self.roots, self.anywhere, options, image_size)))
+            return Found(**vars(look_here(dataset, roots, self.anywhere, options, image_size)))
         if not self._threads.acquire(timeout=patience):
             raise StillLooking(dataset, Progress())
         try:
-            key = (dataset, options, image_size, self._state(str(info.path), age))
+            key = (dataset, roots, options, image_size, self._state(str(info.path), age))
             with self._lock:
                 known = self._found.get(key) or self._failed.get(key)
-                look = self._joined(key, Look(dataset, options, image_size)) if known is None else None
+                look = self._joined(key, Look(dataset, roots, options, image_size)) if known is None else None
             if look is not None:
                 look.over.wait(patience)
                 with self._lock:
@@ -220,7 +228,7 @@ class Inspections:
         """Let a process look; None where it was stopped since nobody waits."""
         asked = {
             "dataset": look.dataset,
-            "roots": self.roots,
+            "roots": look.roots,
             "anywhere": self.anywhere,
             "options": look.options.to_dict(),
             "image_size": look.image_size,

@@ -23,6 +23,7 @@ from service import own_token
 from service.api.context import Context
 from service.api.tokens import grant_for_own_user
 from service.app import create_app
+from service.connections import Connection
 from service.dashboard.login import login_url
 from service.dispatch.process import Dispatching
 from service.dispatch.runs import Runs
@@ -95,6 +96,7 @@ def serve(settings: Settings, dispatch: bool) -> int:
             timeout_graceful_shutdown=GRACE_SECONDS,
             access_log=False,
             log_config=None,
+            http=Connection,
         )
         context: Context = app.state.context
         # What is there now stays: to look through all of it again and again would hold up answers.

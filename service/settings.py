@@ -10,7 +10,7 @@ from typing import Self, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from nas_core.errors import InvalidValue
-from service.domain.grants import Grant
+from service.domain.grants import NAME, Grant
 
 DEFAULT_PORT = 8765
 SECRETS = ("YOSO_TOKENS", "YOSO_DATABASE_URL", "YOSO_MLFLOW_URI")
@@ -27,11 +27,12 @@ class Settings:
     `storage` is a folder or an fsspec URL; `ray_address` the URL of a Ray cluster's dashboard, or None for a Ray of
     the service's own on this machine; `public_url` the URL that users open, and `allowed_hosts` the other names, each
     with or without a port, by which it may be asked (`service.api.doors`); `data_roots` the folders that image folders
-    may lie in, empty for any; `tokens` maps a bearer token to what it opens; `mlflow_uri` is the MLflow server that
-    searches are mirrored to, or None. What one process takes on: bodies of `max_body` bytes; from one token (or
-    address, where it is not this machine's own) `rate` requests a second, `rate_burst` at once, and `max_streams` open
-    streams of events. A dataset is looked at for at most `inspection_seconds`. Raises
-    `InvalidValue` where a setting cannot be used.
+    may lie in, and `project_roots` those of single projects, both empty for any; `tokens` maps a bearer token to what
+    it opens; `mlflow_uri` is the MLflow server that searches are mirrored to, or None. What one process takes on:
+    bodies of `max_body` bytes; from one token (or address, where it is not this machine's own) `rate` requests a
+    second, `rate_burst` at once, and `max_streams` open streams of events. A dataset is looked at for at
+    most `inspection_seconds`. Raises `InvalidValue` where a setting
+    cannot be used.
     """
 
     storage: str
@@ -42,6 +43,7 @@ class Settings:
     public_url: str | None = None
     allowed_hosts: tuple[str, ...] = ()
     data_roots: tuple[str, ...] = ()
+    project_roots: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     tokens: Mapping[str, Grant] = field(default_factory=dict, repr=False)
     mlflow_uri: str | None = field(default=None, repr=False)
     max_body: int = 1024 * 1024
@@ -79,7 +81,7 @@ class Settings:
                     "listening beyond this machine needs tokens",
                     "127.0.0.1, or YOSO_TOKENS set to project=token pairs",
                 )
-            if not self.data_roots:
+            if not self.data_roots and not self.project_roots:
                 raise InvalidValue(
                     "YOSO_HOST",
                     self.host,
@@ -90,7 +92,12 @@ class Settings:
     @property
     def any_folder(self) -> bool:
         """Whether image folders may lie anywhere on this machine: only where nobody else is listened to."""
-        return not self.data_roots and all(grant.own for grant in self.tokens.values())
+        return not (self.data_roots or self.project_roots) and all(grant.own for grant in self.tokens.values())
+
+    def roots_of(self, project: str | None) -> tuple[str, ...]:
+        """The folders that image folders of a project may lie in; of all projects together where it is None."""
+        own = [self.project_roots.get(project, ())] if project is not None else self.project_roots.values()
+        return tuple(dict.fromkeys([*(root for roots in own for root in roots), *self.data_roots]))
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
@@ -115,6 +122,7 @@ class Settings:
             raise InvalidValue(
                 "YOSO_RAY_ADDRESS", address, "not the URL of a Ray dashboard", "http://HOST:8265, or unset"
             )
+        roots = parse_roots(given.get("YOSO_DATA_ROOTS", ""))
         return cls(
             storage=storage,
             database_url=database_url,
@@ -123,7 +131,8 @@ class Settings:
             port=number(given, "YOSO_PORT", int, DEFAULT_PORT),
             public_url=given.get("YOSO_PUBLIC_URL", "").rstrip("/") or None,
             allowed_hosts=tuple(given.get("YOSO_ALLOWED_HOSTS", "").replace(",", " ").lower().split()),
-            data_roots=tuple(filter(None, given.get("YOSO_DATA_ROOTS", "").split(os.pathsep))),
+            data_roots=roots.pop("", ()),
+            project_roots=roots,
             tokens=parse_tokens(given.get("YOSO_TOKENS", "")),
             mlflow_uri=given.get("YOSO_MLFLOW_URI"),
             max_body=number(given, "YOSO_MAX_BODY", int, cls.max_body),
@@ -165,6 +174,17 @@ def parse_tokens(text: str) -> dict[str, Grant]:
                 "YOSO_TOKENS", "…", f"pair {number} is malformed, or its token is too short or there twice", accepted
             ) from error
     return tokens
+
+
+def parse_roots(text: str) -> dict[str, tuple[str, ...]]:
+    """Folders by the project that may use them, from "/shared:vision=/data/vision"; those of all are under ""."""
+    roots: dict[str, tuple[str, ...]] = {}
+    for entry in filter(None, text.split(os.pathsep)):
+        project, equals, folder = entry.partition("=")
+        if not equals or not folder or not NAME.fullmatch(project):
+            project, folder = "", entry
+        roots[project] = (*roots.get(project, ()), folder)
+    return roots
 
 
 def with_files(given: Mapping[str, str]) -> dict[str, str]:

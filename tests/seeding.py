@@ -22,6 +22,7 @@ from nas_core.picture import draw
 from nas_core.space import SearchSpace
 from service.api.context import Context
 from service.app import create_app
+from service.connections import Connection
 from service.domain.grants import Grant
 from service.domain.lifecycle import WITH_RAY, Status
 from service.domain.request import SearchRequest, check
@@ -334,7 +335,9 @@ def seed_finals(app: FastAPI, ended: bool = False) -> str:
 @contextmanager
 def serving(app: FastAPI, port: int = 0) -> Iterator[str]:
     """`app` behind a real socket, in a thread; its URL. Port 0 is any free one."""
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", timeout_graceful_shutdown=2))
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=port, log_level="warning", timeout_graceful_shutdown=2, http=Connection)
+    )
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

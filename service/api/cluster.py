@@ -11,6 +11,8 @@ from service.api.searches import PROBLEMS
 from service.domain.scheduling import Capacity
 from service.store.models import Search
 
+MOST_WAITING = 1000
+"""How far into the queue of all projects is looked for those of one."""
 router = APIRouter(prefix="/api/v1/cluster", tags=["cluster"], responses=PROBLEMS)
 
 
@@ -25,9 +27,9 @@ class NodeView(BaseModel):
 
 
 class Holder(BaseModel):
-    """A search that holds a part of the cluster. Of another project's one only the project is told."""
+    """A search that holds a part of the cluster."""
 
-    id: str | None
+    id: str
     project: str
     status: str
     reason: str | None
@@ -43,7 +45,8 @@ class Waiting(BaseModel):
     """A queued search: its place if everything came free now, and why it waits."""
 
     place: int
-    id: str | None
+    """Among those that are shown."""
+    id: str
     project: str
     workers: int
     """The most that it wants."""
@@ -57,7 +60,10 @@ class Waiting(BaseModel):
 
 
 class ClusterView(BaseModel):
-    """The cluster as a dispatcher last saw it, `age` seconds ago; `error` says why Ray could not be asked."""
+    """The cluster as a dispatcher last saw it, `age` seconds ago; `error` says why Ray could not be asked.
+
+    With a project's token all but what is held in all is of that project alone.
+    """
 
     cpus: float
     gpus: float
@@ -78,12 +84,11 @@ def look(service: ContextDep, project: ProjectDep, limit: Annotated[int, Query(g
     state = service.cluster.read()
     capacity = state.capacity if state is not None else Capacity()
     known = capacity if state is not None and state.nodes else Capacity(0, 0, ())
-    queue = service.projects.queue(known, limit)
-    standings = views(service.projects.standings())
-    shown = {view.name for view in standings if project in (None, view.name)}
-
-    def named(search: Search) -> str | None:
-        return search.id if search.project in shown else None
+    queue = service.projects.queue(known, limit if project is None else MOST_WAITING)
+    standings = [view for view in views(service.projects.standings()) if project in (None, view.name)]
+    holders, waiting = (
+        [search for search in some if project in (None, search.project)] for some in (queue.holders, queue.next)
+    )
 
     def why(search: Search) -> str:
         if state is None:
@@ -105,23 +110,23 @@ def look(service: ContextDep, project: ProjectDep, limit: Annotated[int, Query(g
         error=state.error if state is not None else None,
         holders=[
             Holder(
-                id=named(search),
+                id=search.id,
                 project=search.project,
                 status=search.status,
-                reason=search.reason if named(search) else None,
+                reason=search.reason,
                 workers=search.workers,
                 cpus=search.cpus,
                 gpus=search.gpus,
                 accelerator_type=search.accelerator_type,
                 dispatcher=search.lease_owner,
             )
-            for search in queue.holders
+            for search in holders
         ],
         queued=sum(view.queued for view in standings),
         queue=[
             Waiting(
                 place=place,
-                id=named(search),
+                id=search.id,
                 project=search.project,
                 workers=search.workers,
                 min_workers=search.min_workers,
@@ -130,7 +135,7 @@ def look(service: ContextDep, project: ProjectDep, limit: Annotated[int, Query(g
                 accelerator_type=search.accelerator_type,
                 reason=why(search),
             )
-            for place, search in enumerate(queue.next, 1)
+            for place, search in enumerate(waiting[:limit], 1)
         ],
-        projects=[view for view in standings if view.name in shown],
+        projects=standings,
     )

@@ -12,6 +12,7 @@ from service.api.doors import SAFE
 from service.api.limits import Streams
 from service.api.problems import ProblemError
 from service.api.tokens import Caller, Tokens
+from service.api.turns import Checks
 from service.dispatch.process import Dispatching
 from service.dispatch.runs import Runs
 from service.domain.grants import Role
@@ -46,6 +47,8 @@ class Context:
     """The dispatcher of this process, where it has one."""
     tokens: Tokens
     """Who may ask."""
+    checks: Checks
+    """Whose turn it is to have a request checked."""
     streams: Streams
     """The streams of events that are open."""
     inspections: Inspections
@@ -64,7 +67,7 @@ class Context:
         What was found may be `age` seconds old.
         """
         return lambda dataset, roots, anywhere, options, size: self.inspections.look(
-            dataset, options, size, patience, age
+            dataset, options, size, patience, age, roots
         )
 
     def ray_error(self) -> str | None:

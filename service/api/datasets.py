@@ -127,7 +127,7 @@ def inspect(request: InspectionRequest, service: ContextDep, project: ProjectDep
     A report is an answer also where it tells of problems. 422 is answered where there is nothing to look at.
     """
     try:
-        found = _look(service, request.dataset, request.data)
+        found = _look(service, project, request.dataset, request.data)
     except StillLooking as error:
         told = Looking(dataset=error.dataset, **vars(error.progress))
         return _json(told, 202, {"Retry-After": str(LOOK_AGAIN_SECONDS)})
@@ -164,7 +164,7 @@ def contact_sheet(
         image_size=image_size,
         background=background,
     )
-    sheet = _look(service, dataset, data).sheet
+    sheet = _look(service, project, dataset, data).sheet
     if sheet is None:
         raise ProblemError(404, "No contact sheet", f"There are no image files to show of {dataset!r}.")
     return Response(sheet, media_type="image/png", headers={"Cache-Control": "private, no-cache"})
@@ -180,9 +180,10 @@ def view(found: Found, data: DataRequest) -> DatasetReport:
     return DatasetReport.model_validate({**found.report, **told})
 
 
-def _look(service: Context, dataset: str, data: DataRequest) -> Found:
+def _look(service: Context, project: str | None, dataset: str, data: DataRequest) -> Found:
     """Raises `InvalidValue` and `StillLooking`."""
-    return service.inspections.look(dataset, data.options(), data.size(), LOOK_SECONDS)
+    roots = service.settings.roots_of(project)
+    return service.inspections.look(dataset, data.options(), data.size(), LOOK_SECONDS, roots=roots)
 
 
 def _json(told: BaseModel, status: int, headers: dict[str, str]) -> Response:

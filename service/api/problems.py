@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from nas_core.errors import InvalidValue
 from nas_core.storage import StorageUnavailable
 from service.dispatch.folder_model import BadFolder
+from service.domain.patience import OutOfPatience
 from service.domain.request import InvalidRequest
 from service.inspections import StillLooking
 from service.store.changes import UnknownSearch
@@ -160,6 +161,11 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
         return malformed_fields(error.errors())
+
+    @app.exception_handler(OutOfPatience)
+    def too_long(request: Request, error: OutOfPatience) -> JSONResponse:
+        accepted = "fewer points in a sweep, a smaller search space, or a smaller dataset"
+        return answer(422, "Too much work", f"{error}; accepted: {accepted}")
 
     @app.exception_handler(HTTPException)
     def http(request: Request, error: HTTPException) -> JSONResponse:

@@ -13,6 +13,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from sqlalchemy.orm import Session
 from typing_extensions import Buffer
 
+from service.api.checks import CHECKED
 from service.api.context import Context, ContextDep, ProjectDep, confined, steered
 from service.api.idempotency import KeyDep, once
 from service.api.problems import Problem, ProblemError
@@ -114,12 +115,12 @@ router = APIRouter(
 )
 
 
-@router.post("", status_code=201, response_model=SearchView, responses=QUOTA | CREATED)
+@router.post("", status_code=201, response_model=SearchView, responses=QUOTA | CREATED, dependencies=[CHECKED])
 def submit(request: SearchRequest, service: ContextDep, project: ProjectDep, key: KeyDep) -> Response:
     """Queue a search. Everything that can be known to be wrong is refused here, before anything is queued."""
     settings = service.settings
     request = confined(request, project)
-    spec = check(request, settings.data_roots, settings.any_folder, service.capacity(), service.look())
+    spec = check(request, settings.roots_of(request.project), settings.any_folder, service.capacity(), service.look())
 
     def create(session: Session) -> Answer:
         search = service.searches.create(request, spec, session)

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from nas_core.errors import InvalidValue
 from nas_core.spec import SearchSpec, infeasible
+from service.api.checks import CHECKED
 from service.api.context import Context, ContextDep, ProjectDep, confined, steered
 from service.api.idempotency import KeyDep, once
 from service.api.problems import Problem, ProblemError
@@ -19,6 +20,7 @@ from service.api.searches import PROBLEMS, QUOTA, UNKNOWN, created, operation_id
 from service.api.views import Page, iso, place, position, view_search
 from service.domain.lifecycle import TERMINAL, Status
 from service.domain.pareto import front
+from service.domain.patience import carry_on
 from service.domain.request import InvalidRequest, SearchRequest, Text, check
 from service.domain.sweep import MoreNetworks, SweepRequest, expand, sorted_budgets
 from service.store.idempotency import Answer
@@ -109,7 +111,7 @@ def _seen(request: Request, sweep_id: Text, service: ContextDep, project: Projec
 SeenDep = Annotated[Sweep, Depends(_seen)]
 
 
-@router.post("", status_code=201, response_model=SweepView, responses=QUOTA | CREATED)
+@router.post("", status_code=201, response_model=SweepView, responses=QUOTA | CREATED, dependencies=[CHECKED])
 def submit(request: SweepRequest, service: ContextDep, project: ProjectDep, key: KeyDep) -> Response:
     """Queue all searches of a sweep, or none: everything that can be known to be wrong is refused first."""
     request = confined(request, project)
@@ -134,9 +136,10 @@ def specified(service: Context, groups: list[list[SearchRequest]]) -> list[list[
     known: dict[str, SearchSpec] = {}
 
     def mean(point: SearchRequest) -> SearchSpec:
+        carry_on()
         same = point.model_dump_json(exclude={"seed"})
         if same not in known:
-            known[same] = check(point, settings.data_roots, settings.any_folder, capacity, look)
+            known[same] = check(point, settings.roots_of(point.project), settings.any_folder, capacity, look)
         try:
             return replace(known[same], seed=point.seed)
         except InvalidValue as problem:
@@ -145,7 +148,12 @@ def specified(service: Context, groups: list[list[SearchRequest]]) -> list[list[
     return [[(point, mean(point)) for point in group] for group in groups]
 
 
-@router.post("/{sweep_id}/networks", response_model=SweepView, responses=UNKNOWN | QUOTA | UNFINISHED)
+@router.post(
+    "/{sweep_id}/networks",
+    response_model=SweepView,
+    responses=UNKNOWN | QUOTA | UNFINISHED,
+    dependencies=[CHECKED],
+)
 def add(sweep: SeenDep, more: MoreNetworks, service: ContextDep, key: KeyDep) -> Response:
     """Retrain more networks of a sweep whose searches have ended: for more budgets, or to compare with.
 

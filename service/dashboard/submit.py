@@ -21,6 +21,7 @@ from nas_core.spec import FORMS, OPSETS, PENALTIES, ExportOptions, Settings
 from nas_core.summary import in_words, summarise
 from service.api import datasets
 from service.api import searches as api
+from service.api.checks import CHECKED
 from service.api.context import Context, ContextDep, confined
 from service.api.idempotency import key_for
 from service.api.problems import FieldError, field_errors
@@ -185,13 +186,13 @@ async def _sent(request: Request) -> Form:
 FormDep = Annotated[Form, Depends(_sent)]
 
 
-@router.get("/submit")
+@router.get("/submit", dependencies=[CHECKED])
 def form_page(request: Request, service: ContextDep, project: ViewerDep, form: FormDep) -> Response:
     """The form; the address may fill fields in."""
     return page("submit.html", request, **shown(service, project, {**AT_FIRST, **form}, []))
 
 
-@router.get("/fragments/submit")
+@router.get("/fragments/submit", dependencies=[CHECKED])
 def form_fragment(request: Request, service: ContextDep, project: ViewerDep, form: FormDep) -> Response:
     """What a search as the form describes it would cost, and what is wrong with the form so far."""
     told_of = judged(service, project, form)
@@ -200,7 +201,7 @@ def form_fragment(request: Request, service: ContextDep, project: ViewerDep, for
     return page("submit_parts.html", request, **looked(form, told_of), **told(begun))
 
 
-@router.post("/submit")
+@router.post("/submit", dependencies=[CHECKED])
 def send(request: Request, service: ContextDep, project: ViewerDep, form: FormDep) -> Response:
     """Queue the search and go to its page; the form again where it cannot be queued, with what is wrong."""
     seen = judged(service, project, form)
@@ -231,7 +232,6 @@ def send(request: Request, service: ContextDep, project: ViewerDep, form: FormDe
 def judged(service: Context, project: str | None, form: Form) -> Judged:
     """What can be said of a form; a request is held to the same rules as the API's."""
     settings, look = service.settings, service.look(PATIENCE_SECONDS, REMEMBERED_SECONDS)
-    where = settings.data_roots, settings.any_folder
     try:
         asked = SearchRequest.model_validate(body(form))
     except ValidationError as error:
@@ -239,12 +239,13 @@ def judged(service: Context, project: str | None, form: Form) -> Judged:
     found, options = None, asked.data
     try:
         asked = confined(asked, project)
+        roots = settings.roots_of(asked.project)
         with suppress(InvalidValue):  # which the rules tell of
             size = options.size(asked.space.image_size)
             found = service.inspections.look(
-                asked.dataset, options.options(), size, PATIENCE_SECONDS, REMEMBERED_SECONDS
+                asked.dataset, options.options(), size, PATIENCE_SECONDS, REMEMBERED_SECONDS, roots
             )
-        spec = check(asked, *where, service.capacity(), look)
+        spec = check(asked, roots, settings.any_folder, service.capacity(), look)
         return Judged(asked, [], costs(spec.space, spec.settings, spec.budgets), found)
     except StillLooking as looking:
         return Judged(asked, [], looking=looking)
@@ -343,7 +344,7 @@ def shown(
             "operations": [(name, name in PAPER_OPERATIONS) for name in OPERATIONS],
             "choices": CHOICES,
             "open": {part for part, begins in FOLDED.items() if any(field.startswith(begins) for field in busy)},
-            "datasets": at_hand(service.settings.data_roots),
+            "datasets": at_hand(service.settings.roots_of(project)),
             "any_folder": service.settings.any_folder,
             "projects": service.projects.names() if project is None else [],
             "own": project,

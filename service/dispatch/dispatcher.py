@@ -107,13 +107,13 @@ class Dispatcher:
         searches: Searches,
         runs: Runs,
         jobs: RayJobs,
-        data_roots: tuple[str, ...] = (),
+        roots_of: Callable[[str], tuple[str, ...]] = lambda project: (),
         python: str = sys.executable,
         ensure_ray: Callable[[], object] | None = None,
     ) -> None:
         self.searches, self.runs, self.jobs = searches, runs, jobs
         self.work, self.cluster = Work(searches.engine), ClusterStore(searches.engine)
-        self.data_roots, self.python, self.ensure_ray = data_roots, python, ensure_ray
+        self.roots_of, self.python, self.ensure_ray = roots_of, python, ensure_ray
         self.owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         self.held: dict[str, str] = {}
         """The tokens of the leases that it holds, by the searches' ids."""
@@ -332,7 +332,7 @@ class Dispatcher:
             trial = search.spec["finals"]["workers"]
             spec |= {"workers": trial, "min_workers": None}
             spec |= {"finalists": finalists, "at_once": search.workers // trial}
-        self.runs.write_spec(search.id, spec, self.data_roots)
+        self.runs.write_spec(search.id, spec, self.roots_of(search.project))
         entrypoint = shlex.join([self.python, "-m", "worker.job", self.runs.url(search.id)])
         environment = JOB_ENVIRONMENT | {"YOSO_ATTEMPT": str(search.attempt)}
         self.jobs.submit(submission_id(search), entrypoint, environment)

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Self
 
 EVERY_PROJECT = "*"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class Role(StrEnum):
@@ -48,7 +48,7 @@ class Grant:
         what, at, until = text.partition("@")
         project, _, rest = what.partition(":")
         role, _, name = rest.partition(":")
-        if not (project == EVERY_PROJECT or _NAME.fullmatch(project)) or (name and not _NAME.fullmatch(name)):
+        if not (project == EVERY_PROJECT or NAME.fullmatch(project)) or (name and not NAME.fullmatch(name)):
             raise ValueError("not a name")
         expires_at = math.inf
         if at:

@@ -31,6 +31,7 @@ from nas_core.spec import (
     unmet,
 )
 from nas_core.summary import summarise
+from service.domain.patience import carry_on
 from service.domain.scheduling import Capacity
 
 Value = TypeVar("Value")
@@ -227,6 +228,7 @@ def check(
 
     Raises `InvalidRequest` with every problem that can be told at once.
     """
+    carry_on()
     problems: list[InvalidValue] = []
 
     def collect(make: Callable[[], Value]) -> Value | None:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nas_core.errors import InvalidValue
 from nas_core.spec import parse_count
+from service.domain.patience import carry_on
 from service.domain.request import InvalidRequest, SearchRequest, Text
 
 MOST_POINTS = 10_000
@@ -169,6 +170,7 @@ def expand(request: SweepRequest, budgets: Sequence[int]) -> list[list[SearchReq
         raise InvalidRequest(problems)
     groups: list[list[SearchRequest]] = []
     for chosen in itertools.product(*request.grid.values()):
+        carry_on()
         asked = _varied(request.search, dict(zip(request.grid, chosen, strict=True)))
         own = {"project": request.project, "priority": request.priority, "name": request.name}
         try:

@@ -1,6 +1,7 @@
 """Who is let in: by which host's name, from which site's page, and as whom."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -159,3 +160,63 @@ def test_one_client_cannot_take_the_streams_of_another(tmp_path: Path) -> None:
 def test_what_is_shown_of_the_settings_has_no_password_in_it() -> None:
     settings = Settings("/s", "postgresql://yoso:a-hidden-password@db/yoso", mlflow_uri="https://u:a-hidden-password@m")
     assert "a-hidden-password" not in repr(settings) + str(settings)
+
+
+def test_one_projects_answers_have_no_word_of_another(tmp_path: Path) -> None:
+    tokens = {"a-token-of-sixteen": "vision", "another-of-sixteen": "secretproject"}
+    app = seeding.make_app(tmp_path, tokens=tokens, data_roots=(str(tmp_path),))
+    seeding.report(app, cpus=2)
+    theirs = [seeding.queue(app, project="secretproject", name="secretname", workers=2) for _ in range(3)]
+    seeding.Run(app, theirs[0]).start()
+    mine = seeding.queue(app, project="vision", workers=2)
+    vision = {"Authorization": "Bearer a-token-of-sixteen"}
+    with seeding.serving(app) as url, httpx.Client(base_url=url, timeout=60, headers=vision) as http:
+        described = http.get("/openapi.json").json()["paths"]
+        shown = ["/api/v1/cluster", "/api/v1/projects", PATH, "/api/v1/sweeps", f"{PATH}/{mine}", "/readyz"]
+        for path in [*shown, f"{PATH}?project=secretproject", "/api/v1/sweeps?project=secretproject"]:
+            told = http.get(path).text
+            assert "secret" not in told and not any(one in told for one in theirs), path
+        seen = http.get("/api/v1/cluster").json()
+        assert [(one["id"], one["place"]) for one in seen["queue"]] == [(mine, 1)] and seen["queued"] == 1
+        for path in [path for path in described if "{search_id}" in path]:
+            for method in described[path]:
+                for search_id in (theirs[0], "aaaaaaaaaaaa"):
+                    told_ = http.request(method, path.replace("{search_id}", search_id))
+                    assert told_.status_code == 404, path
+                    assert told_.json()["detail"] == f"There is no search {search_id!r}."
+    seeding.parts(app).searches.engine.dispose()
+
+
+def test_a_project_has_data_roots_of_its_own(tmp_path: Path) -> None:
+    given = {"YOSO_STORAGE": "/s", "YOSO_DATA_ROOTS": "/shared:vision=/data/vision:audio=/data/a=b:/x=y:vision=/more"}
+    settings = Settings.from_environment(given)
+    assert settings.data_roots == ("/shared", "/x=y") and not settings.any_folder
+    assert settings.roots_of("vision") == ("/data/vision", "/more", "/shared", "/x=y")
+    assert settings.roots_of("audio") == ("/data/a=b", "/shared", "/x=y") and settings.roots_of("other") == (
+        "/shared",
+        "/x=y",
+    )
+    assert settings.roots_of(None) == ("/data/vision", "/more", "/data/a=b", "/shared", "/x=y")
+    own, other = tmp_path / "vision", tmp_path / "audio"
+    roots = {"vision": (str(own),), "audio": (str(other),)}
+    tokens = {"a-token-of-sixteen": "vision"}
+    app = seeding.make_app(tmp_path, tokens=tokens, project_roots=roots)
+    with seeding.serving(app) as url:
+        for folder in (other / "pets", other):
+            asked = {"dataset": str(folder), "budgets": ["300k"]}
+            told = httpx.post(url + PATH, json=asked, headers={"Authorization": "Bearer a-token-of-sixteen"})
+            assert told.status_code == 422 and "outside the data roots" in told.json()["detail"]
+    seeding.parts(app).searches.engine.dispose()
+
+
+@pytest.mark.parametrize("path", ["/docs", "/openapi.json"])
+def test_the_description_is_for_those_who_are_signed_in(tmp_path: Path, path: str) -> None:
+    app = seeding.make_app(tmp_path, tokens={"a-token-of-sixteen": "vision"}, data_roots=(str(tmp_path),))
+    with seeding.serving(app) as url:
+        assert httpx.get(url + path).status_code in (303, 401)
+        told = httpx.get(url + path, headers={"Authorization": "Bearer a-token-of-sixteen"})
+        assert told.status_code == 200 and "http" not in "".join(re.findall(r'(?:src|href)="([^"]*)"', told.text))
+        if path == "/docs":
+            assert "script-src 'self'" in told.headers["content-security-policy"]
+            assert httpx.get(url + "/redoc").headers["location"] == "/docs"
+    seeding.parts(app).searches.engine.dispose()
