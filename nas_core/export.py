@@ -63,7 +63,7 @@ class Preprocessing:
         given = Decoding(spec.space.channels_in, spec.space.image_size, spec.data.background)
         # A class is called what its folder is called, which need not be text.
         names = (name.encode(errors="backslashreplace").decode() for name in names_of(data.classes, data.class_names))
-        return cls(getattr(data, "decoding", None) or given, tuple(data.mean), tuple(data.deviation), tuple(names))
+        return cls(data.decoding or given, tuple(data.mean), tuple(data.deviation), tuple(names))
 
     def metadata(self, normalised: bool) -> dict[str, str]:
         """What an ONNX file says of its input and output, by name; lists are JSON. `normalised`: the file does that."""
