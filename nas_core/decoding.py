@@ -147,7 +147,8 @@ def _formats(file: Path | str) -> tuple[str, ...]:
 def _reason(error: Exception, kind: str, suffix: str) -> str:
     """Why a file cannot be used, without what differs from file to file."""
     if isinstance(error, UnidentifiedImageError):
-        return f"not an image: {suffix.lower() or 'no suffix'}"
+        told = suffix.lower() if re.fullmatch(r"\.(?=.*[a-z])[a-z0-9]{1,8}", suffix.lower()) else "no suffix that tells"
+        return f"not an image: {told}"
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return f"decompression bomb: at most {MOST_PIXELS:,} pixels"
     if isinstance(error, MemoryError):

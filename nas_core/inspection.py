@@ -39,6 +39,8 @@ SMALLEST_SIZE = 4
 """Pixels of the square that a network can take."""
 FEWEST = 8
 """Training images per class below which the split would leave a part without the class."""
+MOST_REASONS = 30
+"""Reasons for leaving files out that are told apart."""
 IMBALANCE = 10
 """How many times as many images the largest class has as the smallest when it is warned of."""
 
@@ -297,7 +299,11 @@ def _together(left_out: Iterable[LeftOut]) -> tuple[LeftOut, ...]:
         before = by_reason.get(one.reason, LeftOut(one.reason, 0, ()))
         examples = (*before.examples, *one.examples)[:EXAMPLES]
         by_reason[one.reason] = LeftOut(one.reason, before.count + one.count, examples)
-    return tuple(sorted(by_reason.values(), key=lambda one: (-one.count, one.reason)))
+    found = sorted(by_reason.values(), key=lambda one: (-one.count, one.reason))
+    rest = found[MOST_REASONS:]
+    if rest:
+        found[MOST_REASONS:] = [LeftOut("other reasons", sum(one.count for one in rest), rest[0].examples)]
+    return tuple(found)
 
 
 def _held_out_too(duplicates: Sequence[Sequence[ImageFile]]) -> dict[ImageFile, str]:

@@ -165,6 +165,7 @@ class _LeftOut:
         self.found: dict[str, tuple[int, list[str]]] = {}
 
     def add(self, reason: str, path: str) -> None:
+        reason = readable(reason)
         count, examples = self.found.get(reason, (0, []))
         if len(examples) < EXAMPLES:
             examples.append(readable(path))
@@ -517,13 +518,14 @@ class _Reading:
         train = [one for one in found.get("train", []) if one.total]
         part = role(held_out[0].name) or "test" if held_out else ""
         if folds:
-            chosen = [one for part in PARTS[1:] for one in given.get(part, []) if role(one.name) == "fold"]
-            alone = not others and not train and not held_out
-            if alone and any(one.parent is base for one in chosen):
+            alone = not others and not train
+            if alone and not held_out and any(part in given for part in PARTS[1:]):
                 return folds
             ways: list[_Way] = [("to train on one", {"train": folds[:1]}), ("if folds are classes", {"train": [base]})]
-            if alone:
+            if alone and not held_out:
                 ways.insert(0, ("to train on the other folds", {"test": folds[:1]}))
+            elif alone and len(held_out) == 1:
+                ways.insert(0, ("to train on all folds", {part: held_out}))
             self._refuse("data.test", f"{_named(folds)} read as folds, for training or for the test", "", *ways)
         elif len(train) > 1:
             self._refuse_choice("train", train)
@@ -664,7 +666,11 @@ class _Reading:
         trained = {name for part, name, _ in members if part == "train"}
         if len(trained) < 2:
             reason = f"images of one class only, {next(iter(trained))!r}" if trained else "no images in class folders"
-            self._refuse("dataset", reason, "at least two class folders; --train names the folder that holds them")
+            deeper = [folder for part, _, folder in members if part == "train" and len(folder.holding()) > 1]
+            ways: list[_Way] = [("to use that folder", {"train": deeper[:1]})] if deeper else []
+            self._refuse(
+                "dataset", reason, "at least two class folders; --train names the folder that holds them", *ways
+            )
         alike = {_shape(name): name for name in trained}
         for part in PARTS[1:]:
             held_out = {name: folder for of, name, folder in members if of == part and name not in trained}

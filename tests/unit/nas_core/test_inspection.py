@@ -438,3 +438,14 @@ def test_many_classes_are_counted_on_the_contact_sheet(tmp_path: Path) -> None:
     found = look(dataset(tmp_path, classes=tuple(f"class {number:02}" for number in range(14)), count=8))
     with Image.open(io.BytesIO(found.contact_sheet())) as sheet:
         assert sheet.size[1] < 12 * 70
+
+
+def test_reasons_do_not_multiply_with_the_names_of_files(tmp_path: Path) -> None:
+    root = dataset(tmp_path)
+    for number in range(60):
+        (root / "cats" / f"frame.{number:06}").write_bytes(b"raw")
+        (root / f".cache{number}").mkdir()
+        (root / f".cache{number}" / "1.png").write_bytes(b"raw")
+    found = look(root)
+    assert found.problems == () and len(found.left_out) <= 31 and sum(one.count for one in found.left_out) == 120
+    assert reasons(found)["not an image: no suffix that tells"] == 60

@@ -89,6 +89,10 @@ def test_the_usual_layouts_are_recognised(tmp_path: Path, folders: list[str], ex
     ("folders", "field", "found", "resolved_by"),
     [
         (["fold1/{a,b}", "fold2/{a,b}", "fold3/{a,b}"], "data.test", "fold1/, fold2/ and fold3/", {"test": "fold2"}),
+        (["fold1/{a,b}", "fold2/{a,b}", "test/{a,b}"], "data.test", "fold1/ and fold2/", {"test": "test"}),
+        ([".", "data/{a,b}"], "dataset", "images of one class only, 'data'", {"train": "data"}),
+        (["{car,bus,train}"], "data.train", "beside it are bus/ and car/", {"train": "."}),
+        (["train/{car,bus,train}"], "data.train", "train/train/ is no name of a class", {"train": "train"}),
         (["train/{a,b}", "training/{a,b}"], "data.train", "train/ and training/", {"train": "training"}),
         (["train/{a,b}", "test/{a,b}", "testing/{a,b}"], "data.test", "test/ and testing/", {"test": "test"}),
         (["train/{a,b}", "{a,b}"], "data.train", "beside it are a/ and b/", {"train": "train"}),
