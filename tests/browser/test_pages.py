@@ -448,6 +448,38 @@ def test_a_search_is_filled_in_told_of_and_queued_with_the_keyboard(app: FastAPI
     assert search.spec["budgets"] == [300_000, 600_000] and search.spec["settings"]["retrain_epochs"] == 7
 
 
+def test_an_ambiguous_folder_is_looked_at_its_parts_are_chosen_and_it_is_searched_on(
+    app: FastAPI, page: Page, tmp_path: Path
+) -> None:
+    seeding.report(app)
+    names = [f"{part}/{label}" for part in ("train", "Testing", "extra") for label in ("cat", "dog")]
+    folder = seeding.images(tmp_path / "pets", *names)
+    page.goto("/submit")
+    page.get_by_label("Dataset", exact=True).fill(str(folder))
+    told = page.get_by_label("The dataset and its budgets")
+    expect(told).to_contain_text("train/ reads as the training images, but beside it are extra/")
+    page.get_by_label("Budgets", exact=True).fill("4M")
+    assert browsing.barriers(page) == []
+    told.get_by_role("link", name="ignore: /extra").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("Ignore", exact=True)).to_have_value("/extra")
+    expect(page.get_by_label("Budgets", exact=True)).to_have_value("4M")
+    expect(told).to_contain_text("multiply-adds are feasible")
+    expect(told).to_contain_text("train/ for training, Testing/ for the test")
+    sheet = told.get_by_alt_text(re.compile("Contact sheet"))
+    assert sheet.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
+    page.get_by_text("How the dataset is read", exact=True).focus()
+    page.get_by_label("Image channels").select_option("colour")
+    expect(told).to_contain_text("16 × 16 pixels, 3 channels, 2 classes")
+    assert browsing.barriers(page) == []
+    page.get_by_role("button", name="Queue the search").click()
+    expect(page).to_have_url(re.compile("/searches/[a-z2-7]{12}$"))
+    expect(page.get_by_role("region", name="Dataset")).to_contain_text("ignored, as it matches '/extra'")
+    ((search,), _) = seeding.parts(app).searches.page(5)
+    assert search.request["data"] == {"ignore": ["/extra"], "channels": 3}
+    assert search.spec["inspection"]["parts"] == {"train": 18, "test": 18}
+
+
 def test_what_is_typed_before_the_scripts_are_there_counts(app: FastAPI, page: Page) -> None:
     def type_first(route: Route) -> None:
         page.get_by_label("Dataset", exact=True).fill("digits")
