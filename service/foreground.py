@@ -37,6 +37,9 @@ def resumes(folder: Path, spec: SearchSpec, values: dict[str, Any]) -> bool:
             told = f"its spec.json cannot be read: {why}"
             raise InvalidValue("--to", str(folder), told, "another folder") from error
         asked = json.loads(json.dumps(spec.to_dict()))
+        # A dataset that has changed ends the search with what changed, which only its worker can tell.
+        for one in (there, asked):
+            one.pop("inspection", None)
         if different := list(differences(json.loads(json.dumps(there)), asked)):
             told = f"holds another search's run: {'; '.join(different)}"
             raise InvalidValue("--to", str(folder), told, accepted)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,13 @@ from fastapi import FastAPI
 from PIL import Image
 from typer.testing import CliRunner
 
+from nas_core.errors import InvalidValue
+from nas_core.spec import DataOptions, SearchSpec
 from nas_core.summary import in_words, summarise
+from service import foreground
 from service.cli import app as commands
 from service.client import Client
+from service.domain.request import SearchRequest, check, look_here
 from tests import seeding
 from tests.unit.service.test_dashboard import text
 
@@ -287,3 +292,17 @@ def test_a_contact_sheet_is_written_to_a_file(tmp_path: Path) -> None:
         assert sheet.format == "PNG" and sheet.width > 100
     assert "cat" in told.stdout and "one folder per class" in told.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pets", "sheet.png"]
+
+
+def test_a_run_whose_dataset_has_changed_goes_on_to_its_worker(tmp_path: Path) -> None:
+    def spec(fingerprint: str) -> SearchSpec:
+        looked = summarise(look_here(str(folder), (), True, DataOptions(), None).report)
+        request = SearchRequest(dataset=str(folder), budgets=["4M"])
+        return replace(check(request, (), True), inspection=looked | {"fingerprint": fingerprint})
+
+    folder = seeding.images(tmp_path / "pets", "cat", "dog")
+    assert not foreground.resumes(tmp_path, spec("before"), spec("before").to_dict())
+    assert foreground.resumes(tmp_path, spec("after"), spec("after").to_dict())
+    assert json.loads((tmp_path / "spec.json").read_text())["inspection"]["fingerprint"] == "before"
+    with pytest.raises(InvalidValue, match="seed"):
+        foreground.resumes(tmp_path, replace(spec("before"), seed=3), {})
