@@ -2,7 +2,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .PHONY: help setup demo test lint format clean bench-quality bench-ablation bench-budget bench-path bench-service soak \
-	compose-by-hand bench-finalists bench-sweep soak-cluster screenshots
+	compose-by-hand bench-finalists bench-sweep soak-cluster screenshots break-in
 .DEFAULT_GOAL := help
 # Otherwise each of the many processes of a search and of the tests would compile Yoso anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -48,6 +48,9 @@ bench-service: .venv/installed ## What does the service cost, beside references?
 
 soak: .venv/installed ## Is anything lost when dispatchers are killed a thousand times? (ten minutes)
 	$(BIN)/python -m benchmarks.soak $(ARGS)
+
+break-in: .venv/installed ## What do attempts to break into a service get? (half a minute)
+	$(BIN)/python -m benchmarks.break_in
 
 soak-cluster: .venv/installed ## Do searches and a sweep outlive the nodes of a cluster, and a thousand searches share it? (seven minutes)
 	$(BIN)/python -m pytest -m proof $(ARGS)
