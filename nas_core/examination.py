@@ -23,6 +23,9 @@ MOST_EXAMINED = 20_000
 MOST_PIXELS = 4 * 10**9
 """Pixels that are decoded when a dataset is looked at: about a minute's work."""
 
+MOST_COUNTED = 20
+"""Sizes, modes and so on that are told apart."""
+
 _THUMBNAIL = 16
 _NEARLY = 2.0
 """Two images are nearly identical whose thumbnails differ by no more than this on average, of 255."""
@@ -170,8 +173,11 @@ def ranges(examined: Iterable[Examined]) -> dict[decoding.Kind, tuple[float, flo
 
 
 def counted(values: Iterable[object]) -> dict[str, int]:
-    """How often each of the `values` occurs, the most frequent first."""
-    return {str(value): count for value, count in Counter(values).most_common()}
+    """How often each of the `values` occurs, the most frequent first; beyond `MOST_COUNTED` together, as "other"."""
+    often = Counter(values).most_common()
+    told = {str(value): count for value, count in often[:MOST_COUNTED]}
+    rest = sum(count for _, count in often[MOST_COUNTED:])
+    return told | ({"other": rest} if rest else {})
 
 
 def found(files: Iterable[ImageFile]) -> Found:

@@ -148,7 +148,8 @@ class Inspection:
         if self.kind == "folder":
             rows, more = _rows(self)
         else:
-            rows, more = previews.rows(self.info, self.decoding), ""
+            rows = previews.rows(self.info, self.decoding)
+            more = "" if rows else "no images of this dataset can be shown here"
         size = self.image_size
         title = f"{readable(self.dataset)}: {size}×{size} pixels, {'grey' if self.channels == 1 else 'colour'}"
         return contact_sheet(title, rows, more)

@@ -579,11 +579,12 @@ class _Reading:
             return []
         if part == "train" and not named and (members := self._parts_inside(classes)) is not None:
             return members
-        for one in inner.folders.values():
-            if not one.total and not role(one.name):
-                self.warnings.append(f"no images in the class folder {one.shown}")
-        for name, target in inner.links.items():
-            self.warnings.append(f"{readable(inner.of(name))}/ leads to {readable(target)}, and is not read again")
+        empty = [one for one in inner.folders.values() if not one.total and not role(one.name)]
+        if empty:
+            self.warnings.append(f"class folders without images: {_named(empty)}")
+        if inner.links:
+            links = [_Folder(inner.of(name)) for name in sorted(inner.links)]
+            self.warnings.append(f"links to folders that are read already: {_named(links)}")
         if not named:
             self._check_names(part, inner, classes)
         deeper = [one for one in classes if one.holding() and id(one) not in others]

@@ -449,3 +449,11 @@ def test_reasons_do_not_multiply_with_the_names_of_files(tmp_path: Path) -> None
     found = look(root)
     assert found.problems == () and len(found.left_out) <= 31 and sum(one.count for one in found.left_out) == 120
     assert reasons(found)["not an image: no suffix that tells"] == 60
+
+
+def test_sizes_beyond_the_most_frequent_are_counted_together(tmp_path: Path) -> None:
+    root = dataset(tmp_path)
+    for width in range(17, 47):
+        Image.fromarray(noise(16, width, 3)).save(root / "cats" / f"{width}.png")
+    sizes = look(root).sizes
+    assert len(sizes) == 21 and sizes["16×16"] == 16 and sizes["other"] == 11
