@@ -388,7 +388,8 @@ class SearchSpec:
     `min_workers` (None: exactly `workers`), each with `cpus_per_worker` CPU threads and `gpus_per_worker` GPUs (0 or
     1), on nodes of `accelerator_type` as Ray names it, such as A100 (None: on any). Without `retrain` a search ends
     with the networks that it found, for others to train. `data` says how the images of a folder are read, `inspection`
-    what was found when the dataset was looked at (`nas_core.summary`; None where nobody looked).
+    what was found when the dataset was looked at (`nas_core.summary`; None where nobody looked), `export` how networks
+    are written as ONNX.
     Raises `InvalidValue` where a field cannot be used or a budget or a limit is not feasible in the space.
     """
 

@@ -201,6 +201,17 @@ def test_a_checkpoint_may_be_taken_up_by_other_workers() -> None:
     assert ours.search.step == 1
 
 
+def test_a_checkpoint_from_before_a_field_was_there_is_taken_up() -> None:
+    ours, theirs = job(tiny_spec()), job(tiny_spec())
+    theirs.advance()
+    state = theirs.state_dict()
+    for field in ("export", "data"):
+        del state["spec"][field]
+    del state["spec"]["settings"]["choose_by"]
+    ours.load_state_dict(state)
+    assert ours.search.step == 1
+
+
 def searched(spec: SearchSpec) -> SearchJob:
     """A job whose search is done."""
     done = job(spec)
