@@ -1,17 +1,22 @@
 """docker-compose.yml: what it promises, checked without an engine; and by docker-compose itself where that is there."""
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
 import tomllib
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
+from service.dispatch.local_ray import free_ports
 from tools import compose_by_hand
 from tools.compose_by_hand import Misconfigured, Place, in_order, load, substitute
 
@@ -67,6 +72,20 @@ def test_ray_asks_for_the_token_that_the_dispatchers_send(services: dict[str, di
     assert all(services[name]["environment"]["RAY_AUTH_TOKEN"] == SECRETS["YOSO_RAY_TOKEN"] for name in DISPATCHERS)
 
 
+def test_each_part_reaches_and_may_do_no_more_than_it_needs(services: dict[str, dict[str, Any]]) -> None:
+    networks = {name: set(one["networks"]) for name, one in services.items()}
+    for name in ("ray-head", "ray-cpu"):
+        assert networks[name].isdisjoint(networks["postgres"] | networks["proxy"] | networks["api-1"])
+    assert networks["proxy"].isdisjoint(networks["postgres"])
+    for name in REPLICAS:
+        assert not {"RAY_AUTH_TOKEN", "YOSO_RAY_ADDRESS"} & set(services[name]["environment"])
+        assert services[name]["environment"]["FORWARDED_ALLOW_IPS"] != "*"
+    for name, one in services.items():
+        assert one["security_opt"] == ["no-new-privileges:true"]
+        assert name == "postgres" or one["cap_drop"] == ["ALL"]
+        assert one.get("read_only", False) or name in ("postgres", "ray-head", "ray-cpu")
+
+
 def test_variables_are_replaced_as_compose_does() -> None:
     assert substitute("${A:-x}/${B}", {"B": "b"}) == "x/b" and substitute("${A:-x}", {"A": ""}) == "x"
     with pytest.raises(Misconfigured, match="A is not set: say it"):
@@ -81,7 +100,8 @@ def test_by_hand_every_text_is_as_in_the_file_but_for_places(
     assert local["YOSO_PORT"] == str(place.ports["api-1", "8765"]) != str(place.ports["api-2", "8765"])
     postgres = place.ports["postgres", "5432"]
     assert local["YOSO_DATABASE_URL"] == f"postgresql://yoso:a-database-password@127.0.0.1:{postgres}/yoso"
-    assert local["YOSO_RAY_ADDRESS"] == f"http://127.0.0.1:{place.ports['ray-head', '8265']}"
+    dispatching = {k: place.local("dispatch-1", v) for k, v in services["dispatch-1"]["environment"].items()}
+    assert dispatching["YOSO_RAY_ADDRESS"] == f"http://127.0.0.1:{place.ports['ray-head', '8265']}"
     assert local["YOSO_STORAGE"] == f"{tmp_path}/storage" and local["YOSO_DATA_ROOTS"] == f"{tmp_path}/data"
     assert local["YOSO_TOKENS"] == SECRETS["YOSO_TOKENS"]
     joins = [place.local("ray-cpu", word) for word in services["ray-cpu"]["command"]]
@@ -138,3 +158,47 @@ check(SearchRequest(dataset="digits", budgets=["300k"]), (), True)
     command = [sys.executable, "-c", program.replace("{0}", str(tmp_path))]
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert told.returncode == 0, told.stderr
+
+
+def test_the_proxy_believes_a_terminator_on_this_machine_and_tells_the_visitors_address(tmp_path: Path) -> None:
+    """By nginx itself where that is installed; else its lists are looked at."""
+    text = (ROOT / "deploy" / "nginx.conf").read_text()
+    program = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")
+    if program is None:
+        for line in ("set_real_ip_from 127.0.0.0/8;", "127.0.0.0/8 1;", "X-Forwarded-Proto $visitors_scheme;"):
+            assert line in text
+        return
+
+    class Echo(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            told = json.dumps({name: self.headers.get(name) for name in ("X-Forwarded-For", "X-Forwarded-Proto")})
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(told)))
+            self.end_headers()
+            self.wfile.write(told.encode())
+
+        def log_message(self, *_: object) -> None:
+            return
+
+    [port] = free_ports(1)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Echo) as replica:
+        threading.Thread(target=replica.serve_forever, daemon=True).start()
+        text = re.sub(r"^ *resolver .*\n| resolve(?= )", "", text, flags=re.MULTILINE)
+        text = re.sub(r"api-\d:8765", f"127.0.0.1:{replica.server_port}", text)
+        text = text.replace("listen 8080;", f"listen 127.0.0.1:{port};").replace(" /tmp/", f" {tmp_path}/")
+        (tmp_path / "nginx.conf").write_text(text)
+        command = [program, "-c", f"{tmp_path}/nginx.conf", "-e", "stderr", "-g", "daemon off; master_process off;"]
+        proxy = subprocess.Popen(command)
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", transport=httpx.HTTPTransport(retries=8)) as http:
+                plain = http.get("/").json()
+                behind = {"X-Forwarded-For": "6.6.6.6, 203.0.113.9", "X-Forwarded-Proto": "https"}
+                terminated = http.get("/", headers=behind).json()
+        finally:
+            proxy.terminate()
+            proxy.wait(30)
+            replica.shutdown()
+    assert plain == {"X-Forwarded-For": "127.0.0.1", "X-Forwarded-Proto": "http"}
+    assert terminated == {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"}, (
+        "what it says itself, no more"
+    )
