@@ -17,10 +17,10 @@ import io
 import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cache, cached_property, lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,14 +29,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nas_core import inspection, parallel
-from nas_core.datasets import LAYOUTS, UNREADABLE_SHARE, DatasetInfo
+from nas_core import parallel
+from nas_core.datasets import LAYOUTS, UNREADABLE_SHARE, DatasetInfo, locate
 from nas_core.decoding import Bytes, Damaged, Decoding, decode
-from nas_core.errors import InvalidValue
-from nas_core.inspection import Inspection
+from nas_core.errors import DataChanged, InvalidValue, ReadFailed
+from nas_core.layout import EXAMPLES, LeftOut, readable
+from nas_core.manifest import digest
+from nas_core.snapshot import PARTS, SAME, Snapshot, compare, divide, look_at, patiently, shared, take, threads
 from nas_core.spec import SearchSpec, Settings
 
-PARTS = ("weights", "scaling", "validation", "test")
 IN_MEMORY_BYTES = 4 * 2**30
 """Image files up to this size, decoded, live on the device; more are decoded batch by batch."""
 PREPARED_BATCHES = 4
@@ -70,17 +71,20 @@ class TensorImages:
 
 
 class FileImages:
-    """Images that are decoded from files when asked for."""
+    """Images that are decoded from files when asked for.
 
-    def __init__(self, files: Sequence[Path], decoding: Decoding) -> None:
-        self.files, self.decoding = list(files), decoding
+    `digests` are what the files hold; what holds something else by then is not used.
+    """
+
+    def __init__(self, files: Sequence[Path], decoding: Decoding, digests: Sequence[str]) -> None:
+        self.files, self.decoding, self.digests = list(files), decoding, list(digests)
         self.prepared: dict[bytes, list[Future[Bytes]]] = {}
 
-    def __reduce__(self) -> tuple[type["FileImages"], tuple[list[Path], Decoding]]:
-        return type(self), (self.files, self.decoding)  # what is being decoded stays behind
+    def __reduce__(self) -> tuple[type["FileImages"], tuple[list[Path], Decoding, list[str]]]:
+        return type(self), (self.files, self.decoding, self.digests)  # what is being decoded stays behind
 
     def fetch(self, indices: Tensor) -> Tensor:
-        """The images at `indices`; several are decoded at once. Raises `Damaged` for a file that is no image."""
+        """The images at `indices`; several are decoded at once. Raises `DataChanged` or `ReadFailed`."""
         decoding = self.prepared.pop(indices.numpy().tobytes(), None) or self._begin(indices)
         return torch.stack([torch.from_numpy(pixels.result()) for pixels in decoding])
 
@@ -94,28 +98,25 @@ class FileImages:
                 pixels.cancel()
 
     def _begin(self, indices: Tensor) -> list[Future[Bytes]]:
-        return [_threads().submit(_decoded, self.files[i], self.decoding) for i in indices.tolist()]
+        return [threads().submit(self._read, i) for i in indices.tolist()]
 
-
-def _decoded(file: Path, decoding: Decoding) -> Bytes:
-    try:
-        return decode(file, decoding)
-    except Damaged as error:
-        raise Damaged(f"{file}: {error}") from error
-
-
-@cache
-def _threads() -> ThreadPoolExecutor:
-    """The threads that decode, started when first needed and joined when the process ends."""
-    return ThreadPoolExecutor(max_workers=8, thread_name_prefix="decode")
+    def _read(self, index: int) -> Bytes:
+        file = self.files[index]
+        if patiently(lambda: digest(file), str(file)) != self.digests[index]:
+            raise DataChanged(f"{readable(str(file))} has changed since the search began", {"files changed": str(file)})
+        try:
+            return patiently(lambda: decode(file, self.decoding), str(file))
+        except Damaged as error:  # another worker has decoded it
+            raise ReadFailed(f"{readable(str(file))} cannot be decoded here: {error}") from error
 
 
 @dataclass(frozen=True)
 class Data:
     """A loaded data set; `parts` are the indices of each part's images in `images` and `labels`.
 
-    `class_names` are in the order of the labels, and empty where the data set does not tell them; `skipped` are the
-    files that could not be read. `decoding` is how its images became bytes.
+    `class_names` are in the order of the labels, and empty where the data set does not tell them; `left_out` says what
+    is in no part and why, and `skipped` are the files of it that cannot be read. `snapshot` has the files of an image
+    folder, and `decoding` is how its images became bytes.
     """
 
     name: str
@@ -127,12 +128,18 @@ class Data:
     device: torch.device
     class_names: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    snapshot: Snapshot | None = None
     decoding: Decoding | None = None
 
     @property
     def splits(self) -> dict[str, int]:
         """How many images each part holds."""
         return {part: len(indices) for part, indices in self.parts.items()}
+
+    def counts(self) -> dict[str, list[int]]:
+        """How many images of each class, in the order of the labels, each part holds."""
+        return {part: self.labels[own].bincount(minlength=self.classes).tolist() for part, own in self.parts.items()}
 
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
@@ -145,12 +152,13 @@ class Data:
             total = total + pixels.sum((0, 2, 3)).cpu()
             squares = squares + (pixels * pixels).sum((0, 2, 3)).cpu()
         mean = total.double() / count
+        # Whole numbers: a channel that is the same everywhere has a variance of exactly zero.
+        constant = squares * count == total * total
+        if constant.all():
+            reason = f"all images are one plain colour: {', '.join(f'{one:g}' for one in mean.tolist())} of 255"
+            raise InvalidValue("dataset", self.name, reason, "images that differ from each other")
         variance = squares.double() / count - mean**2
-        if variance.max() <= 0:
-            raise InvalidValue(
-                "dataset", self.name, "all training images are of one single colour", "images that differ"
-            )
-        return mean, torch.where(variance > 0, variance, 1.0).sqrt()
+        return mean, torch.where(constant, 1.0, variance).sqrt()
 
     @property
     def mean(self) -> list[float]:
@@ -159,7 +167,8 @@ class Data:
 
     @property
     def deviation(self) -> list[float]:
-        """The standard deviation of each channel, 0 … 255, of at most 10,000 training images; 1 where it would be 0."""
+        """The standard deviation of each channel, 0 … 255, of at most 10,000 training images; 1 for a channel
+        that is the same everywhere, such as the blue of images without any."""
         return self._moments[1].tolist()
 
     @cached_property
@@ -265,121 +274,183 @@ class Augment:
         return cls(settings.crop_padding, settings.flip, settings.cutout if retraining else 0)
 
 
-def load(spec: SearchSpec, roots: Sequence[str], device: torch.device | str) -> Data:
+def load(
+    spec: SearchSpec,
+    roots: Sequence[str],
+    device: torch.device | str,
+    known: Snapshot | str | None = None,
+    submitted: str | None = None,
+) -> Data:
     """Load the data set of `spec` onto `device`; a data set with a name is looked for below `roots`.
 
-    Raises `OSError` or `ValueError` where files are missing or damaged, or too few are left for every class.
+    A search that goes on gives what is `known` from its first attempt, the snapshot of an image folder or the
+    fingerprint of another data set, and one that begins the fingerprint of the inspection when it was `submitted`, if
+    there was one. Raises `DataChanged` where the data are others, `OSError` or `ValueError` where files are missing or
+    damaged, or too few are left for every class.
     """
     device = torch.device(device)
-
-    def look() -> Inspection:
-        size = spec.space.image_size
-        return inspection.inspect(spec.dataset, roots, anywhere=True, options=spec.data, image_size=size)
-
-    found = parallel.first(look)
-    for problem in found.problems:
-        raise problem
-    info, decoding = found.info, replace(found.decoding, channels=spec.space.channels_in)
-    loaded = _LOADERS[info.kind](found, decoding, device)
-    images, labels = loaded.images, loaded.labels
+    info = locate(spec.dataset, roots, anywhere=True)
     ratio = spec.settings.ratio
     weights_share = ratio / (ratio + 1) if spec.settings.split else None
-    parts = split(labels, loaded.test, weights_share, loaded.validation)
-    _check_parts(spec.dataset, info.classes, labels, parts, loaded.class_names)
-    if spec.workers > (fewest := min(map(len, parts.values()))):
+    space = spec.space
+    if info.kind == "folder":
+        shape = (space.classes, space.channels_in, space.image_size)
+        if isinstance(known, Snapshot):
+            root, snapshot = compare(spec.dataset, roots, spec.data, known), known
+        else:
+            root, snapshot = take(spec.dataset, roots, spec.data, shape, weights_share, submitted)
+        data = _of_snapshot(spec, root, snapshot, device)
+    else:
+        loaded = _LOADERS[info.kind](info, space.channels_in, space.image_size, device)
+        data = _divided(spec, info, loaded, weights_share, device)
+        if isinstance(known, str) and known != data.fingerprint:
+            message = f"{spec.dataset!r} is not the data set that the search began with"
+            raise DataChanged(message, {"fingerprint": [known, data.fingerprint]})
+    _check_parts(spec.dataset, data)
+    if spec.workers > (fewest := min(map(len, data.parts.values()))):
         raise InvalidValue("workers", spec.workers, "more than a part of the data has images", f"at most {fewest}")
-    digest = hashlib.blake2b(labels.numpy().tobytes(), digest_size=16)
-    for chunk in torch.arange(len(labels))[:: max(1, len(labels) // 2000)].split(200):
-        digest.update(images.fetch(chunk).cpu().numpy().tobytes())
+    _ = data.mean  # refuses data that are the same everywhere
+    return data
+
+
+def _of_snapshot(spec: SearchSpec, root: Path, snapshot: Snapshot, device: torch.device) -> Data:
+    """The images of a snapshot that are in a part."""
+    used = snapshot.used
+    files = FileImages([root / file.path for file in used], snapshot.decoding, [file.digest for file in used])
+    images: Images = files
+    channels, size = snapshot.decoding.channels, snapshot.decoding.size
+    if len(used) * channels * size * size <= IN_MEMORY_BYTES:
+        images = TensorImages(_in_memory(files, len(used), channels, size, device))
+    unused = [(file.path, file.reason) for file in snapshot.files if not file.part]
     return Data(
         spec.dataset,
-        info.classes,
+        len(snapshot.class_names),
         images,
-        labels,
-        parts,
-        digest.hexdigest(),
+        torch.tensor([file.label for file in used], dtype=torch.long),
+        _parts([file.part for file in used]),
+        snapshot.fingerprint,
         device,
-        class_names=loaded.class_names,
-        skipped=loaded.skipped,
-        decoding=decoding,
+        class_names=snapshot.class_names,
+        skipped=tuple(readable(path) for path, reason in unused if not reason.startswith(SAME)),
+        left_out=(*_by_reason(unused), *snapshot.left_out),
+        snapshot=snapshot,
+        decoding=snapshot.decoding,
     )
 
 
-def split(
-    labels: Tensor, test: Tensor | None, weights_share: float | None, validation: Tensor | None = None
-) -> dict[str, Tensor]:
-    """Split images, class by class, into `PARTS`.
-
-    `test` marks the images that the data set itself holds out; without it a fifth of every class is. `validation` marks
-    those that it has for validation; without it a tenth of the rest is. W gets `weights_share` of what is left, λ the
-    remainder. Where `weights_share` is None, W and λ both get all of it (paper, table 3).
-    """
-    parts: dict[str, list[Tensor]] = {part: [] for part in PARTS}
-    for label in labels.unique().tolist():
-        own = (labels == label).nonzero().view(-1)
-        checked = own[:0]
-        if validation is not None:
-            checked, own = own[validation[own]], own[~validation[own]]
-        own = own[torch.randperm(len(own), generator=generator("split", label))]
-        if test is None:
-            held, rest = own[: max(1, round(len(own) / 5))], own[max(1, round(len(own) / 5)) :]
-        else:
-            held, rest = own[test[own]], own[~test[own]]
-        if validation is None:
-            checked, rest = rest[: max(1, len(rest) // 10)], rest[max(1, len(rest) // 10) :]
-        left = rest
-        if weights_share is None:
-            weights = scaling = left
-        else:
-            cut = max(1, min(round(len(left) * weights_share), len(left) - 1))
-            weights, scaling = left[:cut], left[cut:]
-        cuts = (held, weights, scaling, checked)
-        for part, chosen in zip(("test", "weights", "scaling", "validation"), cuts, strict=True):
-            parts[part].append(chosen)
-    return {part: torch.cat(chosen).sort().values for part, chosen in parts.items()}
+def _in_memory(images: Images, count: int, channels: int, size: int, device: torch.device) -> Tensor:
+    held = torch.empty((count, channels, size, size), dtype=torch.uint8, device=device)
+    for chunk in torch.arange(count).split(1000):
+        held[chunk] = images.fetch(chunk).to(device)
+    return held
 
 
-def _check_parts(dataset: str, classes: int, labels: Tensor, parts: dict[str, Tensor], names: Sequence[str]) -> None:
+def _divided(
+    spec: SearchSpec, info: DatasetInfo, loaded: "_Loaded", weights_share: float | None, device: torch.device
+) -> Data:
+    """A data set with a name, divided by the pixels of its images."""
+    space = spec.space
+    test = [False] * len(loaded.keys) if loaded.test is None else loaded.test.tolist()
+    declared = ["test" if held_out else "train" for held_out in test]
+    views = loaded.views
+    if isinstance(loaded.images, TensorImages):
+        views = digests(loaded.images.images.cpu())
+    divided = divide(loaded.keys, views, loaded.labels.tolist(), declared, weights_share)
+    whole = hashlib.blake2b(loaded.labels.numpy().tobytes(), digest_size=16)
+    for key, part in zip(loaded.keys, declared, strict=True):
+        whole.update(f"{key} {part}".encode())
+    unused = [(f"image {number}", reason) for number, (part, reason) in enumerate(divided) if not part]
+    return Data(
+        spec.dataset,
+        info.classes,
+        loaded.images,
+        loaded.labels,
+        _parts([part for part, _ in divided]),
+        whole.hexdigest(),
+        device,
+        class_names=loaded.class_names,
+        skipped=tuple(readable(path) for path, _ in loaded.damaged),
+        left_out=(*_by_reason(unused), *_by_reason(loaded.damaged)),
+        decoding=Decoding(space.channels_in, space.image_size),
+    )
+
+
+def _parts(names: Sequence[str]) -> dict[str, Tensor]:
+    """The indices of each of `PARTS`, of images that are in the parts of these `names`."""
+    listed = np.array(names)
+    both = listed == "training"
+    chosen = {part: (listed == part) | (both if part in ("weights", "scaling") else False) for part in PARTS}
+    return {part: torch.from_numpy(np.flatnonzero(where)) for part, where in chosen.items()}
+
+
+def _by_reason(unused: Sequence[tuple[str, str]]) -> tuple[LeftOut, ...]:
+    """One for each reason, of the paths and reasons of what is left out."""
+    paths: dict[str, list[str]] = {}
+    for path, reason in unused:
+        paths.setdefault(reason, []).append(readable(path))
+    return tuple(LeftOut(reason, len(some), tuple(some[:EXAMPLES])) for reason, some in paths.items())
+
+
+def digests(images: Tensor) -> list[str]:
+    """A digest of the bytes of each of `images` (N, C, H, W)."""
+    return [hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest() for image in images.numpy()]
+
+
+def split(images: Tensor, labels: Tensor, weights_share: float | None) -> dict[str, Tensor]:
+    """`images` (N, C, H, W), bytes that nobody held out, divided into `PARTS` by `divide`."""
+    keys = digests(images)
+    divided = divide(keys, keys, labels.tolist(), ["train"] * len(keys), weights_share)
+    return _parts([part for part, _ in divided])
+
+
+def _check_parts(dataset: str, data: Data) -> None:
     """Raise `InvalidValue` unless all labels are of a known class and every class is trained."""
+    labels, classes, names = data.labels, data.classes, data.class_names
     if int(labels.max()) >= classes or int(labels.min()) < 0:
         raise InvalidValue("dataset", dataset, f"a label beyond its {classes} classes", "labels from 0")
     for part in PARTS:
-        counts = labels[parts[part]].bincount(minlength=classes)
+        counts = labels[data.parts[part]].bincount(minlength=classes)
         if not counts.sum():
             raise InvalidValue("dataset", dataset, f"no images are left for {part}", "more images")
         if part in ("weights", "scaling") and not counts.all():
             lacking = int((counts == 0).nonzero()[0])
             name = names[lacking] if names else lacking
-            raise InvalidValue("dataset", dataset, f"class {name!r} has too few images for {part}", "more images")
+            reason = f"class {name!r} has too few images that differ for {part}"
+            raise InvalidValue("dataset", dataset, reason, "more images")
 
 
 @dataclass(frozen=True)
 class _Loaded:
-    """What a loader finds; `test` and `validation` mark the images that the data set itself has for these."""
+    """What a loader finds; `test` marks the images that are held out, if the data set holds any out.
+
+    `keys` are digests of the images as they come and, of those in files, `views` of what the network sees; `damaged`
+    are the files that are left out, and why.
+    """
 
     images: Images
     labels: Tensor
     test: Tensor | None
-    class_names: tuple[str, ...] = ()
-    skipped: tuple[str, ...] = ()
-    validation: Tensor | None = None
+    class_names: tuple[str, ...]
+    keys: list[str]
+    views: Sequence[str] = ()
+    damaged: tuple[tuple[str, str], ...] = ()
 
 
-def _digits(found: Inspection, decoding: Decoding, device: torch.device) -> _Loaded:
+def _digits(info: DatasetInfo, channels: int, size: int, device: torch.device) -> _Loaded:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
     pixels = torch.from_numpy(bunch.images * (255 / 16)).round().to(torch.uint8)[:, None]
-    images = TensorImages(_fit(pixels, decoding).to(device))
-    return _Loaded(images, torch.from_numpy(bunch.target).long(), None, tuple(map(str, range(10))))
+    images = TensorImages(_fit(pixels, channels, size).to(device))
+    labels = torch.from_numpy(bunch.target).long()
+    return _Loaded(images, labels, None, tuple(map(str, range(10))), digests(pixels))
 
 
-def _cifar(found: Inspection, decoding: Decoding, device: torch.device) -> _Loaded:
+def _cifar(info: DatasetInfo, channels: int, size: int, device: torch.device) -> _Loaded:
     """CIFAR's own pickled batches.
 
     Not by torchvision's reader: that one unpickles, which runs what a file says, and trusts an MD5 sum to forbid it.
     """
-    info = found.info
     folder = Path(info.path or ".") / Path(LAYOUTS[info.name].files[0]).parent
     label_key, names_key, names_file = (b"labels", b"label_names", "batches.meta")
     if info.name == "cifar100":
@@ -393,8 +464,9 @@ def _cifar(found: Inspection, decoding: Decoding, device: torch.device) -> _Load
             test.append(torch.full((len(labels[-1]),), file.startswith("test")))
         meta = _unpickle(folder / names_file) if (folder / names_file).exists() else {names_key: []}
         names = tuple(name.decode() for name in meta[names_key])
-    images = TensorImages(_fit(torch.cat(pixels), decoding).to(device))
-    return _Loaded(images, torch.cat(labels), torch.cat(test), names)
+    whole = torch.cat(pixels)
+    images = TensorImages(_fit(whole, channels, size).to(device))
+    return _Loaded(images, torch.cat(labels), torch.cat(test), names, digests(whole))
 
 
 def _unpickle(file: Path) -> dict[bytes, Any]:
@@ -414,11 +486,10 @@ class _ArraysOnly(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} does not belong in a CIFAR batch")
 
 
-def _torchvision(found: Inspection, decoding: Decoding, device: torch.device) -> _Loaded:
+def _torchvision(info: DatasetInfo, channels: int, size: int, device: torch.device) -> _Loaded:
     """A data set as torchvision's class reads it: arrays, or files with their labels."""
     from torchvision import datasets
 
-    info = found.info
     layout = LAYOUTS[info.name]
     reader = getattr(datasets, layout.reader)
     arguments = [*layout.train, *([] if layout.test is None else [layout.test])]
@@ -438,9 +509,10 @@ def _torchvision(found: Inspection, decoding: Decoding, device: torch.device) ->
         else:
             listed = [(Path(file), label) for part in read for file, label in _files(part)]
     if not arrays:
-        return _from_files(info, listed, test, names.pop(), decoding, device)
+        return _from_files(info, listed, test, names.pop(), channels, size, device)
     pixels = pixels[:, None] if pixels.dim() == 3 else pixels
-    return _Loaded(TensorImages(_fit(pixels, decoding).to(device)), labels, test, names.pop())
+    images = TensorImages(_fit(pixels, channels, size).to(device))
+    return _Loaded(images, labels, test, names.pop(), digests(pixels))
 
 
 def _labels(dataset: Any) -> Any:
@@ -457,73 +529,39 @@ def _files(dataset: Any) -> list[tuple[Path, int]]:
     return [dataset[i] for i in range(len(dataset))]
 
 
-def _image_folder(found: Inspection, decoding: Decoding, device: torch.device) -> _Loaded:
-    root, parts = Path(found.path or "."), {file.part for file in found.files}
-    listed = [(root / file.path, file.label) for file in found.files]
-    test, validation = (
-        torch.tensor([file.part == part for file in found.files]) if part in parts else None
-        for part in ("test", "validation")
-    )
-    looked_at = set(found.pixels)
-    unsure = torch.tensor([file.path not in looked_at for file in found.files])
-    loaded = _from_files(found.info, listed, test, found.class_names, decoding, device, validation, unsure)
-    return replace(loaded, skipped=(*sorted(found.damaged), *loaded.skipped))
-
-
 def _from_files(
     info: DatasetInfo,
     listed: Sequence[tuple[Path, int]],
     test: Tensor | None,
     names: tuple[str, ...],
-    decoding: Decoding,
+    channels: int,
+    size: int,
     device: torch.device,
-    validation: Tensor | None = None,
-    unsure: Tensor | None = None,
 ) -> _Loaded:
     """The images in the `listed` files that can be read, with their labels.
 
-    Of those that are not `unsure` it is known that they can. Raises `OSError` where more than `UNREADABLE_SHARE` of
-    them cannot be.
+    Raises `InvalidValue` where more than `UNREADABLE_SHARE` of them cannot be, and `ReadFailed`.
     """
-    broken = torch.zeros(len(listed), dtype=torch.bool)
-    doubtful = torch.arange(len(listed)) if unsure is None else unsure.nonzero().view(-1)
-    broken[doubtful] = _unreadable([listed[i][0] for i in doubtful.tolist()], device)
-    skipped = tuple(os.path.relpath(listed[i][0], info.path) for i in broken.nonzero().view(-1).tolist())
-    if len(skipped) > UNREADABLE_SHARE * len(listed):
-        first = ", ".join(skipped[:5]) + (", …" if len(skipped) > 5 else "")
-        raise OSError(
-            f"{len(skipped)} of the {len(listed)} images of {info.name!r} cannot be read, and at most "
-            f"{UNREADABLE_SHARE:.0%} may be skipped: {first}"
-        )
-    files = [file for (file, _), bad in zip(listed, broken.tolist(), strict=True) if not bad]
-    labels = torch.tensor([label for _, label in listed])[~broken]
-    images: Images = FileImages(files, decoding)
-    channels, size = decoding.channels, decoding.size
-    if len(files) * channels * size * size <= IN_MEMORY_BYTES:
-        held = torch.empty((len(files), channels, size, size), dtype=torch.uint8, device=device)
-        for chunk in torch.arange(len(files)).split(1000):
-            held[chunk] = images.fetch(chunk).to(device)
-        images = TensorImages(held)
-    test, validation = (None if marked is None else marked[~broken] for marked in (test, validation))
-    return _Loaded(images, labels, test, names, skipped, validation)
-
-
-def _unreadable(files: Sequence[Path], device: torch.device) -> Tensor:
-    """Which of `files` (n,) cannot be decoded; every worker tries its share and tells the others."""
-
-    def fails(file: Path) -> bool:
-        try:
-            decode(file, Decoding(1, 1))  # the smallest size is the cheapest, and reads the whole file
-        except OSError:
-            return True
-        return False
-
-    rank, workers = parallel.world()
-    failed = torch.zeros(len(files), device=device)
-    for chunk in torch.arange(len(files))[rank::workers].split(4096):
-        told = list(_threads().map(fails, (files[i] for i in chunk.tolist())))
-        failed[chunk.to(device)] = torch.tensor(told, dtype=failed.dtype, device=device)
-    return parallel.total(failed).cpu() > 0
+    decoding = Decoding(channels, size)
+    looked = shared(partial(look_at, decoding), [file for file, _ in listed])
+    damaged = tuple(
+        (os.path.relpath(file, info.path), found.told)
+        for (file, _), found in zip(listed, looked, strict=True)
+        if isinstance(found.told, str)
+    )
+    if len(damaged) > UNREADABLE_SHARE * len(listed):
+        first = "; ".join(f"{readable(path)}: {reason}" for path, reason in damaged[:EXAMPLES])
+        reason = f"{len(damaged)} of {len(listed)} images cannot be read: {first}"
+        raise InvalidValue("dataset", info.name, reason, f"at most {UNREADABLE_SHARE:.0%} that cannot be read")
+    told = {number: found.told for number, found in enumerate(looked) if not isinstance(found.told, str)}
+    sound = list(told)
+    files = FileImages([listed[number][0] for number in sound], decoding, [looked[number].digest for number in sound])
+    images: Images = files
+    if len(sound) * channels * size * size <= IN_MEMORY_BYTES:
+        images = TensorImages(_in_memory(files, len(sound), channels, size, device))
+    labels = torch.tensor([listed[number][1] for number in sound])
+    keys, views = ([one[which] for one in told.values()] for which in (0, 1))
+    return _Loaded(images, labels, None if test is None else test[sound], names, keys, views, damaged)
 
 
 @contextmanager
@@ -537,9 +575,8 @@ def _reading(dataset: str) -> Iterator[None]:
         raise ValueError(f"the files of {dataset!r} cannot be read: {error}") from error
 
 
-def _fit(images: Tensor, decoding: Decoding) -> Tensor:
+def _fit(images: Tensor, channels: int, size: int) -> Tensor:
     """Bytes (N, C, H, W) with the asked number of channels and size."""
-    channels, size = decoding.channels, decoding.size
     if images.shape[1] == 1 and channels == 3:
         images = images.expand(-1, 3, -1, -1)
     elif images.shape[1] == 3 and channels == 1:
@@ -550,9 +587,8 @@ def _fit(images: Tensor, decoding: Decoding) -> Tensor:
     return images.contiguous()
 
 
-_LOADERS: dict[str, Callable[[Inspection, Decoding, torch.device], _Loaded]] = {
+_LOADERS: dict[str, Callable[[DatasetInfo, int, int, torch.device], _Loaded]] = {
     "digits": _digits,
     "cifar": _cifar,
     "torchvision": _torchvision,
-    "folder": _image_folder,
 }

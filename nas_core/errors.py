@@ -45,3 +45,18 @@ class Diverged(RuntimeError):
 
 class LostPeer(RuntimeError):
     """The workers could not exchange something, since another one has failed or cannot be reached."""
+
+
+class DataChanged(RuntimeError):
+    """A search's dataset is not the one that it was submitted for or began with; `changes` says what differs."""
+
+    def __init__(self, message: str, changes: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.changes = dict(changes)
+
+    def __reduce__(self) -> tuple[type["DataChanged"], tuple[Any, ...]]:
+        return type(self), (str(self), self.changes)
+
+
+class ReadFailed(OSError):
+    """A file system that did not give a file, though it was asked again; the text says which and why."""

@@ -86,7 +86,7 @@ def examine_all(
     with ThreadPoolExecutor(8, thread_name_prefix="examine") as threads:
         for start in range(0, len(chosen), 256):
             chunk = chosen[start : start + 256]
-            told = list(threads.map(partial(_examine, root, background), chunk))
+            told = list(threads.map(partial(_told, root, background), chunk))
             found |= zip(chunk, told, strict=True)
             pixels += sum(one.size[0] * one.size[1] for one in told if isinstance(one, Examined))
             if progress is not None:
@@ -96,59 +96,64 @@ def examine_all(
     return found
 
 
-def _examine(root: Path, background: str, file: ImageFile) -> Examined | str:
-    path = root / file.path
+def _told(root: Path, background: str, file: ImageFile) -> Examined | str:
+    """What is found in `file`, or why it cannot be used."""
     try:
-        content = digest(path)
-        with decoding.opened(path) as image:
-            mode, kind, bits = image.mode, decoding.kind_of(image), decoding.bits_of(image)
-            stated = decoding.stated_range(image)
-            # Pillow turns TIFF itself, and then the tag is gone.
-            turned = getattr(image, "tag_v2", {}).get(ExifTags.Base.Orientation, 1)
-            several = bool(getattr(image, "is_animated", False)) and image.format != "MPO"
-            if kind is not None:
-                values, opaque = decoding.deep(image, path)
-                seen = values if opaque is None or not opaque.any() else values[opaque > 0]
-                low_high = float(seen.min()), float(seen.max())
-                shown = decoding.on_background(
-                    decoding.scaled(values, decoding.natural(kind, low_high)), opaque, background
-                )
-                transparent = opaque is not None and bool((opaque < 1).any())
-                shown = decoding.upright(shown, image)
-                pixels = values if opaque is None else np.dstack([values, opaque])
-                pixels = pixels.astype("<f8")
-            else:
-                low_high = (0.0, 255.0)
-                shown = decoding.shown(image, path, Decoding(3, 1, background))
-                transparent = image.has_transparency_data and not decoding.is_opaque(image)
-                pixels = np.asarray(shown)
-            grey = pixels.ndim == 2 or bool((pixels[:, :, :3] == pixels[:, :, :1]).all())
-            if kind is None and grey and pixels.ndim == 3:
-                pixels = pixels[:, :, 0]
-            hashed = hashlib.blake2b(repr((pixels.shape, kind)).encode(), digest_size=16)
-            hashed.update(np.ascontiguousarray(pixels).data)
-            constant = bool((pixels == pixels[:1, :1]).all())
-            thumbnail = shown.convert("L").resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
-            return Examined(
-                content,
-                hashed.hexdigest(),
-                shown.size,
-                mode,
-                bits,
-                turned if turned != 1 else decoding.orientation(image),
-                several,
-                transparent,
-                grey,
-                constant,
-                kind,
-                low_high,
-                stated,
-                np.ascontiguousarray(pixels[0, 0]).tobytes() if constant else thumbnail.tobytes(),
-            )
+        return examine(root / file.path, background)
     except Damaged as error:
         return str(error)
     except OSError as error:
         return (error.strerror or str(error)).lower()
+
+
+def examine(path: Path, background: str) -> Examined:
+    """What is found in the file at `path`. Raises `Damaged` or `OSError` where it cannot be used."""
+    content = digest(path)
+    with decoding.opened(path) as image:
+        mode, kind, bits = image.mode, decoding.kind_of(image), decoding.bits_of(image)
+        stated = decoding.stated_range(image)
+        # Pillow turns TIFF itself, and then the tag is gone.
+        turned = getattr(image, "tag_v2", {}).get(ExifTags.Base.Orientation, 1)
+        several = bool(getattr(image, "is_animated", False)) and image.format != "MPO"
+        if kind is not None:
+            values, opaque = decoding.deep(image, path)
+            seen = values if opaque is None or not opaque.any() else values[opaque > 0]
+            low_high = float(seen.min()), float(seen.max())
+            shown = decoding.on_background(
+                decoding.scaled(values, decoding.natural(kind, low_high)), opaque, background
+            )
+            transparent = opaque is not None and bool((opaque < 1).any())
+            shown = decoding.upright(shown, image)
+            pixels = values if opaque is None else np.dstack([values, opaque])
+            pixels = pixels.astype("<f8")
+        else:
+            low_high = (0.0, 255.0)
+            shown = decoding.shown(image, path, Decoding(3, 1, background))
+            transparent = image.has_transparency_data and not decoding.is_opaque(image)
+            pixels = np.asarray(shown)
+        grey = pixels.ndim == 2 or bool((pixels[:, :, :3] == pixels[:, :, :1]).all())
+        if kind is None and grey and pixels.ndim == 3:
+            pixels = pixels[:, :, 0]
+        hashed = hashlib.blake2b(repr((pixels.shape, kind)).encode(), digest_size=16)
+        hashed.update(np.ascontiguousarray(pixels).data)
+        constant = bool((pixels == pixels[:1, :1]).all())
+        thumbnail = shown.convert("L").resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
+        return Examined(
+            content,
+            hashed.hexdigest(),
+            shown.size,
+            mode,
+            bits,
+            turned if turned != 1 else decoding.orientation(image),
+            several,
+            transparent,
+            grey,
+            constant,
+            kind,
+            low_high,
+            stated,
+            np.ascontiguousarray(pixels[0, 0]).tobytes() if constant else thumbnail.tobytes(),
+        )
 
 
 def ranges(examined: Iterable[Examined]) -> dict[decoding.Kind, tuple[float, float]]:

@@ -26,7 +26,7 @@ from nas_core.space import SearchSpace
 
 class Latency(NamedTuple):
     """How long one image takes, in milliseconds: the median, the 10th and the 90th percentile, on `threads` threads
-    of the CPU or on another `device`.
+    of the CPU or on another `device`, whose `model` is told as it names itself.
     """
 
     median: float
@@ -34,12 +34,25 @@ class Latency(NamedTuple):
     high: float
     threads: int
     device: str = "cpu"
+    model: str = ""
 
     @property
     def where(self) -> str:
         """The device in words."""
-        kind = f"{platform.machine()} CPU" if self.device == "cpu" else self.device
-        return f"{kind} of the machine that trained it, threads: {self.threads}"
+        return f"{self.model or self.device}, CPU threads: {self.threads}"
+
+
+def device_model(device: torch.device | str) -> str:
+    """What a device calls itself, such as "NVIDIA H100 80GB HBM3" or the CPU's model name."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return f"{names[0] if names and names[0] else platform.machine()} (CPU)"
 
 
 def measure_latency(
@@ -51,7 +64,7 @@ def measure_latency(
     image = _activations(space.channels_in, space.image_size).to(device)
     times = _milliseconds(lambda: deployed(image), torch.device(device), threads, runs, warm_up)
     low, median, high = np.percentile(times, [10, 50, 90]).tolist()
-    return Latency(median, low, high, threads, str(device))
+    return Latency(median, low, high, threads, str(device), device_model(device))
 
 
 @dataclass(frozen=True)

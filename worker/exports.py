@@ -58,7 +58,7 @@ def write_exports(
     write_weights(folder, path, weights)
     write_evaluation(folder, path, evaluation)
     network, preprocessing = export.restore(architecture, weights), export.Preprocessing.of(data, spec)
-    latency = latency or measure_latency(network)
+    latency = latency or measure_latency(network, spec.cpus_per_worker, device=data.device)
     not_exported: dict[str, str] = {}
     forms: dict[str, Callable[[], bytes]] = {
         "onnx": lambda: export.to_onnx(network, spec.export, preprocessing, versions.get("yoso", "")),
@@ -78,4 +78,4 @@ def write_exports(
         else:
             folder.write(f"{path}/{FILES[kind]}", content)
     files = {kind: name for kind, name in FILES.items() if kind not in not_exported}
-    return {"latency_ms": latency.median, "files": files, "not_exported": not_exported}
+    return {"latency_ms": latency.median, "latency_device": latency.where, "files": files, "not_exported": not_exported}

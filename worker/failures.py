@@ -21,7 +21,7 @@ import torch
 from ray.train import UserCallback
 
 from nas_core import parallel
-from nas_core.errors import Diverged, InvalidValue, LostPeer
+from nas_core.errors import DataChanged, Diverged, InvalidValue, LostPeer, ReadFailed
 from nas_core.spec import SearchSpec
 from worker.run_folder import VERSION, RunFolder
 
@@ -102,6 +102,10 @@ def failure_of(error: Exception, spec: SearchSpec) -> Failure:
         return error
     if isinstance(error, Diverged):
         return Failure("diverged", str(error))
+    if isinstance(error, DataChanged):
+        return Failure("data_changed", str(error), changes=error.changes)
+    if isinstance(error, ReadFailed):
+        return Failure("data", str(error), retryable=True)
     if isinstance(error, InvalidValue):
         field = error.field.split(".")[0]
         return Failure(field if field in ("checkpoint", "limits") else "data", str(error))

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from io import BytesIO
@@ -31,8 +32,9 @@ from safetensors.torch import save
 
 from nas_core import parallel
 from nas_core.data import Data, load
-from nas_core.errors import Diverged, InvalidValue
+from nas_core.errors import DataChanged, Diverged, InvalidValue
 from nas_core.job import SearchJob, path
+from nas_core.snapshot import MOST_NAMED, Snapshot
 from nas_core.spec import SearchSpec
 from worker.exports import write_exports, write_genotype
 from worker.failures import EndAtOnce, Failure, ends_run
@@ -40,6 +42,7 @@ from worker.journal import Journal
 from worker.run_folder import VERSION, RunFolder
 
 RESIZE_SECONDS = 60.0
+MANIFEST, FINGERPRINT = "dataset/manifest.jsonl.gz", "dataset/fingerprint"
 WORKER_RESTARTS = 3
 """How often Ray Train starts the workers anew from the last checkpoint within one attempt."""
 
@@ -68,9 +71,9 @@ def search(
     torch.set_num_threads(spec.cpus_per_worker)
     device = ray.train.torch.get_device()
     begin = time.time()
-    data = load_data(spec, values, device)
+    data = load_data(folder, spec, values, device)
     job = SearchJob(spec, data, device)
-    state = load_checkpoint(folder, "train", device)
+    state = load_checkpoint(folder, "train")
     if state is not None:
         job.load_state_dict(state["job"])
         begin -= state["seconds"]
@@ -110,13 +113,40 @@ def search(
         folder.write_json("result.json", result(values, attempt, job, data, time.time() - begin))
 
 
-def load_data(spec: SearchSpec, values: dict[str, Any], device: torch.device) -> Data:
-    """The data of a run, whose `spec.json` holds `values`. Raises `Failure` where they cannot be read."""
+def load_data(folder: RunFolder, spec: SearchSpec, values: dict[str, Any], device: torch.device) -> Data:
+    """The data of a run, whose `spec.json` holds `values`: those that its first attempt found, or none.
+
+    Raises `Failure` where they cannot be read, or are others.
+    """
     try:
-        return load(spec, values.get("data_roots", []), device)
+        known = recall_data(folder)
+        data = load(spec, values.get("data_roots", []), device, known, values.get("data_fingerprint"))
+        if known is None and parallel.world()[0] == 0:
+            remember_data(folder, data)
+        return data
+    except DataChanged as error:
+        raise Failure("data_changed", str(error), changes=error.changes) from error
     except (OSError, ValueError) as error:
         # A file system may be well again later; what is damaged or not there stays so.
         raise Failure("data", str(error), retryable=isinstance(error, OSError)) from error
+
+
+def remember_data(folder: RunFolder, data: Data) -> None:
+    """Write for good of which data the run is. Raises `DataChanged` where another trial has found others."""
+    name, content = (MANIFEST, data.snapshot.to_bytes()) if data.snapshot else (FINGERPRINT, data.fingerprint.encode())
+    try:
+        folder.create(name, content)
+    except FileExistsError:
+        known = recall_data(folder)
+        if data.fingerprint != (known.fingerprint if isinstance(known, Snapshot) else known):
+            raise DataChanged(f"{data.name!r} changed while it was loaded", {}) from None
+
+
+def recall_data(folder: RunFolder) -> Snapshot | str | None:
+    """What an earlier start has remembered of the run's data, if there was one."""
+    if folder.exists(MANIFEST):
+        return Snapshot.from_bytes(folder.read(MANIFEST))
+    return folder.read(FINGERPRINT).decode() if folder.exists(FINGERPRINT) else None
 
 
 def note(journal: Journal | None, line: dict[str, Any]) -> None:
@@ -173,16 +203,16 @@ def scaling(spec: SearchSpec) -> dict[str, Any]:
     }
 
 
-def load_checkpoint(folder: RunFolder, name: str, device: torch.device) -> dict[str, Any] | None:
+def load_checkpoint(folder: RunFolder, name: str) -> dict[str, Any] | None:
     """The state that `report` last kept in the Ray Train run `name`, in this attempt or an earlier one; None where
     there is none."""
     kept = ray.train.get_checkpoint()
     if kept is not None:
         with kept.as_directory() as directory:
-            return read_checkpoint((Path(directory) / "job.pt").read_bytes(), device)
+            return read_checkpoint((Path(directory) / "job.pt").read_bytes())
     for content in parallel.first(partial(earlier_checkpoints, folder, name)):
         try:
-            return read_checkpoint(content, device)
+            return read_checkpoint(content)
         except (RuntimeError, EOFError, UnpicklingError) as error:
             print(f"a checkpoint is torn, and the one before it is taken: {error}", file=sys.stderr)
     return None
@@ -202,9 +232,9 @@ def earlier_checkpoints(folder: RunFolder, name: str) -> list[bytes]:
     return []
 
 
-def read_checkpoint(content: bytes, device: torch.device) -> dict[str, Any]:
-    """The state in a checkpoint's file."""
-    state: dict[str, Any] = torch.load(BytesIO(content), map_location=device, weights_only=True)
+def read_checkpoint(content: bytes) -> dict[str, Any]:
+    """The state in a checkpoint's file, on the CPU: who loads it takes to the device what the next step needs."""
+    state: dict[str, Any] = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
     return state
 
 
@@ -261,7 +291,10 @@ def dataset(data: Data) -> dict[str, Any]:
         "splits": data.splits,
         "mean": data.mean,
         "deviation": data.deviation,
-        "skipped": {"count": len(data.skipped), "files": data.skipped[:100]},
+        "counts": data.counts(),
+        "decoding": data.decoding.to_dict() if data.decoding else None,
+        "left_out": [asdict(one) | {"examples": list(one.examples)} for one in data.left_out[:MOST_NAMED]],
+        "skipped": {"count": len(data.skipped), "files": list(data.skipped[:MOST_NAMED])},
     }
 
 

@@ -455,14 +455,14 @@ def retrain(
         recall(ended[0])
         tell(*ended)
         return
-    data = load_data(spec, values, device)
+    data = load_data(folder, spec, values, device)
     try:
         architecture = finalist.build(spec)
     except ValueError as error:
         tell(0, NOTHING, dropped=f"no {finalist.origin} network for {finalist.budget}: {error}")
         return
     retraining = Retraining(spec, architecture, data, device)
-    if (state := load_checkpoint(folder, f"train/{finalist.number:05d}", device)) is not None:
+    if (state := load_checkpoint(folder, f"train/{finalist.number:05d}")) is not None:
         retraining.load_state_dict(state)
         recall(retraining.step // retraining.steps_per_epoch)
     if rank == 0:

@@ -105,5 +105,5 @@ def tiny_data(seed: int = 0, count: int = 150) -> Data:
     images = torch.randint(0, 120, (count, 1, 8, 8), generator=random)
     images[labels == 1, :, ::2] += 120
     images[labels == 2, :, :, ::2] += 120
-    parts = split(labels, None, 0.5)
+    parts = split(images.to(torch.uint8), labels, 0.5)
     return Data("stripes", 3, TensorImages(images.to(torch.uint8)), labels, parts, "stripes", torch.device("cpu"))
