@@ -195,7 +195,7 @@ def patiently(read: Callable[[], Value], path: str) -> Value:
             if isinstance(error, Damaged):
                 raise
             if pause is None:
-                raise ReadFailed(error.errno, f"{error.strerror or error}: {readable(path)}") from error
+                raise ReadFailed(f"{readable(path)}: {(error.strerror or str(error)).lower()}") from error
             time.sleep(pause)
     raise AssertionError("unreachable")
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as reference
 from torch import Tensor, nn
 
-from nas_core.data import Data, TensorImages, split
+from nas_core.data import Data, TensorImages
 from nas_core.errors import InvalidValue
 from nas_core.evaluation import MOST_CONFUSED, TOP5_ABOVE, Evaluation
 from nas_core.job import SearchJob
@@ -22,7 +22,12 @@ def imbalanced() -> Data:
     """600 images of cats and 8 of dogs that nobody can tell apart, of which 120 and 2 are for the test."""
     labels = torch.tensor([0] * 600 + [1] * 8)
     images = torch.randint(0, 256, (608, 1, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    parts = split(labels, None, 0.5)
+    numbers = torch.arange(608)
+    test = (numbers < 120) | (numbers >= 606)
+    validation = ~test & (numbers % 10 == 3)
+    weights = ~test & ~validation & (numbers % 2 == 0)
+    masks = {"test": test, "validation": validation, "weights": weights, "scaling": ~(test | validation | weights)}
+    parts = {part: mask.nonzero().view(-1) for part, mask in masks.items()}
     named: dict[str, Any] = {"class_names": ("cat", "dog", "fox")}
     return Data("pets", 3, TensorImages(images), labels, parts, "pets", torch.device("cpu"), **named)
 

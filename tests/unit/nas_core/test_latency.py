@@ -1,5 +1,7 @@
 """What a network takes in time: the table's sum is that of the network's parts, and measuring leaves no trace."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
@@ -61,4 +63,6 @@ def test_a_latency_says_where_it_was_measured() -> None:
     measured = measure_latency(Network(SearchSpace.preset("digits").cheapest()), threads=2, runs=3, warm_up=1)
     assert 0 < measured.low <= measured.median <= measured.high
     assert "CPU" in measured.where and measured.where.endswith("threads: 2")
-    assert measured._replace(device="cuda:0").where.startswith("cuda:0 ")
+    model = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
+    assert measured.where.startswith(model.partition(":")[2].strip())
+    assert measured._replace(device="cuda:0", model="NVIDIA H100 80GB HBM3").where.startswith("NVIDIA H100 80GB HBM3,")

@@ -48,12 +48,12 @@ def test_a_trial_that_goes_on_tells_all_epochs_that_are_behind_it(
 
     monkeypatch.setattr(tuning, "report", report)
     monkeypatch.setattr(tuning, "REPORT_SECONDS", 0.0)
-    monkeypatch.setattr(tuning, "load_checkpoint", lambda folder, name, device: None)
+    monkeypatch.setattr(tuning, "load_checkpoint", lambda folder, name: None)
     monkeypatch.setattr(tuning, "write_exports", lambda *of_what: {})
     assert train() == [[1], [2], [3], [4]]
     assert train() == [[1, 2, 3, 4]], "it had been stopped"
     folder.remove(verdict(0, 4))
-    monkeypatch.setattr(tuning, "load_checkpoint", lambda folder, name, device: states[2])
+    monkeypatch.setattr(tuning, "load_checkpoint", lambda folder, name: states[2])
     assert train() == [[1, 2, 3, 4]], "it goes on from its checkpoint after epoch 3"
     folder.remove(verdict(0, 4))
     monkeypatch.setattr(tuning, "rungs", lambda epochs: [])
