@@ -1,0 +1,80 @@
+"""A run remembers of which dataset it is, and whoever goes on with it compares."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from nas_core import SearchSpace
+from nas_core.inspection import inspect
+from nas_core.spec import SearchSpec, Settings
+from worker.failures import Failure
+from worker.run_folder import RunFolder
+from worker.training import FINGERPRINT, MANIFEST, dataset, load_data
+
+
+def draw(file: Path, seed: int) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8), dtype=np.uint8)).save(file)
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> SearchSpec:
+    """A search on an image folder, as it was submitted."""
+    for number in range(40):
+        draw(tmp_path / "pets" / ("cats" if number % 2 else "dogs") / f"{number}.png", number)
+    space = SearchSpace.preset("digits", channels=4, blocks=(1, 1), levels=2, classes=2)
+    pets = str(tmp_path / "pets")
+    found = inspect(pets, anywhere=True).to_dict()
+    return SearchSpec(pets, space.feasible_budgets()[1:], space, Settings.preset("digits"), inspection=found)
+
+
+def test_a_run_keeps_its_manifest_and_tells_of_it_in_its_result(tmp_path: Path, spec: SearchSpec) -> None:
+    folder = RunFolder(str(tmp_path / "run"))
+    data = load_data(folder, spec, {}, torch.device("cpu"))
+    kept = folder.read(MANIFEST)
+    again = load_data(folder, spec, {}, torch.device("cpu"))
+    assert folder.read(MANIFEST) == kept and again.fingerprint == data.fingerprint
+    told = json.loads(json.dumps(dataset(data)))
+    assert told["fingerprint"] == data.fingerprint and told["decoding"]["size"] == 8
+    assert {part: sum(counts) for part, counts in told["counts"].items()} == told["splits"]
+    assert told["skipped"] == {"count": 0, "files": []} and told["left_out"] == []
+
+
+def test_an_attempt_that_finds_other_data_than_the_first_ends_the_run_for_good(
+    tmp_path: Path, spec: SearchSpec
+) -> None:
+    folder = RunFolder(str(tmp_path / "run"))
+    load_data(folder, spec, {}, torch.device("cpu"))
+    (tmp_path / "pets" / "cats" / "1.png").unlink()
+    with pytest.raises(Failure, match=r"1 files removed \(cats/1.png\)") as ended:
+        load_data(folder, spec, {}, torch.device("cpu"))
+    assert (ended.value.kind, ended.value.retryable) == ("data_changed", False)
+    assert ended.value.details["changes"] == {"files removed": {"count": 1, "examples": ["cats/1.png"]}}
+
+
+def test_a_class_that_was_added_after_the_submission_ends_the_first_attempt(tmp_path: Path, spec: SearchSpec) -> None:
+    for number in range(10):
+        draw(tmp_path / "pets" / "birds" / f"{number}.png", 100 + number)
+    folder = RunFolder(str(tmp_path / "run"))
+    for given in (spec, replace(spec, inspection=None)):
+        with pytest.raises(Failure, match="2 classes") as ended:
+            load_data(folder, given, {}, torch.device("cpu"))
+        assert (ended.value.kind, ended.value.retryable) == ("data_changed", False)
+    assert not folder.exists(MANIFEST)
+
+
+def test_data_with_a_name_are_compared_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = SearchSpace.preset("digits", channels=4, blocks=(1, 1), levels=2)
+    spec = SearchSpec("digits", space.feasible_budgets()[1:], space, Settings.preset("digits"))
+    folder = RunFolder(str(tmp_path / "run"))
+    load_data(folder, spec, {}, torch.device("cpu"))
+    load_data(folder, spec, {}, torch.device("cpu"))
+    (tmp_path / "run" / FINGERPRINT).write_text("of other scans")
+    with pytest.raises(Failure, match="not the data set that the search began with") as ended:
+        load_data(folder, spec, {}, torch.device("cpu"))
+    assert ended.value.kind == "data_changed"
