@@ -30,10 +30,12 @@ from nas_core.decoding import Decoding, decode
 from nas_core.errors import InvalidValue
 from nas_core.evaluation import Evaluation
 from nas_core.files import FILES
+from nas_core.inspection import inspect as look_at
 from nas_core.latency import Latency, measure_latency
 from nas_core.layers import BatchNorm
 from nas_core.operations import OPERATIONS
 from nas_core.spec import OPSETS, ExportOptions, SearchSpec
+from nas_core.summary import summarise
 from tests.unit.nas_core.networks import architectures, tiny_data, tiny_spec
 
 CLASSES = ("cats", '"""', "\\", "l\ni", "a " * 80, "\udcff", "é", "`|", "<b>", "9")
@@ -390,6 +392,20 @@ def test_the_card_says_plainly_that_a_rare_class_is_never_recognised() -> None:
         "| do\\|g | 8 | 0.0% | 0 | never predicted |\n| cat | 600 | 100.0% | 608 | 98.7% |\n| fox | 0 | no test images",
     ):
         assert told in card, told
+
+
+def test_the_card_says_how_the_dataset_was_read(tmp_path: Path) -> None:
+    for number in range(20):
+        for label in ("cat", "do|g"):
+            (tmp_path / label).mkdir(exist_ok=True)
+            Image.effect_noise((9, 9), 80).save(tmp_path / label / f"{number}.png")
+    (tmp_path / "cat" / "readme.txt").write_text("words")
+    found = summarise(look_at(str(tmp_path), anywhere=True).to_dict())
+    test = Evaluation.of([0, 1], [0, 1], ("cat", "do|g"))
+    card = card_of(replace(tiny_spec(), inspection=found), tiny_data(), test)
+    assert "\n## Dataset\n\n- Layout: one folder per class\n- Images: 40 (40 in train) of 2 classes" in card
+    assert "- Left out: 1 file: " in card and "cat/readme.txt" in card
+    assert "## Dataset" not in card_of(tiny_spec(), tiny_data(), test)
 
 
 def test_the_card_of_many_classes_stays_short_and_tells_top_5() -> None:

@@ -142,6 +142,15 @@ def flags(data: dict[str, Any]) -> list[str]:
     ]
 
 
+def asked(http: httpx.Client, path: str, content: dict[str, Any]) -> httpx.Response:
+    """The answer to a request, when the dataset has been looked at."""
+    while True:
+        answer = http.post(path, json=content)
+        if answer.status_code != 202 and "urn:yoso:still-looking" not in answer.text:
+            return answer
+        assert answer.headers["retry-after"] == "1"
+
+
 def yoso(*words: str) -> Any:
     return CliRunner().invoke(commands, list(words))
 
@@ -176,7 +185,7 @@ def test_what_is_certain_is_used_and_told_alike_at_every_door(case: str, http: h
         assert " ".join(one.split()) in " ".join(shown.split())
     sheet = http.get(str(report["contact_sheet"]))
     assert sheet.status_code == 200 and sheet.content.startswith(b"\x89PNG")
-    made = http.post("/api/v1/searches", json=body(folder, data))
+    made = asked(http, "/api/v1/searches", body(folder, data))
     assert made.status_code == 201, made.text
     summary = made.json()["dataset_report"]
     assert summary["fingerprint"] == report["fingerprint"] and summary["decoding"] == report["decoding"]
@@ -193,14 +202,14 @@ def test_what_is_not_is_refused_alike_at_every_door_with_the_way_out(
     make, data, field = REFUSED[case]
     folder = tmp_path / "pets"
     make(folder)
-    report = http.post("/api/v1/datasets/inspect", json={"dataset": str(folder), "data": data}).json()
+    report = asked(http, "/api/v1/datasets/inspect", {"dataset": str(folder), "data": data}).json()
     assert report["usable"] is False and report["problems"]
     assert not field or report["problems"][0]["field"] == field, report["problems"]
-    refused = http.post("/api/v1/searches", json=body(folder, data))
+    refused = asked(http, "/api/v1/searches", body(folder, data))
     assert refused.status_code == 422
     assert [one for one in refused.json()["errors"] if one in report["problems"]] == report["problems"]
     in_sweep = {"search": body(folder, data), "budgets": ["10M"], "seeds": [0, 1]}
-    assert http.post("/api/v1/sweeps", json=in_sweep).json()["errors"] == refused.json()["errors"]
+    assert asked(http, "/api/v1/sweeps", in_sweep).json()["errors"] == refused.json()["errors"]
     local = yoso("inspect", str(folder), *flags(data), "--json")
     assert local.exit_code == 1
     assert json.loads(local.stdout)["problems"] == report["problems"]
@@ -215,7 +224,7 @@ def test_what_is_not_is_refused_alike_at_every_door_with_the_way_out(
         assert problem["reason"] in unescape(text(html))
         for choice in problem["choices"]:
             chosen = {**data, **{key.removeprefix("data."): value for key, value in choice.items()}}
-            again = http.post("/api/v1/datasets/inspect", json={"dataset": str(folder), "data": chosen}).json()
+            again = asked(http, "/api/v1/datasets/inspect", {"dataset": str(folder), "data": chosen}).json()
             assert problem not in again["problems"], "each choice resolves what it is offered for"
             address = next(one for one in links(html) if all(value in one[1] for value in pairs(choice)))
             assert http.get(address[0]).status_code == 200
@@ -235,11 +244,11 @@ def pairs(choice: dict[str, Any]) -> list[tuple[str, str]]:
 def test_an_option_that_is_none_is_refused_alike_at_every_door(case: str, http: httpx.Client, tmp_path: Path) -> None:
     data, field = IMPOSSIBLE[case]
     folder = seeding.images(tmp_path / "pets", "cat", "dog")
-    refused = http.post("/api/v1/datasets/inspect", json={"dataset": str(folder), "data": data})
+    refused = asked(http, "/api/v1/datasets/inspect", {"dataset": str(folder), "data": data})
     (problem,) = refused.json()["errors"]
     assert refused.status_code == 422 and problem["field"] == field
     assert http.get("/api/v1/datasets/contact-sheet", params={"dataset": str(folder)} | data).status_code == 422
-    assert problem in http.post("/api/v1/searches", json=body(folder, data)).json()["errors"]
+    assert problem in asked(http, "/api/v1/searches", body(folder, data)).json()["errors"]
     local = yoso("inspect", str(folder), *flags(data))
     assert local.exit_code == 2 and problem["reason"] in local.stderr and problem["accepted"] in local.stderr
     assert problem["reason"] in unescape(text(seeding.form(http, form(folder, data))))
@@ -253,9 +262,9 @@ def test_what_lies_outside_the_roots_is_seen_at_no_door(tmp_path: Path) -> None:
     with seeding.serving(app) as url, httpx.Client(base_url=url, timeout=60) as client:
         for path in (tmp_path / "private", tmp_path / "data" / ".." / "private", tmp_path / "data" / "link"):
             for answer in (
-                client.post("/api/v1/datasets/inspect", json={"dataset": str(path)}),
+                asked(client, "/api/v1/datasets/inspect", {"dataset": str(path)}),
                 client.get("/api/v1/datasets/contact-sheet", params={"dataset": str(path)}),
-                client.post("/api/v1/searches", json=body(path, {})),
+                asked(client, "/api/v1/searches", body(path, {})),
             ):
                 assert answer.status_code == 422 and "outside the data roots" in answer.text
     seeding.parts(app).searches.engine.dispose()
@@ -270,17 +279,17 @@ def test_a_sweep_looks_once_however_many_searches_it_makes(app: FastAPI, http: h
         "seeds": [0, 1, 2],
         "grid": {"settings.lr": [0.1, 0.05, 0.01], "space.share": [True, False]},
     }
-    made = http.post("/api/v1/sweeps", json=sweep)
+    made = asked(http, "/api/v1/sweeps", sweep)
     assert made.status_code == 201 and made.json()["searches"] == 18, made.text
     assert looks == [str(folder)]
     varied = sweep | {"grid": {"data.train": ["a", "b"], "data.channels": [1, 3]}}
-    assert http.post("/api/v1/sweeps", json=varied).status_code == 201
+    assert asked(http, "/api/v1/sweeps", varied).status_code == 201
     assert len(looks) == 5, "once for each way of reading it but the one that is known"
 
 
 def test_two_image_sizes_are_refused(http: httpx.Client) -> None:
-    asked = {"dataset": "digits", "budgets": ["300k"], "data": {"image_size": 8}, "space": {"image_size": 16}}
-    (problem,) = http.post("/api/v1/searches", json=asked).json()["errors"]
+    both = {"dataset": "digits", "budgets": ["300k"], "data": {"image_size": 8}, "space": {"image_size": 16}}
+    (problem,) = asked(http, "/api/v1/searches", both).json()["errors"]
     assert problem["field"] == "data.image_size" and "16" in problem["reason"]
 
 
