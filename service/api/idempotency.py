@@ -52,5 +52,15 @@ def once(service: Context, key: Key | None, do: Callable[[Session], Answer]) -> 
     """The answer of `do`, which is done once for a key; then the dispatcher is woken."""
     answer = idempotency.once(service.searches.engine, key, do)
     service.wake()
+    return _response(answer)
+
+
+def given(service: Context, key: Key | None) -> Response | None:
+    """The answer that a key got before, if any: what was accepted is not held to the rules once more."""
+    answer = idempotency.given(service.searches.engine, key)
+    return _response(answer) if answer is not None else None
+
+
+def _response(answer: Answer) -> Response:
     headers = answer.headers | ({"Idempotency-Replayed": "true"} if answer.replayed else {})
     return JSONResponse(answer.body, answer.status, headers)

@@ -15,7 +15,7 @@ from typing_extensions import Buffer
 
 from service.api.checks import CHECKED
 from service.api.context import Context, ContextDep, ProjectDep, confined, steered
-from service.api.idempotency import KeyDep, once
+from service.api.idempotency import KeyDep, given, once
 from service.api.problems import Problem, ProblemError
 from service.api.views import AttemptView, Page, SearchView, Seq, iso, place, position, view_attempt, view_search
 from service.dispatch.folder_model import BadFolder
@@ -118,6 +118,8 @@ router = APIRouter(
 @router.post("", status_code=201, response_model=SearchView, responses=QUOTA | CREATED, dependencies=[CHECKED])
 def submit(request: SearchRequest, service: ContextDep, project: ProjectDep, key: KeyDep) -> Response:
     """Queue a search. Everything that can be known to be wrong is refused here, before anything is queued."""
+    if (before := given(service, key)) is not None:
+        return before
     settings = service.settings
     request = confined(request, project)
     spec = check(request, settings.roots_of(request.project), settings.any_folder, service.capacity(), service.look())

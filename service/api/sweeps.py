@@ -14,7 +14,7 @@ from nas_core.errors import InvalidValue
 from nas_core.spec import SearchSpec, infeasible
 from service.api.checks import CHECKED
 from service.api.context import Context, ContextDep, ProjectDep, confined, steered
-from service.api.idempotency import KeyDep, once
+from service.api.idempotency import KeyDep, given, once
 from service.api.problems import Problem, ProblemError
 from service.api.searches import PROBLEMS, QUOTA, UNKNOWN, created, operation_id
 from service.api.views import Page, iso, place, position, view_search
@@ -114,6 +114,8 @@ SeenDep = Annotated[Sweep, Depends(_seen)]
 @router.post("", status_code=201, response_model=SweepView, responses=QUOTA | CREATED, dependencies=[CHECKED])
 def submit(request: SweepRequest, service: ContextDep, project: ProjectDep, key: KeyDep) -> Response:
     """Queue all searches of a sweep, or none: everything that can be known to be wrong is refused first."""
+    if (before := given(service, key)) is not None:
+        return before
     request = confined(request, project)
     budgets, notes = sorted_budgets(request)
     groups = specified(service, expand(request, budgets))

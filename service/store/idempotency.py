@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, Select, select
 from sqlalchemy.orm import Session
 
 from service.store import changes
-from service.store.database import insert, writing
+from service.store.database import insert, reading, writing
 from service.store.models import IdempotencyKey
 
 
@@ -42,6 +42,28 @@ class Answer:
     replayed: bool = False
 
 
+def given(engine: Engine, key: Key | None) -> Answer | None:
+    """The answer that was given to a key before, if any. Raises `KeyReused`."""
+    if key is None:
+        return None
+    with reading(engine) as session:
+        row = session.execute(_of(key)).scalar_one_or_none()
+        return _again(key, row) if row is not None else None
+
+
+def _of(key: Key) -> "Select[IdempotencyKey]":
+    return select(IdempotencyKey).where(IdempotencyKey.scope == key.scope, IdempotencyKey.key == key.key)
+
+
+def _again(key: Key, row: IdempotencyKey) -> Answer:
+    if row.fingerprint != key.fingerprint:
+        raise KeyReused(
+            f"the key {key.key!r} stands for {row.request} with content {row.fingerprint[:12]}…, and this is "
+            f"{key.request} with content {key.fingerprint[:12]}…"
+        )
+    return Answer(row.status or 200, row.body, row.headers or {}, replayed=True)
+
+
 def once(engine: Engine, key: Key | None, do: Callable[[Session], Answer]) -> Answer:
     """What `do` answers, done in one transaction with the noting of the key; or the answer that was given before.
 
@@ -61,15 +83,9 @@ def once(engine: Engine, key: Key | None, do: Callable[[Session], Answer]) -> An
         claimed = session.execute(
             insert(session, IdempotencyKey).values(values).on_conflict_do_nothing().returning(IdempotencyKey.key)
         ).one_or_none()
-        same = (IdempotencyKey.scope == key.scope, IdempotencyKey.key == key.key)
-        row = session.execute(select(IdempotencyKey).where(*same)).scalar_one()
+        row = session.execute(_of(key)).scalar_one()
         if claimed is None:
-            if row.fingerprint != key.fingerprint:
-                raise KeyReused(
-                    f"the key {key.key!r} stands for {row.request} with content {row.fingerprint[:12]}…, and this is "
-                    f"{key.request} with content {key.fingerprint[:12]}…"
-                )
-            return Answer(row.status or 200, row.body, row.headers or {}, replayed=True)
+            return _again(key, row)
         answer = do(session)
         row.status, row.body, row.headers = answer.status, answer.body, answer.headers
         return answer

@@ -315,3 +315,22 @@ def test_a_run_whose_dataset_has_changed_goes_on_to_its_worker(tmp_path: Path) -
     assert json.loads((tmp_path / "spec.json").read_text())["inspection"]["fingerprint"] == "before"
     with pytest.raises(InvalidValue, match="seed"):
         foreground.resumes(tmp_path, replace(spec("before"), seed=3), {})
+
+
+@pytest.mark.parametrize("path", ["/api/v1/searches", "/api/v1/sweeps"])
+def test_a_request_that_is_sent_again_is_answered_though_the_folder_is_gone(
+    path: str, app: FastAPI, http: httpx.Client, tmp_path: Path
+) -> None:
+    folder = seeding.images(tmp_path / "pets", "cat", "dog")
+    search = {"dataset": str(folder), "budgets": ["4M"]}
+    content = search if path.endswith("searches") else {"search": {"dataset": str(folder)}, "budgets": ["4M"]}
+    asked(http, "/api/v1/datasets/inspect", {"dataset": str(folder)})
+    headers = {"Idempotency-Key": "once"}
+    first = http.post(path, json=content, headers=headers)
+    assert first.status_code == 201
+    folder.rename(tmp_path / "elsewhere")
+    looks = seeding.count_looks(app)
+    again = http.post(path, json=content, headers=headers)
+    assert again.status_code == 201 and again.json() == first.json() and looks == []
+    assert again.headers["idempotency-replayed"] == "true"
+    assert http.post(path, json=content | {"name": "other"}, headers=headers).status_code == 422
