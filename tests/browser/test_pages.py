@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from playwright.sync_api import Dialog, Page, Route, expect
+from playwright.sync_api import Browser, Dialog, Page, Route, expect
 
+from service.client import Client
 from service.domain.lifecycle import Status
 from service.store.database import writing
 from tests import browsing, seeding
@@ -564,3 +565,22 @@ def test_every_page_can_be_read_by_everybody(app: FastAPI, page: Page, scheme: A
             expect(page.locator(".charts canvas").first).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), f"{name} is too wide"
         assert browsing.barriers(page) == [], name
+
+
+def test_the_description_of_the_api_is_shown_from_this_host_alone(page: Page) -> None:
+    page.goto("/docs")
+    expect(page.get_by_text("/api/v1/searches", exact=True).first).to_be_visible()
+
+
+def test_a_link_signs_in_and_leaves_no_code_behind(browser: Browser, tmp_path: Path) -> None:
+    app = seeding.make_app(tmp_path, tokens={"a-token-of-sixteen": "vision"}, data_roots=(str(tmp_path),))
+    with seeding.serving(app) as url, Client(url, "a-token-of-sixteen") as client:
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(client.login_link("/cluster")["url"])
+        page.wait_for_url(f"{url}/cluster")
+        expect(page.get_by_role("button", name="Sign out")).to_be_visible()
+        page.go_back()
+        assert "code" not in page.url
+        context.close()
+    seeding.parts(app).searches.engine.dispose()
