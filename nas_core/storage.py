@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import wraps
+from typing import Any
 
 
 class StorageUnavailable(OSError):
@@ -26,6 +28,25 @@ def storage_errors(missing_is_normal: bool = True, of: type[Exception] = Excepti
         raise StorageUnavailable(error.errno, _words(error)) from error
     except of as error:
         raise StorageUnavailable(getattr(error, "errno", None), _words(error)) from error
+
+
+class Guarded:
+    """An fsspec file system whose methods raise `StorageUnavailable` as `storage_errors` has it."""
+
+    def __init__(self, fs: Any) -> None:
+        self.fs = fs
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self.fs, name)
+        if not callable(value):
+            return value
+
+        @wraps(value)
+        def guarded(*arguments: Any, **options: Any) -> Any:
+            with storage_errors():
+                return value(*arguments, **options)
+
+        return guarded
 
 
 def _words(error: Exception) -> str:

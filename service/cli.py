@@ -476,6 +476,21 @@ def retry(search_id: SearchId, url: Url = None, as_json: Json = False) -> None:
 
 
 @app.command()
+def delete(
+    search_id: SearchId,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Delete a search that has ended, with its networks, events and files; this cannot be undone."""
+    if not yes:
+        typer.confirm(f"Delete search {search_id} with all its files?", abort=True, err=True)
+    with refusals(), Client(url) as client:
+        deleted = client.delete(search_id)
+        tell(deleted, as_json, f"search {escape(search_id)} is deleted")
+
+
+@app.command()
 def cluster(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many of the queue to show.")] = 20,
     url: Url = None,

@@ -180,6 +180,11 @@ class Calls:
         return ask("POST", f"/api/v1/searches/{_part(search_id)}/retry")
 
     @Call
+    def delete(self, search_id: str) -> Request[dict[str, str]]:
+        """Delete a search that has ended, with its networks, events and files."""
+        return ask("DELETE", f"/api/v1/searches/{_part(search_id)}")
+
+    @Call
     def submit_sweep(
         self, /, search: Mapping[str, Any], budgets: Sequence[int | float | str] | Mapping[str, Any], **fields: Any
     ) -> Request[Sweep]:

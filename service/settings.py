@@ -18,6 +18,7 @@ SECRETS = ("YOSO_TOKENS", "YOSO_DATABASE_URL", "YOSO_MLFLOW_URI")
 HOST = re.compile(r"([\w.-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?", re.ASCII)
 """A host as the header Host names it: a name or an address, and perhaps a port."""
 Number = TypeVar("Number", int, float)
+LOCAL_STORAGE = Path.home() / ".local" / "share" / "yoso"
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,9 @@ class Settings:
     may lie in, and `project_roots` those of single projects, both empty for any; `tokens` maps a bearer token to what
     it opens; `mlflow_uri` is the MLflow server that searches are mirrored to, or None. What one process takes on:
     bodies of `max_body` bytes; from one token (or address, where it is not this machine's own) `rate` requests a
-    second, `rate_burst` at once, and `max_streams` open streams of events. A dataset is looked at for at
-    most `inspection_seconds`. Raises `InvalidValue` where a setting
-    cannot be used.
+    second, `rate_burst` at once, and `max_streams` open streams of events. A dataset is looked at for at most
+    `inspection_seconds`, and searches that have ended are deleted after `keep_days`, or never. Raises `InvalidValue`
+    where a setting cannot be used.
     """
 
     storage: str
@@ -51,6 +52,7 @@ class Settings:
     rate_burst: int = 200
     max_streams: int = 200
     inspection_seconds: float = 600.0
+    keep_days: float | None = None
 
     def __post_init__(self) -> None:
         for name, value, least in (
@@ -60,6 +62,18 @@ class Settings:
         ):
             if value < least:
                 raise InvalidValue(name, value, "too small", f"{least} or more")
+        if self.keep_days is not None and not 0 < self.keep_days < 1e6:
+            raise InvalidValue(
+                "YOSO_KEEP_DAYS", self.keep_days, "not a time", "days, above 0; unset keeps all for ever"
+            )
+        scheme, colon, rest = self.storage.partition(":")
+        if scheme == "memory" or (colon and scheme.isalnum() and len(scheme) > 1 and not rest.startswith("//")):
+            raise InvalidValue(
+                "YOSO_STORAGE",
+                self.storage,
+                "not where workers can find it",
+                "a folder, or a URL such as s3://BUCKET/FOLDER",
+            )
         if not 0 < self.rate < float("inf"):
             raise InvalidValue("YOSO_RATE", self.rate, "not a rate", "requests a second, above 0")
         if not 1 <= self.inspection_seconds <= 86400:
@@ -90,6 +104,11 @@ class Settings:
                 )
 
     @property
+    def ray_folder(self) -> Path:
+        """Where a Ray of the service's own keeps its whereabouts: the storage, or a folder of this machine."""
+        return LOCAL_STORAGE if "://" in self.storage else Path(self.storage)
+
+    @property
     def any_folder(self) -> bool:
         """Whether image folders may lie anywhere on this machine: only where nobody else is listened to."""
         return not (self.data_roots or self.project_roots) and all(grant.own for grant in self.tokens.values())
@@ -104,8 +123,8 @@ class Settings:
         """The settings that the environment (default: the process's own) asks for."""
         given = {k: v for k, v in (os.environ if environment is None else environment).items() if v != ""}
         given = with_files(given)
-        storage = given.get("YOSO_STORAGE", str(Path.home() / ".local" / "share" / "yoso"))
-        if "://" not in storage:
+        storage = given.get("YOSO_STORAGE", str(LOCAL_STORAGE))
+        if "://" not in storage and not re.match(r"[a-z0-9]{2,}:", storage):
             storage = str(Path(storage).expanduser().absolute())
         database_url = given.get("YOSO_DATABASE_URL")
         if database_url is None:
@@ -139,6 +158,7 @@ class Settings:
             rate=number(given, "YOSO_RATE", float, cls.rate),
             rate_burst=number(given, "YOSO_RATE_BURST", int, cls.rate_burst),
             max_streams=number(given, "YOSO_MAX_STREAMS", int, cls.max_streams),
+            keep_days=number(given, "YOSO_KEEP_DAYS", float, 0.0) if "YOSO_KEEP_DAYS" in given else None,
             inspection_seconds=number(given, "YOSO_INSPECTION_SECONDS", float, cls.inspection_seconds),
         )
 

@@ -44,6 +44,8 @@ from typing import Any
 
 from fsspec.core import url_to_fs
 
+from nas_core.storage import Guarded
+
 VERSION = 1
 CLOSED, CLAIMED = "closed", "claimed"
 _CHUNK = re.compile(r"(\d{4})-(\d{6})\.jsonl")
@@ -66,7 +68,8 @@ class RunFolder:
 
     def __init__(self, url: str, attempt: int | None = None) -> None:
         self.url = url
-        self.fs, root = url_to_fs(url)
+        fs, root = url_to_fs(url)
+        self.fs = Guarded(fs)  # a fence that waits for OSErrors must survive every other
         self.root: str = str(root).rstrip("/")
         self.local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
         own = f"attempts/{attempt or 0:04d}"

@@ -21,10 +21,15 @@ async def alive(service: ContextDep) -> JSONResponse:
 
 @router.get("/readyz", responses={503: {"description": "Something is missing; the answer says what."}})
 def ready(service: ContextDep) -> JSONResponse:
-    """Whether the database answers, and a dispatcher has lately found Ray well: 200, or 503 with what is missing."""
+    """Whether database and storage answer, and a dispatcher has lately found Ray well.
+
+    The answer is 200, or 503 with what is missing.
+    """
     problems = {}
     if service.stopping.is_set():
         problems["service"] = "stopping"
+    if (storage := service.runs.problem()) is not None:
+        problems["storage"] = storage
     try:
         state = service.cluster.read()
     except SQLAlchemyError as error:

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.routing import APIRoute
 from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import BaseModel
 from sqlalchemy.orm import Session
 from typing_extensions import Buffer
 
@@ -44,7 +45,7 @@ UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description
 QUOTA: dict[int | str, dict[str, Any]] = {
     403: {"model": Problem, "description": "The project has as many queued searches as it may have."}
 }
-NOT_ENDED: dict[int | str, dict[str, Any]] = {409: {"model": Problem, "description": "It has not failed."}}
+NOT_ENDED: dict[int | str, dict[str, Any]] = {409: {"model": Problem, "description": "It has not ended so."}}
 
 
 def created(tag: str, parameter: str, operations: Sequence[str]) -> dict[int | str, dict[str, Any]]:
@@ -85,6 +86,12 @@ MOST_EVENT_FILE = 64 * 1024 * 1024
 """Bytes of one of the files for TensorBoard."""
 Kind = Literal["search", "finals"]
 KEEP_ALIVE_TURNS = 30
+
+
+class Deleted(BaseModel):
+    """What is left of a search that was deleted."""
+
+    id: str
 
 
 def seen(service: Context, project: str | None, search_id: str) -> Search:
@@ -178,6 +185,20 @@ def retry(search: SeenDep, service: ContextDep, key: KeyDep) -> Response:
 
     def do(session: Session) -> Answer:
         return Answer(200, view(service, service.searches.retry(search.id, session), session).model_dump(mode="json"))
+
+    return once(service, key, do)
+
+
+@router.delete("/{search_id}", response_model=Deleted, responses=UNKNOWN | NOT_ENDED)
+def delete(search: SeenDep, service: ContextDep, key: KeyDep) -> Response:
+    """Delete a search that has ended, with its networks, events and files; this cannot be undone.
+
+    A search whose networks finals may still retrain is refused.
+    """
+
+    def do(session: Session) -> Answer:
+        service.searches.delete(search.id, session)
+        return Answer(200, Deleted(id=search.id).model_dump(mode="json"))
 
     return once(service, key, do)
 

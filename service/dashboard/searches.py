@@ -258,6 +258,14 @@ def networks(service: Context, search: Search, events: Sequence[Event]) -> list[
     return sorted(rows.values(), key=lambda one: (one["budget"], not one.get("winner", False)))
 
 
+@router.post("/searches/{search_id}/delete")
+def delete(service: ContextDep, project: ViewerDep, search_id: Text) -> Response:
+    """Delete a search that has ended, and go to the list of the others."""
+    service.searches.delete(seen(service, project, search_id).id)
+    service.wake()
+    return Response(status_code=204, headers={"HX-Redirect": "/"})
+
+
 def copies(url: str, request: dict[str, Any], tokens: bool) -> list[tuple[str, str | None]]:
     """Ways to make a request again, as a title and a text; without a text where that way cannot."""
     return [

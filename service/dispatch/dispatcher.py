@@ -34,7 +34,7 @@ from service.domain.scheduling import Capacity, Node
 from service.store.changes import UnknownSearch
 from service.store.cluster import ClusterStore
 from service.store.models import Search
-from service.store.searches import Searches
+from service.store.searches import NotEnded, Searches
 from service.store.work import LEASE_SECONDS, LostLease, Work
 
 log = logging.getLogger(__name__)
@@ -61,6 +61,13 @@ MOST_EVENTS = 1_000_000
 
 LONGEST_WAIT_SECONDS = 60.0
 """Between two tries of what does not work."""
+
+CLEAR_SECONDS = 10.0
+CLEARED_AT_ONCE = 20
+"""Searches that are deleted, and folders that are removed, at a time."""
+
+SETTLE_SECONDS = 60.0
+"""How long the folder of a deleted search is left alone: who has just ended it may still write its log there."""
 
 MOST_AHEAD = 100
 """Attempts by which a folder may be ahead of a database that was restored."""
@@ -110,6 +117,7 @@ class Dispatcher:
         roots_of: Callable[[str], tuple[str, ...]] = lambda project: (),
         python: str = sys.executable,
         ensure_ray: Callable[[], object] | None = None,
+        keep_days: float | None = None,
     ) -> None:
         self.searches, self.runs, self.jobs = searches, runs, jobs
         self.work, self.cluster = Work(searches.engine), ClusterStore(searches.engine)
@@ -117,12 +125,14 @@ class Dispatcher:
         self.owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         self.held: dict[str, str] = {}
         """The tokens of the leases that it holds, by the searches' ids."""
+        self.keep_days = keep_days
+        """How long searches that have ended are kept; None for ever."""
         self.capacity: Capacity | None = None
         self.ray_error: str | None = None
         self.wake = threading.Event()
         self.stopping = threading.Event()
         self.last_turn = time.monotonic()
-        self._measured = self._swept = self._released = float("-inf")
+        self._measured = self._swept = self._released = self._cleared = float("-inf")
         self._stopped: dict[str, float] = {}
         self._leaving: dict[str, float] = {}
         self._troubles: dict[str, Trouble] = {}
@@ -168,6 +178,9 @@ class Dispatcher:
         if time.monotonic() - self._swept > SWEEP_SECONDS:
             self._swept = time.monotonic()
             self._sweep()
+        if time.monotonic() - self._cleared > CLEAR_SECONDS:
+            self._cleared = time.monotonic()
+            self._clear()
 
     def renew(self) -> None:
         """Prolong the leases, and let go of those that have gone to others."""
@@ -227,6 +240,28 @@ class Dispatcher:
             self.work.forget_old_keys()
         except RayUnavailable as error:
             log.info("the jobs could not be looked through: %s", error)
+
+    def _clear(self) -> None:
+        """Delete what is older than it is kept, and remove the folders of what was deleted: some of both.
+
+        A folder is removed before that is noted: who dies in between leaves it to another, who finds nothing to remove.
+        """
+        if self.keep_days is not None:
+            count, after = 0, (0.0, "")
+            while count < CLEARED_AT_ONCE and (some := self.work.old(self.keep_days, after, CLEARED_AT_ONCE)):
+                after = some[-1]
+                for _, search_id in some:
+                    with suppress(NotEnded, UnknownSearch):
+                        self.searches.delete(search_id)
+                        count += 1
+                        log.info("deleted search %s, which ended over %g days ago", search_id, self.keep_days)
+        for search_id in self.work.deleted(SETTLE_SECONDS, CLEARED_AT_ONCE):
+            try:
+                self.runs.remove(search_id)
+            except OSError as error:
+                log.warning("the folder of search %s, which was deleted, cannot be removed yet: %s", search_id, error)
+            else:
+                self.work.forget(search_id)
 
     def _safely_step(self, search_id: str) -> None:
         """One step with one search; what goes wrong with it is told and does not hold up the others."""

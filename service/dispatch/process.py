@@ -26,10 +26,12 @@ class Dispatching:
     """What `yoso serve` and `yoso dispatch` have in common."""
 
     def __init__(self, settings: Settings, searches: Searches, runs: Runs) -> None:
-        self.local_ray = LocalRay(Path(settings.storage)) if settings.ray_address is None else None
+        self.local_ray = LocalRay(settings.ray_folder) if settings.ray_address is None else None
         self.jobs = RayJobs(self.local_ray.endpoint if self.local_ray else lambda: remote(settings))
         ensure = self.local_ray.ensure if self.local_ray else None
-        self.dispatcher = Dispatcher(searches, runs, self.jobs, settings.roots_of, ensure_ray=ensure)
+        self.dispatcher = Dispatcher(
+            searches, runs, self.jobs, settings.roots_of, ensure_ray=ensure, keep_days=settings.keep_days
+        )
         # A daemon, so that a turn that hangs in the storage cannot keep the process.
         self.thread = threading.Thread(target=self.dispatcher.run, name="dispatcher", daemon=True)
         self.mirror = Mirror(searches, settings.mlflow_uri) if settings.mlflow_uri else None

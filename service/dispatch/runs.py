@@ -7,12 +7,14 @@ odd has an outcome that each method states.
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
 from nas_core.architecture import Architecture
 from nas_core.files import FILES
+from nas_core.storage import StorageUnavailable
 from service.dispatch import folder_model
 from service.dispatch.folder_model import MOST_BYTES, MOST_CHUNK, MOST_JSON, MOST_WEIGHTS, Asked
 from service.dispatch.storage import Content, storage_of
@@ -22,6 +24,7 @@ _RUN = re.compile(r"[a-z0-9_]{1,16}")
 _NETWORK = re.compile(r"\d{1,19}(-\d{1,19}-[a-z]{1,16})?")
 _EVENTS = re.compile(r"events\.out\.tfevents\.\d{4}-\d{6}")
 
+CHECK_SECONDS = 10.0
 _ATTEMPT = re.compile(r"\d{4}")
 _OF_ALL = ("journal", "tensorboard", "logs")
 """The folders that all attempts write into; the names of the files there carry the attempt."""
@@ -45,7 +48,20 @@ class Runs:
 
     def __init__(self, storage: str) -> None:
         self.storage = storage
+        self._checked = float("-inf")
+        self._problem: str | None = None
         self.files, self.root = storage_of(f"{storage.rstrip('/')}/searches")
+
+    def problem(self) -> str | None:
+        """Why the storage cannot be used, or None; asked of it once in `CHECK_SECONDS`."""
+        if time.monotonic() - self._checked > CHECK_SECONDS:
+            try:
+                self.files.check()
+                self._problem = None
+            except StorageUnavailable as error:
+                self._problem = str(error.strerror or error)
+            self._checked = time.monotonic()
+        return self._problem
 
     def url(self, search_id: str) -> str:
         """The folder of a search, as a worker is told it."""

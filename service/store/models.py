@@ -169,6 +169,18 @@ class Attempt(Base):
     error: Mapped[dict[str, Any] | None] = mapped_column(JSON)
 
 
+class Deletion(Base):
+    """A search that was deleted and whose folder is still to be removed."""
+
+    __tablename__ = "deletions"
+
+    search_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    project: Mapped[str] = mapped_column(String(64))
+    deleted_at: Mapped[float] = mapped_column(Float)
+
+    __table_args__ = (Index("deletions_by_time", "deleted_at"),)
+
+
 class Project(Base):
     """A project's weight and quotas, and what it has used.
 

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import Engine, Select, func, or_, select, tuple_
+from sqlalchemy import Engine, Select, delete, exists, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from nas_core.spec import SearchSpec
@@ -14,7 +14,7 @@ from service.domain.lifecycle import MAX_ATTEMPTS, TERMINAL, Status
 from service.domain.request import SearchRequest
 from service.store import changes
 from service.store.database import reading, writing
-from service.store.models import ArchitectureRow, Attempt, Event, Search
+from service.store.models import ArchitectureRow, Attempt, Deletion, Event, Search, Sweep
 from service.store.projects import admit_to_queue
 
 LATE = 1000
@@ -126,6 +126,31 @@ class Searches:
             changes.queue_again(session, search)
             return search
 
+    def delete(self, search_id: str, within: Session | None = None) -> None:
+        """Delete a search that has ended, with its events, attempts and networks; a dispatcher removes its folder.
+
+        Finals retrain what the searches of their sweep have found: as long as they may, those stay. With its last
+        search a sweep goes too. Raises `UnknownSearch` and `NotEnded`.
+        """
+        with self._writing(within) as session:
+            search = changes.get(session, search_id, lock=True)
+            if search.status not in TERMINAL:
+                raise NotEnded(f"search {search_id} is {search.status}; only one that has ended can be deleted")
+            if search.sweep_id is not None:
+                _check_unused(session, search)
+            for table in (Event, ArchitectureRow, Attempt):
+                session.execute(delete(table).where(table.search_id == search_id))
+            time = changes.time_of(session)
+            session.add(Deletion(search_id=search_id, project=search.project, deleted_at=time))
+            sweep_id = search.sweep_id
+            session.delete(search)
+            session.flush()
+            if (
+                sweep_id is not None
+                and not session.execute(select(exists().where(Search.sweep_id == sweep_id))).scalar()
+            ):
+                session.execute(delete(Sweep).where(Sweep.id == sweep_id))
+
     def _writing(self, within: Session | None) -> AbstractContextManager[Session]:
         """The caller's transaction, or one of its own."""
         return writing(self.engine) if within is None else nullcontext(within)
@@ -224,6 +249,17 @@ class Searches:
         """The network of that id, if there is one."""
         with reading(self.engine) as session:
             return session.get(ArchitectureRow, architecture_id)
+
+
+def _check_unused(session: Session, search: Search) -> None:
+    """Raise `NotEnded` where finals may still ask for what a search has found."""
+    waiting = (Search.sweep_id == search.sweep_id, Search.kind == "finals", Search.status != Status.SUCCEEDED)
+    for finals in session.scalars(select(Search).where(*waiting, Search.id != search.id)):
+        if any(one["id"] == search.id for one in finals.spec["finals"]["of"]):
+            raise NotEnded(
+                f"search {search.id} is needed by finals {finals.id}, which are {finals.status}; it can be deleted "
+                "when these have succeeded or were deleted"
+            )
 
 
 def _with_words(

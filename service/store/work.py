@@ -16,7 +16,7 @@ from service.domain.lifecycle import MAX_ATTEMPTS, TERMINAL, WITH_RAY, Status
 from service.domain.scheduling import Ask, Capacity, Share, Verdict
 from service.store import changes
 from service.store.database import reading, writing
-from service.store.models import ArchitectureRow, Attempt, IdempotencyKey, Project, Search, Sweep, now
+from service.store.models import ArchitectureRow, Attempt, Deletion, IdempotencyKey, Project, Search, Sweep, now
 
 LEASE_SECONDS = 30.0
 CLAIMED_AT_ONCE = 16
@@ -204,6 +204,31 @@ class Work:
         query = select(Search.id, Search.attempt, Search.status).where(Search.id.in_(list(search_ids)))
         with reading(self.engine) as session:
             return {row.id: row.attempt if row.status in WITH_RAY else None for row in session.execute(query)}
+
+    def old(self, days: float, after: tuple[float, str], limit: int) -> list[tuple[float, str]]:
+        """At most `limit` searches behind `after` that ended more than `days` ago, by their ends: end and id."""
+        with reading(self.engine) as session:
+            oldest = changes.time_of(session) - days * 86400.0
+            ended = tuple_(Search.ended_at, Search.id)
+            query = (
+                select(Search.ended_at, Search.id)
+                .where(Search.status.in_(TERMINAL), Search.ended_at < oldest, ended > tuple_(*after))
+                .order_by(Search.ended_at, Search.id)
+                .limit(limit)
+            )
+            return [(float(row.ended_at or 0.0), row.id) for row in session.execute(query)]
+
+    def deleted(self, seconds: float, limit: int) -> list[str]:
+        """At most `limit` searches that were deleted at least `seconds` ago and whose folders are still there."""
+        with reading(self.engine) as session:
+            before = changes.time_of(session) - seconds
+            query = select(Deletion.search_id).where(Deletion.deleted_at <= before).order_by(Deletion.deleted_at)
+            return list(session.scalars(query.limit(limit)))
+
+    def forget(self, search_id: str) -> None:
+        """Note that the folder of a search that was deleted is gone."""
+        with writing(self.engine) as session:
+            session.execute(delete(Deletion).where(Deletion.search_id == search_id))
 
     def forget_old_keys(self) -> None:
         """Delete idempotency keys that are older than `KEY_SECONDS`."""
