@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ fsspec.register_implementation("failing", Failing, clobber=True)
 
 def test_every_error_of_a_storage_is_one() -> None:
     runs = Runs("failing://bucket/yoso")
-    calls = [
+    calls: list[Callable[[], object]] = [
         lambda: runs.read_json("s", "spec.json"),
         lambda: runs.write("s", "spec.json", b"{}"),
         lambda: runs.create("s", "spec.json", b"{}"),
