@@ -26,6 +26,7 @@ from nas_core.data import (
     Augment,
     Data,
     FileImages,
+    TensorImages,
     generator,
     load,
 )
@@ -464,6 +465,20 @@ def test_mean_and_deviation_are_those_of_the_training_images(streamed: Data) -> 
         pixels = data.images.fetch(data.training).double()
         assert data.mean == pytest.approx(pixels.mean((0, 2, 3)).tolist())
         assert data.deviation == pytest.approx(pixels.std((0, 2, 3), correction=0).tolist())
+
+
+def test_a_small_deviation_is_told_as_it_is(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for name in ("cats", "dogs"):
+        (tmp_path / "faint" / name).mkdir(parents=True)
+        for number in range(10):
+            pixels = random.integers(100, 102, (16, 16), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "faint" / name / f"{number}.png")
+    data = load(spec_for(str(tmp_path / "faint"), ()), (), "cpu")
+    assert data.deviation == pytest.approx([0.5], abs=0.05)
+    same = replace(data, images=TensorImages(torch.full((20, 1, 16, 16), 7, dtype=torch.uint8)))
+    with pytest.raises(InvalidValue, match="one plain colour: 7 of 255"):
+        _ = same.deviation
 
 
 def test_digits_are_all_there() -> None:
