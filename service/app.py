@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from fastapi import FastAPI
 
 from service.api import architectures, cluster, datasets, health, metrics, problems, projects, schemas, searches, sweeps
+from service.api.below import Below
 from service.api.context import Context
 from service.api.doors import Doors
 from service.api.limits import Limits, Streams
@@ -74,6 +75,7 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
     app.state.metrics = metrics.Metrics(context, own_version())
     app.add_middleware(Limits, settings=settings, tokens=tokens, streams=context.streams)
     app.add_middleware(Doors, settings=settings)
+    app.add_middleware(Below, settings=settings)
     problems.install(app)
     for resource in (searches, sweeps, architectures, datasets, projects, cluster, schemas, health, metrics):
         app.include_router(resource.router)

@@ -231,10 +231,12 @@ def checked_url(url: str) -> SplitResult:
     parts = urlsplit(url)
     try:
         good = parts.scheme in ("http", "https") and HOST.fullmatch(parts.netloc) and parts.port != 0
+        plain = re.fullmatch(r"(/[\w.~-]+)*/?", parts.path, re.ASCII)
     except ValueError:
-        good = False
-    if not good or parts.query or parts.fragment:
-        raise InvalidValue("YOSO_PUBLIC_URL", url, "not the URL of a service", "such as https://yoso.example.org")
+        good = plain = None
+    if not good or not plain or parts.query or parts.fragment:
+        accepted = "such as https://yoso.example.org or https://example.org/yoso"
+        raise InvalidValue("YOSO_PUBLIC_URL", url, "not the URL of a service", accepted)
     return parts
 
 

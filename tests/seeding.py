@@ -13,6 +13,7 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 from PIL import Image
+from starlette.types import ASGIApp
 
 from nas_core.architecture import Architecture
 from nas_core.budget import fit_widths
@@ -333,10 +334,10 @@ def seed_finals(app: FastAPI, ended: bool = False) -> str:
 
 
 @contextmanager
-def serving(app: FastAPI, port: int = 0) -> Iterator[str]:
-    """`app` behind a real socket, in a thread; its URL. Port 0 is any free one."""
+def serving(app: FastAPI, port: int = 0, proxy: ASGIApp | None = None) -> Iterator[str]:
+    """`app`, or a proxy in front of it, behind a real socket, in a thread; its URL. Port 0 is any free one."""
     server = uvicorn.Server(
-        uvicorn.Config(app, port=port, log_level="warning", timeout_graceful_shutdown=2, http=Connection)
+        uvicorn.Config(proxy or app, port=port, log_level="warning", timeout_graceful_shutdown=2, http=Connection)
     )
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 
+from service.api.below import path_above
 from service.api.context import ProjectDep
 from service.dashboard.frame import ViewerDep, page
 
@@ -27,4 +28,5 @@ def redoc() -> Response:
 def description(request: Request, project: ProjectDep) -> JSONResponse:
     """The description, in OpenAPI."""
     described: dict[str, Any] = request.app.openapi()
-    return JSONResponse(described)
+    path = path_above(request)
+    return JSONResponse(described | ({"servers": [{"url": path}]} if path else {}))

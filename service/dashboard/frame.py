@@ -9,10 +9,12 @@ shown comes from one place, and a stream that breaks and comes back has lost not
 import asyncio
 import hashlib
 import random
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Hashable
 from functools import cache
+from html import escape
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -23,6 +25,7 @@ from fastapi.sse import ServerSentEvent
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from service import formats
+from service.api.below import path_above
 from service.api.context import Context, at_once, authorised, context
 from service.api.problems import ProblemError
 from service.api.searches import last_seen
@@ -42,6 +45,10 @@ HEADERS = {
     "Referrer-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+ADDRESSES = re.compile(
+    r'(\s(?:href|src|action|formaction|hx-(?:get|post|put|patch|delete)|sse-connect|data-(?:source|journal|url))=")/(?!/)'
+)
+"""The attributes that hold an address, where it is one of the service."""
 PICTURE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
     "Cache-Control": "private, max-age=86400",
@@ -110,7 +117,8 @@ def static(name: str) -> str:
 def page(template: str, request: Request, code: int = 200, **values: Any) -> HTMLResponse:
     """A rendered template with the headers that every page carries."""
     signed_in = bool(context(request).settings.tokens)
-    return HTMLResponse(TEMPLATES.get_template(template).render(signed_in=signed_in, **values), code, HEADERS)
+    text = TEMPLATES.get_template(template).render(signed_in=signed_in, **values)
+    return HTMLResponse(below(path_above(request), text), code, HEADERS)
 
 
 def part(template: str, request: Request, *key: Hashable, values: Callable[[], dict[str, Any]]) -> HTMLResponse:
@@ -119,10 +127,20 @@ def part(template: str, request: Request, *key: Hashable, values: Callable[[], d
     The `key` tells apart all that can be shown: what, to whom, and under which mark.
     """
 
-    def make() -> str:
-        return TEMPLATES.get_template(template).render(values())
+    path = path_above(request)
 
-    return HTMLResponse(request.app.state.shared((template, *key), make), 200, HEADERS)
+    def make() -> str:
+        return below(path, TEMPLATES.get_template(template).render(values()))
+
+    return HTMLResponse(request.app.state.shared((template, path, *key), make), 200, HEADERS)
+
+
+def below(path: str, page: str) -> str:
+    """A page with `path` in front of every address of the service that an attribute holds.
+
+    Only a template can write such an attribute: in what comes from elsewhere, quotes are escaped.
+    """
+    return ADDRESSES.sub(lambda found: f"{found[1]}{escape(path)}/", page) if path else page
 
 
 def missing(request: Request, what: str, name: str) -> HTMLResponse:

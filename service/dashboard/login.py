@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel
 
+from service.api.below import path_above
 from service.api.context import CallerDep, ContextDep
 from service.api.problems import ProblemError
 from service.api.searches import PROBLEMS
@@ -68,8 +69,9 @@ async def login(request: Request, service: ContextDep) -> Response:
     response = RedirectResponse(back, 303)
     session = await asyncio.to_thread(tokens.logins.begin, caller.key)
     secure = request.url.scheme == "https" or (service.settings.public_url or "").startswith("https:")
+    where, seconds = path_above(request) or "/", int(SESSION_SECONDS)
     response.set_cookie(
-        tokens.cookie, session, max_age=int(SESSION_SECONDS), httponly=True, samesite="strict", secure=secure
+        tokens.cookie, session, max_age=seconds, path=where, httponly=True, samesite="strict", secure=secure
     )
     return response
 
@@ -95,7 +97,7 @@ async def logout(request: Request, service: ContextDep) -> Response:
     tokens = service.tokens
     await asyncio.to_thread(tokens.sign_out, tokens.session_of(request))
     response = RedirectResponse("/login", 303)
-    response.delete_cookie(tokens.cookie, httponly=True, samesite="strict")
+    response.delete_cookie(tokens.cookie, path=path_above(request) or "/", httponly=True, samesite="strict")
     return response
 
 

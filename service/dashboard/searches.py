@@ -124,7 +124,7 @@ def search_page(
     except UnknownSearch:
         return missing(request, "search", search_id)
     found = service.searches.snapshots(search.id)
-    url, tokens = str(request.base_url).rstrip("/"), bool(service.settings.tokens)
+    url, tokens = service.settings.public_url or str(request.base_url).rstrip("/"), bool(service.settings.tokens)
     return page(
         "search.html", request, **shown(service, search),
         snapshots=found,
