@@ -78,7 +78,10 @@ def test_the_winner_is_the_best_by_what_was_asked_for(choose_by: str, winner: in
 
 
 @pytest.mark.parametrize(("choose_by", "survivor"), [("accuracy", 0), ("balanced_accuracy", 1)])
-def test_a_rung_judges_by_what_was_asked_for(choose_by: str, survivor: int, tmp_path: Path) -> None:
+def test_a_rung_judges_by_what_was_asked_for(
+    choose_by: str, survivor: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("YOSO_ATTEMPT", "1")
     finalists = [Finalist(number, SPEC.budgets[0], "search", 0) for number in range(2)]
     heats = Heats(str(tmp_path), finalists, 8, choose_by)
     trials = [Trial("yoso", config={"number": number}, stub=True) for number in range(2)]
