@@ -33,6 +33,8 @@ WITHHELD = frozenset({
     "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN",
 })  # fmt: skip
 """What Ray does not get of the service's environment."""
+WITHHELD_PREFIXES = ("MLFLOW_", "PG")
+"""Nor what MLflow's and PostgreSQL's clients are told."""
 
 
 class LocalRay:
@@ -161,7 +163,11 @@ def ray_environment(token_file: Path) -> dict[str, str]:
 
     Ray and what runs on it have no business with the service's own secrets.
     """
-    own = {name: value for name, value in os.environ.items() if name not in WITHHELD}
+    own = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in WITHHELD and not name.startswith(WITHHELD_PREFIXES)
+    }
     # The packages are found by the job's driver even where the service runs from a checkout.
     paths = [str(Path(__file__).parents[2]), *filter(None, own.get("PYTHONPATH", "").split(os.pathsep))]
     return (
