@@ -9,7 +9,7 @@ ADVICE = {
     "the last checkpoint.",
     "data_changed": "The dataset is not the one that this search began with. Put back what changed and try again, or "
     "submit a new search of what is there now.",
-    "data": "The data set cannot be read. Look at the file or folder that is named, mend it, and try again. Workers "
+    "data": "The dataset cannot be read. Look at the file or folder that is named, mend it, and try again. Workers "
     "must find it at the same place as the service.",
     "checkpoint": "The checkpoint does not fit this version of Yoso or this search. Queue the search anew instead of "
     "trying again.",

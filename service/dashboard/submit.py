@@ -264,7 +264,10 @@ def looked(form: Form, seen: Judged) -> dict[str, Any]:
     """What the form shows of the dataset and of the budgets that are feasible."""
     found = seen.found
     report = datasets.view(found, seen.asked.data) if found is not None and seen.asked is not None else None
-    ways = [(problem, [(words(one), chosen(form, one)) for one in problem.choices]) for problem in told_beside(report)]
+    ways = [
+        (problem, [(words(one), chosen(form, one), filled(one)) for one in problem.choices])
+        for problem in told_beside(report)
+    ]
     return {
         "range": seen.range,
         "place": place,
@@ -288,7 +291,12 @@ def words(choice: Mapping[str, Any]) -> str:
 def chosen(form: Form, choice: Mapping[str, Any]) -> str:
     """The address of the form as it is filled in, with a choice made."""
     made = {field: texts for field, texts in form.items() if field in FIELDS}
-    return "/submit?" + urlencode({**made, **{field: _line(value) for field, value in choice.items()}}, doseq=True)
+    return "/submit?" + urlencode({**made, **filled(choice)}, doseq=True)
+
+
+def filled(choice: Mapping[str, Any]) -> dict[str, str]:
+    """The texts that a choice puts into fields of the form."""
+    return {field: _line(value) for field, value in choice.items()}
 
 
 def _line(value: Any) -> str:

@@ -147,7 +147,7 @@ def _number_or_range(value: Any, either: ValidatorFunctionWrapHandler) -> Any:
 
 
 class SearchRequest(BaseModel):
-    """One search: a data set, budgets or limits or both, and what it may use."""
+    """One search: a dataset, budgets or limits or both, and what it may use."""
 
     model_config = ConfigDict(
         extra="forbid",

@@ -28,7 +28,7 @@ Place = tuple[float, str]
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which searches are asked for: of a state, a project and a kind, and with `words` in the name, id or data set."""
+    """Which searches are asked for: of a state, a project and a kind, and with `words` in the name, id or dataset."""
 
     status: Status | None = None
     project: str | None = None
