@@ -19,7 +19,7 @@ from service.dispatch.runs import Runs
 from service.inspections import Inspections
 from service.settings import Settings
 from service.store.cluster import ClusterStore
-from service.store.database import connect, migrate
+from service.store.database import connect, prepare
 from service.store.logins import Logins
 from service.store.projects import Projects
 from service.store.searches import Searches
@@ -32,7 +32,7 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
     Raises `InvalidValue` for a database it cannot use.
     """
     engine = connect(settings.database_url)
-    migrate(engine)
+    prepare(engine)
     stored, runs = Searches(engine), Runs(settings.storage)
     dispatching = Dispatching(settings, stored, runs) if dispatch else None
     tokens = Tokens(settings, Logins(engine))

@@ -28,7 +28,7 @@ from service.dashboard.login import login_url
 from service.dispatch.process import Dispatching
 from service.dispatch.runs import Runs
 from service.settings import Settings
-from service.store.database import connect
+from service.store.database import connect, prepare
 from service.store.database import migrate as bring_up_to_date
 from service.store.logins import digest
 from service.store.searches import Searches
@@ -115,7 +115,7 @@ def dispatch(settings: Settings) -> int:
     """
     with hold(settings.database_url):
         engine = connect(settings.database_url)
-        bring_up_to_date(engine)
+        prepare(engine)
         dispatching = Dispatching(settings, Searches(engine), Runs(settings.storage))
         asked: list[int] = []
 

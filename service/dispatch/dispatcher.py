@@ -166,13 +166,11 @@ class Dispatcher:
         """Claim what can be claimed, and take one step with each search that is held."""
         self.last_turn = time.monotonic()
         self._measure()
-        if time.monotonic() - self._released > RELEASE_SECONDS:
-            self._released = time.monotonic()
-            self.work.release_finals()
-        if self.ray_error is None:
-            for search in self.work.claim(self.owner, self.capacity or Capacity(0, 0)):
-                log.info("claimed search %s, %s, attempt %d", search.id, search.status, search.attempt)
-                self.held[search.id] = search.lease_token or ""
+        try:
+            self._claim()
+        except SQLAlchemyError as error:
+            # What is held gets on in any case.
+            log.warning("nothing could be claimed: %s: %s", type(error).__name__, error)
         for _ in spread(self._safely_step, list(self.held)):
             self.last_turn = time.monotonic()
         if time.monotonic() - self._swept > SWEEP_SECONDS:
@@ -181,6 +179,20 @@ class Dispatcher:
         if time.monotonic() - self._cleared > CLEAR_SECONDS:
             self._cleared = time.monotonic()
             self._clear()
+
+    def _claim(self) -> None:
+        """Take over what nobody follows, and what is next in the queue."""
+        if time.monotonic() - self._released > RELEASE_SECONDS:
+            self._released = time.monotonic()
+            self.work.release_finals()
+        if self.ray_error is None:
+            self._hold(self.work.take_over(self.owner))
+            self._hold(self.work.claim(self.owner, self.capacity or Capacity(0, 0)))
+
+    def _hold(self, searches: Iterable[Search]) -> None:
+        for search in searches:
+            log.info("claimed search %s, %s, attempt %d", search.id, search.status, search.attempt)
+            self.held[search.id] = search.lease_token or ""
 
     def renew(self) -> None:
         """Prolong the leases, and let go of those that have gone to others."""

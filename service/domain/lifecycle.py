@@ -79,9 +79,12 @@ MAX_ATTEMPTS = 3
 """Launches of one search, since it was last queued by its user, before it has failed for good."""
 
 
+LONGEST_BACKOFF = 300.0
+
+
 def backoff(attempt: int) -> float:
     """Seconds to wait before the attempt after `attempt`: 2, 4, 8, … up to five minutes."""
-    return min(300.0, 2.0 ** min(attempt, 10))
+    return min(LONGEST_BACKOFF, 2.0 ** min(attempt, 10))
 
 
 def mermaid() -> str:

@@ -7,7 +7,7 @@ holds.
 
 import heapq
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 HALF_LIFE_SECONDS = 6 * 3600.0
@@ -15,6 +15,9 @@ HALF_LIFE_SECONDS = 6 * 3600.0
 
 AGEING_SECONDS = 3600.0
 """Waiting this long is worth one step of priority."""
+
+MOST_PASSED = 5000
+"""How many searches that can never fit are passed in one look at the queues."""
 
 CPUS_PER_ACCELERATOR = 8
 """How many CPUs count as much as one GPU."""
@@ -42,14 +45,6 @@ class Capacity:
     def of(cls, nodes: Sequence[Node]) -> "Capacity":
         """What `nodes` have together."""
         return cls(sum(node.cpus for node in nodes), sum(node.gpus for node in nodes), tuple(nodes))
-
-    def plus(self, cpus: float, gpus: float) -> "Capacity":
-        """So much more, of no node in particular."""
-        return Capacity(self.cpus + cpus, self.gpus + gpus)
-
-    def less(self, cpus: float, gpus: float) -> "Capacity":
-        """So much less, of no node in particular: more may be held than there is, where a node was lost."""
-        return Capacity(max(0.0, self.cpus - cpus), max(0.0, self.gpus - gpus))
 
     @property
     def accelerator_types(self) -> list[str]:
@@ -135,39 +130,94 @@ class Verdict:
     """Reasons by the search's id."""
 
 
-class Room:
-    """What is free and not set aside: CPUs and GPUs, of all nodes and of those that have a type.
+@dataclass
+class Space:
+    """What is free on a node."""
 
-    Searches of no type may sit anywhere, so one of a type has room for no more than is free in all, and for no more
-    than its nodes have beside what searches of that type hold.
+    node: Node
+    cpus: float
+    gpus: float
+
+    def takes(self, each: Ask) -> float:
+        """How many workers of that size it takes, whole."""
+        if each.accelerator_type is not None and each.accelerator_type not in self.node.accelerator_types:
+            return 0
+        return min(fit(self.cpus, each.cpus), fit(self.gpus, each.gpus))
+
+    def take(self, cpus: float, gpus: float) -> tuple[float, float]:
+        """Give away so much, or what there is; returns what is still missing."""
+        cpus_here, gpus_here = min(cpus, self.cpus), min(gpus, self.gpus)
+        self.cpus, self.gpus = self.cpus - cpus_here, self.gpus - gpus_here
+        return cpus - cpus_here, gpus - gpus_here
+
+
+class Room:
+    """What is free and not set aside, node by node.
+
+    Nobody tells on which nodes Ray has put what is held. Here it is spread as Ray tends to: large workers first, each
+    on the emptiest node that takes it, and those without GPUs on nodes without, as far as there are any. So what has
+    room here fits in all likelihood; where Ray did better, something waits a little longer than it had to.
     """
 
-    def __init__(self, capacity: Capacity, held: Capacity, held_by_type: Mapping[str, Capacity]) -> None:
-        self.capacity, self.held_by_type = capacity, held_by_type
-        self.free: dict[str | None, Capacity] = {None: capacity.less(held.cpus, held.gpus)}
+    def __init__(self, capacity: Capacity, held: Sequence[Ask]) -> None:
+        # Of what types a cluster's nodes are that was not looked at is not known either: they may be of any.
+        asked = {ask.accelerator_type for ask in held} - {None}
+        unknown = Node("any", capacity.cpus, capacity.gpus, tuple(map(str, asked)))
+        nodes = capacity.nodes if capacity.nodes is not None else (unknown,)
+        self.known = capacity.nodes is not None
+        self.spaces = [Space(node, node.cpus, node.gpus) for node in nodes]
+        for ask in sorted(held, key=lambda one: (one.of(1).gpus, one.of(1).cpus), reverse=True):
+            self.take(ask)
 
-    def of(self, accelerator_type: str | None) -> Capacity:
-        """What a search of that type could have."""
-        every = self.free[None]
-        if accelerator_type is None:
-            return every
-        if accelerator_type not in self.free:
-            held = self.held_by_type.get(accelerator_type, Capacity(0, 0))
-            self.free[accelerator_type] = self.capacity.of_type(accelerator_type).less(held.cpus, held.gpus)
-        own = self.free[accelerator_type]
-        return Capacity(min(own.cpus, every.cpus), min(own.gpus, every.gpus))
+    def places(self, ask: Ask) -> float:
+        """How many of its workers have a place."""
+        return math.fsum(space.takes(self._each(ask)) for space in self.spaces)
+
+    def free(self, ask: Ask) -> Capacity:
+        """What is free on nodes of its type, together."""
+        spaces = self._of_type(ask)
+        return Capacity(math.fsum(space.cpus for space in spaces), math.fsum(space.gpus for space in spaces))
 
     def take(self, ask: Ask) -> None:
-        """Give a search what it needs, or set aside as much of that as there is."""
-        room = self.of(ask.accelerator_type)
-        cpus, gpus = min(ask.cpus, room.cpus), min(ask.gpus, room.gpus)
-        for name in {None, ask.accelerator_type}:
-            self.free[name] = self.free[name].less(cpus, gpus)
+        """Give a search what it needs; of what finds no place whole, such as where a node was lost, what there is."""
+        each = self._each(ask)
+        for _ in range(ask.workers):
+            able = [space for space in self.spaces if space.takes(each) >= 1]
+            if able:
+                max(able, key=lambda space: self._emptiness(space, each)).take(each.cpus, each.gpus)
+                continue
+            cpus, gpus = float(each.cpus), float(each.gpus)
+            for space in [*self._of_type(ask), *self.spaces]:
+                cpus, gpus = space.take(cpus, gpus)
+
+    def set_aside(self, ask: Ask) -> None:
+        """Keep for a search that finds no place what it needs, so that those behind it do not take that.
+
+        Where there is enough of it in all and not on whole nodes, that is everything that is free of what it needs on
+        nodes of its type: they empty until a worker fits.
+        """
+        free, spaces = self.free(ask), self._of_type(ask)
+        enough = ask.cpus <= free.cpus and ask.gpus <= free.gpus
+        cpus = (free.cpus if enough else float(ask.cpus)) if ask.cpus else 0.0
+        gpus = (free.gpus if enough else float(ask.gpus)) if ask.gpus else 0.0
+        for space in spaces:
+            cpus, gpus = space.take(cpus, gpus)
 
     @property
     def left(self) -> bool:
         """Whether anything is left."""
-        return self.free[None].cpus > 0 or self.free[None].gpus > 0
+        return any(space.cpus > 0 or space.gpus > 0 for space in self.spaces)
+
+    def _each(self, ask: Ask) -> Ask:
+        return ask.of(1) if self.known else replace(ask.of(1), accelerator_type=None)
+
+    def _of_type(self, ask: Ask) -> list[Space]:
+        kind = self._each(ask).accelerator_type
+        return [space for space in self.spaces if kind is None or kind in space.node.accelerator_types]
+
+    @staticmethod
+    def _emptiness(space: Space, each: Ask) -> tuple[float, ...]:
+        return (space.gpus, space.cpus) if each.gpus else (-math.copysign(1, space.node.gpus - 0.5), space.cpus)
 
 
 def accelerators(cpus: float, gpus: float) -> float:
@@ -199,38 +249,44 @@ def admit(
     shares: Sequence[Share],
     queue: Callable[[str], Iterator[Ask]],
     capacity: Capacity,
-    held: Capacity,
+    held: Sequence[Ask],
     typical_seconds: float,
     limit: int,
-    held_by_type: Mapping[str, Capacity] | None = None,
 ) -> Verdict:
     """Choose at most `limit` searches to launch now, and how many workers each is granted.
 
     The project whose use and expected use are smallest for its weight goes first, with the first of its `queue`. Where
-    the fewest workers that will do for that do not fit, what they need is set aside and nobody passes it but with what
-    it has no need of: a large search waits for room, and is not starved by small ones. Where they fit, it is granted as
-    many more, up to the most that it wants, as fit into what no search before it has need of. What could never fit is
-    left waiting, and sets nothing aside; so does a project that has reached a quota. Of `typical_seconds` a launched
-    search is expected to use its accelerators. `held` is by all searches, `held_by_type` by those of a type.
+    the fewest workers that will do for that find no place, each whole on a node, what they need is set aside and nobody
+    passes it but with what it has no need of: a large search waits for room, and is not starved by small ones. Where
+    they do, it is granted as many more, up to the most that it wants, as find a place in what no search before it has
+    need of. What could never fit is left waiting, sets nothing aside, and holds up nobody; a project that has reached a
+    quota is held up itself. Of `typical_seconds` a launched search is expected to use its accelerators. `held` are the
+    searches that hold something, with the workers that they were granted.
     """
     verdict = Verdict()
-    room = Room(capacity, held, held_by_type or {})
+    room = Room(capacity, held)
     queues = {share.project: queue(share.project) for share in shares}
     order = [(share.score, share.project, share) for share in shares]
     heapq.heapify(order)
+    passed = 0
     while order and len(verdict.admitted) < limit and room.left:
         _, project, share = heapq.heappop(order)
         ask = next(queues[project], None)
         if ask is None:
             continue
         least, nodes = ask.least, capacity.of_type(ask.accelerator_type)
-        reason = over_quota(share, least) or too_large(least, nodes)
+        reason = over_quota(share, least)
         if reason is not None:
             verdict.waiting[ask.id] = reason
             continue
-        free = room.of(ask.accelerator_type)
-        if least.cpus <= free.cpus and least.gpus <= free.gpus:
-            granted = grant(ask, share, nodes, free)
+        if (reason := too_large(least, nodes)) is not None:
+            if passed < MOST_PASSED:
+                heapq.heappush(order, (share.score, project, share))
+            passed += 1
+            verdict.waiting[ask.id] = reason
+            continue
+        if room.places(least) >= least.workers:
+            granted = grant(ask, share, room)
             verdict.admitted.append(granted)
             share.running += 1
             share.held += granted.accelerators
@@ -238,19 +294,18 @@ def admit(
             heapq.heappush(order, (share.score, project, share))
             room.take(granted)
         else:
-            verdict.waiting[ask.id] = no_room(least, nodes, free)
-            room.take(least)
+            verdict.waiting[ask.id] = no_room(least, nodes, room)
+            room.set_aside(least)
     return verdict
 
 
-def grant(ask: Ask, share: Share, nodes: Capacity, free: Capacity) -> Ask:
-    """The search with as many workers as `nodes` have places for, as are `free`, and as its project's quota allows.
+def grant(ask: Ask, share: Share, room: Room) -> Ask:
+    """The search with as many workers as find a place, and as its project's quota allows.
 
     That the fewest that will do can be granted is known.
     """
-    least, each = ask.least, ask.of(1)
-    places = min(nodes.places(each.cpus, each.gpus), fit(free.cpus, each.cpus), fit(free.gpus, each.gpus))
-    workers = int(min(ask.workers, places))
+    least = ask.least
+    workers = int(min(ask.workers, room.places(ask)))
     while workers > least.workers and over_quota(share, ask.of(workers)) is not None:
         workers -= 1
     return ask.of(max(workers, least.workers))
@@ -280,12 +335,16 @@ def too_large(ask: Ask, nodes: Capacity) -> str | None:
     )
 
 
-def no_room(ask: Ask, nodes: Capacity, free: Capacity) -> str:
+def no_room(ask: Ask, nodes: Capacity, room: Room) -> str:
     """Why it waits, when what it needs of the nodes of its type is taken or set aside for others."""
-    return (
+    free = room.free(ask)
+    told = (
         f"needs {ask.cpus} CPUs and {ask.gpus} GPUs{of_type(ask)}; the cluster has {nodes.cpus:g} and {nodes.gpus:g}, "
         f"of which {free.cpus:g} and {free.gpus:g} are free for it"
     )
+    if ask.cpus > free.cpus or ask.gpus > free.gpus:
+        return told
+    return f"{told}, where {room.places(ask):g} of its {ask.workers} workers fit whole on a node"
 
 
 def of_type(ask: Ask) -> str:

@@ -190,7 +190,11 @@ def _varied(search: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     changed = dict(search)
     for field, value in values.items():
         root, dot, rest = field.partition(".")
-        changed[root] = {**(changed.get(root) or {}), rest: value} if dot else value
+        nested = changed.get(root) or {}
+        if dot and not isinstance(nested, dict):
+            taken = f"an object, so that grid.{field} can be one of its fields"
+            raise InvalidRequest([InvalidValue(f"search.{root}", nested, "is no object", taken)])
+        changed[root] = {**nested, rest: value} if dot else value
     return changed
 
 

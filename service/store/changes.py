@@ -13,8 +13,7 @@ from service.domain.lifecycle import TERMINAL, WITH_RAY, Status
 from service.store.database import insert
 from service.store.models import Attempt, Counter, Event, Project, Search, now
 
-AWAITING = 2e12
-"""The `not_before` of finals that wait for the searches of their sweep: a time that nobody will see."""
+PAUSED_REASON = "its sweep is paused"
 AWAITING_REASON = "waits for the searches of its sweep"
 _TIME = select(now())
 BY = ContextVar[str | None]("BY", default=None)
@@ -80,6 +79,8 @@ def move(session: Session, search: Search, status: Status, time: float | None = 
         search.lease_owner = search.lease_token = search.lease_expires_at = None
     if status == Status.QUEUED:
         resize(search, search.spec["workers"])
+        if search.paused and search.reason is None:
+            search.reason = PAUSED_REASON
     if status == Status.RUNNING and search.started_at is None:
         search.started_at = time
     search.ended_at = time if status in TERMINAL else None
@@ -103,8 +104,10 @@ def queue_again(session: Session, search: Search) -> None:
     Finals wait once more for the searches whose networks they retrain.
     """
     last = search.attempt + lifecycle.MAX_ATTEMPTS
-    reason, not_before = (AWAITING_REASON, AWAITING) if search.kind == "finals" else (None, 0.0)
-    move(session, search, Status.QUEUED, reason=reason, error=None, not_before=not_before, last_attempt=last)
+    awaiting = search.kind == "finals"
+    reason = AWAITING_REASON if awaiting else None
+    held = {"awaiting": awaiting, "not_before": 0.0, "last_attempt": last}
+    move(session, search, Status.QUEUED, reason=reason, error=None, **held)
 
 
 def _end_attempt(session: Session, search: Search, status: Status, time: float) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, Session
@@ -19,6 +21,11 @@ from nas_core.errors import InvalidValue
 
 BUSY_SECONDS = 30
 CONNECT_SECONDS = 5
+LIMITS = {"statement_timeout": 30, "lock_timeout": 5, "idle_in_transaction_session_timeout": 10}
+"""Seconds after which PostgreSQL gives up a statement, a wait for a lock, and a transaction whose client is silent: so
+nobody who sleeps, or has lost power, keeps what others wait for."""
+KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
+"""After how long a connection whose other end is gone is given up (libpq's names; the last in milliseconds)."""
 MIGRATIONS = Path(__file__).parent / "migrations"
 _MIGRATION_LOCK = 7_364_201_811
 """The key of the advisory lock under which PostgreSQL is migrated; any number that nobody else uses."""
@@ -69,8 +76,10 @@ def connect(url: str) -> Engine:
     if parsed.drivername in ("postgres", "postgresql"):
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.get_backend_name() == "postgresql":
-        waits = {"connect_timeout": CONNECT_SECONDS}
-        return create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=20, connect_args=waits)
+        waits = {"connect_timeout": CONNECT_SECONDS} | KEEPALIVES
+        engine = create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=20, connect_args=waits)
+        event.listen(engine, "connect", _limit)
+        return engine
     if parsed.get_backend_name() != "sqlite":
         raise InvalidValue(
             "YOSO_DATABASE_URL", parsed.drivername, "no such database here", "sqlite:///PATH or postgresql://…"
@@ -83,7 +92,7 @@ def connect(url: str) -> Engine:
     def configure(connection: Any, record: Any) -> None:
         connection.isolation_level = None  # SQLAlchemy says BEGIN itself, below
         _write_ahead(connection)
-        for pragma in ("synchronous=NORMAL", "foreign_keys=ON", f"busy_timeout={BUSY_SECONDS * 1000}"):
+        for pragma in ("synchronous=FULL", "foreign_keys=ON", f"busy_timeout={BUSY_SECONDS * 1000}"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
@@ -93,6 +102,14 @@ def connect(url: str) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _limit(connection: Any, record: Any) -> None:
+    """Tell PostgreSQL how long a connection may keep others waiting."""
+    before, connection.autocommit = connection.autocommit, True
+    with connection.cursor() as cursor:
+        cursor.execute("; ".join(f"SET {name} = '{seconds}s'" for name, seconds in LIMITS.items()))
+    connection.autocommit = before
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:
@@ -144,8 +161,52 @@ def migrations(connection: Connection) -> Config:
 
 
 def migrate(engine: Engine) -> None:
-    """Bring the tables up to date; several processes may call this at once."""
+    """Bring the tables up to date; several processes may call this at once.
+
+    Raises `InvalidValue` for a database that a newer version has brought up to its own date.
+    """
     with engine.execution_options(writes=True).connect() as connection, connection.begin():
         if engine.dialect.name == "postgresql":
+            for name in LIMITS:
+                connection.execute(text(f"SET LOCAL {name} = 0"))  # a large table may take longer
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+        revision_of(connection)
         command.upgrade(migrations(connection), "head")
+
+
+def prepare(engine: Engine) -> None:
+    """Make the database usable for a process that starts.
+
+    An empty one, and one in a file, which is for one process, are brought up to date. Another is left to `yoso
+    migrate`: replicas of the version before may be using it. Raises `InvalidValue` where it is older or newer than this
+    version.
+    """
+    with engine.connect() as connection:
+        revision, newest = revision_of(connection)
+    if revision == newest:
+        return
+    if revision is not None and engine.dialect.name == "postgresql":
+        found = f"revision {revision}"
+        raise InvalidValue(
+            "YOSO_DATABASE_URL", found, "the database is older than this version", f"{newest}: run `yoso migrate` once"
+        )
+    migrate(engine)
+
+
+def revision_of(connection: Connection) -> tuple[str | None, str]:
+    """The revision of the database, None where it is empty, and the one that this version needs.
+
+    Raises `InvalidValue` for one that this version does not know, since it comes from a newer one.
+    """
+    scripts = ScriptDirectory.from_config(migrations(connection))
+    newest = scripts.get_current_head() or ""
+    revision = MigrationContext.configure(connection).get_current_revision()
+    known = {script.revision for script in scripts.walk_revisions()}
+    if revision is not None and revision not in known:
+        raise InvalidValue(
+            "YOSO_DATABASE_URL",
+            f"revision {revision}",
+            "the database was brought up to date by a newer version of Yoso",
+            f"a database of revision {newest} or older, or that newer version",
+        )
+    return revision, newest

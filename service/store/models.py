@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Boolean, Float, ForeignKey, Index, Integer, String, Text
+from sqlalchemy import JSON, BigInteger, Boolean, Float, ForeignKey, Index, Integer, String, Text, false
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.sql.functions import FunctionElement
@@ -77,6 +77,11 @@ class Search(Base):
     last_attempt: Mapped[int] = mapped_column(Integer)
     """The attempt after which it is given up."""
     not_before: Mapped[float] = mapped_column(Float, default=0.0)
+    """After an attempt that failed: when the next may begin."""
+    paused: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
+    """Whether its sweep is: then it is not launched, whatever its state."""
+    awaiting: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
+    """Whether finals wait for the searches whose networks they retrain."""
     journal_cursor: Mapped[str] = mapped_column(String(32), default="")
     """The last chunk of the journal whose lines are among the events."""
     ingest_lag: Mapped[float | None] = mapped_column(Float)
@@ -90,7 +95,10 @@ class Search(Base):
 
     lease_owner: Mapped[str | None] = mapped_column(String(64))
     lease_token: Mapped[str | None] = mapped_column(String(32))
+    lease_beat: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    """How often the lease was renewed. It has run out for whoever has seen no other number for `LEASE_SECONDS`."""
     lease_expires_at: Mapped[float | None] = mapped_column(Float)
+    """By the database's clock, for metrics alone: a clock can be changed."""
 
     __table_args__ = (
         Index("searches_by_time", "created_at", "id"),
@@ -138,7 +146,11 @@ class Event(Base):
     kind: Mapped[str] = mapped_column(String(32))
     data: Mapped[dict[str, Any]] = mapped_column(JSON)
 
-    __table_args__ = (Index("events_by_search", "search_id", "seq"), {"sqlite_autoincrement": True})
+    __table_args__ = (
+        Index("events_by_search", "search_id", "seq"),
+        Index("events_by_kind", "search_id", "kind", "seq"),
+        {"sqlite_autoincrement": True},
+    )
 
 
 class ArchitectureRow(Base):

@@ -64,7 +64,7 @@ class Queue:
 
     def reason(self, search: Search) -> str:
         """Why a search of `next` waits."""
-        if search.not_before > self.time:
+        if search.paused or search.awaiting or search.not_before > self.time:
             return search.reason or "it is tried again later"
         if search.id in self.verdict.waiting:
             return self.verdict.waiting[search.id]
@@ -88,7 +88,7 @@ class Projects:
     def standings(self, within: Session | None = None) -> list[Standing]:
         """All projects, by name."""
         with reading(self.engine) if within is None else nullcontext(within) as session:
-            shares, _, _ = standing(session, changes.time_of(session), typical_seconds(session))
+            shares, _ = standing(session, changes.time_of(session), typical_seconds(session))
             per_project = (
                 select(Search.project, func.count()).where(Search.status == Status.QUEUED).group_by(Search.project)
             )

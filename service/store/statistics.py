@@ -6,14 +6,13 @@ by each process, when it began and when it ended, and never again.
 
 import threading
 import time
-from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Engine, func, or_, select
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy import ColumnElement, Engine, Select, case, func, literal, or_, select
+from sqlalchemy.orm import Session
 
 from service.domain.lifecycle import WITH_RAY, Status
 from service.store import changes
@@ -21,7 +20,7 @@ from service.store.cluster import ClusterState, ClusterStore
 from service.store.database import reading
 from service.store.models import Attempt, Project, Search
 from service.store.models import Counter as CounterRow
-from service.store.work import LEASE_SECONDS
+from service.store.work import LEASE_SECONDS, launchable
 
 LAUNCH_BOUNDS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 24 * 3600.0)
 RUN_BOUNDS = (10.0, 30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 3 * 3600.0, 10 * 3600.0, 24 * 3600.0, 72 * 3600.0)
@@ -44,11 +43,6 @@ class Histogram:
     def copy(self) -> "Histogram":
         """As it is now."""
         return Histogram(self.bounds, list(self.counts), self.total)
-
-    def note(self, seconds: float) -> None:
-        """Count one."""
-        self.counts[bisect_left(self.bounds, seconds)] += 1
-        self.total += seconds
 
 
 @dataclass(frozen=True)
@@ -121,28 +115,44 @@ class Statistics:
 
     def _tally(self, session: Session, until: float) -> None:
         """Count the attempts that have begun or ended since the last time, up to the time `until`."""
-        begun = _attempts(session, Attempt.started_at, self._until, until)
-        ended = _attempts(session, Attempt.ended_at, self._until, until)
+        begun = (Attempt.started_at > self._until, Attempt.started_at <= until)
+        # Finals wait for the searches of their sweep, which says nothing of the queue.
+        first = (*begun, Attempt.number == 1, Search.kind == "search")
+        ended = (Attempt.ended_at > self._until, Attempt.ended_at <= until)
+        project, outcome = Search.project, func.coalesce(Attempt.outcome, "unknown")
+        per_project = _of_searches(select(project, func.count()).where(*begun).group_by(project))
+        attempts = session.execute(per_project).all()
+        launches = _durations(session, project, Attempt.started_at - Search.created_at, LAUNCH_BOUNDS, first)
+        runs = _durations(session, outcome, Attempt.ended_at - Attempt.started_at, RUN_BOUNDS, ended)
         # From here on nothing can fail, so that none is counted twice.
-        for row in begun:
-            self._attempts[row.project] += 1
-            # Finals wait for the searches of their sweep, which says nothing of the queue.
-            if row.number == 1 and row.kind == "search":
-                self._launches[row.project].note(max(0.0, row.started_at - row.created_at))
-        for row in ended:
-            self._runs[row.outcome or "unknown"].note(max(0.0, row.ended_at - row.started_at))
+        for name, count in attempts:
+            self._attempts[name] += count
+        for known, found in ((self._launches, launches), (self._runs, runs)):
+            for name, above, count, total in found:
+                known[name].counts[above] += count
+                known[name].total += total
         self._until = until
 
 
-def _attempts(session: Session, column: InstrumentedAttribute[Any], after: float, until: float) -> Sequence[Any]:
-    """The attempts whose time in `column` lies between, with what is needed of their searches."""
-    query = (
-        select(Attempt.number, Attempt.started_at, Attempt.ended_at, Attempt.outcome)
-        .add_columns(Search.kind, Search.project, Search.created_at)
-        .join(Search, Search.id == Attempt.search_id)
-        .where(column > after, column <= until)
-    )
-    return session.execute(query).all()
+def _of_searches(query: "Select[*tuple[Any, ...]]") -> "Select[*tuple[Any, ...]]":
+    return query.select_from(Attempt).join(Search, Search.id == Attempt.search_id)
+
+
+def _durations(
+    session: Session,
+    name: Any,
+    seconds: ColumnElement[Any],
+    bounds: Sequence[float],
+    which: Iterable[Any],
+) -> Sequence[Any]:
+    """Of the attempts `which`, by `name` and by how many `bounds` their `seconds` exceed: count and total.
+
+    The database counts, so that years of them are a few rows.
+    """
+    above = sum((case((seconds > bound, 1), else_=0) for bound in bounds), literal(0)).label("above")
+    total = func.sum(case((seconds > 0, seconds), else_=0.0))
+    query = select(name.label("of_what"), above, func.count(), total).where(*which).group_by("of_what", "above")
+    return session.execute(_of_searches(query)).all()
 
 
 def _searches(session: Session) -> dict[tuple[str, str], int]:
@@ -162,7 +172,7 @@ def _held(session: Session) -> dict[str, tuple[int, int]]:
 def _oldest(session: Session, now: float) -> float:
     query = (
         select(Search.created_at)
-        .where(Search.status == Status.QUEUED, Search.not_before <= now)
+        .where(Search.status == Status.QUEUED, launchable(now))
         .order_by(Search.created_at, Search.id)
         .limit(1)
     )

@@ -21,9 +21,6 @@ from service.store.projects import admit_to_queue
 from service.store.searches import new_search
 from service.store.work import typical_seconds
 
-PAUSED = 1e12
-"""The `not_before` of what is paused: seconds since 1970 that nobody will see. Finals that wait have a later one."""
-
 MOST_AT_ONCE = 64
 """At most so many networks of one finals are retrained at once: its driver follows them all."""
 
@@ -80,7 +77,7 @@ class Sweeps:
             found = [new_search(point, spec, time) | {"sweep_id": sweep.id} for point, spec in points]
             if request.with_finals:
                 final = new_finals(points[0], budgets, found, request.baselines, time)
-                last.append(final | {"not_before": changes.AWAITING, "reason": changes.AWAITING_REASON})
+                last.append(final | {"awaiting": True, "reason": changes.AWAITING_REASON})
                 for row in found:
                     row |= {"finals_id": final["id"], "spec": row["spec"] | {"retrain": False}}
             rows += found
@@ -217,13 +214,13 @@ class Sweeps:
     def pause(self, session: Session, sweep_id: str, paused: bool) -> None:
         """Launch no more of a sweep, or go on. What is with Ray is left to end."""
         self.get(sweep_id, session).paused = paused
-        waiting = update(Search).where(Search.sweep_id == sweep_id, Search.status == Status.QUEUED)
+        every = update(Search).where(Search.sweep_id == sweep_id).execution_options(synchronize_session=False)
+        waiting = every.where(Search.status == Status.QUEUED, Search.awaiting.is_(False))
+        session.execute(every.values(paused=paused))
         if paused:
-            waiting = waiting.where(Search.not_before < PAUSED)
-            waiting = waiting.values(not_before=PAUSED, reason="its sweep is paused")
+            session.execute(waiting.values(reason=changes.PAUSED_REASON))
         else:
-            waiting = waiting.where(Search.not_before == PAUSED).values(not_before=0.0, reason=None)
-        session.execute(waiting.execution_options(synchronize_session=False))
+            session.execute(waiting.where(Search.reason == changes.PAUSED_REASON).values(reason=None))
 
     def retry(self, session: Session, sweep_id: str) -> int:
         """Queue again what has failed; returns how many that are. Raises `OverQuota`."""
@@ -232,8 +229,6 @@ class Sweeps:
         admit_to_queue(session, sweep.project, len(failed))
         for search in failed:
             changes.queue_again(session, search)
-            if sweep.paused and search.not_before < PAUSED:
-                search.not_before, search.reason = PAUSED, "its sweep is paused"
         return len(failed)
 
     def _locked(self, session: Session, sweep_id: str, states: frozenset[Status] | set[Status]) -> Sequence[Search]:
@@ -276,8 +271,9 @@ def _queue(session: Session, sweep: Sweep, rows: list[dict[str, Any]], time: flo
     """Queue rows of a sweep in their order."""
     for number, row in enumerate(rows):
         row.setdefault("finals_id", None)
-        row.setdefault("reason", None)
-        row |= {"sweep_id": sweep.id, "rank": row["rank"] + number * 1e-6}
+        row.setdefault("awaiting", False)
+        row.setdefault("reason", changes.PAUSED_REASON if sweep.paused else None)
+        row |= {"sweep_id": sweep.id, "paused": sweep.paused, "rank": row["rank"] + number * 1e-6}
     session.execute(insert(Search), rows)
     data = changes.signed({"status": Status.QUEUED})
     session.execute(

@@ -4,21 +4,27 @@ Every write names the token of the lease. Where the token no longer holds, the w
 changed: what a stale dispatcher found out must not overwrite what the new one knows.
 """
 
+import math
 import secrets
+import time
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Engine, delete, exists, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Engine, and_, case, delete, exists, func, or_, select, tuple_, update
 from sqlalchemy.orm import Session, aliased
 
 from service.domain import scheduling
-from service.domain.lifecycle import MAX_ATTEMPTS, TERMINAL, WITH_RAY, Status
+from service.domain.lifecycle import LONGEST_BACKOFF, MAX_ATTEMPTS, TERMINAL, WITH_RAY, Status
 from service.domain.scheduling import Ask, Capacity, Share, Verdict
 from service.store import changes
 from service.store.database import reading, writing
-from service.store.models import ArchitectureRow, Attempt, Deletion, IdempotencyKey, Project, Search, Sweep, now
+from service.store.models import ArchitectureRow, Attempt, Deletion, IdempotencyKey, Project, Search, now
 
 LEASE_SECONDS = 30.0
+TAKEN_AT_ONCE = 4
+SHARE_TAKEN = 8
+"""Of the leases that may be taken over, a turn takes one in so many, or `TAKEN_AT_ONCE`: the rest is for others."""
 CLAIMED_AT_ONCE = 16
 """At most so many in one claim, so that several dispatchers share what comes."""
 
@@ -40,17 +46,17 @@ _CLAIM_LOCK = 7_364_201_812
 _source = aliased(Search)
 _RELEASE_FINALS = (
     update(Search)
-    .where(Search.kind == "finals", Search.status == Status.QUEUED, Search.not_before == changes.AWAITING)
+    .where(Search.kind == "finals", Search.status == Status.QUEUED, Search.awaiting)
     .where(~exists().where(_source.finals_id == Search.id, _source.status.not_in(TERMINAL)))
-    .where(~exists().where(Sweep.id == Search.sweep_id, Sweep.paused))
-    .values(not_before=0.0, reason=None)
+    .values(awaiting=False, reason=case((Search.paused, changes.PAUSED_REASON), else_=None))
     .execution_options(synchronize_session=False)
 )
 _WITH_QUEUE = select(Project.name).where(
     exists(select(1).where(Search.status == Status.QUEUED, Search.project == Project.name))
 )
 _WITH_RAY = (
-    select(Search.project, Search.accelerators, Search.cpus, Search.gpus, Search.accelerator_type, Attempt.started_at)
+    select(Search.project, Search.accelerators, Search.id, Search.workers, Search.cpus, Search.gpus)
+    .add_columns(Search.accelerator_type, Attempt.started_at)
     .join(Attempt, (Attempt.search_id == Search.id) & (Attempt.number == Search.attempt))
     .where(Search.status.in_(WITH_RAY))
 )
@@ -73,29 +79,68 @@ class Work:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self._seen: dict[str, tuple[str | None, int, float]] = {}
+        """Of each search with Ray its lease's token and beat, and since when they have been so by this machine's clock,
+        which nobody can change."""
+
+    def take_over(self, owner: str) -> list[Search]:
+        """Take the leases of some of the searches with Ray that nobody has, or whose holder has been silent.
+
+        That is so where this process has seen no beat for `LEASE_SECONDS`. A turn takes only a share of them.
+        """
+        silent = self._silent()
+        # Each dispatcher in an order of its own, so that two at once seldom want the same.
+        order = sorted(silent, key=lambda search_id: zlib.crc32(f"{owner} {search_id}".encode()))
+        chosen = order[: max(TAKEN_AT_ONCE, math.ceil(len(order) / SHARE_TAKEN))]
+        if not chosen:
+            return []
+        with writing(self.engine) as session:
+            now = changes.time_of(session)
+            adrift = select(Search).where(Search.id.in_(chosen), Search.status.in_(WITH_RAY))
+            rows = session.scalars(adrift.order_by(Search.id).with_for_update(skip_locked=True))
+            taken = [one for one in rows if (one.lease_token, one.lease_beat) == silent[one.id]]
+            if lost := sum(search.lease_token is not None for search in taken):
+                changes.count(session, changes.TAKEOVERS, lost)
+            for search in taken:
+                _lease(search, owner, now)
+            return taken
+
+    def _silent(self) -> dict[str, tuple[str | None, int]]:
+        """Token and beat of the leases that may be taken over."""
+        before, now = self._seen, time.monotonic()  # before the database is asked: it may take long to answer
+        query = select(Search.id, Search.lease_token, Search.lease_beat).where(Search.status.in_(WITH_RAY))
+        self._seen = {}
+        with reading(self.engine) as session:
+            for search_id, token, beat in session.execute(query):
+                known = before.get(search_id)
+                since = known[2] if known is not None and known[:2] == (token, beat) else now
+                self._seen[search_id] = token, beat, since
+        return {
+            search_id: (token, beat)
+            for search_id, (token, beat, since) in self._seen.items()
+            if token is None or now - since > LEASE_SECONDS
+        }
 
     def claim(self, owner: str, capacity: Capacity) -> list[Search]:
-        """Take the leases of searches with Ray whose lease has run out, and launch queued ones as `admit` decides.
+        """Launch queued searches as `admit` decides; none while another dispatcher claims.
 
-        A queued search that is claimed is `launching`, in a new attempt and with the workers that it is granted, when
-        this returns.
+        A search that is claimed is `launching`, in a new attempt and with the workers that it is granted, when this
+        returns.
         """
         with writing(self.engine) as session:
             time = _turn(session)
-            free = or_(Search.lease_expires_at.is_(None), Search.lease_expires_at < time)
-            adrift = select(Search).where(Search.status.in_(WITH_RAY), free)
-            claimed = list(session.scalars(adrift.with_for_update(skip_locked=True)))
-            if lost := sum(search.lease_token is not None for search in claimed):
-                changes.count(session, changes.TAKEOVERS, lost)
-            for search in claimed:
-                _lease(search, owner, time)
+            if time is None:
+                return []
             asks = judge(session, capacity, CLAIMED_AT_ONCE, time).admitted
             if not asks:
-                return claimed
+                return []
             chosen = select(Search).where(Search.id.in_([ask.id for ask in asks]), Search.status == Status.QUEUED)
             found = {one.id: one for one in session.scalars(chosen.with_for_update(skip_locked=True))}
+            claimed = []
             for ask in (ask for ask in asks if ask.id in found):
                 search = found[ask.id]
+                if search.paused:
+                    continue  # just now
                 _lease(search, owner, time)
                 changes.resize(search, ask.workers)
                 changes.move(session, search, Status.LAUNCHING, time, reason=None)
@@ -114,7 +159,7 @@ class Work:
                 session.scalars(
                     update(Search)
                     .where(Search.lease_token.in_(list(tokens)), Search.status.in_(WITH_RAY))
-                    .values(lease_expires_at=now() + LEASE_SECONDS)
+                    .values(lease_beat=Search.lease_beat + 1, lease_expires_at=now() + LEASE_SECONDS)
                     .returning(Search.lease_token)
                     .execution_options(synchronize_session=False)
                 )
@@ -237,21 +282,32 @@ class Work:
             session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < oldest))
 
 
-def _turn(session: Session) -> float:
-    """Wait until no other claim is under way, and tell the database's time.
+def launchable(time: float) -> "ColumnElement[bool]":
+    """Whether a queued search may be launched at the database's `time`, if there is room for it.
 
-    One claim at a time: two that looked at once could both fill the same room.
+    Where that clock was put back, `not_before` may lie further ahead than anybody ever set it.
     """
-    if session.get_bind().dialect.name == "postgresql":
-        # In one round trip; a row's columns are computed from left to right.
-        return float(session.execute(select(func.pg_advisory_xact_lock(_CLAIM_LOCK), now())).one()[1])
-    return changes.time_of(session)
+    waited = or_(Search.not_before <= time, Search.not_before > time + LONGEST_BACKOFF)
+    return and_(waited, Search.paused.is_(False), Search.awaiting.is_(False))
+
+
+def _turn(session: Session) -> float | None:
+    """The database's time, or None where another claim is under way.
+
+    One claim at a time: two that looked at once could both fill the same room. Nobody waits for it: whoever has it may
+    be asleep, until the database ends the transaction.
+    """
+    if session.get_bind().dialect.name != "postgresql":
+        return changes.time_of(session)
+    # In one round trip; a row's columns are computed from left to right.
+    free, time = session.execute(select(func.pg_try_advisory_xact_lock(_CLAIM_LOCK), now())).one()
+    return float(time) if free else None
 
 
 def judge(session: Session, capacity: Capacity, limit: int, time: float) -> Verdict:
     """Whom `scheduling.admit` would launch at the database's `time`, which is now, by what the database holds."""
     typical = typical_seconds(session)
-    standings, held, held_by_type = standing(session, time, typical)
+    standings, held = standing(session, time, typical)
     shares = {share.project: share for share in standings}
     contenders = [shares[name] for name in session.scalars(_WITH_QUEUE)]
     first = max(4, limit // max(1, len(contenders)) + 1)  # as many as each is likely to be asked for
@@ -262,13 +318,11 @@ def judge(session: Session, capacity: Capacity, limit: int, time: float) -> Verd
         held,
         typical,
         limit,
-        held_by_type,
     )
 
 
-def standing(session: Session, time: float, typical: float) -> tuple[list[Share], Capacity, dict[str, Capacity]]:
-    """Every project with its weight, quotas, use and what it holds; what all hold together, and what those of each type
-    of accelerator hold.
+def standing(session: Session, time: float, typical: float) -> tuple[list[Share], list[Ask]]:
+    """Every project with its weight, quotas, use and what it holds; and the searches that hold something.
 
     What is held is computed from the searches that are with Ray now.
     """
@@ -282,17 +336,15 @@ def standing(session: Session, time: float, typical: float) -> tuple[list[Share]
         )
         for row in session.scalars(select(Project).order_by(Project.name))
     }
-    held, by_type = Capacity(0, 0), dict[str, Capacity]()
-    for project, amount, cpus, gpus, its_type, started_at in session.execute(_WITH_RAY):
-        held = held.plus(cpus, gpus)
-        if its_type is not None:
-            by_type[its_type] = by_type.get(its_type, Capacity(0, 0)).plus(cpus, gpus)
+    held: list[Ask] = []
+    for project, amount, search_id, workers, cpus, gpus, its_type, started_at in session.execute(_WITH_RAY):
+        held.append(Ask(search_id, workers, cpus, gpus, accelerator_type=its_type))
         share, age = shares[project], time - started_at
         share.running += 1
         share.held += amount
         share.used += scheduling.usage(amount, age)
         share.ahead += amount * max(0.0, typical - age)
-    return list(shares.values()), held, by_type
+    return list(shares.values()), held
 
 
 def typical_seconds(session: Session) -> float:
@@ -315,7 +367,7 @@ def _queue(session: Session, project: str, time: float, size: int) -> Iterator[A
                 Search.accelerator_type,
                 Search.rank,
             )
-            .where(Search.status == Status.QUEUED, Search.project == project, Search.not_before <= time)
+            .where(Search.status == Status.QUEUED, Search.project == project, launchable(time))
             .order_by(Search.rank, Search.id)
             .limit(size)
         )
@@ -326,12 +378,12 @@ def _queue(session: Session, project: str, time: float, size: int) -> Iterator[A
             yield Ask(row.id, row.workers, row.cpus, row.gpus, row.min_workers, row.accelerator_type)
         if len(rows) < size:
             return
-        behind, size = (rows[-1].rank, rows[-1].id), CLAIMED_AT_ONCE
+        behind, size = (rows[-1].rank, rows[-1].id), min(1000, 4 * size)
 
 
 def _lease(search: Search, owner: str, time: float) -> None:
     search.lease_owner, search.lease_token = owner, secrets.token_hex(16)
-    search.lease_expires_at = time + LEASE_SECONDS
+    search.lease_beat, search.lease_expires_at = 0, time + LEASE_SECONDS
 
 
 def _held(session: Session, search_id: str, token: str) -> Search:

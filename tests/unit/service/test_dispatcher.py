@@ -170,8 +170,8 @@ def test_a_dispatcher_that_wakes_up_leaves_the_folder_to_a_later_attempt(
 
     def sleep(wanted: str) -> Search:
         known = get(wanted)
-        service.set(search_id, lease_expires_at=0.0)
-        [search] = work.claim("other", seeding.LARGE)
+        service.set(search_id, lease_token=None)
+        [search] = work.take_over("other")
         work.try_again(search_id, search.lease_token or "", 0.0)
         [search] = work.claim("other", seeding.LARGE)
         seeding.parts(service.app).runs.write_spec(search_id, search.spec | {"attempt": search.attempt}, ())
@@ -188,7 +188,7 @@ def test_a_dispatcher_that_died_between_noting_and_launching_is_followed_by_one_
     search_id = service.queue()
     Work(service.searches.engine).claim("one", seeding.LARGE)
     assert service.status(search_id) == "launching" and service.ray.submitted == []
-    service.set(search_id, lease_expires_at=0.0)
+    service.set(search_id, lease_token=None)
     second = service.dispatcher("two")
     second.turn()
     assert service.ray.submitted == [f"yoso-{search_id}-1"] and service.status(search_id) == "waiting"
@@ -208,7 +208,7 @@ def test_a_launch_whose_answer_was_lost_is_not_repeated(service: Service) -> Non
 def test_what_a_stale_dispatcher_writes_is_dropped(service: Service) -> None:
     search_id, stale = service.queue(), service.dispatcher("stale")
     begin(service, search_id, stale)
-    service.set(search_id, lease_expires_at=0.0)
+    service.set(search_id, lease_token=None)
     fresh = service.dispatcher("fresh")
     fresh.turn()
     assert service.searches.get(search_id).lease_owner == "fresh"
@@ -316,7 +316,7 @@ def test_one_that_is_cancelled_before_it_is_handed_to_ray_never_is(service: Serv
     search_id = service.queue()
     Work(service.searches.engine).claim("one", seeding.LARGE)
     assert service.searches.cancel(search_id).status == "cancelling"
-    service.set(search_id, lease_expires_at=0.0)
+    service.set(search_id, lease_token=None)
     service.dispatcher().turn()
     assert service.ray.submitted == [] and service.status(search_id) == "cancelled"
 

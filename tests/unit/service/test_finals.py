@@ -291,7 +291,7 @@ def test_finals_are_launched_again_with_the_same_list_after_a_lost_attempt(
     before = told(service, finals)
     found(service, searches[1])
     work = Work(service.searches.engine)
-    token = next(one.lease_token or "" for one in work.claim("other", seeding.LARGE) if one.id == finals)
+    token = next(one.lease_token or "" for one in work.take_over("other") if one.id == finals)
     work.move(finals, token, Status.QUEUED)
     turns(service, ray)
     after = told(service, finals)

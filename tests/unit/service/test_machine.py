@@ -40,6 +40,7 @@ from service.dispatch.executors.ray_jobs import RayJobs
 from service.dispatch.runs import Runs
 from service.domain.lifecycle import TERMINAL, TRANSITIONS, WITH_RAY, Status
 from service.domain.request import SearchRequest, check
+from service.store import work as work_module
 from service.store.database import Turns, connect, migrate, reading, writing
 from service.store.idempotency import Answer, Key, KeyReused, once
 from service.store.models import ArchitectureRow, Attempt, Base, Event, IdempotencyKey, Project, Search
@@ -243,6 +244,8 @@ class Machine(RuleBasedStateMachine):
         self.told: dict[str, list[Any]] = {}
         """The events that were seen, by search."""
         self.newest_spec: Counter[str] = Counter()
+        self.beats: dict[str, tuple[tuple[str | None, int], float]] = {}
+        """Of each search the token and beat of its lease, and since when they were seen to be so."""
         self.errors = Errors()
         logging.getLogger(dispatcher_module.__name__).addHandler(self.errors)
 
@@ -393,17 +396,22 @@ class Machine(RuleBasedStateMachine):
         if player.dead:
             self.die(who)
         for search_id, (told, _, _) in self.seen().items():
-            told_before, owner, expires_at = before[search_id]
-            adrift = told_before[0] in WITH_RAY and (expires_at or 0) < self.clock.time
+            told_before, owner, beat = before[search_id]
+            last = self.beats.get(search_id)
+            since = last[1] if last is not None and last[0] == beat else self.clock.time
+            self.beats[search_id] = beat, since
+            adrift = told_before[0] in WITH_RAY and (
+                owner is None or self.clock.time - since > work_module.LEASE_SECONDS
+            )
             allowed = owner == player.owner or adrift or told_before[0] == Status.QUEUED
             assert told == told_before or allowed, f"{player.owner} changed {search_id}, whose lease {owner} has"
 
     def seen(self) -> dict[str, Any]:
         """Of each search what only the lease's holder may change, the holder, and until when that is so."""
         columns = (Search.status, Search.attempt, Search.reason, Search.progress, Search.journal_cursor, Search.error)
-        query = select(Search.id, Search.lease_owner, Search.lease_expires_at, *columns)
+        query = select(Search.id, Search.lease_owner, Search.lease_token, Search.lease_beat, *columns)
         with reading(self.engine) as session:
-            return {row[0]: (row[3:], row[1], row[2]) for row in session.execute(query)}
+            return {row[0]: (row[4:], row[1], (row[2], row[3])) for row in session.execute(query)}
 
     # What Ray and time do
 
@@ -565,6 +573,7 @@ def the_world(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """An empty database that goes by a clock which the dispatchers go by too."""
     clock, engine = Clock(), connect(database_url)
     monkeypatch.setattr(dispatcher_module, "time", clock)
+    monkeypatch.setattr(work_module, "time", clock)
     migrate(engine)
     postgresql = engine.dialect.name == "postgresql"
     if postgresql:

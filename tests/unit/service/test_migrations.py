@@ -87,7 +87,7 @@ def test_data_of_the_first_revision_is_carried_up_worked_with_and_carried_down(e
     waits = searches.get("waits")
     assert (waits.workers, waits.accelerators, waits.rank, waits.priority) == (4, 1.0, 1004.0, 0)
     assert (waits.min_workers, waits.accelerator_type) == (4, None), "it takes all or none"
-    claimed = {search.id: search for search in work.claim("now", LARGE)}
+    claimed = {search.id: search for search in (*work.take_over("now"), *work.claim("now", LARGE))}
     assert {search_id: search.status for search_id, search in claimed.items()} == {
         "waits": "launching",
         "runs": "running",
