@@ -61,7 +61,9 @@ def created(tag: str, parameter: str, operations: Sequence[str]) -> dict[int | s
     }
 
 
-CREATED = created("searches", "search_id", ("look", "cancel", "retry", "attempts", "journal", "events", "tensorboard"))
+CREATED = created(
+    "searches", "search_id", ("look", "cancel", "retry", "delete", "attempts", "journal", "events", "tensorboard")
+)
 LISTED: dict[int | str, dict[str, Any]] = {
     200: {
         "links": {

@@ -8,8 +8,10 @@ use one `RayJobs`. References: https://docs.ray.io/en/latest/cluster/running-app
 for what `nodes` and `remains` ask, `ray/util/state/common.py` of Ray 2.60.
 """
 
+import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -21,6 +23,9 @@ from service import proxies
 
 TYPE = "accelerator_type:"
 """What the names of Ray's resources begin with that tell a node's type of accelerator."""
+
+MOST_LOG = 64 * 1024 * 1024
+"""Bytes of a driver's log that are taken from Ray."""
 
 LIMIT = "10000"
 """How many rows to ask for: as many as Ray gives at most."""
@@ -184,9 +189,27 @@ class RayJobs:
             raise RayUnavailable(f"Ray's list of jobs cannot be read: {type(error).__name__}") from error
 
     def logs(self, submission_id: str) -> str:
-        """What a job's driver has printed; empty where Ray knows of no such job. Raises `RayUnavailable`."""
-        response = self._ask("GET", f"/api/jobs/{submission_id}/logs")
-        return "" if response.status_code == 404 else str(_object(response).get("logs") or "")
+        """What a job's driver has printed; empty where Ray knows of no such job. Raises `RayUnavailable`.
+
+        Of an answer of more than `MOST_LOG` bytes the beginning is given, with a line that says so.
+        """
+        content, status = bytearray(), 0
+        with self._stream("GET", f"/api/jobs/{submission_id}/logs") as response:
+            status = response.status_code
+            for block in response.iter_bytes():
+                content += block
+                if len(content) > MOST_LOG:
+                    break
+        if status == 404:
+            return ""
+        if status != 200 or len(content) <= MOST_LOG:
+            whole = httpx.Response(status, content=bytes(content))
+            return str(_object(whole).get("logs") or "")
+        text = bytes(content[:MOST_LOG]).partition(b'"logs"')[2].partition(b'"')[2]
+        lines = text.rpartition(b"\\n")[0]  # no line break stands within another escape but a backslash's
+        with suppress(ValueError):
+            return str(json.loads(b'"' + lines + b'"')) + f"\n… the rest was left out: more than {MOST_LOG >> 20} MiB"
+        raise RayUnavailable("Ray's answer is not JSON")
 
     def delete(self, submission_id: str) -> None:
         """Make Ray forget a job that has ended. Raises `RayUnavailable`, also where the job has not ended."""
@@ -204,17 +227,8 @@ class RayJobs:
             client.close()
 
     def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:
-        endpoint = self.endpoint()
-        headers = {"Authorization": f"Bearer {endpoint.token}"} if endpoint.token else {}
-        try:
-            client = self._client(endpoint.url)
-            response = client.request(method, endpoint.url + path, headers=headers, **options)
-        except InvalidValue as error:
-            raise RayUnavailable(f"Ray cannot be asked: {error}") from error
-        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
-            raise RayUnavailable(f"Ray does not answer: {type(error).__name__}") from error
-        if response.status_code in (401, 403):
-            raise RayUnavailable("Ray wants another token: set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH")
+        with self._stream(method, path, **options) as response:
+            response.read()
         return response
 
     def _client(self, url: str) -> httpx.Client:
@@ -222,6 +236,22 @@ class RayJobs:
         if near not in self.clients:
             self.clients[near] = proxies.client(httpx.Client, url, **self.options)
         return self.clients[near]
+
+    @contextmanager
+    def _stream(self, method: str, path: str, **options: Any) -> Iterator[httpx.Response]:
+        """An answer that is still to be read."""
+        endpoint = self.endpoint()
+        headers = {"Authorization": f"Bearer {endpoint.token}"} if endpoint.token else {}
+        try:
+            client = self._client(endpoint.url)
+            with client.stream(method, endpoint.url + path, headers=headers, **options) as response:
+                if response.status_code in (401, 403):
+                    raise RayUnavailable("Ray wants another token: set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH")
+                yield response
+        except InvalidValue as error:
+            raise RayUnavailable(f"Ray cannot be asked: {error}") from error
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+            raise RayUnavailable(f"Ray does not answer: {type(error).__name__}") from error
 
     def _listed(
         self, what: str, equal: Mapping[str, str] | None = None, other_than: Mapping[str, str] | None = None

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -224,3 +224,21 @@ def test_several_threads_use_one_client() -> None:
             thread.join()
         jobs.close()
     assert not wrong
+
+
+def test_a_log_without_end_is_cut_at_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.dispatch.executors.ray_jobs.MOST_LOG", 1 << 20)
+    sent = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal sent
+        yield b'{"logs": "'
+        while True:
+            sent += 1
+            yield b'epoch \\"1\\" of C:\\\\new\\n' * 1000
+
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, content=endless()))
+    log = RayJobs(lambda: Endpoint("http://ray"), transport=transport).logs("yoso-s-1")
+    first, *_, last = log.splitlines()
+    assert first == 'epoch "1" of C:\\new' and "left out: more than 1 MiB" in last
+    assert len(log) <= (1 << 20) + 100 and sent < 100
