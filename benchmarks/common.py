@@ -26,7 +26,7 @@ SCRATCH = Path("build/benchmarks")
 
 @dataclass(frozen=True)
 class Task:
-    """A data set, a space and a schedule, small enough for many runs on a CPU; `shares` of the supernet's cost are
+    """A dataset, a space and a schedule, small enough for many runs on a CPU; `shares` of the supernet's cost are
     the budgets.
     """
 

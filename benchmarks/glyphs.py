@@ -1,4 +1,4 @@
-"""A made data set of glyphs that is hard enough for architectures to differ.
+"""A made dataset of glyphs that is hard enough for architectures to differ.
 
 Each class is a fixed glyph of a few random strokes. An image shows it jittered, turned, sheared, scaled and moved, with
 strokes of random weight, a stray stroke and noise. Nothing is downloaded and nothing is random: the same numbers give
@@ -48,7 +48,7 @@ def _draw(ends: Tensor, weight: Tensor) -> Tensor:
 
 
 def write(folder: Path, train: int = 4000, test: int = 4000) -> Path:
-    """Write the data set as an image folder with `train` and `test` images, unless it is there; returns `folder`."""
+    """Write the dataset as an image folder with `train` and `test` images, unless it is there; returns `folder`."""
     if (folder / "done").exists():
         return folder
     for part, count in (("train", train), ("test", test)):

@@ -1,12 +1,12 @@
-"""Data sets as four parts of images on the device, and their batches.
+"""Datasets as four parts of images on the device, and their batches.
 
-Every data set is split, class by class, into `weights` (trains W), `scaling` (trains λ), `validation` (the curves)
+Every dataset is split, class by class, into `weights` (trains W), `scaling` (trains λ), `validation` (the curves)
 and `test` (seen once, by the retrained network). The split depends on the data alone, not on a search's seed, so
 that two searches over the same data report accuracy on the same images.
 
 Nothing here keeps a random state: the order of an epoch and the augmentation of a step are drawn from generators
 seeded by what they are for, so that a search which resumes at step n sees what it would have seen. For the same reason
-the images of step n + 1 are known at step n, and large data sets decode them while step n trains.
+the images of step n + 1 are known at step n, and large datasets decode them while step n trains.
 
 Shapes: images are (B, C, H, W); stored as bytes, given out as normalised floats.
 """
@@ -112,9 +112,9 @@ class FileImages:
 
 @dataclass(frozen=True)
 class Data:
-    """A loaded data set; `parts` are the indices of each part's images in `images` and `labels`.
+    """A loaded dataset; `parts` are the indices of each part's images in `images` and `labels`.
 
-    `class_names` are in the order of the labels, and empty where the data set does not tell them; `left_out` says what
+    `class_names` are in the order of the labels, and empty where the dataset does not tell them; `left_out` says what
     is in no part and why, and `skipped` are the files of it that cannot be read. `snapshot` has the files of an image
     folder, and `decoding` is how its images became bytes.
     """
@@ -281,10 +281,10 @@ def load(
     known: Snapshot | str | None = None,
     submitted: str | None = None,
 ) -> Data:
-    """Load the data set of `spec` onto `device`; a data set with a name is looked for below `roots`.
+    """Load the dataset of `spec` onto `device`; a dataset with a name is looked for below `roots`.
 
     A search that goes on gives what is `known` from its first attempt, the snapshot of an image folder or the
-    fingerprint of another data set, and one that begins the fingerprint of the inspection when it was `submitted`, if
+    fingerprint of another dataset, and one that begins the fingerprint of the inspection when it was `submitted`, if
     there was one. Raises `DataChanged` where the data are others, `OSError` or `ValueError` where files are missing or
     damaged, or too few are left for every class.
     """
@@ -304,7 +304,7 @@ def load(
         loaded = _LOADERS[info.kind](info, space.channels_in, space.image_size, device)
         data = _divided(spec, info, loaded, weights_share, device)
         if isinstance(known, str) and known != data.fingerprint:
-            message = f"{spec.dataset!r} is not the data set that the search began with"
+            message = f"{spec.dataset!r} is not the dataset that the search began with"
             raise DataChanged(message, {"fingerprint": [known, data.fingerprint]})
     _check_parts(spec.dataset, data)
     if spec.workers > (fewest := min(map(len, data.parts.values()))):
@@ -348,7 +348,7 @@ def _in_memory(images: Images, count: int, channels: int, size: int, device: tor
 def _divided(
     spec: SearchSpec, info: DatasetInfo, loaded: "_Loaded", weights_share: float | None, device: torch.device
 ) -> Data:
-    """A data set with a name, divided by the pixels of its images."""
+    """A dataset with a name, divided by the pixels of its images."""
     space = spec.space
     test = [False] * len(loaded.keys) if loaded.test is None else loaded.test.tolist()
     declared = ["test" if held_out else "train" for held_out in test]
@@ -421,7 +421,7 @@ def _check_parts(dataset: str, data: Data) -> None:
 
 @dataclass(frozen=True)
 class _Loaded:
-    """What a loader finds; `test` marks the images that are held out, if the data set holds any out.
+    """What a loader finds; `test` marks the images that are held out, if the dataset holds any out.
 
     `keys` are digests of the images as they come and, of those in files, `views` of what the network sees; `damaged`
     are the files that are left out, and why.
@@ -487,7 +487,7 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 def _torchvision(info: DatasetInfo, channels: int, size: int, device: torch.device) -> _Loaded:
-    """A data set as torchvision's class reads it: arrays, or files with their labels."""
+    """A dataset as torchvision's class reads it: arrays, or files with their labels."""
     from torchvision import datasets
 
     layout = LAYOUTS[info.name]
@@ -520,7 +520,7 @@ def _labels(dataset: Any) -> Any:
 
 
 def _files(dataset: Any) -> list[tuple[Path, int]]:
-    """The image files of one of torchvision's data sets, with their labels."""
+    """The image files of one of torchvision's datasets, with their labels."""
     # These two take no loader, and open the image themselves.
     if type(dataset).__name__ == "OxfordIIITPet":
         return list(zip(dataset._images, dataset._labels, strict=True))

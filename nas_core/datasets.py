@@ -1,7 +1,7 @@
-"""Which data sets there are, and what each looks like, without loading it (and without torch).
+"""Which datasets there are, and what each looks like, without loading it (and without torch).
 
 Known by name: `digits` (scikit-learn's 1,797 scans), `imagenet` (a folder of that name with `train` and `val`) and the
-data sets of `LAYOUTS`, in the files that torchvision's classes read, found below one of the data roots. Anything else
+datasets of `LAYOUTS`, in the files that torchvision's classes read, found below one of the data roots. Anything else
 is the path of an image folder, which `nas_core.inspection` looks into.
 """
 
@@ -15,7 +15,7 @@ from nas_core.errors import InvalidValue
 from nas_core.layout import seems_to_hold_classes
 
 UNREADABLE_SHARE = 0.01
-"""The share of a data set's image files that may be unreadable; they are skipped, and more are refused."""
+"""The share of a dataset's image files that may be unreadable; they are skipped, and more are refused."""
 
 
 MOST_LISTED = 200
@@ -24,11 +24,11 @@ MOST_LISTED = 200
 
 @dataclass(frozen=True)
 class Layout:
-    """A data set with a name: the class of torchvision.datasets that reads it, and what that class finds.
+    """A dataset with a name: the class of torchvision.datasets that reads it, and what that class finds.
 
-    `files` must be there, below a data root or below its folder of the data set's own name. `image_size` (pixels) is
+    `files` must be there, below a data root or below its folder of the dataset's own name. `image_size` (pixels) is
     that of the images or, where they differ, the one that they are scaled to. `train` holds the reader's arguments for
-    each part that is trained on, `test` those for the part that is held out (none where the data set holds nothing
+    each part that is trained on, `test` those for the part that is held out (none where the dataset holds nothing
     out). `flip` says whether a mirrored image still shows its class.
     """
 
@@ -82,17 +82,17 @@ LAYOUTS = {
     "eurosat": Layout("EuroSAT", ("eurosat/2750",), 10, 27_000, 64, train=({},), test=None),
     "gtsrb": Layout("GTSRB", _GTSRB, 43, 39_270, 32, flip=False),
 }
-"""The data sets that torchvision's classes describe, by name."""
+"""The datasets that torchvision's classes describe, by name."""
 
 DATASETS = tuple(dict.fromkeys(("digits", "cifar10", "cifar100", "imagenet", *LAYOUTS)))
-"""The data sets that go by a name."""
+"""The datasets that go by a name."""
 
 _ACCEPTED = "one of " + ", ".join(DATASETS) + ", or the path of a folder with one sub-folder of images per class"
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a data set before it is loaded.
+    """What is known of a dataset before it is loaded.
 
     `path` is the folder that holds it (none for digits); `channels` and `image_size` (pixels, for a folder the shorter
     side of its first image, at most 224) describe its images; `images` counts them all; `preset` names the search space
@@ -157,7 +157,7 @@ def describe(dataset: str, roots: Sequence[str] = (), anywhere: bool = False) ->
 
 
 def at_hand(roots: Sequence[str] = ()) -> list[str]:
-    """The data sets to choose from: names whose files lie below the `roots`, then image folders right below these.
+    """The datasets to choose from: names whose files lie below the `roots`, then image folders right below these.
 
     Little is looked at: `nas_core.inspection` says whether one can be used. Of folders there are at most `MOST_LISTED`.
     """
@@ -178,7 +178,7 @@ def at_hand(roots: Sequence[str] = ()) -> list[str]:
 
 
 def _root_with(dataset: str, files: Sequence[str], roots: Sequence[str]) -> str:
-    """The data root, or its folder of the data set's name, that holds all `files`."""
+    """The data root, or its folder of the dataset's name, that holds all `files`."""
     for root in roots:
         for folder in _places(root, dataset):
             if _holds(folder, files):
@@ -190,7 +190,7 @@ def _root_with(dataset: str, files: Sequence[str], roots: Sequence[str]) -> str:
 
 
 def _places(root: str, dataset: str) -> tuple[str, str]:
-    """Where below a root the files of a data set with a name may lie."""
+    """Where below a root the files of a dataset with a name may lie."""
     return root, os.path.join(root, dataset)
 
 

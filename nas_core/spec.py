@@ -382,7 +382,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class SearchSpec:
-    """One search: the data set, ascending budgets in multiply-adds, the space, and what it may use.
+    """One search: the dataset, ascending budgets in multiply-adds, the space, and what it may use.
 
     Every network keeps its budget and all `limits`. At most `workers` data-parallel processes, and at least
     `min_workers` (None: exactly `workers`), each with `cpus_per_worker` CPU threads and `gpus_per_worker` GPUs (0 or

@@ -120,7 +120,7 @@ def load_data(folder: RunFolder, spec: SearchSpec, values: dict[str, Any], devic
     """
     try:
         known = recall_data(folder)
-        submitted = (spec.inspection or {}).get("fingerprint") or None  # of a data set with a name there is none
+        submitted = (spec.inspection or {}).get("fingerprint") or None  # of a dataset with a name there is none
         data = load(spec, values.get("data_roots", []), device, known, submitted)
         if known is None and parallel.world()[0] == 0:
             remember_data(folder, data)

@@ -124,7 +124,7 @@ def rows(networks: Sequence[Network]) -> list[Row]:
             _best([view.latency_ms for view in views]),
         ),
         Row("Budget", [formats.exact(view.budget) for view in views]),
-        Row("Data set", [network.search.dataset for network in networks]),
+        Row("Dataset", [network.search.dataset for network in networks]),
         Row("Origin", [plot.ORIGINS[view.origin] for view in views]),
         Row("Seed", [str(network.seed) for network in networks]),
     ]

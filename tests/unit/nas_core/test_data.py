@@ -1,4 +1,4 @@
-"""Data sets in their real formats, their split, and their batches."""
+"""Datasets in their real formats, their split, and their batches."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What a data set dictates to the search space and to the schedule."""
+"""What a dataset dictates to the search space and to the schedule."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from service.domain.request import SearchRequest, check
 
 @pytest.fixture
 def root(tmp_path: Path) -> str:
-    """Empty files where the data sets would be: nothing is read before a search runs."""
+    """Empty files where the datasets would be: nothing is read before a search runs."""
     for layout in LAYOUTS.values():
         for file in layout.files:
             (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)

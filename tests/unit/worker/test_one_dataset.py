@@ -75,6 +75,6 @@ def test_data_with_a_name_are_compared_too(tmp_path: Path, monkeypatch: pytest.M
     load_data(folder, spec, {}, torch.device("cpu"))
     load_data(folder, spec, {}, torch.device("cpu"))
     (tmp_path / "run" / FINGERPRINT).write_text("of other scans")
-    with pytest.raises(Failure, match="not the data set that the search began with") as ended:
+    with pytest.raises(Failure, match="not the dataset that the search began with") as ended:
         load_data(folder, spec, {}, torch.device("cpu"))
     assert ended.value.kind == "data_changed"
