@@ -28,5 +28,5 @@ def cluster_fragment(request: Request, service: ContextDep, project: ViewerDep) 
 
 def shown(service: Context, project: str | None) -> dict[str, Any]:
     """What the page shows: what the API says."""
-    newest = service.searches.newest_seq()
+    newest = service.searches.newest_seq(project=project)
     return {"cluster": api.look(service, project, MOST_WAITING), "newest": newest}

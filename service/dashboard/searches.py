@@ -88,7 +88,7 @@ def list_page(
 ) -> Response:
     """The list of searches."""
     # Asked before the rows are read, so that what happens in between is hinted at.
-    newest = service.searches.newest_seq()
+    newest = service.searches.newest_seq(project=project)
     tabs = TABS if filters.status in TABS else (*TABS, filters.status)
     told = page(
         "searches.html", request, **listed(service, project, filters, after),
@@ -168,8 +168,8 @@ def snapshot_picture(service: ContextDep, project: ViewerDep, search_id: Text, s
 async def live_list(
     service: ContextDep, project: ViewerDep, after: int = 0, last_event_id: Annotated[str | None, Header()] = None
 ) -> AsyncIterator[ServerSentEvent]:
-    """A hint whenever anything has happened to any search."""
-    async for hint in hints(service, service.searches.mark, lambda mark: False, after, last_event_id):
+    """A hint whenever anything has happened to any search that the visitor may see."""
+    async for hint in hints(service, service.searches.marks(project), lambda mark: False, after, last_event_id):
         yield hint
 
 

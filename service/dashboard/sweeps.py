@@ -1,6 +1,6 @@
 """The sweeps: their list, and each one's page with its networks by cost and accuracy."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -62,7 +62,7 @@ SeenDep = Annotated[Sweep, Depends(_seen)]
 @router.get("/sweeps")
 def list_page(request: Request, service: ContextDep, project: ViewerDep, after: Text | None = None) -> Response:
     """The list of sweeps."""
-    newest = service.searches.newest_seq()
+    newest = service.searches.newest_seq(project=project)
     query = urlencode({"after": after}) if after else ""
     return page("sweeps.html", request, **listed(service, project, after), query=query, newest=newest)
 
@@ -84,11 +84,11 @@ def sweep_page(
     after: Text | None = None,
 ) -> Response:
     """One sweep."""
-    newest = service.searches.newest_seq()
     try:
         sweep = api.seen(service, project, sweep_id)
     except UnknownSweep:
         return missing(request, "sweep", sweep_id)
+    newest = service.searches.newest_seq(project=sweep.project)
     return page("sweep.html", request, **shown(service, sweep, cost, after), newest=newest)
 
 
@@ -101,7 +101,8 @@ def sweep_fragment(
     def values() -> dict[str, Any]:
         return shown(service, service.sweeps.get(sweep.id), cost, after) | {"swap": True}
 
-    return part("sweep_parts.html", request, sweep.id, cost, after, mark_of(service, sweep.id), values=values)
+    mark = mark_of(service, sweep.id, service.searches.mark)
+    return part("sweep_parts.html", request, sweep.id, cost, after, mark, values=values)
 
 
 @router.get("/sweeps/{sweep_id}/front.svg")
@@ -117,18 +118,19 @@ def front_picture(service: ContextDep, sweep: SeenDep, cost: Cost = "multiply_ad
 async def live_sweep(
     service: ContextDep, sweep: SeenDep, after: int = 0, last_event_id: Annotated[str | None, Header()] = None
 ) -> AsyncIterator[ServerSentEvent]:
-    """A hint whenever anything has happened to any search, until the sweep has ended."""
+    """A hint whenever anything has happened to a search of its project, until the sweep has ended."""
 
     def over(mark: tuple[int, int, bool]) -> bool:
         return api.view(service, sweep).done
 
-    async for hint in hints(service, partial(mark_of, service, sweep.id), over, after, last_event_id):
+    mark = partial(mark_of, service, sweep.id, service.searches.marks(sweep.project))
+    async for hint in hints(service, mark, over, after, last_event_id):
         yield hint
 
 
-def mark_of(service: Context, sweep_id: str) -> tuple[int, int, bool]:
-    """What changes with every event of any search, and when the sweep is paused or goes on."""
-    return *service.searches.mark(), service.sweeps.get(sweep_id).paused
+def mark_of(service: Context, sweep_id: str, marks: Callable[[], tuple[int, int]]) -> tuple[int, int, bool]:
+    """What changes with the `marks` of searches, and when the sweep is paused or goes on."""
+    return *marks(), service.sweeps.get(sweep_id).paused
 
 
 def listed(service: Context, project: str | None, after: str | None) -> dict[str, Any]:

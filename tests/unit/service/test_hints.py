@@ -1,6 +1,7 @@
 """How open pages hear of what happens, and what it costs when many are open."""
 
 import itertools
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from fastapi import FastAPI
 from service.domain.lifecycle import Status
 from service.store import changes
 from service.store.database import writing
-from service.store.searches import Searches
+from service.store.searches import LATE, Searches
 from tests import seeding
 
 
@@ -74,6 +75,50 @@ def test_an_event_that_comes_to_light_after_a_later_one_is_hinted_at(app: FastAP
                 changes.note(other, quick, "warning", {"message": "is there first"})
             assert next(hints) == "change"
         assert next(hints) == "change", "the number of the newest event is the same as before"
+
+
+def test_a_project_hears_of_its_own_searches_and_neither_when_nor_how_much_happens_to_others(
+    app: FastAPI, tmp_path: Path
+) -> None:
+    tokens = {"a-token-of-sixteen": "vision", "another-token-of-16": "audio"}
+    guarded = seeding.make_app(tmp_path, seeding.parts(app).settings.database_url, tokens=tokens)
+    searches = seeding.parts(guarded).searches
+    own, other = (seeding.queue(app, project=project) for project in tokens.values())
+    newest = searches.events(own)[-1].seq
+    mark = searches.marks("vision")
+    assert mark() == (newest, 0) and newest < searches.newest_seq()
+    with writing(searches.engine) as session:
+        for _ in range(LATE + 10):  # more than are looked at again
+            changes.note(session, other, "warning", {"message": "of another's"})
+    assert mark() == mark() == (newest, 0)
+    sweep = seeding.sweep(app, project="vision", seeds=[0])
+    searches.cancel(own)
+    later = mark()
+    assert later == (searches.events(own)[-1].seq, 2)
+    searches.delete(own)
+    assert mark()[1] > later[1], "what has gone is a change as well"
+    newest = later[0] - 1  # the event of the sweep's search
+    with seeding.serving(guarded) as url, httpx.Client(base_url=url, timeout=60) as http:
+        seeding.queue(app, project="audio")
+        http.headers["Authorization"] = "Bearer a-token-of-sixteen"
+        for path in ("/searches", "/sweeps", f"/sweeps/{sweep}", "/cluster"):
+            assert re.findall(r"\?after=(\d+)", http.get(path).text) == [str(newest)], path
+    searches.engine.dispose()
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_an_event_of_a_project_that_comes_to_light_late_is_hinted_at(app: FastAPI) -> None:
+    searches = seeding.parts(app).searches
+    slow, quick = seeding.queue(app, project="vision"), seeding.queue(app, project="vision")
+    mark = searches.marks("vision")
+    before = mark()
+    with writing(searches.engine) as session:
+        changes.note(session, slow, "warning", {"message": "has its number first"})
+        session.flush()
+        with writing(searches.engine) as other:
+            changes.note(other, quick, "warning", {"message": "is there first"})
+        between = mark()
+    assert before < between < mark() and between[0] == mark()[0]
 
 
 def test_why_a_search_waits_is_hinted_at_though_it_is_no_event(app: FastAPI, url: str) -> None:

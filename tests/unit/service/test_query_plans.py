@@ -134,6 +134,8 @@ USERS: dict[str, Callable[[Engine], object]] = {
     "events of a kind": lambda engine: Searches(engine).events("s77", 5, "epoch"),
     "newest event": lambda engine: Searches(engine).newest_seq("s77"),
     "newest of all": lambda engine: Searches(engine).newest_seq(),
+    "newest of a project": lambda engine: Searches(engine).newest_seq(project="p3"),
+    "marks of a project": lambda engine: [mark() for mark in [Searches(engine).marks("p3")] for _ in "ab"],
     "marks": lambda engine: (Searches(engine).mark(), Searches(engine).mark_of("s77")),
     "networks": lambda engine: Searches(engine).architectures(["s1", "s2"]),
     "attempts": lambda engine: Searches(engine).attempts("s77"),
