@@ -102,7 +102,7 @@ Set = Annotated[
 
 ChooseBy = Annotated[
     str | None,
-    typer.Option("--choose-by", help="What networks that compete are judged by: " + " or ".join(CHOOSE_BY) + "."),
+    typer.Option("--choose-by", help="What the finals judge networks by: " + " or ".join(CHOOSE_BY) + "."),
 ]
 Opset = Annotated[
     int | None,
@@ -240,7 +240,6 @@ def submit(
     priority: Priority = 0,
     name: Name = "",
     setting: Set = None,
-    choose_by: ChooseBy = None,
     opset: Opset = None,
     ir: Ir = None,
     normalise: Normalise = False,
@@ -252,7 +251,7 @@ def submit(
     with refusals(), Client(url) as client:
         body = request_body(
             dataset, data, budget, preset, share, seed, workers, cpus, gpus, accelerator_type, project, name, setting,
-            limit, choose_by, opset, ir, normalise,
+            limit, None, opset, ir, normalise,
         )  # fmt: skip
         look_first(client, body, as_json)
         search = client.submit(**body | {"priority": priority})
@@ -602,7 +601,6 @@ def run(
     cpus: Cpus = 1,
     gpus: Gpus = 0,
     setting: Set = None,
-    choose_by: ChooseBy = None,
     opset: Opset = None,
     ir: Ir = None,
     normalise: Normalise = False,
@@ -627,7 +625,7 @@ def run(
             tell_busy(folder, busy)
         body = request_body(
             dataset, data, budget, preset, share, seed, workers, cpus, gpus, None, None, "", setting, limit,
-            choose_by, opset, ir, normalise,
+            None, opset, ir, normalise,
         )  # fmt: skip
         try:
             # Without a GPU driver's device there is none; with it Ray counts them.

@@ -152,9 +152,10 @@ class Watch:
         """Take one journal line or event into the picture."""
         say = self.progress.console.print
         if kind == "status":
+            by = f" by {escape(data['by'])}" if data.get("by") else ""
             reason = f": {escape(data['reason'])}" if data.get("reason") else ""
             colour = COLOURS.get(data["status"], "default")
-            say(f"[{colour}]{data['status']}[/]{reason}", highlight=False)
+            say(f"[{colour}]{data['status']}[/]{by}{reason}", highlight=False)
         elif kind == "started" and data.get("resumed"):
             say(f"resumed from a checkpoint (attempt {data['attempt']})", highlight=False)
         elif kind == "epoch":

@@ -267,7 +267,7 @@ def sweep(app: FastAPI, **fields: Any) -> str:
     given = {"search": {"dataset": "digits"}, "budgets": {"from": "100k", "to": "800k", "count": 8}, "seeds": [0, 1, 2]}
     request = SweepRequest.model_validate(given | {"finals": False} | fields)
     budgets, _ = sorted_budgets(request)
-    groups = [[(point, check(point, (), True)) for point in group] for group in expand(request, budgets)]
+    groups = [[(point, check(point, (), True, alone=False)) for point in group] for group in expand(request, budgets)]
     with writing(parts(app).sweeps.engine) as session:
         return parts(app).sweeps.create(session, request, budgets, groups).id
 

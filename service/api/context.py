@@ -140,3 +140,5 @@ ContextDep = Annotated[Context, Depends(at_once(context))]
 CallerDep = Annotated[Caller, Depends(at_once(caller))]
 ProjectDep = Annotated[str | None, Depends(at_once(authorised))]
 """The project that the caller is confined to; None for any."""
+ReaderDep = Annotated[str | None, Depends(at_once(lambda request: caller(request).project))]
+"""The same for a request that changes nothing, although its method is one that might."""

@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.api.context import LOOK_SECONDS, Context, ContextDep, ProjectDep
+from service.api.context import LOOK_SECONDS, Context, ContextDep, ProjectDep, ReaderDep
 from service.api.problems import LOOK_AGAIN_SECONDS, FieldError, Problem, ProblemError
 from service.api.searches import PROBLEMS, operation_id
 from service.domain.request import DATASET, DataRequest, Text
@@ -121,7 +121,7 @@ STILL: dict[int | str, dict[str, Any]] = {
 
 
 @router.post("/inspect", response_model=DatasetReport, responses=STILL)
-def inspect(request: InspectionRequest, service: ContextDep, project: ProjectDep) -> Response:
+def inspect(request: InspectionRequest, service: ContextDep, project: ReaderDep) -> Response:
     """Look at a dataset as a search would be made on it; nothing is queued.
 
     A report is an answer also where it tells of problems. 422 is answered where there is nothing to look at.

@@ -141,7 +141,9 @@ def specified(service: Context, groups: list[list[SearchRequest]]) -> list[list[
         carry_on()
         same = point.model_dump_json(exclude={"seed"})
         if same not in known:
-            known[same] = check(point, settings.roots_of(point.project), settings.any_folder, capacity, look)
+            known[same] = check(
+                point, settings.roots_of(point.project), settings.any_folder, capacity, look, alone=False
+            )
         try:
             return replace(known[same], seed=point.seed)
         except InvalidValue as problem:

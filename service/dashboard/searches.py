@@ -267,7 +267,10 @@ def delete(service: ContextDep, project: ViewerDep, search_id: Text) -> Response
 
 
 def copies(url: str, request: dict[str, Any], tokens: bool) -> list[tuple[str, str | None]]:
-    """Ways to make a request again, as a title and a text; without a text where that way cannot."""
+    """Ways to make a request again by itself, as a title and a text; without a text where that way cannot."""
+    if "choose_by" in (request.get("settings") or {}):  # which is for the finals of its sweep
+        request = {**request, "settings": {**request["settings"]}}
+        del request["settings"]["choose_by"]
     return [
         ("curl", as_curl(url, request, tokens)),
         ("Command line", as_command(url, request)),
@@ -281,8 +284,9 @@ def sentence(event: Event) -> str:
     match event.kind:
         case "status":
             attempt = f", attempt {data['attempt']}" if data.get("attempt", 0) > 1 else ""
+            by = f" by {data['by']}" if data.get("by") else ""
             why = data.get("reason") or (data.get("error") or {}).get("message")
-            return f"{data['status']}{attempt}" + (f": {why}" if why else "")
+            return f"{data['status']}{by}{attempt}" + (f": {why}" if why else "")
         case "started":
             how = "resumed from a checkpoint" if data.get("resumed") else "started"
             device = f" on {data['device']}" if data.get("device") else ""

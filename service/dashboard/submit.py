@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -23,9 +24,9 @@ from service.api import datasets
 from service.api import searches as api
 from service.api.checks import CHECKED
 from service.api.context import Context, ContextDep, confined
-from service.api.idempotency import key_for
+from service.api.idempotency import given, key_for
 from service.api.problems import FieldError, field_errors
-from service.dashboard.frame import ViewerDep, page
+from service.dashboard.frame import TEMPLATES, ViewerDep, page
 from service.domain.request import InvalidRequest, SearchRequest, check, space_of
 from service.inspections import Found, StillLooking
 from service.store.idempotency import KeyReused
@@ -114,12 +115,21 @@ FIELDS: dict[str, Callable[[Sequence[str]], Any]] = {
     "settings.retrain_lr": _number,
     "settings.form": _text,
     "settings.penalty": _text,
-    "settings.choose_by": _text,
     "export.opset": _number,
     "export.ir": _number,
     "export.normalise": _truth,
 }
 """What the form asks for, by the API's names, and how the texts are read."""
+DATA = {
+    "train": "Training folder",
+    "test": "Test folder",
+    "validation": "Validation folder",
+    "ignore": "Ignore",
+    "channels": "Image channels",
+    "image_size": "Image size",
+    "background": "Background",
+}
+"""What the form calls the fields of `data`."""
 FOLDED = {
     "Limits besides the budget": ("limits.",),
     "How the dataset is read": ("data.",),
@@ -139,7 +149,6 @@ CHOICES: dict[str, list[tuple[str, str]]] = {
     "gpus_per_worker": [("0", "none"), ("1", "one")],
     "settings.form": [("", "the preset's"), *((name, name) for name in FORMS)],
     "settings.penalty": [("", "the preset's"), *((name, name) for name in PENALTIES)],
-    "settings.choose_by": [("", "accuracy"), ("balanced_accuracy", "balanced accuracy")],
     "export.opset": [("", f"{ExportOptions.opset}, the default"), *((str(opset), str(opset)) for opset in OPSETS)],
     "export.normalise": [("", "outside: the file takes normalised images"), ("true", "inside: the file takes 0 … 255")],
 }
@@ -204,28 +213,30 @@ def form_fragment(request: Request, service: ContextDep, project: ViewerDep, for
 @router.post("/submit", dependencies=[CHECKED])
 def send(request: Request, service: ContextDep, project: ViewerDep, form: FormDep) -> Response:
     """Queue the search and go to its page; the form again where it cannot be queued, with what is wrong."""
-    seen = judged(service, project, form)
-    problems = seen.problems
-    if seen.asked is not None and not problems:
-        try:
-            content = json.dumps(seen.asked.model_dump(exclude_unset=True), sort_keys=True).encode()
-            key = key_for(project, form.get("key", [secrets.token_hex()])[0], "POST /submit", content)
-            queued = api.submit(seen.asked, service, project, key)
+    seen: Judged | None = None
+    try:
+        content = json.dumps(body(form), sort_keys=True).encode()
+        key = key_for(project, form.get("key", [secrets.token_hex()])[0], "POST /submit", content)
+        queued = given(service, key)  # what was accepted before is not judged once more
+        if queued is None:
+            seen = judged(service, project, form)
+            if seen.asked is not None and not seen.problems:
+                queued = api.submit(seen.asked, service, project, key)
+        if queued is not None:
             return RedirectResponse(f"/searches/{queued.headers['location'].rpartition('/')[2]}", 303)
-        except StillLooking as error:
-            problems = [FieldError(field="dataset", reason=str(error), accepted="the same form again in a moment")]
-        except InvalidRequest as error:
-            problems = [FieldError.of(problem) for problem in error.problems]
-        except InvalidValue as problem:
-            problems = [FieldError.of(problem)]
-        except OverQuota as error:
-            accepted = "a new search once some of them have started, or a larger max_queued of the project"
-            problems = [FieldError(field="project", value=error.project, reason=str(error), accepted=accepted)]
-        except KeyReused:
-            accepted = "the button once more, if you want a second search"
-            problems = [
-                FieldError(field="form", reason="this form has queued another search before", accepted=accepted)
-            ]
+        problems = seen.problems if seen is not None else []
+    except StillLooking as error:
+        problems = [FieldError(field="dataset", reason=str(error), accepted="the same form again in a moment")]
+    except InvalidRequest as error:
+        problems = [FieldError.of(problem) for problem in error.problems]
+    except InvalidValue as problem:
+        problems = [FieldError.of(problem)]
+    except OverQuota as error:
+        accepted = "a new search once some of them have started, or a larger max_queued of the project"
+        problems = [FieldError(field="project", value=error.project, reason=str(error), accepted=accepted)]
+    except KeyReused:
+        accepted = "the button once more, if you want a second search"
+        problems = [FieldError(field="form", reason="this form has queued another search before", accepted=accepted)]
     return page("submit.html", request, 422, **shown(service, project, form, problems, seen))
 
 
@@ -284,8 +295,17 @@ def told_beside(report: datasets.DatasetReport | None) -> list[FieldError]:
 
 
 def words(choice: Mapping[str, Any]) -> str:
-    """What is chosen, such as "train: Training"."""
-    return ", ".join(f"{field.removeprefix('data.')}: {_line(value)}" for field, value in choice.items())
+    """What is chosen, such as "Training folder: Training"."""
+    return ", ".join(f"{DATA[field.removeprefix('data.')]}: {_line(value)}" for field, value in choice.items())
+
+
+def in_form(text: str) -> str:
+    """What would be accepted, with the form's fields in the place of the command line's options."""
+    return OPTION.sub(lambda found: f"“{DATA[found[1].replace('-', '_')]}”", text)
+
+
+OPTION = re.compile(rf"--({'|'.join(DATA).replace('_', '-')})\b")
+TEMPLATES.filters["in_form"] = in_form
 
 
 def chosen(form: Form, choice: Mapping[str, Any]) -> str:
@@ -351,6 +371,7 @@ def shown(
             "ticked": form.get("space.operations", ()),
             "operations": [(name, name in PAPER_OPERATIONS) for name in OPERATIONS],
             "choices": CHOICES,
+            "data": DATA,
             "open": {part for part, begins in FOLDED.items() if any(field.startswith(begins) for field in busy)},
             "datasets": at_hand(service.settings.roots_of(project)),
             "any_folder": service.settings.any_folder,

@@ -223,10 +223,11 @@ def check(
     any_folder: bool,
     capacity: Capacity | None = None,
     look: Look = look_here,
+    alone: bool = True,
 ) -> SearchSpec:
     """The specification that `request` asks for; a missing preset is chosen to suit the data, at which it will `look`.
 
-    Raises `InvalidRequest` with every problem that can be told at once.
+    One that is not `alone` is of a sweep. Raises `InvalidRequest` with every problem that can be told at once.
     """
     carry_on()
     problems: list[InvalidValue] = []
@@ -261,6 +262,10 @@ def check(
         problems += unfit
     unmirrored = {} if info is None or info.flip else {"flip": False}
     settings = collect(lambda: Settings.preset(_preset(request, info), **(unmirrored | request.settings)))
+    if alone and settings is not None and settings.choose_by != Settings.choose_by:
+        reason = "has no effect on a search by itself, whose networks do not compete"
+        accepted = f"{Settings.choose_by}, or a sweep, whose finals choose"
+        problems.append(InvalidValue("settings.choose_by", settings.choose_by, reason, accepted))
     if capacity is not None:
         problems += _too_much(request, capacity)
     export = collect(lambda: ExportOptions.parse(request.export))

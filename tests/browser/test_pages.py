@@ -461,7 +461,7 @@ def test_an_ambiguous_folder_is_looked_at_its_parts_are_chosen_and_it_is_searche
     expect(told).to_contain_text("train/ reads as the training images, but beside it are extra/")
     page.get_by_label("Budgets", exact=True).fill("4M")
     assert browsing.barriers(page) == []
-    told.get_by_role("link", name="ignore: /extra").focus()
+    told.get_by_role("link", name="Ignore: /extra").focus()
     page.keyboard.press("Enter")
     expect(page.get_by_label("Ignore", exact=True)).to_have_value("/extra")
     expect(page.get_by_label("Budgets", exact=True)).to_have_value("4M")

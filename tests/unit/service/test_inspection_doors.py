@@ -317,6 +317,31 @@ def test_a_run_whose_dataset_has_changed_goes_on_to_its_worker(tmp_path: Path) -
         foreground.resumes(tmp_path, replace(spec("before"), seed=3), {})
 
 
+def test_a_form_that_is_sent_again_leads_to_its_search_though_the_folder_is_gone(
+    app: FastAPI, http: httpx.Client, tmp_path: Path
+) -> None:
+    folder = seeding.images(tmp_path / "pets", "cat", "dog")
+    asked(http, "/api/v1/datasets/inspect", {"dataset": str(folder)})
+    form = {"dataset": str(folder), "budgets": "4M", "key": "once"}
+    first = http.post("/submit", data=form)
+    assert first.status_code == 303
+    folder.rename(tmp_path / "elsewhere")
+    looks = seeding.count_looks(app)
+    again = http.post("/submit", data=form)
+    assert again.status_code == 303 and again.headers["location"] == first.headers["location"] and looks == []
+
+
+def test_the_form_names_its_own_fields_where_the_command_line_has_options(
+    app: FastAPI, http: httpx.Client, tmp_path: Path
+) -> None:
+    folder = seeding.images(tmp_path / "pets", "cat")
+    told = asked(http, "/api/v1/datasets/inspect", {"dataset": str(folder)}).json()
+    [problem] = [one for one in told["problems"] if one["field"] == "dataset"]
+    assert "--train names" in problem["accepted"]
+    html = http.post("/submit", data={"dataset": str(folder), "budgets": "4M"}).text
+    assert "“Training folder” names the folder" in html and "--train" not in html
+
+
 @pytest.mark.parametrize("path", ["/api/v1/searches", "/api/v1/sweeps"])
 def test_a_request_that_is_sent_again_is_answered_though_the_folder_is_gone(
     path: str, app: FastAPI, http: httpx.Client, tmp_path: Path

@@ -65,7 +65,7 @@ def test_the_form_queues_what_the_api_would_and_leads_to_the_search(app: FastAPI
         "space.blocks": "2, 2",
     }
     filled |= {"settings.retrain_epochs": "5", "limits.parameters": "90k", "workers": "1-2", "priority": "-1"}
-    filled |= {"settings.choose_by": "balanced_accuracy", "export.opset": "18", "export.normalise": "true"}
+    filled |= {"export.opset": "18", "export.normalise": "true"}
     filled |= {"settings.lr": "0.05", "space.operations": ["separable3", "identity"], "project": " vision "}
     sent = browser.post("/submit", data=filled)
     assert sent.status_code == 303, text(sent.text)
@@ -74,7 +74,7 @@ def test_the_form_queues_what_the_api_would_and_leads_to_the_search(app: FastAPI
     by_api = {
         "dataset": "digits", "budgets": ["300k", "600000"], "seed": 3, "name": "by form", "project": "vision",
         "space": {"preset": "digits", "share": True, "blocks": [2, 2], "operations": ["separable3", "identity"]},
-        "settings": {"retrain_epochs": 5, "lr": 0.05, "choose_by": "balanced_accuracy"},
+        "settings": {"retrain_epochs": 5, "lr": 0.05},
         "export": {"opset": 18, "normalise": True}, "limits": {"parameters": "90k"},
         "workers": {"min": 1, "max": 2}, "priority": -1,
     }  # fmt: skip

@@ -62,6 +62,7 @@ def test_each_role_may_do_its_own(url: str, client: Callable[[str], Client]) -> 
     theirs, own = admin.submit(**ASKED)["id"], ci.submit(**ASKED)["id"]
     assert refused(lambda: reader.submit(**ASKED)) == 403 and refused(lambda: reader.cancel(own)) == 403
     assert refused(lambda: ci.cancel(theirs)) == 403
+    assert reader.inspect("digits")["usable"], "to look at a dataset changes nothing"
     assert reader.get(theirs)["status"] == ci.get(theirs)["status"] == "queued"
     assert ci.cancel(own)["status"] == "cancelled" and ci.retry(own)["status"] == "queued"
     assert admin.cancel(own)["status"] == "cancelled"
