@@ -49,7 +49,7 @@ bench-service: .venv/installed ## What does the service cost, beside references?
 soak: .venv/installed ## Is anything lost when dispatchers are killed a thousand times? (ten minutes)
 	$(BIN)/python -m benchmarks.soak $(ARGS)
 
-break-in: .venv/installed ## What do attempts to break into a service get? (half a minute)
+break-in: .venv/installed ## What do attempts to break into a service get? (a minute)
 	$(BIN)/python -m benchmarks.break_in
 
 soak-cluster: .venv/installed ## Do searches and a sweep outlive the nodes of a cluster, and a thousand searches share it? (seven minutes)

@@ -1,7 +1,8 @@
 """Tries to break into a service that really runs, and says what each attempt got: `make break-in`.
 
-Two projects have tokens. Whoever attacks knows what the documentation says, and has what each row says. The exit code
-is 1 where any attempt succeeds.
+Two projects have tokens. Whoever attacks knows what the documentation says, and has what each row says. A second
+service launches searches on a double of Ray, whose workers leave in their folders what `tests.hostile` says. The exit
+code is 1 where any attempt succeeds.
 """
 
 import os
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +26,14 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from service.client import Client
+from nas_core.files import FILES
+from service.api.limits import BODY_SECONDS, MOST_OF_NOBODY
+from service.client import ENDED, Client
 from service.connections import HEAD_SECONDS
 from service.dispatch.local_ray import free_ports, ray_environment
+from service.dispatch.runs import of_attempt
+from tests import hostile, seeding
+from tests.ray_double import RayDouble, ray_double
 
 TOKENS = {
     "the-token-of-vision-0001": "vision",
@@ -83,13 +90,17 @@ class Victim:
 
 Attempt = Callable[[Victim], tuple[str, bool]]
 ATTEMPTS: list[tuple[str, str, Attempt]] = []
+WAITING: set[Attempt] = set()
+"""The attempts that mostly wait, while others are tried."""
 
 
-def attempt(attack: str, right: str) -> Callable[[Attempt], Attempt]:
+def attempt(attack: str, right: str, waits: bool = False) -> Callable[[Attempt], Attempt]:
     """Add a function that tries `attack` and returns what it got and whether it succeeded."""
 
     def add(function: Attempt) -> Attempt:
         ATTEMPTS.append((attack, right, function))
+        if waits:
+            WAITING.add(function)
         return function
 
     return add
@@ -288,7 +299,7 @@ def _(victim: Victim) -> tuple[str, bool]:
     return f"{', '.join(map(str, codes))}; another's {other}", codes[-1] != 503 or other != 200
 
 
-@attempt("half a request is sent, and no more", f"closed after {HEAD_SECONDS:g} s")
+@attempt("half a request is sent, and no more", f"closed after {HEAD_SECONDS:g} s", waits=True)
 def _(victim: Victim) -> tuple[str, bool]:
     with ExitStack() as stack:
         halves = [stack.enter_context(victim.connect()) for _ in range(20)]
@@ -300,6 +311,39 @@ def _(victim: Victim) -> tuple[str, bool]:
         except TimeoutError:
             closed = 0
     return f"{closed} of {len(halves)} are closed", closed != len(halves)
+
+
+@attempt("bodies trickle in, a byte a second", f"408 after {BODY_SECONDS:g} s, and others are answered", waits=True)
+def _(victim: Victim) -> tuple[str, bool]:
+    head = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {VISION}\r\nContent-Length: 1000\r\n\r\n"
+    with ExitStack() as stack:
+        slow = [stack.enter_context(victim.connect()) for _ in range(50)]
+        for one in slow:
+            one.sendall(head.encode())
+            one.setblocking(False)
+        answers = dict.fromkeys(slow, b"")
+        other, give_up = 0, time.monotonic() + 3 * BODY_SECONDS
+        while not all(answers.values()) and time.monotonic() < give_up:
+            for one in (one for one, answer in answers.items() if not answer):
+                try:
+                    one.sendall(b" ")
+                    answers[one] = one.recv(100)
+                except BlockingIOError:
+                    continue
+                except ConnectionError:
+                    answers[one] = b"HTTP/1.1 000"
+            with victim.http(AUDIO) as http:
+                other = http.get(PATH).status_code
+            time.sleep(1)
+    codes = {answer.split()[1].decode() if answer else "none" for answer in answers.values()}
+    return f"{', '.join(codes)}; another's {other}", codes != {"408"} or other != 200
+
+
+@attempt("whoever has no token sends large bodies", f"413 above {MOST_OF_NOBODY:,} bytes")
+def _(victim: Victim) -> tuple[str, bool]:
+    with victim.http() as http:
+        codes = {http.post(path, content=b" " * (MOST_OF_NOBODY + 1)).status_code for path in (PATH, "/login")}
+    return ", ".join(map(str, codes)), codes != {413}
 
 
 @attempt("bodies are larger than is said, and than they may be", "413, or 400")
@@ -331,15 +375,29 @@ def _(victim: Victim) -> tuple[str, bool]:
     return f"the search is {state}", state != "queued"
 
 
-@attempt("tokens are guessed", "429 after ten, and the owner is let in")
+@attempt("tokens are guessed, as if from many addresses (X-Forwarded-For)", "429 after ten, and the owner is let in")
 def _(victim: Victim) -> tuple[str, bool]:
     with victim.http() as http:
-        codes = [http.post("/login", data={"token": f"guess-{number}"}).status_code for number in range(30)]
+        codes = [
+            http.post("/login", data={"token": f"guess-{number}"}, headers=pretended(number)).status_code
+            for number in range(30)
+        ]
     with victim.http(VISION) as http:
         owner = http.get(PATH).status_code
-    return f"{codes.count(401)} × 401, {codes.count(429)} × 429; the owner {owner}", codes.count(
-        429
-    ) < 20 or owner != 200
+    told = f"{codes.count(401)} × 401, {codes.count(429)} × 429; the owner {owner}"
+    return told, codes.count(429) < 20 or owner != 200
+
+
+def pretended(number: int) -> dict[str, str]:
+    """Headers of a request that would come from another address, and by way of another host."""
+    address = f"10.0.0.{number}"
+    return {
+        "X-Forwarded-For": address,
+        "X-Real-IP": address,
+        "Forwarded": f"for={address}",
+        "X-Forwarded-Host": "evil.example",
+        "X-Forwarded-Proto": "https",
+    }
 
 
 @attempt("the page of the API loads scripts from elsewhere", "from this host alone, by policy")
@@ -380,9 +438,72 @@ def _(victim: Victim) -> tuple[str, bool]:
     return f"{len(found)} tokens in {len(log.splitlines())} lines", bool(found)
 
 
+def hostile_workers(folder: Path) -> list[Row]:
+    """Let workers leave in their runs' folders, below `folder`, whatever they like, and ask for what they found."""
+    hostile.put(folder / "outside" / "secret", hostile.SECRET)
+    with ray_double(RayDouble(cpus=1000)) as ray, serving(folder, ray) as url, Client(url, VISION) as client:
+        budget = seeding.BUDGETS[0]
+        attacks = (*hostile.ENDING, *hostile.HARMLESS)
+        ids = {client.submit(dataset="digits", budgets=[budget])["id"]: attack for attack in attacks}
+        until(lambda: {f"yoso-{search_id}-1" for search_id in ids} <= ray.jobs.keys())
+        for search_id, attack in ids.items():
+            run = folder / "storage" / "searches" / search_id
+            played = hostile.Victim(run, run / of_attempt(1, "").rstrip("/"), budget, folder / "outside" / "secret")
+            hostile.network_of(played, seeding.network(budget).to_json())
+            hostile.line(played, kind="started", workers=1, resumed=False)
+            (run / "journal" / "0001-000002.jsonl").rename(run / "journal" / "0001-000001.jsonl")
+            attack(played)
+            if attack in hostile.HARMLESS and not (played.own / "result.json").exists():
+                hostile.result(played)
+            ray.end(search_id, "SUCCEEDED")
+        until(lambda: all(client.get(search_id)["status"] in ENDED for search_id in ids))
+        rows = [_outcome(client, search_id, attack, budget) for search_id, attack in ids.items()]
+        alive = _alive(url)
+    return [*rows, Row("hostile workers stop the service", "it lives", "alive" if alive else "dead", not alive)]
+
+
+def _outcome(client: Client, search_id: str, attack: hostile.Attack, budget: int) -> Row:
+    """What a hostile worker's search came to, and whether anything that is told of it gives something away."""
+    network = f"/api/v1/architectures/{search_id}-{budget}"
+    paths = [f"{PATH}/{search_id}", f"{PATH}/{search_id}/tensorboard", f"{PATH}/{search_id}/journal", f"{network}.svg"]
+    paths += [network, f"{network}/weights", f"/searches/{search_id}", f"/searches/{search_id}/logs/1"]
+    paths += [f"{network}/files/{kind}" for kind in FILES]
+    with httpx.Client(base_url=client.url, timeout=60, headers={"Authorization": f"Bearer {VISION}"}) as http:
+        told = [http.get(path) for path in paths]
+    leaked = any(mark in one.content for one in told for mark in (hostile.SECRET.encode(), b"PATH=", b"alert("))
+    broken = any(one.status_code not in (200, 404) for one in told)
+    search = client.get(search_id)
+    ending = attack in hostile.ENDING
+    got = f"failed: {search['error']['kind']}" if search["error"] is not None else search["status"]
+    wrong = leaked or broken or got != ("failed: folder" if ending else "succeeded")
+    right = "its search fails, with the reason" if ending else "no file but its own"
+    return Row(f"a worker: {(attack.__doc__ or '').rstrip('.')}", right, f"{got}{', LEAKED' * leaked}", wrong)
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait until something holds. Raises `TimeoutError` where it does not."""
+    give_up = time.monotonic() + 60
+    while not holds():
+        if time.monotonic() > give_up:
+            raise TimeoutError("it does not come")
+        time.sleep(0.1)
+
+
 @contextmanager
 def victim_in(folder: Path) -> Iterator[Victim]:
     """A service in `folder` that is attacked, with a search of each project; it launches nothing."""
+    with serving(folder) as url:
+        ids = []
+        for token in (VISION, AUDIO):
+            with Client(url, token) as client:
+                ids.append(client.submit(**ASKED)["id"])
+        yield Victim(url, folder, *ids)
+
+
+@contextmanager
+def serving(folder: Path, ray: RayDouble | None = None) -> Iterator[str]:
+    """The URL of a service in `folder`, which launches what it accepts on `ray`, or nothing."""
+    folder.mkdir(exist_ok=True)
     [port] = free_ports(1)
     inherited = {name: text for name, text in os.environ.items() if not name.startswith("YOSO_")}
     settings = {
@@ -392,8 +513,10 @@ def victim_in(folder: Path) -> Iterator[Victim]:
         "YOSO_DATA_ROOTS": str(folder),
         "YOSO_MAX_STREAMS": str(MOST_STREAMS),
     }
+    if ray is not None:
+        settings |= {"YOSO_RAY_ADDRESS": ray.endpoint.url, "RAY_AUTH_TOKEN": ray.endpoint.token or ""}
     with (folder / "service.log").open("wb") as log:
-        command = [sys.executable, "-m", "service.cli", "serve", "--no-dispatch"]
+        command = [sys.executable, "-m", "service.cli", "serve", *(["--no-dispatch"] if ray is None else [])]
         process = subprocess.Popen(command, stdout=log, stderr=log, env=inherited | settings)
     url = f"http://127.0.0.1:{port}"
     try:
@@ -402,11 +525,7 @@ def victim_in(folder: Path) -> Iterator[Victim]:
             if process.poll() is not None or time.monotonic() > give_up:
                 raise RuntimeError((folder / "service.log").read_text()[-2000:])
             time.sleep(0.1)
-        ids = []
-        for token in (VISION, AUDIO):
-            with Client(url, token) as client:
-                ids.append(client.submit(**ASKED)["id"])
-        yield Victim(url, folder, *ids)
+        yield url
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
@@ -420,9 +539,13 @@ def _alive(url: str) -> bool:
 
 
 def attack(folder: Path) -> list[Row]:
-    """Try everything on a service in `folder`."""
-    with victim_in(folder) as victim:
-        return [Row(what, right, *function(victim)) for what, right, function in ATTEMPTS]
+    """Try everything on services in `folder`."""
+    with victim_in(folder) as victim, ThreadPoolExecutor() as threads:
+        waiting = {function: threads.submit(function, victim) for function in WAITING}
+        got = {function: function(victim) for _, _, function in ATTEMPTS if function not in WAITING}
+        got |= {function: future.result() for function, future in waiting.items()}
+    rows = [Row(what, right, *got[function]) for what, right, function in ATTEMPTS]
+    return rows + hostile_workers(folder / "workers")
 
 
 def main() -> int:

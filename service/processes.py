@@ -99,6 +99,8 @@ def serve(settings: Settings, dispatch: bool) -> int:
             access_log=False,
             log_config=None,
             http=Connection,
+            # Uvicorn would let any process of this machine say for whom it asks.
+            forwarded_allow_ips=os.environ.get("FORWARDED_ALLOW_IPS", []),
         )
         context: Context = app.state.context
         # What is there now stays: to look through all of it again and again would hold up answers.

@@ -63,6 +63,14 @@ def _network(victim: Victim, kind: str) -> Path:
     return path
 
 
+def network_of(victim: Victim, architecture: str) -> None:
+    """The files that a good worker leaves of its network, with its `architecture` as JSON, before the attack."""
+    for kind in ("weights", "card", "picture"):
+        put(_network(victim, kind), kind)
+    put(_network(victim, "architecture"), architecture)
+    put(victim.folder / "tensorboard" / "search" / "events.out.tfevents.0001-000001", "events")
+
+
 def link_for_result(victim: Victim) -> None:
     """result.json is a symbolic link."""
     (victim.own / "result.json").symlink_to(victim.secret)

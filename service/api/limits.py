@@ -25,6 +25,8 @@ from service.store.changes import BY
 log = logging.getLogger(__name__)
 BODY_SECONDS = 30.0
 """How long a body may take to arrive."""
+MOST_OF_NOBODY = 16 * 1024
+"""Bytes of a body that are read of whoever is not known: enough to sign in."""
 RETRY_SECONDS = 2
 """When a client whose stream was ended, or not begun, may come back."""
 RETRY_HINT = f"retry: {RETRY_SECONDS * 1000}\n\n".encode()
@@ -134,13 +136,14 @@ class Limits:
             )
             await refuse(scope, receive, send, 400, "Malformed header", told)
             return
-        if length is not None and (len(length) > 18 or int(length) > self.settings.max_body):
-            await self._too_large(scope, receive, send)
+        most = self.settings.max_body if caller is not None else min(self.settings.max_body, MOST_OF_NOBODY)
+        if length is not None and (len(length) > 18 or int(length) > most):
+            await self._too_large(scope, receive, send, most)
             return
         if length is not None or "transfer-encoding" in headers:
             try:
                 async with asyncio.timeout(BODY_SECONDS):
-                    body = await self._body(receive)
+                    body = await self._body(receive, most)
             except TimeoutError:
                 told = f"The body was not there after {BODY_SECONDS:g} seconds."
                 await refuse(scope, receive, send, 408, "Body too slow", told)
@@ -148,13 +151,13 @@ class Limits:
             except Disconnected:
                 return
             if body is None:
-                await self._too_large(scope, receive, send)
+                await self._too_large(scope, receive, send, most)
                 return
             receive = replay(body, receive)
         await self._stream(scope, receive, send, client)
 
-    async def _body(self, receive: Receive) -> bytes | None:
-        """The whole body, or None as soon as it is too large, whatever its length was said to be."""
+    async def _body(self, receive: Receive, most: int) -> bytes | None:
+        """The whole body, or None as soon as it has more than `most` bytes, whatever its length was said to be."""
         chunks: list[bytes] = []
         size = 0
         while True:
@@ -163,13 +166,15 @@ class Limits:
                 raise Disconnected
             chunks.append(message.get("body", b""))
             size += len(chunks[-1])
-            if size > self.settings.max_body:
+            if size > most:
                 return None
             if not message.get("more_body", False):
                 return b"".join(chunks)
 
-    async def _too_large(self, scope: Scope, receive: Receive, send: Send) -> None:
-        told = f"At most {self.settings.max_body} bytes are read; YOSO_MAX_BODY sets it."
+    async def _too_large(self, scope: Scope, receive: Receive, send: Send, most: int) -> None:
+        told = f"At most {most} bytes are read; YOSO_MAX_BODY sets it."
+        if most < self.settings.max_body:
+            told = f"Of a request without a valid token at most {most} bytes are read."
         await refuse(scope, receive, send, 413, "Body too large", told)
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send, client: bytes | None) -> None:

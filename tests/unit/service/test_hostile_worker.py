@@ -48,12 +48,9 @@ def victim(service: Service, search_id: str, tmp_path: Path) -> Victim:
     own.mkdir(parents=True, exist_ok=True)
     budget = seeding.BUDGETS[0]
     hostile.put(tmp_path / "outside" / "secret", SECRET)
-    network = own / "architectures" / str(budget)
-    hostile.put(network / FILES["architecture"], seeding.network(budget).to_json())
-    for kind in ("weights", "card", "picture"):
-        hostile.put(network / FILES[kind], kind)
-    hostile.put(folder / "tensorboard" / "search" / "events.out.tfevents.0001-000001", "events")
-    return Victim(folder, own, budget, tmp_path / "outside" / "secret")
+    made = Victim(folder, own, budget, tmp_path / "outside" / "secret")
+    hostile.network_of(made, seeding.network(budget).to_json())
+    return made
 
 
 def end(service: Service, dispatcher: Dispatcher, search_id: str) -> None:
