@@ -5,11 +5,13 @@ transparent pixels show the background. Values of more than 8 bits are scaled by
 (`Decoding`), so that its images stay comparable. Of a file with several images the first counts.
 """
 
+import math
 import os
 import re
 import stat
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -37,6 +39,12 @@ FORMATS = tuple(
 """The formats that are recognised by their content."""
 NAMED_FORMATS = {suffix: "TGA" for suffix, name in Image.EXTENSION.items() if name == "TGA"}
 """The suffixes of the format whose files say nothing else about what they are."""
+
+UNDECODED_SUFFIXES = (
+    *(".heic", ".heif", ".hif", ".jxl", ".svg", ".eps", ".wmf", ".emf", ".exr", ".xcf", ".dcm"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2"),
+)
+"""The suffixes of images that Pillow does not decode, or only with further libraries."""
 
 Bytes = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 Values = np.ndarray[tuple[int, ...], np.dtype[Any]]
@@ -87,6 +95,11 @@ class Damaged(OSError):
     """A file that holds no image that can be used. The text says why, in the same words for all files of the kind."""
 
 
+def why(error: OSError) -> str:
+    """Why a file cannot be used: what is wrong with the image in it, or what the file system says."""
+    return str(error) if error.errno is None else (error.strerror or str(error)).lower()
+
+
 def decode(file: Path | str, decoding: Decoding) -> Bytes:
     """The image in `file` as bytes (channels, size, size).
 
@@ -111,7 +124,8 @@ def fitted(image: Image.Image, decoding: Decoding) -> Bytes:
 def opened(file: Path | str) -> Iterator[ImageFile.ImageFile]:
     """The image in `file`, whose pixels are not decoded yet.
 
-    Whatever Pillow stumbles on, here or while the image is used, is raised as `Damaged`.
+    Whatever Pillow stumbles on, here or while the image is used, is raised as `Damaged`, and what the file system does
+    not give as `OSError`. What else goes wrong while it is used is no fault of the file's.
     """
     kind = "image"
     try:
@@ -122,10 +136,17 @@ def opened(file: Path | str) -> Iterator[ImageFile.ImageFile]:
                 raise Damaged(f"decompression bomb: {width:,}×{height:,} pixels, at most {MOST_PIXELS:,}")
             with _large if width * height > 2**24 else nullcontext():
                 yield image
-    except Damaged:
-        raise
     except Exception as error:
-        raise Damaged(_reason(error, kind, Path(file).suffix)) from error
+        of_the_system = isinstance(error, OSError) and error.errno is not None
+        if isinstance(error, Damaged) or of_the_system or not _by_pillow(error):
+            raise
+        raise Damaged(_reason(error, kind, Path(file))) from error
+
+
+def _by_pillow(error: Exception) -> bool:
+    """Whether an exception comes out of Pillow, whose decoders raise whatever they stumble on."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_globals.get("__name__", "").startswith("PIL.") for frame, _ in frames)
 
 
 @contextmanager
@@ -144,20 +165,45 @@ def _formats(file: Path | str) -> tuple[str, ...]:
     return (*FORMATS, named) if named else FORMATS
 
 
-def _reason(error: Exception, kind: str, suffix: str) -> str:
+def _reason(error: Exception, kind: str, file: Path) -> str:
     """Why a file cannot be used, without what differs from file to file."""
     if isinstance(error, UnidentifiedImageError):
-        told = suffix.lower() if re.fullmatch(r"\.(?=.*[a-z])[a-z0-9]{1,8}", suffix.lower()) else "no suffix that tells"
-        return f"not an image: {told}"
+        return _unidentified(file)
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return f"decompression bomb: at most {MOST_PIXELS:,} pixels"
     if isinstance(error, MemoryError):
         return f"{kind} that needs more memory than there is"
-    if isinstance(error, OSError) and error.errno is not None:
-        return (error.strerror or str(error)).lower()
     told = re.sub(r"[^A-Za-z ,.:'-]+", "…", str(error))[:100]
     truncated = "truncat" in told.lower() or isinstance(error, EOFError)
     return f"truncated {kind}" if truncated else f"damaged {kind}: {told or type(error).__name__}"
+
+
+def _unidentified(file: Path) -> str:
+    """Why Pillow does not open a file: it is no image, or one of a kind that it does not decode."""
+    with _regular(file) as stream:
+        head = stream.read(16)
+        if head[:4] in (b"II*\0", b"MM\0*"):
+            return f"TIFF{_values_of(head, stream)} that Pillow cannot decode"
+    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"):
+        return "HEIC, which Pillow cannot decode"
+    suffix = file.suffix.lower()
+    if suffix in UNDECODED_SUFFIXES:
+        return f"a format that Pillow cannot decode: {suffix}"
+    told = suffix if re.fullmatch(r"\.(?=.*[a-z])[a-z0-9]{1,8}", suffix) else "no suffix that tells"
+    return f"not an image: {told}"
+
+
+def _values_of(head: bytes, stream: Any) -> str:
+    """What a TIFF file says of its values, such as " of 64-bit floating-point numbers"; nothing where it is damaged."""
+    try:
+        tags = TiffImagePlugin.ImageFileDirectory_v2(head[:8])
+        stream.seek(tags.next)
+        tags.load(stream)
+        bits, sample = (tags.get(tag, (1,)) for tag in (TiffImagePlugin.BITSPERSAMPLE, TiffImagePlugin.SAMPLEFORMAT))
+        kind = {2: "signed ", 3: "floating-point ", 5: "complex ", 6: "complex "}.get(sample[0], "")
+        return f" of {int(bits[0])}-bit {kind}numbers"
+    except Exception:  # damaged tags say nothing
+        return ""
 
 
 def shown(image: ImageFile.ImageFile, file: Path | str, decoding: Decoding) -> Image.Image:
@@ -248,8 +294,11 @@ def stated_range(image: ImageFile.ImageFile) -> tuple[float, float] | None:
 
     def stated(*names: int) -> float | None:
         found = next((tags[name] for name in names if name in tags), None)
-        values = found if isinstance(found, tuple) else (found,)
-        return None if None in values else float(values[0])
+        try:
+            value = float(found[0] if isinstance(found, tuple) else found)  # type: ignore[arg-type]
+        except (TypeError, ValueError, IndexError):  # there is none, or it is damaged
+            return None
+        return value if math.isfinite(value) else None
 
     low, high = stated(340, 280), stated(341, 281)  # SMinSampleValue or MinSampleValue, SMaxSampleValue or …
     if high is None and bits in (10, 12, 14):

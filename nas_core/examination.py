@@ -14,7 +14,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from nas_core import decoding
-from nas_core.decoding import Damaged, Decoding
+from nas_core.decoding import Decoding
 from nas_core.layout import EXAMPLES, ImageFile, Progress
 from nas_core.manifest import digest
 
@@ -100,10 +100,8 @@ def _told(root: Path, background: str, file: ImageFile) -> Examined | str:
     """What is found in `file`, or why it cannot be used."""
     try:
         return examine(root / file.path, background)
-    except Damaged as error:
-        return str(error)
     except OSError as error:
-        return (error.strerror or str(error)).lower()
+        return decoding.why(error)
 
 
 def examine(path: Path, background: str) -> Examined:
@@ -144,7 +142,7 @@ def examine(path: Path, background: str) -> Examined:
             shown.size,
             mode,
             bits,
-            turned if turned != 1 else decoding.orientation(image),
+            turned if turned in range(2, 9) else decoding.orientation(image),
             several,
             transparent,
             grey,
@@ -207,8 +205,11 @@ def nearly_same(examined: Mapping[ImageFile, Examined]) -> list[list[ImageFile]]
 
     Thumbnails of 16×16 greys are compared, each with those that follow by brightness.
     """
-    one_each = {one.pixels: file for file, one in examined.items() if not one.constant}
-    files = list(one_each.values())
+    same_pixels = defaultdict(list)
+    for file, one in examined.items():
+        if not one.constant:
+            same_pixels[one.pixels].append(file)
+    files = [some[0] for some in same_pixels.values()]
     if len(files) < 2:
         return []
     thumbnails = np.stack([np.frombuffer(examined[file].thumbnail, dtype=np.uint8) for file in files]).astype(np.int16)
@@ -225,7 +226,11 @@ def nearly_same(examined: Mapping[ImageFile, Examined]) -> list[list[ImageFile]]
     groups: dict[int, list[ImageFile]] = defaultdict(list)
     for number, first in enumerate(leader.tolist()):
         groups[first].append(files[int(order[number])])
-    return [sorted(group) for group in groups.values() if len(group) > 1]
+    return [
+        sorted(file for one in group for file in same_pixels[examined[one].pixels])
+        for group in groups.values()
+        if len(group) > 1
+    ]
 
 
 def by_place(groups: Sequence[Sequence[ImageFile]]) -> dict[str, Found]:

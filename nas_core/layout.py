@@ -8,6 +8,7 @@ import os
 import re
 import stat
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ PARTS: tuple[Part, ...] = ("train", "validation", "test")
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".avif"),
     *(".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".qoi", ".ico", ".psd", ".dds", ".tga"),
+    *decoding.UNDECODED_SUFFIXES,  # which are told of as damage: they are images to whoever put them there
 )
 """Files with these suffixes are taken for images until they are decoded; of other files the content is looked at."""
 
@@ -95,9 +97,8 @@ def list_images(root: Path, options: DataOptions = NO_OPTIONS, progress: Progres
                 left.add(reading.reason_not_used(folder), folder.of(file.name))
     order = {part: number for number, part in enumerate(PARTS)}
     files.sort(key=lambda file: (order[file.part], file.label, file.path))
-    return Listing(
-        reading.words, tuple(names), tuple(files), left.sorted(), tuple(reading.warnings), tuple(reading.problems)
-    )
+    words = reading.words if members else "not recognised"
+    return Listing(words, tuple(names), tuple(files), left.sorted(), tuple(reading.warnings), tuple(reading.problems))
 
 
 def readable(name: str) -> str:
@@ -316,8 +317,8 @@ def _look_at(root: Path, unknown: Sequence[tuple[_Folder, _File]], left: _LeftOu
         try:
             with decoding.opened(root / folder.of(file.name)):
                 return None
-        except decoding.Damaged as error:
-            return str(error)
+        except OSError as error:
+            return decoding.why(error)
 
     with ThreadPoolExecutor(8, thread_name_prefix="look") as threads:
         for (folder, file), reason in zip(unknown, threads.map(wrong, unknown), strict=True):
@@ -341,14 +342,18 @@ _BESIDE = (*_HOLDERS, "set", "sets", "image", "img", "pictures", "photos", "file
 
 def role(name: str) -> str | None:
     """What the name of a folder says that it holds: "train", "validation", "test", a "fold", or nothing (None)."""
-    parted = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", unicodedata.normalize("NFKC", name))
-    words = re.findall(r"[^\W\d_]+", parted.casefold())
-    joined = "".join(word for word in words if word not in (*_BESIDE, "seg", "x"))
+    joined = "".join(word for word in _words(name) if word not in (*_BESIDE, "seg", "x"))
     bare = [joined, *(joined.removesuffix(one) for one in _BESIDE), *(joined.removeprefix(one) for one in _BESIDE)]
     kinds = {_WORDS[one] for one in bare if one in _WORDS}
     if "fold" in kinds and not re.search(r"\d", name):
         return None
     return min(kinds, default=None)
+
+
+def _words(name: str) -> list[str]:
+    """The words of a name, whether parted by case, digits or signs."""
+    parted = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", unicodedata.normalize("NFKC", name))
+    return re.findall(r"[^\W\d_]+", parted.casefold())
 
 
 def seems_to_hold_classes(path: Path, depth: int = 3) -> bool:
@@ -626,10 +631,13 @@ class _Reading:
         own = {readable(one.name): one for one in classes}
         as_it_is: _Way = ("if it is a class", {part: [inner]})
         for one in classes:
-            if kind := role(one.name):
+            if role(one.name):
                 ways: list[_Way] = [as_it_is, ("to leave it out", {"ignore": [one]})]
-                if kind == "train" and one.holding():
-                    ways.insert(0, ("to use that folder", {"train": [one]}))
+                parts = {kind: [c] for c in reversed(classes) if (kind := role(c.name)) in PARTS and c.holding()}
+                if part == "train" and "train" in parts:
+                    ways.insert(
+                        0, ("to use what reads as parts", {kind: parts[kind] for kind in PARTS if kind in parts})
+                    )
                 self._refuse(f"data.{part}", f"{one.shown} is no name of a class", "", *ways)
                 return
             if len(classes) > 1 and one.name.casefold() in _HOLDERS:
@@ -648,6 +656,16 @@ class _Reading:
                     left_out: _Way = ("to leave it out", {"ignore": [below]})
                     self._refuse(f"data.{part}", reason, "", ("if it is of the class", {part: [inner]}), left_out)
                     return
+        as_they_are: _Way = ("if these are classes", {part: [inner]})
+        if named := _names_of_parts(classes):
+            reason = f"{_named(named)} seem to name a part and a class at once"
+            self._refuse(f"data.{part}", reason, "a folder for each part, with class folders in it", as_they_are)
+        elif alike := _alike(classes):
+            reason = f"{_named(alike)} hold folders of the same names, as the parts, sources or copies of a dataset do"
+            ways = [as_they_are, ("to use one of them", {part: alike[:1]})]
+            if part == "train" and len(alike) > 1:
+                ways.insert(1, ("to train on one and test on another", {"train": alike[:1], "test": alike[1:2]}))
+            self._refuse(f"data.{part}", reason, "", *ways)
 
     def _check_spellings(self, members: Sequence[Member]) -> None:
         """Say which class folders are spelled in two ways that look alike, and are one class."""
@@ -692,6 +710,20 @@ class _Reading:
             return "one folder per class" + (f" in {inside.shown}" if inside is not top else "")
         told = [f"{_named(parts[part])} for {_PURPOSE[part]}" for part in PARTS if part in parts]
         return "one folder per class in " + ", ".join(told)
+
+
+def _names_of_parts(classes: Sequence[_Folder]) -> list[_Folder]:
+    """The class folders whose names speak of parts, as train_cats and test_cats do, where they speak of several."""
+    kinds = {id(one): {_WORDS[word] for word in _words(one.name) if word in _WORDS} - {"fold"} for one in classes}
+    several = "train" in set().union(*kinds.values()) and len(set().union(*kinds.values())) > 1
+    return [one for one in classes if several and kinds[id(one)]]
+
+
+def _alike(classes: Sequence[_Folder]) -> list[_Folder]:
+    """The class folders that hold several folders with images, of which others hold ones of the same names."""
+    held = {id(one): {readable(below.name) for below in _unwrapped(one).holding()} for one in classes}
+    count = Counter(name for names in held.values() for name in names)
+    return [one for one in classes if len(held[id(one)]) > 1 and any(count[name] > 1 for name in held[id(one)])]
 
 
 def _options(way: Mapping[str, Sequence[_Folder]]) -> list[str]:

@@ -1,16 +1,10 @@
-"""The files of a dataset with a digest of what each holds, and the fingerprint of them all.
-
-To read every file takes long; a file whose size and time of change are as they were is believed to hold what it held.
-"""
+"""The files of a dataset with a digest of what each holds, and the fingerprint of them all."""
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
-
-from nas_core.layout import ImageFile, Progress
 
 
 class Entry(NamedTuple):
@@ -22,33 +16,6 @@ class Entry(NamedTuple):
     size: int
     mtime_ns: int
     digest: str
-
-
-def manifest(
-    root: Path,
-    files: Sequence[ImageFile],
-    known: Mapping[str, Entry] | None = None,
-    progress: Progress | None = None,
-) -> list[Entry]:
-    """The `files` below `root` with their digests.
-
-    A file that is in `known` (by its path) with the same size and time of change is not read again. Raises `OSError`
-    where a file cannot be read.
-    """
-
-    def entry(file: ImageFile) -> Entry:
-        before = (known or {}).get(file.path)
-        if before is not None and (before.size, before.mtime_ns) == (file.size, file.mtime_ns):
-            return Entry(*file, before.digest)
-        return Entry(*file, digest(root / file.path))
-
-    entries = []
-    with ThreadPoolExecutor(8, thread_name_prefix="digest") as threads:
-        for done in threads.map(entry, files):
-            entries.append(done)
-            if progress is not None and len(entries) % 1000 == 0:
-                progress("reading", len(entries), len(files))
-    return entries
 
 
 def digest(file: Path) -> str:

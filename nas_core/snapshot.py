@@ -179,8 +179,6 @@ def look_at(decoding: Decoding, file: Path) -> Looked:
             seen = hashlib.blake2b(decode(file, decoding).data, digest_size=16).hexdigest()
             return pixels, seen
         except Damaged as error:
-            if isinstance(error.__cause__, OSError) and error.__cause__.errno is not None:
-                raise error.__cause__ from None  # the file system's, and not the decoder's
             return str(error)
 
     return Looked(patiently(lambda: digest(file), str(file)), patiently(look, str(file)))
@@ -224,6 +222,10 @@ def compare(dataset: str, roots: Sequence[str], options: DataOptions, known: Sna
     """
     root = _located(dataset, roots)
     listing = parallel.first(lambda: _listing(root, options, dataset))
+    if not listing.files:
+        problem = listing.problems[0]
+        reason = f"{problem.field}: {problem.reason}"
+        raise DataChanged(f"{dataset!r} can no longer be read as when the search began: {reason}", {"layout": reason})
     names, listed = listing.class_names, listing.files
     before = {file.path: file for file in known.files}
     now = {file.path: file for file in listed}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from nas_core import decoding
 from nas_core.decoding import Bytes, Damaged, Decoding, decode, natural
 from tests.unit.nas_core.images import bomb, png, tiff
 
@@ -283,8 +284,32 @@ def test_what_is_no_image_says_why(tmp_path: Path) -> None:
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
         with pytest.raises(Damaged, match=r"^(truncated|damaged) \w+|not an image: .png"):
             seen(file)
-    with pytest.raises(Damaged, match="no such file"):
-        seen(tmp_path / "gone.png")
+
+
+def test_only_what_a_decoder_raises_is_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "some.png"
+    with pytest.raises(FileNotFoundError):
+        seen(file)
+    Image.fromarray(COLOUR).save(file)
+
+    def wrong(*given: object) -> None:
+        raise TypeError("a bug")
+
+    monkeypatch.setattr(decoding, "upright", wrong)
+    with pytest.raises(TypeError, match="a bug"):
+        seen(file)
+    file.write_bytes(file.read_bytes()[:60])
+    with pytest.raises(Damaged, match="truncated PNG"):
+        seen(file)
+
+
+def test_a_range_that_is_damaged_is_no_range(tmp_path: Path) -> None:
+    values = np.arange(16, dtype=np.float32).reshape(4, 4)
+    for high in (float("nan"), float("inf")):
+        (number,) = struct.unpack("<I", struct.pack("<f", high))
+        tiff(tmp_path / "a.tif", values, (341, 11, number), sample_format=3)
+        with decoding.opened(tmp_path / "a.tif") as image:
+            assert decoding.stated_range(image) is None
 
 
 @pytest.mark.timeout(20)

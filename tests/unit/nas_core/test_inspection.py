@@ -14,8 +14,6 @@ from PIL import Image
 from nas_core.decoding import decode
 from nas_core.errors import InvalidValue
 from nas_core.inspection import Inspection, inspect
-from nas_core.layout import list_images
-from nas_core.manifest import digest, fingerprint, manifest
 from nas_core.spec import DataOptions
 from tests.unit.nas_core.images import bomb, tiff
 
@@ -157,6 +155,23 @@ def test_every_reason_is_counted_with_an_example(tmp_path: Path) -> None:
     assert all(one.examples for one in found.left_out)
 
 
+def test_images_that_pillow_cannot_decode_are_damage_that_says_so(tmp_path: Path) -> None:
+    root = dataset(tmp_path, count=8)
+    for number in range(8):
+        (root / "cats" / f"{number}.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(number))
+        (root / "cats" / f"phone{number}.jpg").write_bytes(b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(number))
+        (root / "dogs" / f"{number}.svg").write_text(f"<svg>{number}</svg>")
+        tiff(root / "dogs" / f"{number}.tif", noise(4, 4).astype(np.float64), sample_format=3)
+    found = look(root)
+    (problem,) = found.problems
+    assert "32 of 48 images cannot be read" in problem.reason and "--ignore" in problem.accepted
+    assert reasons(found) == {
+        "HEIC, which Pillow cannot decode": 16,
+        "a format that Pillow cannot decode: .svg": 8,
+        "TIFF of 64-bit floating-point numbers that Pillow cannot decode": 8,
+    }
+
+
 def test_more_than_a_hundredth_of_damage_is_refused_with_reasons(tmp_path: Path) -> None:
     root = dataset(tmp_path, count=50)
     (root / "cats" / "0.png").write_bytes(b"no image")
@@ -287,6 +302,17 @@ def test_nearly_identical_images_are_counted(tmp_path: Path) -> None:
     assert warned(found, "nearly identical more than once: 2 of 17 images (cats/0.png, cats/again.jpg)")
 
 
+def test_a_held_out_image_that_was_saved_anew_for_training_is_told_of_beside_its_copies(tmp_path: Path) -> None:
+    root = dataset(tmp_path, "train", "test", size=(32, 32))
+    with Image.open(root / "test" / "cats" / "0.png") as image:
+        image.save(root / "train" / "cats" / "z.bmp")
+        image.save(root / "train" / "cats" / "z.jpg", quality=95)
+    found = look(root)
+    alike = ("test/cats/0.png", "train/cats/z.bmp", "train/cats/z.jpg")
+    assert found.nearly_identical["across parts"].examples == (alike,)
+    assert warned(found, "nearly identical in more than one part: 3 of 34 images")
+
+
 def test_classes_with_the_same_images_are_refused(tmp_path: Path) -> None:
     root = dataset(tmp_path, classes=("cats", "dogs"))
     shutil.copytree(root / "cats", root / "felines")
@@ -359,25 +385,6 @@ def test_the_fingerprint_tells_names_sizes_and_contents(tmp_path: Path) -> None:
     other[-5] ^= 1
     file.write_bytes(other)
     assert look(root).fingerprint != before
-
-
-def test_a_manifest_reads_only_what_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = dataset(tmp_path)
-    files = list_images(root).files
-    before = {entry.path: entry for entry in manifest(root, files)}
-    assert before["cats/0.png"].digest == digest(root / "cats" / "0.png")
-    Image.fromarray(noise(16, 16, 3)).save(root / "cats" / "0.png")
-    read: list[Path] = []
-
-    def noted(file: Path) -> str:
-        read.append(file)
-        return digest(file)
-
-    monkeypatch.setattr("nas_core.manifest.digest", noted)
-    after = manifest(root, list_images(root).files, before)
-    assert read == [root / "cats" / "0.png"]
-    assert [entry.path for entry in after if entry != before[entry.path]] == ["cats/0.png"]
-    assert fingerprint(after) != fingerprint(before.values())
 
 
 def test_progress_is_told(tmp_path: Path) -> None:

@@ -86,6 +86,23 @@ def test_the_usual_layouts_are_recognised(tmp_path: Path, folders: list[str], ex
 
 
 @pytest.mark.parametrize(
+    "folders",
+    [
+        ["cats/images", "dogs/images"],
+        ["cats/{in,out}", "dogs/{brown,white}"],
+        ["{train_station,bus_stop}"],
+        ["{test_strip,control}"],
+        ["val/images", "var/images"],
+    ],
+)
+def test_what_holds_folders_of_its_own_is_a_class(tmp_path: Path, folders: list[str]) -> None:
+    listing = look(tree(tmp_path, *folders[:1], *folders[1:]), train=".")
+    assert listing.problems == () and len(listing.class_names) == 2
+    if "val/images" not in folders:
+        assert look(tmp_path).files == listing.files
+
+
+@pytest.mark.parametrize(
     ("folders", "field", "found", "resolved_by"),
     [
         (["fold1/{a,b}", "fold2/{a,b}", "fold3/{a,b}"], "data.test", "fold1/, fold2/ and fold3/", {"test": "fold2"}),
@@ -110,6 +127,18 @@ def test_the_usual_layouts_are_recognised(tmp_path: Path, folders: list[str], ex
         (["cats/{train,test}", "dogs"], "data.train", "inside what reads as classes", {"train": "."}),
         (["cats/more/test", "dogs"], "data.train", "reads as a part of a dataset", {"train": "."}),
         (["train/Training/{a,b}", "train/Testing/{a,b}"], "data.train", "no name", {"train": "train/Training"}),
+        (["train/train/{a,b}", "train/test/{a,b}"], "data.train", "no name",
+         {"train": "train/train", "test": "train/test"}),
+        (["split1/{a,b}", "split2/{a,b}"], "data.train", "split1/ and split2/ hold folders of the same names",
+         {"train": "split1", "test": "split2"}),
+        (["Entrenamiento/{a,b}", "Prueba/{a,b}"], "data.train", "hold folders of the same names", {"train": "Prueba"}),
+        (["images/original/{a,b}", "images/augmented/{a,b,c}"], "data.train", "hold folders of the same names",
+         {"train": "images/original"}),
+        (["x/data/{a,b}", "y/data/{a,b}"], "data.train", "hold folders of the same names", {"train": "x/data"}),
+        (["cats/{in,out}", "dogs/{in,out}"], "data.train", "hold folders of the same names", {"train": "."}),
+        (["train/{a,b}", "test/1/{a,b}", "test/2/{a,b}"], "data.test", "hold folders of the same", {"test": "test/2"}),
+        (["{train_cats,train_dogs,test_cats,test_dogs}"], "data.train", "name a part and a class", {"train": "."}),
+        (["{trainA,trainB,valA,valB}"], "data.train", "trainA/, trainB/, valA/ and valB/", {"train": "."}),
         (["train/{a,b}", "test/{a,c}"], "data.test", "class 'c' is held out", {"ignore": ["c"]}),
         (["train/{a,b}", "valid/{a,c}"], "data.validation", "class 'c' is held out", {"ignore": ["valid"]}),
         (["train/{a,b}", "test/{A,b}"], "data.test", "spelled 'A'; for training 'a'", {"ignore": ["test"]}),
@@ -121,8 +150,10 @@ def test_what_is_not_certain_is_refused_with_a_way_out(
     tmp_path: Path, folders: list[str], field: str, found: str, resolved_by: dict[str, Any] | None
 ) -> None:
     root = tree(tmp_path, *folders)
-    problem = look(root).problems[0]
+    refused = look(root)
+    problem = refused.problems[0]
     assert problem.field == field and found in problem.reason and problem.accepted
+    assert bool(refused.files) or refused.layout == "not recognised"
     for choice in problem.choices:
         then = look(root, **{name.removeprefix("data."): value for name, value in choice.items()})
         assert problem.reason not in [one.reason for one in then.problems], choice
@@ -235,10 +266,10 @@ def test_what_is_no_file_is_never_opened(tmp_path: Path) -> None:
 def test_class_folders_without_images_are_named(tmp_path: Path) -> None:
     root = tree(tmp_path, "{cats,dogs}")
     (root / "birds").mkdir()
-    tree(root, "fish", suffix=".heic")
+    tree(root, "fish", suffix=".mat")
     listing = look(root)
     assert listing.warnings == ("class folders without images: birds/ and fish/",)
-    assert (listing.left_out[0].reason, listing.left_out[0].count) == ("not an image: .heic", 2)
+    assert (listing.left_out[0].reason, listing.left_out[0].count) == ("not an image: .mat", 2)
 
 
 def test_spellings_that_look_alike_are_one_class_and_said(tmp_path: Path) -> None:

@@ -140,6 +140,11 @@ EDITS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda root: [draw(root / "birds" / f"{n}.png", 500 + n) for n in range(9)],
         r"classes added \(birds\)",
     ),
+    "unclear": (
+        lambda root: [draw(root / "cats" / "train" / "1.png", 600), draw(root / "dogs" / "test" / "1.png", 601)],
+        r"can no longer be read as when the search began: data.train: .*cats/train/ and dogs/test/ read as parts",
+    ),
+    "gone": (lambda root: shutil.rmtree(root / "cats") or shutil.rmtree(root / "dogs"), "no longer.*: no images"),
     "damaged": (lambda root: (root / "cats" / "03.png").write_bytes(b"no image"), r"1 files changed \(cats/03.png\)"),
 }
 
