@@ -304,17 +304,12 @@ def divide(
 
     if not (where == 2).any():
         _hold_out_test(where, keys, drawn[:, 0], classes)
-    for held, name in ((2, "test"), (1, "validation")):
-        told = set(views[where == held].tolist())
-        for number in np.flatnonzero(where < held).tolist():
-            if where[number] >= 0 and views[number] in told:
-                where[number] = -1
-                reasons[number] = f"{SAME} {name}"
+    _leave_out_same(where, views, 2, reasons, "test")
     if not (where == 1).any():
         for members in classes:
             own = members[where[members] == 0]
-            chosen = _nearest(own, drawn[:, 1], VALIDATION_SHARE, least=1, rest=2)
-            where[chosen] = 1
+            where[_nearest(own, drawn[:, 1], VALIDATION_SHARE, least=1, rest=2)] = 1
+    _leave_out_same(where, views, 1, reasons, "validation")
     names = np.array(["training", "validation", "test", ""], dtype=object)[where]
     if weights_share is not None:
         for members in classes:
@@ -322,6 +317,15 @@ def divide(
             names[own] = "scaling"
             names[_nearest(own, drawn[:, 2], weights_share, least=1, rest=1)] = "weights"
     return list(zip(names.tolist(), reasons, strict=True))
+
+
+def _leave_out_same(where: Any, views: Any, held: int, reasons: list[str], name: str) -> None:
+    """Take the images out that look the same as one that is held out, and note for which part that is."""
+    told = set(views[where == held].tolist())
+    for number in np.flatnonzero((where >= 0) & (where < held)).tolist():
+        if views[number] in told:
+            where[number] = -1
+            reasons[number] = f"{SAME} {name}"
 
 
 def _drawn(key: str) -> tuple[float, float, float]:

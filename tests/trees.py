@@ -22,10 +22,11 @@ from nas_core.spec import DataOptions
 
 @dataclass(frozen=True)
 class Content:
-    """A file: which of `contents`, and how many copies that differ."""
+    """A file: which of `contents`, and how many copies that differ, by numbers from the `first`."""
 
     kind: str
     count: int = 1
+    first: int = 0
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,91 @@ trees: st.SearchStrategy[Tree] = st.recursive(
 )
 """Trees of folders, many of them near to a layout that is known."""
 
+
+@st.composite
+def _sound(draw: st.DrawFn) -> Tree:
+    """A dataset in a usual layout, with images that differ, and oddities in some folders."""
+    classes = draw(st.sampled_from([["cats", "dogs"], ["Käse", "a b", "[1]"]]))
+    parts = draw(st.sampled_from([[], ["train"], ["TRAIN", "Testing"], ["train", "valid"], ["train", "dev", "test"]]))
+    odd = st.dictionaries(_names(*HIDDEN, "7.txt", "x.png"), _leaves(), max_size=2)
+    tree: Tree = {}
+    for at, part in enumerate(parts or [""]):
+        folder = tree.setdefault(part.encode(), {}) if part else tree
+        for number, name in enumerate(classes):
+            kind, first = draw(st.sampled_from(USUAL)), 1000 * at + 100 * number
+            folder[name.encode()] = draw(odd) | {b"1.png": Content(kind, draw(st.integers(9, 12)), first)}
+    return tree
+
+
+sound = _sound()
+"""Trees most of which can be searched on."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What happens to a file of a dataset, the `which`-th of those there are then."""
+
+    kind: str
+    which: int
+    other: int
+
+
+EDITS = [
+    *("add", "remove", "replace", "swap", "touch", "rename", "move", "class", "cut", "link", "hide", "name"),
+    *("part", "folder", "text"),
+]
+edits = st.lists(st.builds(Edit, st.sampled_from(EDITS), st.integers(0, 99), st.integers(0, 99)), max_size=3)
+
+
+def apply(edit: Edit, root: Path, outside: Path) -> None:
+    """Change a file below `root`, or add to it; what is not there any more stays so."""
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    if not files:
+        return
+    file, fresh = files[edit.which % len(files)], contents("colour", 5000 + edit.other)
+    status, other = file.stat(), files[edit.other % len(files)]
+    match edit.kind:
+        case "add":
+            file.with_name(f"new{edit.other}.png").write_bytes(fresh)
+        case "remove":
+            file.unlink()
+        case "replace":
+            file.write_bytes(fresh)
+        case "swap":  # neither the size nor the times tell
+            content = bytearray(file.read_bytes())
+            if content:
+                content[edit.other % len(content)] ^= 1
+            file.write_bytes(content)
+            os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+        case "touch":
+            os.utime(file, ns=(0, edit.other))
+        case "rename":
+            file.rename(file.with_name(f"named{edit.other}.png"))
+        case "move":
+            file.rename(other.with_name(f"moved{edit.other}.png"))
+        case "class":
+            (file.parent.parent / "more").mkdir(exist_ok=True)
+            for number in range(9):
+                (file.parent.parent / "more" / f"{number}.png").write_bytes(contents("grey", 6000 + number))
+        case "cut":
+            file.write_bytes(file.read_bytes()[: edit.other])
+        case "link":
+            file.unlink()
+            file.symlink_to(other if other != file else outside / "cats" / "1.png")
+        case "hide":
+            file.rename(file.with_name(f".{edit.other}.png"))
+        case "name":
+            file.parent.rename(file.parent.with_name(f"class {edit.other}")) if file.parent != root else None
+        case "part":
+            shutil.copytree(file.parent, root / "test" / file.parent.name, dirs_exist_ok=True)
+        case "folder":
+            file.unlink()
+            file.mkdir()
+            (file / "1.png").write_bytes(fresh)
+        case _:
+            file.with_name("notes.txt").write_text("text")
+
+
 _paths = st.none() | st.sampled_from([".", "train", "test", "data/train", "cats", "Training", "fold1", "nowhere"])
 options = st.builds(
     DataOptions,
@@ -177,7 +263,7 @@ def write(tree: Tree, root: Path, outside: Path) -> None:
                 else:
                     for number in range(node.count):
                         with open(here if number == 0 else path + b"/%d" % number + name[:200], "xb") as file:
-                            file.write(contents(node.kind, number))
+                            file.write(contents(node.kind, node.first + number))
             except FileExistsError:
                 continue
 

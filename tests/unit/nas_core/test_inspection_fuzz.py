@@ -3,20 +3,25 @@
 import json
 import os
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 
+from nas_core.data import FileImages
 from nas_core.decoding import decode
-from nas_core.errors import InvalidValue
+from nas_core.errors import DataChanged, InvalidValue
 from nas_core.inspection import inspect
-from nas_core.layout import list_images
+from nas_core.layout import Listing, list_images, readable
+from nas_core.snapshot import PARTS, compare, take
 from nas_core.spec import NO_OPTIONS, DataOptions
-from tests.trees import Tree, options, trees, written
+from tests.trees import Edit, Tree, apply, edits, options, sound, trees, written
 
 EXAMPLES = 25 if settings.get_current_profile_name() == "repeatable" else settings().max_examples
-pytestmark = pytest.mark.timeout(120 if EXAMPLES == 25 else 0)
+pytestmark = pytest.mark.timeout(120 if EXAMPLES == 25 else 3600)  # nothing hangs
 FUZZ = settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 
 
@@ -70,6 +75,76 @@ def test_an_inspection_ends_and_tells_what_can_be_told(tree: Tree, chosen: DataO
             for file in found.files:
                 pixels = decode(root / file.path, found.decoding)
                 assert pixels.shape == (found.channels, found.image_size, found.image_size)
+
+
+def state(root: Path) -> tuple[Listing, dict[str, tuple[str, str, int, int, bytes]]]:
+    """What lies there: of each image its class, part, size, time of change and content."""
+    listing = list_images(root)
+    names = listing.class_names
+    return listing, {
+        one.path: (names[one.label], one.part, one.size, one.mtime_ns, (root / one.path).read_bytes())
+        for one in listing.files
+    }
+
+
+def told(paths: Iterable[str]) -> dict[str, Any]:
+    """How a failure counts paths or names."""
+    listed = sorted(paths)
+    return {"count": len(listed), "examples": [readable(path) for path in listed[:5]]}
+
+
+@FUZZ
+@given(sound, edits)
+def test_edits_between_attempts_end_the_search_with_what_changed_or_change_nothing(
+    tree: Tree, changes: list[Edit]
+) -> None:
+    with written(tree) as root:
+        dataset = str(root)
+        found = inspect(dataset, anywhere=True)
+        if found.problems:
+            return
+        shape = (len(found.class_names), found.channels, found.image_size)
+        _, first = take(dataset, (), NO_OPTIONS, shape, 0.5, found.fingerprint)
+        assert len({file.path for file in first.files}) == len(first.files)
+        assert all(bool(file.part) != bool(file.reason) for file in first.files)
+        seen = {part: set[bytes]() for part in (*PARTS, "training")}
+        for file in first.used:
+            seen[file.part].add(decode(root / file.path, first.decoding).tobytes())
+        trained = seen["weights"] | seen["scaling"] | seen["training"]
+        assert not seen["test"] & (trained | seen["validation"]) and not seen["validation"] & trained
+        before, was = state(root)
+        for one in changes:
+            apply(one, root, root.parent / "outside")
+        after, now = state(root)
+        both = was.keys() & now.keys()
+        expected = {
+            "classes added": set(after.class_names) - set(before.class_names),
+            "classes removed": set(before.class_names) - set(after.class_names),
+            "files added": now.keys() - was.keys(),
+            "files removed": was.keys() - now.keys(),
+            "files that are of another class or part": {path for path in both if was[path][:2] != now[path][:2]},
+        }
+        elsewhere = expected["files that are of another class or part"]
+        differ = {path for path in both - elsewhere if was[path][4] != now[path][4]}
+        unseen = {path for path in differ if was[path][2:4] == now[path][2:4]}
+        expected["files changed"] = differ - unseen
+        try:
+            compare(dataset, (), NO_OPTIONS, first)
+        except DataChanged as changed:
+            if now:
+                assert changed.changes == {kind: told(some) for kind, some in expected.items() if some}
+            else:
+                assert set(changed.changes) == {"layout"}
+            return
+        assert not any(expected.values()), "a change that nobody was told of"
+        paths = [root / file.path for file in first.used]
+        reading = FileImages(paths, first.decoding, [file.digest for file in first.used])
+        for number, file in enumerate(first.used):
+            if file.path in unseen:
+                with pytest.raises(DataChanged, match="has changed since the search began"):
+                    reading.fetch(torch.tensor([number]))
+            else:
+                reading.fetch(torch.tensor([number]))
 
 
 @FUZZ
