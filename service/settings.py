@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from nas_core.errors import InvalidValue
 from service.domain.grants import NAME, Grant
+from service.domain.lifecycle import WAITING_SECONDS
 
 DEFAULT_PORT = 8765
 SECRETS = ("YOSO_TOKENS", "YOSO_DATABASE_URL", "YOSO_MLFLOW_URI")
@@ -32,8 +33,9 @@ class Settings:
     it opens; `mlflow_uri` is the MLflow server that searches are mirrored to, or None. What one process takes on:
     bodies of `max_body` bytes; from one token (or address, where it is not this machine's own) `rate` requests a
     second, `rate_burst` at once, and `max_streams` open streams of events. A dataset is looked at for at most
-    `inspection_seconds`, and searches that have ended are deleted after `keep_days`, or never. Raises `InvalidValue`
-    where a setting cannot be used.
+    `inspection_seconds`; a search that waits in Ray for its workers for more than `waiting_seconds` gives its place
+    back; and searches that have ended are deleted after `keep_days`, or never. Raises `InvalidValue` where a setting
+    cannot be used.
     """
 
     storage: str
@@ -52,6 +54,7 @@ class Settings:
     rate_burst: int = 200
     max_streams: int = 200
     inspection_seconds: float = 600.0
+    waiting_seconds: float = WAITING_SECONDS
     keep_days: float | None = None
 
     def __post_init__(self) -> None:
@@ -78,6 +81,8 @@ class Settings:
             raise InvalidValue("YOSO_RATE", self.rate, "not a rate", "requests a second, above 0")
         if not 1 <= self.inspection_seconds <= 86400:
             raise InvalidValue("YOSO_INSPECTION_SECONDS", self.inspection_seconds, "not usable", "1 to 86400 seconds")
+        if not 1 <= self.waiting_seconds <= 30 * 86400:
+            raise InvalidValue("YOSO_WAITING_SECONDS", self.waiting_seconds, "not usable", "1 to 2592000 seconds")
         if not 0 < self.port < 65536:
             raise InvalidValue("YOSO_PORT", self.port, "not a port", "a number from 1 to 65535")
         if self.public_url is not None:
@@ -160,6 +165,7 @@ class Settings:
             max_streams=number(given, "YOSO_MAX_STREAMS", int, cls.max_streams),
             keep_days=number(given, "YOSO_KEEP_DAYS", float, 0.0) if "YOSO_KEEP_DAYS" in given else None,
             inspection_seconds=number(given, "YOSO_INSPECTION_SECONDS", float, cls.inspection_seconds),
+            waiting_seconds=number(given, "YOSO_WAITING_SECONDS", float, cls.waiting_seconds),
         )
 
 

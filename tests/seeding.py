@@ -13,6 +13,7 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 from PIL import Image
+from sqlalchemy import update
 from starlette.types import ASGIApp
 
 from nas_core.architecture import Architecture
@@ -31,6 +32,7 @@ from service.domain.scheduling import Capacity, Node
 from service.domain.sweep import SweepRequest, expand, sorted_budgets
 from service.settings import Settings
 from service.store.database import writing
+from service.store.models import Search
 from service.store.work import Work
 
 OWNER = "tests"
@@ -96,9 +98,15 @@ def form(client: httpx.Client, filled: Mapping[str, str]) -> str:
     return told
 
 
-def claims(app: FastAPI) -> list[str]:
-    """The searches that a dispatcher with a large cluster claims now."""
-    return [one.id for one in Work(parts(app).searches.engine).claim(OWNER, LARGE)]
+def claims(app: FastAPI, capacity: Capacity = LARGE) -> list[str]:
+    """The searches that a dispatcher with such a cluster claims now."""
+    return [one.id for one in Work(parts(app).searches.engine).claim(OWNER, capacity)]
+
+
+def change(app: FastAPI, search_id: str, **columns: Any) -> None:
+    """Change a search behind everybody's back, as time or a crash would."""
+    with writing(parts(app).searches.engine) as session:
+        session.execute(update(Search).where(Search.id == search_id).values(**columns))
 
 
 class Run:

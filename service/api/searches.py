@@ -158,9 +158,9 @@ def browse(
     """
     wanted = Wanted(status, project or only, kind, words.strip())
     shown, further = service.searches.page(limit, place(after) if after else None, wanted)
-    networks = service.searches.architectures(search.id for search in shown)
+    networks, capacity = service.searches.architectures(search.id for search in shown), service.capacity()
     return Page(
-        items=[view_search(search, networks[search.id]) for search in shown],
+        items=[view_search(search, networks[search.id], capacity) for search in shown],
         next=position(*further) if further else None,
     )
 
@@ -323,4 +323,5 @@ def line(event: Event) -> dict[str, Any]:
 
 def view(service: Context, search: Search, within: Session | None = None) -> SearchView:
     """What the API says of one search."""
-    return view_search(search, service.searches.architectures([search.id], within)[search.id])
+    capacity = service.capacity() if within is None else None  # a transaction is in the way of others as it is
+    return view_search(search, service.searches.architectures([search.id], within)[search.id], capacity)

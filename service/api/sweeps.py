@@ -248,9 +248,9 @@ def searches(
     """The searches of a sweep in the order of grid, seeds and budgets, a page at a time."""
     found = service.sweeps.searches(sweep.id, limit + 1, place(after) if after else None)
     shown = found[:limit]
-    networks = service.searches.architectures(search.id for search in shown)
+    networks, capacity = service.searches.architectures(search.id for search in shown), service.capacity()
     return Page(
-        items=[view_search(search, networks[search.id]) for search in shown],
+        items=[view_search(search, networks[search.id], capacity) for search in shown],
         next=position(shown[-1].rank, shown[-1].id) if len(found) > limit else None,
     )
 

@@ -13,7 +13,9 @@ from nas_core.errors import InvalidValue
 from nas_core.evaluation import Evaluation
 from service.dispatch.folder_model import kinds
 from service.domain.lifecycle import Status
+from service.domain.scheduling import Capacity
 from service.store.models import ArchitectureRow, Attempt, Search
+from service.store.projects import why
 
 Seq = Annotated[int, Field(ge=0, le=2**63 - 1)]
 """The number of an event; 0 is before the first."""
@@ -181,8 +183,10 @@ class Page(BaseModel):
     next: str | None
 
 
-def view_search(search: Search, architectures: Sequence[ArchitectureRow]) -> SearchView:
-    """What the API says of a search."""
+def view_search(
+    search: Search, architectures: Sequence[ArchitectureRow], capacity: Capacity | None = None
+) -> SearchView:
+    """What the API says of a search, with the `capacity` of the cluster where that is known."""
     return SearchView(
         id=search.id,
         kind=search.kind,
@@ -191,7 +195,7 @@ def view_search(search: Search, architectures: Sequence[ArchitectureRow]) -> Sea
         name=search.name,
         submitted_by=search.submitted_by,
         status=search.status,
-        reason=search.reason,
+        reason=why(search, capacity),
         phase=search.phase,
         progress=search.progress,
         seconds_left=seconds_left(search),

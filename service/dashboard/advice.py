@@ -16,6 +16,8 @@ ADVICE = {
     "diverged": "The loss became infinite. Ask for a smaller learning rate (settings.lr or settings.retrain_lr), or "
     "for another seed.",
     "limits": "The limits turned out not to be feasible on the search's device. Loosen the one that is named.",
+    "waiting": "By Yoso's count there was room for its workers, and Ray found none: see what else runs on the "
+    "cluster's nodes. It is tried again by itself, as often as it takes.",
     "vanished": "Ray was started anew or has forgotten the job. Try again: it goes on from the last checkpoint.",
     "job": "The job ended without saying why. The driver's log may; if its node went away, try again.",
     "storage": "The result was torn or is gone. See that the storage is well and not full, and try again.",

@@ -31,6 +31,7 @@ from service.api.problems import ProblemError
 from service.api.searches import last_seen
 from service.api.views import iso, limits
 from service.domain.lifecycle import Status
+from service.store.projects import why
 
 STATIC = Path(__file__).parent / "static"
 HINT_SECONDS = 1.0
@@ -161,6 +162,7 @@ TEMPLATES.filters |= {
     "percent": formats.percent,
     "duration": formats.duration,
     "iso": iso,
+    "why": why,
     "limits": lambda search: formats.at_most(limits(search)),
 }
 BAR_ORDER = (

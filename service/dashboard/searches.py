@@ -193,6 +193,7 @@ def listed(service: Context, project: str | None, filters: Filters, after: str |
     older = position(*further) if further else None
     return {
         "searches": [(search, seconds_left(search)) for search in rows],
+        "capacity": service.capacity(),
         "filters": filters,
         "older": filters.query(after=older) if older else None,
         "looked_through": LOOKED_THROUGH if filters.words and older and len(rows) < PAGE_SIZE else None,
@@ -206,6 +207,7 @@ def shown(service: Context, search: Search) -> dict[str, Any]:
     events = service.searches.events_of(search.id, NOTABLE)
     return {
         "search": search,
+        "capacity": service.capacity(),
         "ended": Status(search.status) in TERMINAL,
         "steps": timeline(search, events),
         "networks": networks(service, search, events),

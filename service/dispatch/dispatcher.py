@@ -29,7 +29,7 @@ from service.dispatch import folder_model
 from service.dispatch.executors.ray_jobs import Job, RayJobs, RayUnavailable
 from service.dispatch.folder_model import Asked, BadFolder
 from service.dispatch.runs import Runs, TornFile
-from service.domain.lifecycle import IllegalTransition, Status, backoff
+from service.domain.lifecycle import LONGEST_BACKOFF, WAITING_SECONDS, IllegalTransition, Status, backoff
 from service.domain.scheduling import Capacity, Node
 from service.store.changes import UnknownSearch
 from service.store.cluster import ClusterStore
@@ -118,6 +118,7 @@ class Dispatcher:
         python: str = sys.executable,
         ensure_ray: Callable[[], object] | None = None,
         keep_days: float | None = None,
+        waiting_seconds: float = WAITING_SECONDS,
     ) -> None:
         self.searches, self.runs, self.jobs = searches, runs, jobs
         self.work, self.cluster = Work(searches.engine), ClusterStore(searches.engine)
@@ -127,6 +128,8 @@ class Dispatcher:
         """The tokens of the leases that it holds, by the searches' ids."""
         self.keep_days = keep_days
         """How long searches that have ended are kept; None for ever."""
+        self.waiting_seconds = waiting_seconds
+        """How long a search may wait in Ray for its workers until it gives its place back."""
         self.capacity: Capacity | None = None
         self.ray_error: str | None = None
         self.wake = threading.Event()
@@ -135,6 +138,10 @@ class Dispatcher:
         self._measured = self._swept = self._released = self._cleared = float("-inf")
         self._stopped: dict[str, float] = {}
         self._leaving: dict[str, float] = {}
+        self._waiting: dict[str, float] = {}
+        """Since when attempts have been seen to wait in Ray for their workers, by the jobs' names."""
+        self._late: dict[str, str] = {}
+        """Why attempts have given their places back, by the jobs' names."""
         self._troubles: dict[str, Trouble] = {}
         self._events: dict[str, int] = {}
         """How many events there are of a search that is held, as far as that was asked for."""
@@ -193,6 +200,7 @@ class Dispatcher:
         for search in searches:
             log.info("claimed search %s, %s, attempt %d", search.id, search.status, search.attempt)
             self.held[search.id] = search.lease_token or ""
+            self._forget_wait(submission_id(search))  # from when it was held before
 
     def renew(self) -> None:
         """Prolong the leases, and let go of those that have gone to others."""
@@ -427,10 +435,34 @@ class Dispatcher:
                 return  # what follows is read in the next turn, when others have had theirs
         if self._result(search) is not None:
             self._finish(self.work.move(search.id, token, Status.FINISHING, reason=None), token)
+        elif (late := self._late.get(submission_id(search))) is not None:
+            self._failed(search, token, {"kind": "waiting", "message": late, "retryable": True})
         elif job is None:
             self._failed(search, token, {"kind": "vanished", "message": "Ray knows the job no more", "retryable": True})
         elif job.status.ended:
             self._failed(search, token, self._error(search, job))
+        elif search.status == Status.WAITING:
+            self._wait(search, token)
+
+    def _wait(self, search: Search, token: str) -> None:
+        """Let an attempt whose workers Ray does not start in time give its place back, from the next turn on.
+
+        It counts as none of the search's attempts, which is noted before its job is stopped: whoever takes over in
+        between finds no more than a job that was stopped.
+        """
+        name = submission_id(search)
+        if time.monotonic() - self._waiting.setdefault(name, time.monotonic()) > self.waiting_seconds:
+            told = (
+                f"Ray did not start its {search.workers} workers within {self.waiting_seconds:g} s; others than Yoso's "
+                "searches may hold the nodes"
+            )
+            log.warning("search %s: %s", search.id, told)
+            self.work.excuse(search.id, token, f"it gives its place back: {told}")
+            self._late[name] = told
+
+    def _forget_wait(self, name: str) -> None:
+        self._waiting.pop(name, None)
+        self._late.pop(name, None)
 
     def _at_most(self, search_id: str, name: str, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The lines of a chunk, or of too many those that there is room for, and one that says how many there were."""
@@ -487,9 +519,11 @@ class Dispatcher:
         told = {key: error[key] for key in ("kind", "message", "traceback") if error.get(key)}
         told |= {"attempt": search.attempt}
         if error.get("retryable") and search.attempt < search.last_attempt:
-            seconds = backoff(search.attempt)
-            log.warning("search %s, attempt %d failed: %s", search.id, search.attempt, told["message"])
-            reason = f"attempt {search.attempt} failed and is tried again in {seconds:g} s: {told['message']}"
+            # Who has waited in vain lets others try for a while what room there is.
+            late = error["kind"] == "waiting"
+            seconds, how = (LONGEST_BACKOFF, "gave its place back") if late else (backoff(search.attempt), "failed")
+            log.warning("search %s, attempt %d %s: %s", search.id, search.attempt, how, told["message"])
+            reason = f"attempt {search.attempt} {how} and is tried again in {seconds:g} s: {told['message']}"
             self.work.try_again(search.id, token, seconds, error=told, reason=reason)
         else:
             log.warning("search %s has failed: %s", search.id, told["message"])
@@ -560,6 +594,7 @@ class Dispatcher:
         for known in (self.held, self._troubles, self._events):
             known.pop(search.id, None)
         name = submission_id(search)
+        self._forget_wait(name)
         try:
             job = self.jobs.job(name)
             if job is not None and job.status.ended:

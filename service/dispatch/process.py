@@ -30,7 +30,13 @@ class Dispatching:
         self.jobs = RayJobs(self.local_ray.endpoint if self.local_ray else lambda: remote(settings))
         ensure = self.local_ray.ensure if self.local_ray else None
         self.dispatcher = Dispatcher(
-            searches, runs, self.jobs, settings.roots_of, ensure_ray=ensure, keep_days=settings.keep_days
+            searches,
+            runs,
+            self.jobs,
+            settings.roots_of,
+            ensure_ray=ensure,
+            keep_days=settings.keep_days,
+            waiting_seconds=settings.waiting_seconds,
         )
         # A daemon, so that a turn that hangs in the storage cannot keep the process.
         self.thread = threading.Thread(target=self.dispatcher.run, name="dispatcher", daemon=True)

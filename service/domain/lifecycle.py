@@ -79,6 +79,10 @@ MAX_ATTEMPTS = 3
 """Launches of one search, since it was last queued by its user, before it has failed for good."""
 
 
+WAITING_SECONDS = 900.0
+"""How long an attempt may wait in Ray for its workers, unless it is set otherwise. One that waits longer gives its
+place back and counts as none of the `MAX_ATTEMPTS`: a cluster that is full fails no search."""
+
 LONGEST_BACKOFF = 300.0
 
 

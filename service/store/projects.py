@@ -8,14 +8,22 @@ from typing import Any
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
-from service.domain.lifecycle import WITH_RAY, Status
-from service.domain.scheduling import Capacity, Share, Verdict
+from service.domain.lifecycle import LONGEST_BACKOFF, WITH_RAY, Status
+from service.domain.scheduling import Ask, Capacity, Share, Verdict, too_large
 from service.store import changes
 from service.store.database import insert, reading
 from service.store.models import Project, Search
 from service.store.work import judge, standing, typical_seconds
 
 FULL = "everything that the cluster has is held, or set aside for others"
+
+
+def why(search: Search, capacity: Capacity | None) -> str | None:
+    """Why a search waits, or what it waits for: what is noted of it, or that the cluster's nodes could never run it."""
+    if search.status != Status.QUEUED or search.paused or search.awaiting or capacity is None:
+        return search.reason
+    ask = Ask(search.id, search.workers, search.cpus, search.gpus, search.min_workers, search.accelerator_type)
+    return too_large(ask.least, capacity.of_type(ask.accelerator_type)) or search.reason
 
 
 class OverQuota(RuntimeError):
@@ -64,7 +72,7 @@ class Queue:
 
     def reason(self, search: Search) -> str:
         """Why a search of `next` waits."""
-        if search.paused or search.awaiting or search.not_before > self.time:
+        if search.paused or search.awaiting or 0 < search.not_before - self.time <= LONGEST_BACKOFF:
             return search.reason or "it is tried again later"
         if search.id in self.verdict.waiting:
             return self.verdict.waiting[search.id]

@@ -199,6 +199,13 @@ class Work:
             changes.move(session, search, Status.QUEUED, reason=reason)
             search.attempt, search.last_attempt = newest, newest + MAX_ATTEMPTS
 
+    def excuse(self, search_id: str, token: str, reason: str) -> None:
+        """Let a search's attempt be none of those after which it is given up, and say why. Raises `LostLease`."""
+        with writing(self.engine) as session:
+            search = _held(session, search_id, token)
+            search.last_attempt += 1
+            search.reason = reason
+
     def explain(self, search_id: str, token: str, reason: str | None) -> None:
         """Say why a search does not get on; changes nothing else. Raises `LostLease`."""
         with writing(self.engine) as session:

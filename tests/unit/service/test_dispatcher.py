@@ -9,14 +9,13 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import create_engine, make_url, text, update
+from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.exc import OperationalError
 
 from nas_core.files import FILES
 from service.dispatch.dispatcher import Dispatcher
 from service.dispatch.executors.ray_jobs import RayJobs
 from service.domain.lifecycle import MAX_ATTEMPTS
-from service.store.database import writing
 from service.store.models import Search
 from service.store.searches import Searches
 from service.store.work import Work
@@ -72,8 +71,7 @@ class Service:
 
     def set(self, search_id: str, **columns: Any) -> None:
         """Change a search behind everybody's back, as time or a crash would."""
-        with writing(self.searches.engine) as session:
-            session.execute(update(Search).where(Search.id == search_id).values(**columns))
+        seeding.change(self.app, search_id, **columns)
 
     def close(self) -> None:
         for client in self.clients:
