@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self, TypeVar
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from nas_core.errors import InvalidValue
 from service.domain.grants import NAME, Grant
 from service.domain.lifecycle import WAITING_SECONDS
 
 DEFAULT_PORT = 8765
-SECRETS = ("YOSO_TOKENS", "YOSO_DATABASE_URL", "YOSO_MLFLOW_URI")
+SECRETS = ("YOSO_TOKENS", "YOSO_DATABASE_URL", "YOSO_DATABASE_PASSWORD", "YOSO_MLFLOW_URI")
 """The settings that may be read from a file, which is named by the same variable with _FILE behind it."""
 HOST = re.compile(r"([\w.-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?", re.ASCII)
 """A host as the header Host names it: a name or an address, and perhaps a port."""
@@ -141,6 +141,8 @@ class Settings:
                     "sqlite:///PATH or postgresql://…",
                 )
             database_url = f"sqlite:///{storage}/yoso.db"
+        if "YOSO_DATABASE_PASSWORD" in given:
+            database_url = with_password(database_url, given["YOSO_DATABASE_PASSWORD"])
         address = given.get("YOSO_RAY_ADDRESS")
         if address is not None and not address.startswith(("http://", "https://")):
             raise InvalidValue(
@@ -230,6 +232,18 @@ def with_files(given: Mapping[str, str]) -> dict[str, str]:
         except (OSError, UnicodeDecodeError) as error:
             raise InvalidValue(f"{name}_FILE", path, f"cannot be read: {error}", "a text file") from error
     return {name: text for name, text in read.items() if text != ""}
+
+
+def with_password(url: str, password: str) -> str:
+    """A database's URL with the password of its user. Raises `InvalidValue`, without either, where it has no place."""
+    head, at, rest = url.partition("@")
+    scheme, slashes, user = head.partition("://")
+    if not at or not slashes or not re.fullmatch(r"[^:/?#]+", user):
+        told = "has no user without a password, whose it would be"
+        raise InvalidValue(
+            "YOSO_DATABASE_PASSWORD", "…", f"YOSO_DATABASE_URL {told}", "such as postgresql://USER@HOST/NAME"
+        )
+    return f"{scheme}://{user}:{quote(password, safe='')}@{rest}"
 
 
 def checked_url(url: str) -> SplitResult:

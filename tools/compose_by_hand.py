@@ -115,6 +115,8 @@ class Place:
         for (host, port), free in self.ports.items():
             if host == name:
                 text = re.sub(rf"(?<=[=:]){port}\b|^{port}$", str(free), text)
+        for secret in self.services[name].get("secrets", []):
+            text = text.replace(f"/run/secrets/{secret}", str(self.folder / "secrets" / secret))
         for volume in self.services[name].get("volumes", []):
             inside = volume.split(":")[1]
             if text == inside:
@@ -131,12 +133,12 @@ class ByHand:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.variables = {
-            "YOSO_DATABASE_PASSWORD": secrets.token_hex(24),
-            "YOSO_RAY_TOKEN": secrets.token_hex(32),
-            "YOSO_TOKENS": f"digits={secrets.token_hex(16)}",
-        }
-        self.services = load(self.variables)
+        self.token = secrets.token_hex(16)
+        made = {"database-password": secrets.token_hex(24), "ray-token": secrets.token_hex(32)}
+        (folder / "secrets").mkdir()
+        for name, text in (made | {"tokens": f"digits={self.token}"}).items():
+            (folder / "secrets" / name).write_text(text + "\n")
+        self.services = load({})
         self.place = Place(self.services, folder)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.programs = Path()
@@ -205,10 +207,10 @@ class ByHand:
 
     def postgres(self) -> None:
         """What the image of PostgreSQL does by itself: a role with a password, its database, and TCP."""
-        data, given = self.folder / "database", self.services["postgres"]["environment"]
+        data, given = self.folder / "database", self.environment("postgres")
         with postgres_server_in(data) as server, psycopg.connect(server.get_uri(), autocommit=True) as connection:
             self.programs = server.bin_path
-            role, password = given["POSTGRES_USER"], given["POSTGRES_PASSWORD"]
+            role, password = given["POSTGRES_USER"], Path(given["POSTGRES_PASSWORD_FILE"]).read_text().strip()
             connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{password}'")
             connection.execute(f"CREATE DATABASE {given['POSTGRES_DB']} OWNER {role}")
         (data / "pg_hba.conf").write_text("host all all 127.0.0.1/32 scram-sha-256\n")
@@ -241,8 +243,9 @@ class ByHand:
 
     def lease_owner(self, search_id: str) -> str | None:
         """The dispatcher that holds a search, by the process's number in its lease's owner."""
-        url = self.environment("api-1")["YOSO_DATABASE_URL"]
-        with psycopg.connect(url) as connection:
+        given = self.environment("api-1")
+        password = Path(given["YOSO_DATABASE_PASSWORD_FILE"]).read_text().strip()
+        with psycopg.connect(given["YOSO_DATABASE_URL"], password=password) as connection:
             row = connection.execute("SELECT lease_owner FROM searches WHERE id = %s", [search_id]).fetchone()
         parts = (row[0] or "").split("-") if row else []
         return next((n for n in ("dispatch-1", "dispatch-2") if str(self.processes[n].pid) in parts), None)
@@ -260,7 +263,7 @@ class ByHand:
                     self.checked.add(needed)
             own = {"postgres": self.postgres, "proxy": self.proxy}.get(name)
             own() if own else self.start(name)
-        token = self.variables["YOSO_TOKENS"].partition("=")[2]
+        token = self.token
         for name in ("api-1", "api-2"):
             with Client(self.place.url(name, "8765"), token) as client:
                 self.until(f"{name} is ready", client.ready)

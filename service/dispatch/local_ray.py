@@ -22,14 +22,14 @@ import httpx
 
 from service import proxies
 from service.dispatch.executors.ray_jobs import Endpoint
+from service.settings import SECRETS
 
 log = logging.getLogger(__name__)
 START_SECONDS = 100.0
 STOP_SECONDS = 20.0
 KILL_SECONDS = 10.0
 WITHHELD = frozenset({
-    "RAY_ADDRESS", "RAY_AUTH_TOKEN", "YOSO_DATABASE_URL", "YOSO_MLFLOW_URI", "YOSO_TOKEN", "YOSO_TOKENS",
-    "YOSO_DATABASE_URL_FILE", "YOSO_MLFLOW_URI_FILE", "YOSO_TOKENS_FILE",
+    "RAY_ADDRESS", "RAY_AUTH_TOKEN", "YOSO_TOKEN", *SECRETS, *(f"{name}_FILE" for name in SECRETS),
     "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN",
 })  # fmt: skip
 """What Ray does not get of the service's environment."""

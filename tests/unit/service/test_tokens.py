@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import make_url
 from typer.testing import CliRunner
 
 from nas_core.errors import InvalidValue
@@ -203,6 +204,14 @@ def test_secrets_may_come_from_files(tmp_path: Path) -> None:
     settings = Settings.from_environment(given)
     assert settings.database_url == "postgresql://yoso:secret@db/yoso"
     assert [grant.name for grant in settings.tokens.values()] == ["vision:admin", "audio:read"]
+    (tmp_path / "password").write_text("p@ss/w:rd %\n")
+    apart = {"YOSO_STORAGE": "/data", "YOSO_DATABASE_PASSWORD_FILE": f"{tmp_path}/password"}
+    settings = Settings.from_environment(apart | {"YOSO_DATABASE_URL": "postgresql://yoso@db:5432/yoso"})
+    assert make_url(settings.database_url).password == "p@ss/w:rd %" and "p%40ss" not in repr(settings)
+    for url in ("sqlite:////data/yoso.db", "postgresql://db/yoso", "postgresql://yoso:other@db/yoso"):
+        with pytest.raises(InvalidValue) as told:
+            Settings.from_environment(apart | {"YOSO_DATABASE_URL": url})
+        assert told.value.field == "YOSO_DATABASE_PASSWORD" and "w:rd" not in str(told.value)
     for wrong in ({"YOSO_TOKENS_FILE": f"{tmp_path}/none"}, {"YOSO_TOKENS": "p=0123456789abcdef"}):
         with pytest.raises(InvalidValue) as told:
             Settings.from_environment(given | wrong)
