@@ -46,7 +46,7 @@ bench-sweep: .venv/installed ## Six budgets in one sweep on the digits, its fron
 bench-service: .venv/installed ## What does the service cost, beside references? (16 minutes)
 	$(BIN)/python -m benchmarks.service $(ARGS)
 
-soak: .venv/installed ## Is anything lost when dispatchers are killed a thousand times? (ten minutes)
+soak: .venv/installed ## Is anything lost when dispatchers are killed and stopped a thousand times? (ten minutes)
 	$(BIN)/python -m benchmarks.soak $(ARGS)
 
 break-in: .venv/installed ## What do attempts to break into a service get? (a minute)

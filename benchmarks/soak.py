@@ -1,9 +1,10 @@
-"""`make soak`: is anything lost when what runs the searches is killed again and again?
+"""`make soak`: is anything lost when what runs the searches is killed and put to sleep again and again?
 
-Three dispatchers (real processes, on PostgreSQL and on a double of Ray with faults) are killed with SIGKILL at random
-moments while searches are submitted, cancelled and tried again. With `--real N` there are N searches by a real service
-on a real Ray instead, and in each the service, the driver, a worker or Ray's head is killed; what was measured is kept,
-so that a run which is cut goes on.
+Four dispatchers (real processes, on PostgreSQL and on a double of Ray with faults) are killed with SIGKILL, or stopped
+with SIGSTOP for longer than a lease, at random moments, also in the middle of a transaction, while searches are
+submitted, cancelled and tried again. The double's drivers claim their attempts and write as the product's do. With
+`--real N` there are N searches by a real service on a real Ray instead, and in each the service, the driver, a worker
+or Ray's head is killed; what was measured is kept, so that a run which is cut goes on.
 """
 
 import argparse
@@ -38,7 +39,7 @@ from service.dispatch.local_ray import LocalRay, free_ports, session_members
 from service.domain.lifecycle import TERMINAL, TRANSITIONS, WITH_RAY, Status
 from service.domain.request import SearchRequest, check
 from service.settings import Settings
-from service.store import work
+from service.store import database, work
 from service.store.database import connect, migrate, reading
 from service.store.idempotency import Answer, Key, once
 from service.store.models import ArchitectureRow, Attempt, Event, Search
@@ -46,11 +47,17 @@ from service.store.searches import NotEnded, Searches
 from tests.ray_double import TOKEN
 
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-DISPATCHERS = 3
+DISPATCHERS = 4
 OPEN = 40
 """At most so many searches at a time that have not ended."""
 LEASE_SECONDS = 1.5
 """Instead of 30, so that a thousand deaths take minutes."""
+LIMITS = {"lock_timeout": 0.25, "idle_in_transaction_session_timeout": 0.5}
+"""Seconds that PostgreSQL gives a dispatcher, in the same proportion to a lease as the product's."""
+PAUSE_SECONDS = (1.2 * LEASE_SECONDS, 3 * LEASE_SECONDS)
+"""How long a dispatcher that is stopped sleeps: others have taken over what it had."""
+AWAKE = 2
+"""At least so many dispatchers are not stopped."""
 END_SECONDS = 300.0
 FAULTS = {
     "broken": 0.02,
@@ -77,7 +84,7 @@ SMALL: dict[str, Any] = {
 def main() -> int:
     """Run what is asked for and print the tables; 1 where anything was lost, repeated or leaked."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=1000, help="how often a dispatcher is killed")
+    parser.add_argument("--rounds", type=int, default=1000, help="how often a dispatcher is killed or stopped")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--real", type=int, default=0, metavar="N", help="searches on a real Ray, in its place")
     parser.add_argument("--results", type=Path, default=Path("docs/benchmarks"), help="where measurements are kept")
@@ -100,6 +107,7 @@ WRONG = {
     "repeated_keys": "two searches for one key",
     "illegal": "ended twice, or another change that the table of states does not know",
     "committed_twice": "results committed twice, or without success",
+    "two_writers": "two writers of one folder",
     "violations": "two jobs of a search at once, or more than the cluster has",
     "leases_left": "leases left",
     "attempts_open": "attempts left open",
@@ -109,7 +117,7 @@ WRONG = {
 
 
 def soak(rounds: int, seed: int) -> dict[str, Any]:
-    """Kill a dispatcher `rounds` times, let everything end, and count."""
+    """Kill or stop a dispatcher `rounds` times, let everything end, and count."""
     from tests.postgres import postgres_server_in  # not in every dispatcher, which loads this module too
 
     chance, begin = random.Random(seed), time.monotonic()
@@ -123,9 +131,11 @@ def soak(rounds: int, seed: int) -> dict[str, Any]:
             settings = Settings(str(folder / "storage"), server.get_uri(), ray)
             users = Users(engine, random.Random(seed))
             users.start()
-            killed = kill_dispatchers(settings, rounds, chance, users)
+            killed, paused = disturb(settings, rounds, chance, users)
             seen = httpx.get(f"{ray}/double").json()
-        record = {"rounds": killed, "seconds": round(time.monotonic() - begin), "faults": seen["faults"]}
+        record = {"rounds": rounds, "killed": killed, "paused": paused}
+        record |= {"seconds": round(time.monotonic() - begin), "faults": seen["faults"]}
+        record["two_writers"] = seen["two_writers"] + len(misplaced(folder / "storage" / "searches"))
         record |= {"cpus_at_most": seen["peak_cpus"], "violations": len(seen["violations"])}
         record |= {"violations_in_words": seen["violations"][:5], "slots_leaked": seen["cpus_in_use"]}
         record |= count(engine, users)
@@ -152,14 +162,15 @@ def dispatch(settings: Settings, log: str) -> None:
     logging.basicConfig(filename=log, level=logging.WARNING)
     os.environ["RAY_AUTH_TOKEN"] = TOKEN
     work.LEASE_SECONDS = LEASE_SECONDS
+    database.LIMITS |= LIMITS
     dispatcher.HEARTBEAT_SECONDS = LEASE_SECONDS / 3
     dispatcher.POLL_SECONDS = 0.05
     dispatcher.SWEEP_SECONDS = dispatcher.STOP_AGAIN_SECONDS = dispatcher.LEAVE_SECONDS = 5.0
     processes.dispatch(settings)
 
 
-def kill_dispatchers(settings: Settings, rounds: int, chance: random.Random, users: "Users") -> int:
-    """Keep dispatchers running, kill one after the other, and let everything end; returns how many were killed."""
+def disturb(settings: Settings, rounds: int, chance: random.Random, users: "Users") -> tuple[int, int]:
+    """Keep dispatchers running, kill or stop one after the other, and let everything end; returns how many of each."""
     # Forked from a process that has loaded what they need: each is a process of its own and starts at once.
     spawn = multiprocessing.get_context("forkserver")
     spawn.set_forkserver_preload(["psycopg", "rich.progress", "service.processes", "tests.ray_double"])
@@ -170,19 +181,32 @@ def kill_dispatchers(settings: Settings, rounds: int, chance: random.Random, use
         return process
 
     running = [start() for _ in range(DISPATCHERS)]
-    killed = 0
+    asleep: dict[int, float] = {}
+    """Until when those sleep that are stopped, by their places among those that run."""
+    killed = paused = 0
     try:
         with Progress(*COLUMNS, TimeRemainingColumn()) as bar:
-            shown = bar.add_task("killed", total=rounds)
-            while killed < rounds:
+            shown = bar.add_task("killed or stopped", total=rounds)
+            while killed + paused < rounds:
                 time.sleep(chance.expovariate(1 / 0.3))
+                for which in [one for one, until in asleep.items() if until < time.monotonic()]:
+                    os.kill(running[which].pid, signal.SIGCONT)
+                    del asleep[which]
                 which = chance.randrange(DISPATCHERS)
                 assert running[which].is_alive(), f"a dispatcher ended by itself; see {settings.storage}.log"
-                running[which].kill()
-                running[which].join()
-                killed += 1
-                running[which] = start()
+                if which not in asleep and DISPATCHERS - len(asleep) > AWAKE and chance.random() < 0.7:
+                    os.kill(running[which].pid, signal.SIGSTOP)
+                    asleep[which] = time.monotonic() + chance.uniform(*PAUSE_SECONDS)
+                    paused += 1
+                else:
+                    running[which].kill()
+                    running[which].join()
+                    asleep.pop(which, None)
+                    killed += 1
+                    running[which] = start()
                 bar.advance(shown)
+        for which in asleep:
+            os.kill(running[which].pid, signal.SIGCONT)
         users.stop()
         httpx.post(f"{settings.ray_address}/double", json={"faults": dict.fromkeys(FAULTS, 0.0)})
         give_up = time.monotonic() + END_SECONDS
@@ -190,11 +214,25 @@ def kill_dispatchers(settings: Settings, rounds: int, chance: random.Random, use
             time.sleep(0.2)
     finally:
         for process in running:
+            os.kill(process.pid, signal.SIGCONT)
             process.terminate()
         for process in running:
             process.join(20)
             process.kill()
-    return killed
+    return killed, paused
+
+
+def misplaced(folder: Path) -> list[Path]:
+    """The files in the runs' folders that an attempt wrote where another one writes."""
+    found = []
+    for path in folder.glob("*/attempts/*/*.json"):
+        if json.loads(path.read_text())["attempt"] != int(path.parent.name):
+            found.append(path)
+    for path in folder.glob("*/journal/*.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        if any(line["attempt"] != int(path.name[:4]) for line in lines):
+            found.append(path)
+    return found
 
 
 def held(settings: Settings) -> float:
@@ -308,7 +346,8 @@ def report(record: dict[str, Any]) -> str:
     ended = ", ".join(f"{count:,} {state}" for state, count in sorted(record["ended"].items()))
     struck = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in record["faults"].items())
     rows = {
-        "dispatchers killed": f"{record['rounds']:,}",
+        "dispatchers killed": f"{record['killed']:,}",
+        "dispatchers stopped for longer than a lease": f"{record['paused']:,}",
         "searches submitted": f"{record['submitted']:,}",
         "ended": ended,
         "cancelled and tried again by users": f"{record['cancels']:,} and {record['retries']:,} times",

@@ -37,7 +37,7 @@ from nas_core.picture import draw
 from service.dispatch.executors.ray_jobs import Endpoint, RayJobs
 from service.dispatch.runs import Runs
 from tests import seeding
-from worker.run_folder import GaveWay, RunFolder
+from worker.run_folder import CLAIMED, CLOSED, GaveWay, RunFolder
 
 TOKEN = "token"
 EPOCHS = 3
@@ -92,7 +92,6 @@ class Execution:
     """Its actors and its placement group are gone."""
     stopping: bool = False
     forgotten: bool = False
-    stray: bool = False
     folder: RunFolder | None = None
     """The run's folder, once its driver has begun: the worker's own, which sees to it that it may write."""
     chunks: Iterator[int] = field(default_factory=lambda: itertools.count(1))
@@ -128,9 +127,6 @@ class RayDouble:
         self.faults = Faults()
         self.drop_answers = False
         """Do what is asked, but break the connection instead of answering."""
-        self.stray: Callable[[str], bool] = lambda submission_id: False
-        """Whether a launch is by a dispatcher that has lost its lease without knowing: a sweep finds such jobs, and
-        until then nobody can count them."""
         self.endpoint = Endpoint("http://ray.invalid", TOKEN)
 
         self.jobs: dict[str, dict[str, Any]] = {}
@@ -147,10 +143,10 @@ class RayDouble:
         self.struck: dict[str, int] = defaultdict(int)
         """How often each fault has happened."""
         self.peak_cpus = 0.0
-        self.writers: dict[str, int] = {}
-        """Of each search the newest attempt that has written into its folder."""
+        self.writers: dict[str, tuple[int, str]] = {}
+        """Of each search the newest attempt that has written into its folder, and that one's driver."""
         self.two_writers = 0
-        """How often an attempt has written after a later one had begun to."""
+        """How often a driver has written after that of a later attempt, or another of the same, had begun to."""
 
         self._lock = threading.RLock()
         self._due: list[tuple[float, int, Callable[[], None]]] = []
@@ -323,8 +319,11 @@ class RayDouble:
         if self.storage is not None and storage != self.storage.rstrip("/"):
             self.violations.append(f"{submission_id} is to run outside of the storage, in {storage}")
             return 400, "outside of the storage"
-        spec = _runs(storage).read_json(search_id, "spec.json")
-        if spec is None:
+        attempt = int(body["runtime_env"]["env_vars"]["YOSO_ATTEMPT"])
+        folder = RunFolder(_runs(storage).url(search_id), attempt)
+        try:
+            spec = folder.read_json("spec.json")
+        except FileNotFoundError:
             self.violations.append(f"{submission_id} was launched without a specification")
             return 400, "no specification"
         job = {"status": "PENDING", "message": "", "job_id": None, "submission_id": submission_id, "body": body}
@@ -334,7 +333,8 @@ class RayDouble:
             job |= {"status": "FAILED", "message": "Failed to start supervisor actor"}
             return 200, {"submission_id": submission_id}
         self.submitted.append(submission_id)
-        attempt, workers = int(body["runtime_env"]["env_vars"]["YOSO_ATTEMPT"]), spec["workers"]
+        # A driver that will give way, since a dispatcher had been asleep before it launched it, starts no workers.
+        workers = 0 if _is_over(folder) else spec["workers"]
         execution = Execution(
             submission_id,
             f"{next(self._numbers):04x}0000",
@@ -345,7 +345,6 @@ class RayDouble:
             workers * spec["cpus_per_worker"],
             workers * spec["gpus_per_worker"],
             list(spec["budgets"]),
-            stray=self.stray(submission_id),
         )
         if self.start_seconds > 0:
             self._after(self.start_seconds, functools.partial(self._start, execution))
@@ -358,7 +357,7 @@ class RayDouble:
     def _admit(self, execution: Execution) -> None:
         """Give a job what it needs, and note what ought not to be."""
         for other in self._live:
-            counted = not (other.forgotten or other.stray or execution.stray)
+            counted = not other.forgotten and other.workers and execution.workers
             if other.search_id == execution.search_id and counted:
                 self.violations.append(f"{execution.submission_id} was launched while {other.submission_id} was there")
         self._live.append(execution)
@@ -366,7 +365,7 @@ class RayDouble:
         cpus, gpus = self.in_use()
         self.peak_cpus = max(self.peak_cpus, cpus)
         # Nobody can count what Ray itself has forgotten.
-        known = [one for one in self._live if not (one.forgotten or one.stray)]
+        known = [one for one in self._live if not one.forgotten]
         cpus, gpus = sum(one.cpus for one in known), sum(one.gpus for one in known)
         if cpus > self.cpus or gpus > self.gpus:
             self.violations.append(
@@ -471,12 +470,15 @@ class RayDouble:
             self._note_writer(execution)
 
     def _note_writer(self, execution: Execution) -> None:
-        """Note that a driver has written, and where a later one has before: two writers."""
-        newest = self.writers.get(execution.search_id, 0)
-        if newest > execution.attempt:
+        """Note that a driver has written, and where a later or another one has before: two writers."""
+        own = execution.attempt, execution.driver
+        newest = self.writers.setdefault(execution.search_id, own)
+        if newest > own or (newest[0] == own[0] and newest != own):
             self.two_writers += 1
-            self.violations.append(f"{execution.submission_id} wrote after attempt {newest} had begun to")
-        self.writers[execution.search_id] = max(newest, execution.attempt)
+            self.violations.append(
+                f"{execution.submission_id} wrote after a driver of attempt {newest[0]} had begun to"
+            )
+        self.writers[execution.search_id] = max(newest, own)
 
     def _give_way(self, execution: Execution) -> None:
         self._tell(execution, status="FAILED", message="Job entrypoint command failed with exit code 75")
@@ -558,6 +560,12 @@ class RayDouble:
 
 def _search_of(submission_id: str) -> str:
     return submission_id.removeprefix("yoso-").rpartition("-")[0]
+
+
+def _is_over(folder: RunFolder) -> bool:
+    """Whether a driver that were to begin now would find another that has, a later attempt, or that it is closed."""
+    newest = max(folder.attempts(), default=0)
+    return bool(folder.own) and (newest > int(folder.own[-4:]) or folder.exists(CLAIMED) or folder.exists(CLOSED))
 
 
 def _supervisor(execution: Execution) -> str:

@@ -387,7 +387,9 @@ class Dispatcher:
             trial = search.spec["finals"]["workers"]
             spec |= {"workers": trial, "min_workers": None}
             spec |= {"finalists": finalists, "at_once": search.workers // trial}
-        self.runs.write_spec(search.id, spec, self.roots_of(search.project))
+        if not self.runs.write_spec(search.id, spec, self.roots_of(search.project)):
+            self._catch_up(search, token, search.attempt)  # of the same number, and launched with fewer workers perhaps
+            return
         entrypoint = shlex.join([self.python, "-m", "worker.job", self.runs.url(search.id)])
         environment = JOB_ENVIRONMENT | {"YOSO_ATTEMPT": str(search.attempt)}
         self.jobs.submit(submission_id(search), entrypoint, environment)
@@ -430,6 +432,8 @@ class Dispatcher:
         job = self.jobs.job(submission_id(search))
         begin = time.monotonic()
         for name, lines in self.runs.chunks(search.id, search.journal_cursor, asked(search)):
+            if int(name[:4]) > search.attempt:
+                break  # the database was restored: it is the later attempt's to tell
             search = self.work.follow(search.id, token, name, self._at_most(search.id, name, lines))
             if time.monotonic() - begin > FOLLOW_SECONDS:
                 return  # what follows is read in the next turn, when others have had theirs

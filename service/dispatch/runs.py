@@ -96,11 +96,14 @@ class Runs:
         """Write a file whole and for good; False where it is there already, which is left as it is."""
         return self.files.create(f"{search_id}/{name}", content)
 
-    def write_spec(self, search_id: str, spec: dict[str, Any], data_roots: tuple[str, ...]) -> None:
-        """Write what the attempt `spec["attempt"]` is to do, once and for good."""
+    def write_spec(self, search_id: str, spec: dict[str, Any], data_roots: tuple[str, ...]) -> bool:
+        """Write what the attempt `spec["attempt"]` is to do, once and for good.
+
+        False where it was told something else before, which stays.
+        """
         values = spec | {"version": 1, "search_id": search_id, "data_roots": list(data_roots)}
-        name = of_attempt(spec["attempt"], "spec.json")
-        self.create(search_id, name, json.dumps(values, indent=1).encode())
+        name, content = of_attempt(spec["attempt"], "spec.json"), json.dumps(values, indent=1).encode()
+        return self.create(search_id, name, content) or self.files.read(f"{search_id}/{name}", MOST_JSON) == content
 
     def close(self, search_id: str, attempt: int) -> None:
         """Let an attempt neither start nor write any more, for good."""

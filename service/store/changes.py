@@ -101,13 +101,18 @@ def resize(search: Search, workers: int) -> None:
 def queue_again(session: Session, search: Search) -> None:
     """Queue a locked search that failed or was cancelled again, with as many attempts as a new one has.
 
-    Finals wait once more for the searches whose networks they retrain.
+    Finals wait once more for the searches whose networks they retrain, also where one of these is queued again before
+    they have begun.
     """
     last = search.attempt + lifecycle.MAX_ATTEMPTS
     awaiting = search.kind == "finals"
     reason = AWAITING_REASON if awaiting else None
     held = {"awaiting": awaiting, "not_before": 0.0, "last_attempt": last}
     move(session, search, Status.QUEUED, reason=reason, error=None, **held)
+    if search.finals_id is not None:
+        finals = session.get(Search, search.finals_id, with_for_update=True, populate_existing=True)
+        if finals is not None and finals.status == Status.QUEUED:
+            finals.awaiting, finals.reason = True, AWAITING_REASON
 
 
 def _end_attempt(session: Session, search: Search, status: Status, time: float) -> None:

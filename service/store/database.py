@@ -21,7 +21,7 @@ from nas_core.errors import InvalidValue
 
 BUSY_SECONDS = 30
 CONNECT_SECONDS = 5
-LIMITS = {"statement_timeout": 30, "lock_timeout": 5, "idle_in_transaction_session_timeout": 10}
+LIMITS: dict[str, float] = {"statement_timeout": 30, "lock_timeout": 5, "idle_in_transaction_session_timeout": 10}
 """Seconds after which PostgreSQL gives up a statement, a wait for a lock, and a transaction whose client is silent: so
 nobody who sleeps, or has lost power, keeps what others wait for."""
 KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}

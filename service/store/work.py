@@ -44,10 +44,16 @@ _CLAIM_LOCK = 7_364_201_812
 
 # What every turn of a dispatcher asks: to build a statement takes longer than to send it.
 _source = aliased(Search)
+_AWAIT_NOTHING = and_(
+    Search.kind == "finals",
+    Search.status == Status.QUEUED,
+    Search.awaiting,
+    ~exists().where(_source.finals_id == Search.id, _source.status.not_in(TERMINAL)),
+)
+_RELEASABLE = select(Search.id).where(_AWAIT_NOTHING).with_for_update(skip_locked=True, of=Search)
 _RELEASE_FINALS = (
     update(Search)
-    .where(Search.kind == "finals", Search.status == Status.QUEUED, Search.awaiting)
-    .where(~exists().where(_source.finals_id == Search.id, _source.status.not_in(TERMINAL)))
+    .where(_AWAIT_NOTHING)
     .values(awaiting=False, reason=case((Search.paused, changes.PAUSED_REASON), else_=None))
     .execution_options(synchronize_session=False)
 )
@@ -134,13 +140,13 @@ class Work:
             asks = judge(session, capacity, CLAIMED_AT_ONCE, time).admitted
             if not asks:
                 return []
-            chosen = select(Search).where(Search.id.in_([ask.id for ask in asks]), Search.status == Status.QUEUED)
+            # Its user may have cancelled, paused or retried it just now.
+            still = (Search.status == Status.QUEUED, launchable(time))
+            chosen = select(Search).where(Search.id.in_([ask.id for ask in asks]), *still)
             found = {one.id: one for one in session.scalars(chosen.with_for_update(skip_locked=True))}
             claimed = []
             for ask in (ask for ask in asks if ask.id in found):
                 search = found[ask.id]
-                if search.paused:
-                    continue  # just now
                 _lease(search, owner, time)
                 changes.resize(search, ask.workers)
                 changes.move(session, search, Status.LAUNCHING, time, reason=None)
@@ -150,7 +156,9 @@ class Work:
     def release_finals(self) -> None:
         """Let finals be launched whose searches have all ended, unless their sweep is paused."""
         with writing(self.engine) as session:
-            session.execute(_RELEASE_FINALS)
+            # Who queues one of their searches again locks the finals: whether all have ended is asked after that.
+            if found := session.scalars(_RELEASABLE).all():
+                session.execute(_RELEASE_FINALS.where(Search.id.in_(found)))
 
     def renew(self, tokens: Iterable[str]) -> set[str]:
         """Prolong leases by their tokens; returns the tokens that still hold."""

@@ -434,6 +434,20 @@ def test_a_result_that_came_after_all_ends_the_search_without_another_launch(ser
     assert service.status(search_id) == "succeeded" and service.ray.submitted == [f"yoso-{search_id}-1"]
 
 
+def test_an_attempt_that_was_told_something_else_before_the_database_was_restored_is_passed_over(
+    service: Service,
+) -> None:
+    search_id, dispatcher = service.queue(), service.dispatcher()
+    runs = seeding.parts(service.app).runs
+    told = service.searches.get(search_id).spec | {"attempt": 1, "workers": 8, "min_workers": 1}
+    assert runs.write_spec(search_id, told, ()) and runs.write_spec(search_id, told, ())
+    dispatcher.turn()
+    dispatcher.turn()
+    assert service.ray.submitted == [f"yoso-{search_id}-2"] and service.status(search_id) == "waiting"
+    assert (service.folder(search_id) / "attempts/0001/closed").exists()
+    assert (runs.read_json(search_id, "attempts/0001/spec.json") or {})["workers"] == 8
+
+
 def test_a_job_that_nobody_waits_for_is_stopped_and_another_service_s_is_not(service: Service) -> None:
     search_id, dispatcher = service.queue(), service.dispatcher()
     begin(service, search_id, dispatcher)

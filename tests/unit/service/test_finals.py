@@ -181,6 +181,26 @@ def test_what_failed_takes_no_part_and_without_any_network_there_are_no_finals(
     assert {one.source for one in finalists_of(told(service, finals))} == {second}
 
 
+def test_finals_wait_again_for_a_search_that_is_tried_again_before_they_have_begun(
+    service: Service, ray: RayDouble, http: httpx.Client
+) -> None:
+    made = sweep(http)
+    (first, second), (finals,) = members(http, made, "search"), members(http, made, "finals")
+    work = Work(service.searches.engine)
+    for search_id in (first, second):
+        http.post(f"/api/v1/searches/{search_id}/cancel")
+    work.release_finals()
+    assert service.searches.get(finals).awaiting is False
+    http.post(f"/api/v1/searches/{second}/retry")
+    work.release_finals()
+    turns(service, ray)
+    assert (service.status(second), service.status(finals)) == ("waiting", "queued")
+    assert service.searches.get(finals).reason == "waits for the searches of its sweep"
+    found(service, second)
+    turns(service, ray)
+    assert {one.source for one in finalists_of(told(service, finals))} == {second}
+
+
 def test_paused_finals_wait_and_those_that_were_not_due_still_wait_when_it_goes_on(
     service: Service, ray: RayDouble, http: httpx.Client
 ) -> None:

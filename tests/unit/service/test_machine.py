@@ -35,7 +35,7 @@ from sqlalchemy import Connection, Engine, delete, event, select, text
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from service.dispatch import dispatcher as dispatcher_module
-from service.dispatch.dispatcher import SWEEP_SECONDS, Dispatcher, parse_submission_id
+from service.dispatch.dispatcher import SWEEP_SECONDS, Dispatcher
 from service.dispatch.executors.ray_jobs import RayJobs
 from service.dispatch.runs import Runs
 from service.domain.lifecycle import TERMINAL, TRANSITIONS, WITH_RAY, Status
@@ -195,7 +195,6 @@ class Player:
         self.here.acquire()
 
     def _turn(self) -> None:
-        _acting.player = self
         try:
             with acting(self.reached):
                 self.dispatcher.turn()
@@ -235,7 +234,6 @@ class Machine(RuleBasedStateMachine):
             storage=self.runs.storage,
             clock=self.clock.monotonic,
         )
-        self.ray.stray = self.stray
         self.players = [self.player() for _ in range(DISPATCHERS)]
         self.submitted: list[str] = []
         self.keys: dict[str, tuple[str, str]] = {}
@@ -252,12 +250,6 @@ class Machine(RuleBasedStateMachine):
     def player(self) -> Player:
         """A dispatcher that has just been started."""
         return Player(self.world, self.ray, self.searches, self.runs)
-
-    def stray(self, submission_id: str) -> bool:
-        """Whether whoever launches this has lost the lease without knowing."""
-        search_id, _ = parse_submission_id(submission_id) or ("", 0)
-        with acting(None):
-            return bool(_acting.player.dispatcher.held.get(search_id) != self.searches.get(search_id).lease_token)
 
     # What users do
 
