@@ -13,9 +13,7 @@ Shapes: images are (B, C, H, W); stored as bytes, given out as normalised floats
 
 import hashlib
 import inspect
-import io
 import os
-import pickle
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -35,6 +33,7 @@ from nas_core.decoding import Bytes, Damaged, Decoding, decode
 from nas_core.errors import DataChanged, InvalidValue, ReadFailed
 from nas_core.layout import EXAMPLES, LeftOut, readable
 from nas_core.manifest import digest
+from nas_core.pickles import unpickle
 from nas_core.snapshot import PARTS, SAME, Snapshot, compare, divide, look_at, patiently, shared, take, threads
 from nas_core.spec import SearchSpec, Settings
 
@@ -447,10 +446,7 @@ def _digits(info: DatasetInfo, channels: int, size: int, device: torch.device) -
 
 
 def _cifar(info: DatasetInfo, channels: int, size: int, device: torch.device) -> _Loaded:
-    """CIFAR's own pickled batches.
-
-    Not by torchvision's reader: that one unpickles, which runs what a file says, and trusts an MD5 sum to forbid it.
-    """
+    """CIFAR's own pickled batches."""
     folder = Path(info.path or ".") / Path(LAYOUTS[info.name].files[0]).parent
     label_key, names_key, names_file = (b"labels", b"label_names", "batches.meta")
     if info.name == "cifar100":
@@ -458,32 +454,15 @@ def _cifar(info: DatasetInfo, channels: int, size: int, device: torch.device) ->
     pixels, labels, test = [], [], []
     with _reading(info.name):
         for file in (Path(file).name for file in LAYOUTS[info.name].files):
-            batch = _unpickle(folder / file)
+            batch = unpickle(folder / file)
             pixels.append(torch.from_numpy(np.asarray(batch[b"data"], dtype=np.uint8)).view(-1, 3, 32, 32))
             labels.append(torch.tensor(batch[label_key]))
             test.append(torch.full((len(labels[-1]),), file.startswith("test")))
-        meta = _unpickle(folder / names_file) if (folder / names_file).exists() else {names_key: []}
+        meta = unpickle(folder / names_file) if (folder / names_file).exists() else {names_key: []}
         names = tuple(name.decode() for name in meta[names_key])
     whole = torch.cat(pixels)
     images = TensorImages(_fit(whole, channels, size).to(device))
     return _Loaded(images, torch.cat(labels), torch.cat(test), names, digests(whole))
-
-
-def _unpickle(file: Path) -> dict[bytes, Any]:
-    return _ArraysOnly(io.BytesIO(file.read_bytes()), encoding="bytes").load()
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """An unpickler that builds numpy arrays and plain values and nothing else."""
-
-    def find_class(self, module: str, name: str) -> object:
-        # CIFAR's files name numpy's modules as they were then.
-        module = module.replace("numpy.core", "numpy._core")
-        if module.split(".")[0] == "numpy" and name in ("_reconstruct", "ndarray", "dtype", "scalar"):
-            return super().find_class(module, name)
-        if (module, name) == ("_codecs", "encode"):
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"{module}.{name} does not belong in a CIFAR batch")
 
 
 def _torchvision(info: DatasetInfo, channels: int, size: int, device: torch.device) -> _Loaded:

@@ -148,8 +148,7 @@ class Inspection:
         if self.kind == "folder":
             rows, more = _rows(self)
         else:
-            rows = previews.rows(self.info, self.decoding)
-            more = "" if rows else "no images of this dataset can be shown here"
+            rows, more = _named_rows(self.info, self.decoding)
         size = self.image_size
         title = f"{readable(self.dataset)}: {size}×{size} pixels, {'grey' if self.channels == 1 else 'colour'}"
         return contact_sheet(title, rows, more)
@@ -193,6 +192,9 @@ def _known(info: DatasetInfo, options: DataOptions, image_size: int | None) -> I
         if value := getattr(options, name):
             reason = f"{info.name} is divided as its authors did"
             problems.append(InvalidValue(f"data.{name}", value, reason, "no such option, or an image folder"))
+    if options.background != NO_OPTIONS.background:
+        reason = f"the images of {info.name} have no transparent pixels"
+        problems.append(InvalidValue("data.background", options.background, reason, "no such option"))
     read = f"the files of torchvision's {LAYOUTS[info.name].reader}" if info.name in LAYOUTS else "scikit-learn's scans"
     shape = Decoding(options.channels or info.channels, image_size or info.image_size, options.background)
     names = previews.class_names(info)
@@ -473,6 +475,19 @@ def _warnings(
 
 
 # The contact sheet
+
+
+def _named_rows(info: DatasetInfo, decoded: Decoding) -> tuple[list[Row], str]:
+    """Images of the first classes of a dataset that has a name, and what is not shown."""
+    try:
+        rows = previews.rows(info, decoded)
+    except MemoryError:
+        raise
+    except ImportError as error:
+        return [], f"to show its images, {error.name} must be installed here"
+    except Exception as error:  # damaged files make their readers raise anything
+        return [], f"its files cannot be read: {error}"
+    return rows, f"and {info.classes - len(rows):,} more classes" if info.classes > len(rows) else ""
 
 
 def _rows(inspection: Inspection) -> tuple[list[Row], str]:

@@ -186,7 +186,7 @@ def inspect(
         where = placed(dataset), data_roots(), not data_roots()
         with terminal.Looking(err if as_json else out) as shown:
             found = look(*where, asked.options(), shown.tell, asked.size())
-            picture = found.contact_sheet() if sheet is not None and found.files else None
+            picture = found.contact_sheet() if sheet and (found.files or found.kind != "folder") else None
         report = found.to_dict()
         tell({"usable": not found.problems} | report, as_json, terminal.report(report))
         if sheet is not None:

@@ -37,7 +37,10 @@ MOST_LOOKS = 64
 """Looks that run or wait for their turn; whoever asks for another is told to come back."""
 MOST_WAITING = 8
 """Threads of the service that wait for looks or compare folders."""
-MOST_REMEMBERED = 64
+MOST_REMEMBERED = 256
+"""Reports; a sweep may need `service.domain.sweep.MOST_WAYS` of them at once."""
+MOST_SHEETS = 32
+"""Contact sheets that are kept; others are drawn anew when they are asked for."""
 FAILED_SECONDS = 60.0
 """How long a look that failed is not tried again on the same files."""
 LINGER_SECONDS = 10.0
@@ -87,9 +90,9 @@ class Known(NamedTuple):
 
 @dataclass(frozen=True)
 class Found(Looked):
-    """What a look has found; `sheet` is the contact sheet as PNG, where there is one."""
+    """What a look has found; `shown` says whether there is a contact sheet."""
 
-    sheet: bytes | None = None
+    shown: bool = False
 
 
 @dataclass
@@ -100,6 +103,8 @@ class Look:
     roots: tuple[str, ...]
     options: DataOptions
     image_size: int | None
+    sheet: bytes | None = None
+    """What a network would see, as PNG."""
     waiting: int = 0
     asked_at: float = 0.0
     progress: Progress = Progress()
@@ -125,6 +130,7 @@ class Inspections:
         self._threads = threading.BoundedSemaphore(MOST_WAITING)
         self._found: LRUCache[Hashable, Found] = LRUCache(MOST_REMEMBERED)
         self._failed: TTLCache[Hashable, InvalidValue] = TTLCache(MOST_REMEMBERED, FAILED_SECONDS)
+        self._sheets: LRUCache[Hashable, bytes] = LRUCache(MOST_SHEETS)
         self._looks: dict[Hashable, Look] = {}
         self._states: LRUCache[str, Known] = LRUCache(MOST_REMEMBERED)
         self._closed = threading.Event()
@@ -145,26 +151,52 @@ class Inspections:
         roots = self.roots if roots is None else tuple(roots)
         info = locate(dataset, roots, self.anywhere)
         if info.kind != "folder":
-            return Found(**vars(look_here(dataset, roots, self.anywhere, options, image_size)))
+            return Found(**vars(look_here(dataset, roots, self.anywhere, options, image_size)), shown=True)
+        found, _ = self._find(info, Look(dataset, roots, options, image_size), patience, age, drawn=False)
+        return found
+
+    def sheet(
+        self,
+        dataset: str,
+        options: DataOptions,
+        image_size: int | None,
+        patience: float,
+        roots: Sequence[str] | None = None,
+    ) -> bytes | None:
+        """What a network would see of `dataset`, as PNG, or None where there is nothing to see.
+
+        Raises as `look` does.
+        """
+        roots = self.roots if roots is None else tuple(roots)
+        info = locate(dataset, roots, self.anywhere)
+        _, sheet = self._find(info, Look(dataset, roots, options, image_size), patience, 0.0, drawn=True)
+        return sheet
+
+    def _find(
+        self, info: DatasetInfo, asked: Look, patience: float, age: float, drawn: bool
+    ) -> tuple[Found, bytes | None]:
+        """What is remembered or looked up, and its contact sheet, which is there if it is to be `drawn`."""
         if not self._threads.acquire(timeout=patience):
-            raise StillLooking(dataset, Progress())
+            raise StillLooking(asked.dataset, Progress())
         try:
-            key = (dataset, roots, options, image_size, self._state(str(info.path), age))
+            state = self._state(str(info.path), age) if info.kind == "folder" else ""
+            key = (asked.dataset, asked.roots, asked.options, asked.image_size, state)
             with self._lock:
-                known = self._found.get(key) or self._failed.get(key)
-                look = self._joined(key, Look(dataset, roots, options, image_size)) if known is None else None
+                known, sheet = self._found.get(key) or self._failed.get(key), self._sheets.get(key)
+                lacking = drawn and sheet is None and isinstance(known, Found) and known.shown
+                look = self._joined(key, asked) if known is None or lacking else None
             if look is not None:
                 look.over.wait(patience)
                 with self._lock:
                     look.waiting -= 1
                     look.asked_at = time.monotonic()
-                known = look.outcome
+                known, sheet = look.outcome, look.sheet
                 if known is None:
-                    raise StillLooking(dataset, look.progress)
+                    raise StillLooking(asked.dataset, look.progress)
             if isinstance(known, InvalidValue):
                 raise known
             assert known is not None
-            return known
+            return known, sheet
         finally:
             self._threads.release()
 
@@ -215,6 +247,8 @@ class Inspections:
                 del self._looks[key]
                 if isinstance(look.outcome, Found):
                     self._found[key] = look.outcome
+                    if look.sheet is not None:
+                        self._sheets[key] = look.sheet
                 elif look.outcome is not None:
                     self._failed[key] = look.outcome
             look.over.set()
@@ -260,6 +294,8 @@ class Inspections:
                     said += some
                     if not some or len(said) > MOST_TOLD:
                         return self._ended(look, process)
+                    if b"\n" not in some:  # what is long comes in many pieces
+                        continue
                     *lines, rest = bytes(said).split(b"\n")
                     said = bytearray(rest)
                     for line in lines:
@@ -279,9 +315,9 @@ class Inspections:
             return InvalidValue(*said["problem"])
         if "memory" in said:
             return self._too_much(look)
-        sheet = base64.b64decode(said["sheet"]) if said["sheet"] else None
+        look.sheet = base64.b64decode(said["sheet"]) if said["sheet"] else None
         problems = tuple(InvalidValue(**problem) for problem in said["report"]["problems"])
-        return Found(said["report"], DatasetInfo(**said["info"]), problems, sheet)
+        return Found(said["report"], DatasetInfo(**said["info"]), problems, look.sheet is not None)
 
     def _too_long(self, look: Look) -> InvalidValue:
         reason = f"looking at it took longer than {self.seconds:g} seconds ({look.progress})"

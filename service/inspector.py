@@ -48,7 +48,7 @@ def main() -> None:
         options = DataOptions.from_dict(asked["options"])
         where = asked["dataset"], asked["roots"], asked["anywhere"]
         found = inspect(*where, options, progress, asked["image_size"])
-        sheet = base64.b64encode(found.contact_sheet()).decode() if found.files else None
+        sheet = base64.b64encode(found.contact_sheet()).decode() if found.files or found.kind != "folder" else None
         tell(report=found.to_dict(), info=asdict(found.info), sheet=sheet)
     except InvalidValue as problem:
         tell(problem=[problem.field, problem.value, problem.reason, problem.accepted])

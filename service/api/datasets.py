@@ -12,6 +12,8 @@ from service.api.searches import PROBLEMS, operation_id
 from service.domain.request import DATASET, DataRequest, Text
 from service.inspections import Found, StillLooking
 
+SHEET_SECONDS = 20.0
+"""How long a page waits for a picture, which it asks for once."""
 router = APIRouter(
     prefix="/api/v1/datasets", tags=["datasets"], responses=PROBLEMS, generate_unique_id_function=operation_id
 )
@@ -164,7 +166,8 @@ def contact_sheet(
         image_size=image_size,
         background=background,
     )
-    sheet = _look(service, project, dataset, data).sheet
+    roots = service.settings.roots_of(project)
+    sheet = service.inspections.sheet(dataset, data.options(), data.size(), SHEET_SECONDS, roots)
     if sheet is None:
         raise ProblemError(404, "No contact sheet", f"There are no image files to show of {dataset!r}.")
     return Response(sheet, media_type="image/png", headers={"Cache-Control": "private, no-cache"})
@@ -173,7 +176,7 @@ def contact_sheet(
 def view(found: Found, data: DataRequest) -> DatasetReport:
     """What the API says of a dataset that was looked at."""
     sheet = None
-    if found.sheet is not None:
+    if found.shown:
         asked = {"dataset": found.report["dataset"]} | data.model_dump(exclude_defaults=True)
         sheet = f"/api/v1/datasets/contact-sheet?{urlencode(asked, doseq=True)}"
     told = {"usable": not found.problems, "contact_sheet": sheet}

@@ -18,6 +18,8 @@ from service.domain.patience import carry_on
 from service.domain.request import InvalidRequest, SearchRequest, Text
 
 MOST_POINTS = 10_000
+MOST_WAYS = 64
+"""Datasets and ways of reading them in one sweep: each is looked at, and all must be known together."""
 VARIED = ("dataset", "workers", "cpus_per_worker", "gpus_per_worker", "accelerator_type")
 """Fields that a grid may vary, besides those of `NESTED`."""
 NESTED = ("space", "settings", "limits", "data")
@@ -164,6 +166,11 @@ def expand(request: SweepRequest, budgets: Sequence[int]) -> list[list[SearchReq
     count = math.prod(len(values) for values in request.grid.values()) * len(seeds) * len(each)
     if count > MOST_POINTS:
         problems.append(InvalidValue("grid", count, "too many searches", f"at most {MOST_POINTS}"))
+    reads = [field for field in request.grid if field in ("dataset", "space.image_size") or field.startswith("data.")]
+    ways = math.prod(len(request.grid[field]) for field in reads)
+    if ways > MOST_WAYS:
+        reason = f"too many datasets and ways of reading them ({' × '.join(reads)})"
+        problems.append(InvalidValue("grid", ways, reason, f"at most {MOST_WAYS} in one sweep"))
     if request.baselines and not request.with_finals:
         problems.append(InvalidValue("baselines", request.baselines, "without finals", "finals, which retrain them"))
     if problems:

@@ -34,6 +34,8 @@ from nas_core.datasets import DATASETS, LAYOUTS, at_hand, describe
 from nas_core.decoding import Decoding, decode
 from nas_core.errors import InvalidValue
 from nas_core.evaluation import wilson
+from nas_core.inspection import _named_rows, inspect
+from nas_core.previews import rows
 from nas_core.space import SearchSpace
 from nas_core.spec import SearchSpec, Settings
 from tests.unit.nas_core.networks import tiny_data
@@ -73,6 +75,10 @@ def test_cifar_loads_from_its_own_files(tmp_path: Path, kind: str, classes: int,
     assert torch.equal(shown, torch.from_numpy(held_out[:20].copy()))
     assert torch.equal(data.labels[data.parts["test"]], torch.arange(classes * 10) % classes)
     assert data.class_names == tuple(f"thing {i}" for i in range(classes))
+    found = inspect(kind, (str(tmp_path),))
+    (name, _, images) = rows(found.info, found.decoding)[3]
+    assert name == {"cifar10": "cat", "cifar100": "class 3"}[kind]
+    assert any((data.images.fetch(torch.tensor([3])).numpy()[0] == image).all() for image in images)
 
 
 def test_a_pickle_that_would_run_code_does_not(tmp_path: Path) -> None:
@@ -94,6 +100,12 @@ def grey(label: int, held_out: bool) -> int:
     return 2 * label + held_out
 
 
+def dots(images: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> None:
+    """Draw a dot into each of the images (N, H, W, …), where no other has it."""
+    for number, image in enumerate(images):
+        image[4 + number // 20, 4 + number % 20] += 60
+
+
 def idx(root: Path, folder: str, classes: int, train: str = "train", test: str = "t10k") -> None:
     """MNIST's files: big-endian sizes after a magic number that holds the type (8: bytes) and the dimensions."""
     raw = root / folder / "raw"
@@ -101,6 +113,7 @@ def idx(root: Path, folder: str, classes: int, train: str = "train", test: str =
     for part, each in ((train, 8), (test, 2)):
         labels = np.arange(classes * each, dtype=np.uint8) % classes
         images = np.stack([np.full((28, 28), grey(label, part == test), np.uint8) for label in labels.tolist()])
+        dots(images)
         for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
             header = np.array([8 << 8 | array.ndim, *array.shape], dtype=">u4").tobytes()
             (raw / f"{part}-{kind}-ubyte").write_bytes(header + array.tobytes())
@@ -112,6 +125,7 @@ def svhn(root: Path) -> None:
     for part, each in (("train", 8), ("test", 2)):
         labels = np.arange(10 * each) % 10
         images = np.zeros((32, 32, 3, len(labels)), np.uint8) + (2 * labels + (part == "test")).astype(np.uint8)
+        dots(images.transpose(3, 0, 1, 2))
         scipy.io.savemat(root / f"{part}_32x32.mat", {"X": images, "y": np.where(labels == 0, 10, labels)[:, None]})
 
 
@@ -122,7 +136,9 @@ def stl10(root: Path) -> None:
     for part, each in (("train", 8), ("test", 2)):
         labels = np.arange(10 * each) % 10
         images = np.zeros((len(labels), 3, 96, 96), np.uint8) + grey(0, part == "test")
-        (images + (2 * labels).astype(np.uint8)[:, None, None, None]).tofile(base / f"{part}_X.bin")
+        images += (2 * labels).astype(np.uint8)[:, None, None, None]
+        dots(images.transpose(0, 2, 3, 1))
+        images.tofile(base / f"{part}_X.bin")
         (labels + 1).astype(np.uint8).tofile(base / f"{part}_y.bin")
     (base / "unlabeled_X.bin").touch()
     (base / "class_names.txt").write_text("".join(f"thing {i}\n" for i in range(10)))
@@ -254,10 +270,30 @@ def test_a_data_set_of_torchvision_loads_from_its_own_files(tmp_path: Path, name
     assert images.shape[1:] == (layout.channels, spec.space.image_size, spec.space.image_size)
     shades = 2 * data.labels + (held_out if layout.test is not None else 0)
     # The dots, and JPEG may be one off.
-    assert (images.float().mean((1, 2, 3)) - shades).abs().max() <= (0 if layout.channels == 1 else 0.7)
+    assert (images.float().mean((1, 2, 3)) - shades).abs().max() <= 0.7
     assert data.labels.unique().tolist() == list(range(layout.classes))
     assert (data.class_names[3] if data.class_names else None) == NAMES.get(name)
     assert set(data.labels[data.parts["test"]].tolist()) == set(range(layout.classes))
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_some_images_of_every_data_set_are_shown_without_torchvision(tmp_path: Path, name: str) -> None:
+    MAKERS[name](tmp_path)
+    layout = LAYOUTS[name]
+    found = inspect(name, (str(tmp_path),), image_size=16)
+    shown = rows(found.info, found.decoding)
+    assert len(shown) == min(10, layout.classes)
+    for label, (shown_as, _, images) in enumerate(shown):
+        assert shown_as and 1 <= len(images) <= 10 and images[0].shape == (layout.channels, 16, 16)
+        assert abs(float(np.mean(images)) - grey(label, False)) < 2
+
+
+def test_a_data_set_that_cannot_be_shown_says_why(tmp_path: Path) -> None:
+    svhn(tmp_path)
+    (tmp_path / "train_32x32.mat").write_bytes(b"no such thing")
+    found = inspect("svhn", (str(tmp_path),))
+    assert found.contact_sheet().startswith(b"\x89PNG")
+    assert _named_rows(found.info, found.decoding)[1].startswith("its files cannot be read: ")
 
 
 def test_a_data_set_may_have_a_folder_of_its_own(tmp_path: Path) -> None:

@@ -422,8 +422,14 @@ def test_datasets_with_names_are_described_and_shown(tmp_path: Path) -> None:
     assert found.images == 1797 and json.dumps(found.to_dict())
     with Image.open(io.BytesIO(found.contact_sheet())) as sheet:
         assert sheet.size[1] > 600
-    (problem,) = inspect("digits", options=DataOptions(test="held")).problems
-    assert problem.field == "data.test"
+
+
+@pytest.mark.parametrize(
+    "option", [{"train": "."}, {"test": "held"}, {"validation": "v"}, {"ignore": ("*.gif",)}, {"background": "black"}]
+)
+def test_options_of_folders_are_refused_for_a_dataset_with_a_name(option: dict[str, Any]) -> None:
+    (problem,) = inspect("digits", options=DataOptions(**option)).problems
+    assert problem.field == f"data.{next(iter(option))}" and "digits" in problem.reason
 
 
 def test_the_contact_sheet_shows_what_the_network_sees(tmp_path: Path) -> None:

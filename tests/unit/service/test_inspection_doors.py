@@ -1,5 +1,6 @@
 """Awkward folders at every door: REST, command line and form tell of the same in the same words, and take the same."""
 
+import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -285,6 +286,25 @@ def test_a_sweep_looks_once_however_many_searches_it_makes(app: FastAPI, http: h
     varied = sweep | {"grid": {"data.train": ["a", "b"], "data.channels": [1, 3]}}
     assert asked(http, "/api/v1/sweeps", varied).status_code == 201
     assert len(looks) == 5, "once for each way of reading it but the one that is known"
+
+
+def test_a_sweep_that_would_look_at_too_much_at_once_is_refused(app: FastAPI, http: httpx.Client) -> None:
+    looks = seeding.count_looks(app)
+    grid = {"dataset": [f"/data/{number}" for number in range(22)], "data.channels": [1, 3], "settings.lr": [0.1, 0.2]}
+    for changed, status in (({}, 422), ({"data.background": ["white", "black"]}, 422)):
+        sweep = {"search": {}, "budgets": ["4M"], "grid": grid | changed}
+        refused = asked(http, "/api/v1/sweeps", sweep)
+        assert refused.status_code == status
+    (problem,) = refused.json()["errors"]
+    assert problem["field"] == "grid" and problem["value"] == 88 and "at most 64" in problem["accepted"]
+    assert looks == []
+
+
+def test_a_dataset_with_a_name_is_shown(http: httpx.Client) -> None:
+    report = asked(http, "/api/v1/datasets/inspect", {"dataset": "digits"}).json()
+    sheet = http.get(report["contact_sheet"])
+    with Image.open(io.BytesIO(sheet.content)) as drawn:
+        assert sheet.status_code == 200 and drawn.height > 600
 
 
 def test_two_image_sizes_are_refused(http: httpx.Client) -> None:
