@@ -10,7 +10,7 @@ from functools import partial
 from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidatorFunctionWrapHandler
-from pydantic.functional_validators import WrapValidator
+from pydantic.functional_validators import AfterValidator, WrapValidator
 
 from nas_core.datasets import DATASETS, DatasetInfo
 from nas_core.errors import InvalidValue
@@ -71,18 +71,45 @@ DATASET = ", ".join(DATASETS) + ", or the path of an image folder."
 Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
 """What a database can hold as text: PostgreSQL knows no NUL."""
 
+DEEPEST = 20
+"""How many levels of lists and objects a field may have that is held to its rules later."""
+
+
+def _legible(value: Value) -> Value:
+    """`value`, if it can be stored and answered: JSON carries halves of surrogate pairs in, and any depth."""
+    below: list[tuple[int, Any]] = [(0, value)]
+    while below:
+        depth, one = below.pop()
+        if depth > DEEPEST:
+            raise ValueError(f"holds lists or objects of more than {DEEPEST} levels")
+        if isinstance(one, str) and not one.isascii():
+            try:
+                one.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(f"holds half of a surrogate pair: {one[:50]!a}") from error
+        elif isinstance(one, dict):
+            below += [(depth + 1, each) for pair in one.items() for each in pair]
+        elif isinstance(one, list):
+            below += [(depth + 1, each) for each in one]
+    return value
+
+
+LEGIBLE = AfterValidator(_legible)
+Fields = Annotated[dict[str, Any], LEGIBLE]
+"""Fields that are held to their rules later."""
+
 
 class SpaceRequest(BaseModel):
     """A preset and the fields of it that are to differ."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    preset: str | None = Field(None, description="One of " + ", ".join(PRESETS) + "; by default what suits the data.")
+    preset: Text | None = Field(None, description="One of " + ", ".join(PRESETS) + "; by default what suits the data.")
     share: bool | None = Field(None, description="One set of edges for all blocks.")
     channels: int | None = Field(None, description="Width of the first stage in the search.")
     blocks: list[int] | None = Field(None, description="Blocks per stage.")
     levels: int | None = Field(None, description="Levels of operations in a block.")
-    operations: list[str] | None = Field(
+    operations: list[Text] | None = Field(
         None,
         description=f"The candidate operations: some of {', '.join(OPERATIONS)}; by default the first "
         f"{len(PAPER_OPERATIONS)}.",
@@ -173,19 +200,19 @@ class SearchRequest(BaseModel):
         description='Multiply-adds that a network may cost: numbers, or texts such as "300k" and "600M". '
         "By default those of the complete network, where limits are given.",
     )
-    limits: dict[str, Any] = Field(
+    limits: Fields = Field(
         default_factory=dict,
         description="What every network keeps besides its budget: parameters and activations (the most elements that "
         'inference of one image holds at once), as numbers or texts such as "20k"; latency_ms (of one image, on the '
         "search's device).",
     )
     space: SpaceRequest = Field(default_factory=SpaceRequest)
-    settings: dict[str, Any] = Field(
+    settings: Fields = Field(
         default_factory=dict,
         description="Fields of the training schedule that differ from the preset's: "
         + ", ".join(field.name for field in fields(Settings)),
     )
-    export: dict[str, Any] = Field(
+    export: Fields = Field(
         default_factory=dict,
         description=f"How networks are written as ONNX: opset ({min(OPSETS)} to {max(OPSETS)}, by default "
         f"{ExportOptions.opset}), ir (the version of the file format, at most {NEWEST_IR}, by default the oldest that "
@@ -199,7 +226,7 @@ class SearchRequest(BaseModel):
     )
     cpus_per_worker: int = 1
     gpus_per_worker: int = Field(0, description="0 or 1.")
-    accelerator_type: str | None = Field(
+    accelerator_type: Text | None = Field(
         None, description="What its nodes must have, as Ray names it, such as A100; by default any node will do."
     )
     priority: int = Field(

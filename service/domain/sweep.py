@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from nas_core.errors import InvalidValue
 from nas_core.spec import parse_count
 from service.domain.patience import carry_on
-from service.domain.request import InvalidRequest, SearchRequest, Text
+from service.domain.request import LEGIBLE, Fields, InvalidRequest, SearchRequest, Text
 
 MOST_POINTS = 10_000
 MOST_WAYS = 64
@@ -71,10 +71,10 @@ class SweepRequest(BaseModel):
         },
     )
 
-    search: dict[str, Any] = Field(description="What all have in common: the fields of a search, but budgets and seed.")
+    search: Fields = Field(description="What all have in common: the fields of a search, but budgets and seed.")
     budgets: Budgets = Field(description="Multiply-adds, as numbers or texts, or from, to, count and scale.")
     seeds: Annotated[list[int], Field(min_length=1, max_length=MOST_POINTS)] = Field(default_factory=lambda: [0])
-    grid: dict[str, Annotated[list[Any], Field(min_length=1, max_length=MOST_POINTS)]] = Field(
+    grid: Annotated[dict[str, Annotated[list[Any], Field(min_length=1, max_length=MOST_POINTS)]], LEGIBLE] = Field(
         default_factory=dict,
         description=f"Values by field: {', '.join(VARIED)}, or a field of {', '.join(NESTED)}, as in space.share.",
     )

@@ -43,6 +43,8 @@ def http(still: None, url: str) -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # which refuses more than SQLite
 def test_every_answer_is_as_described(still: None, url: str, tmp_path: Path) -> None:
     (tmp_path / "schemathesis.toml").write_text(CONFIG)
     command = [sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()"]
