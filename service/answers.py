@@ -227,6 +227,7 @@ class Point(TypedDict):
     accuracy: float
     accuracy_low: float
     accuracy_high: float
+    balanced_accuracy: float | None
     on_front: bool
 
 
@@ -234,6 +235,7 @@ class Front(TypedDict):
     """A sweep's networks by cost, the cheapest first; those that others beat too."""
 
     cost: str
+    by: Literal["accuracy", "balanced_accuracy"]
     points: list[Point]
 
 

@@ -390,12 +390,13 @@ def sweeps(url: Url = None, as_json: Json = False) -> None:
 def pareto(
     sweep_id: SweepId,
     cost: Annotated[str, typer.Option(help="multiply_adds, parameters, activations or latency_ms.")] = "multiply_adds",
+    by: Annotated[str, typer.Option(help="accuracy or balanced_accuracy: what says which is better.")] = "accuracy",
     url: Url = None,
     as_json: Json = False,
 ) -> None:
     """Show a sweep's networks by cost and accuracy, and which of them no other beats."""
     with refusals(), Client(url) as client:
-        seen = client.pareto(sweep_id, cost)
+        seen = client.pareto(sweep_id, cost, by)
         if as_json:
             print(json.dumps(seen))
         elif not seen["points"]:
@@ -943,7 +944,7 @@ def confess(error: Exception, debug: bool) -> None:
     told = f"{type(error).__name__}: {error} ({Path(at.filename).name}, line {at.lineno})"
     more = "the above" if debug else "what the same command shows with --debug"
     err.print(f"[red]this is a bug in Yoso[/]: {escape(told)}", highlight=False, soft_wrap=True)
-    err.print(f"Please report it, with {more} and `yoso doctor`.", highlight=False, soft_wrap=True)
+    err.print(f"Please report it, with {more}.", highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -230,9 +230,12 @@ class Calls:
         return ask("POST", f"/api/v1/sweeps/{_part(sweep_id)}/{how}")
 
     @Call
-    def pareto(self, sweep_id: str, cost: str = "multiply_adds") -> Request[Front]:
-        """A sweep's networks by cost (`multiply_adds`, `parameters`, `activations` or `latency_ms`) and accuracy."""
-        return ask("GET", f"/api/v1/sweeps/{_part(sweep_id)}/pareto", cost=cost)
+    def pareto(self, sweep_id: str, cost: str = "multiply_adds", by: str = "accuracy") -> Request[Front]:
+        """A sweep's networks by cost (`multiply_adds`, `parameters`, `activations` or `latency_ms`) and accuracy.
+
+        The front is of those that no other beats in the cost and in what it is `by`: `accuracy` or `balanced_accuracy`.
+        """
+        return ask("GET", f"/api/v1/sweeps/{_part(sweep_id)}/pareto", cost=cost, by=by)
 
     @Call
     def cluster(self, limit: int = 100) -> Request[Cluster]:

@@ -99,6 +99,7 @@ def serve(settings: Settings, dispatch: bool) -> int:
             access_log=False,
             log_config=None,
             http=Connection,
+            ws="none",  # or what is let in would depend on the packages that are there
             # Uvicorn would let any process of this machine say for whom it asks.
             forwarded_allow_ips=os.environ.get("FORWARDED_ALLOW_IPS", []),
         )

@@ -321,15 +321,19 @@ MARKS = {(True, True): "●", (True, False): "·", (False, False): "○"}
 def front(seen: Mapping[str, Any]) -> Group:
     """A sweep's networks as a plot and a table: ● that no other beats, · others, ○ those that nobody searched for."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("", seen["cost"], "budget", "accuracy", "95 %", "seed", "network"):
+    balanced = seen["by"] == "balanced_accuracy"
+    for heading in ("", seen["cost"], "budget", "accuracy", "balanced" if balanced else "95 %", "seed", "network"):
         table.add_column(heading, no_wrap=True)
     for point in seen["points"]:
         interval = f"{point['accuracy_low']:.1%}–{point['accuracy_high']:.1%}"
+        if balanced:
+            interval = "" if point["balanced_accuracy"] is None else f"{point['balanced_accuracy']:.2%}"
         cells = (f"{point['cost']:,g}", exact(point["budget"]), f"{point['accuracy']:.2%}", interval)
         style = None if point["on_front"] else "dim"
         mark = MARKS[point["origin"] == "search", point["on_front"]]
         table.add_row(mark, *cells, str(point["seed"]), point["architecture"], style=style)
-    return Group(Text(plot(seen["points"])), table)
+    placed = [point | {"accuracy": point[seen["by"]]} for point in seen["points"] if point[seen["by"]] is not None]
+    return Group(Text(plot(placed) if placed else ""), table)
 
 
 def plot(points: Sequence[Mapping[str, Any]], width: int = 60, height: int = 12) -> str:

@@ -30,6 +30,7 @@ from service.store.sweeps import Progress, UnknownSweep
 UNFINISHED: dict[int | str, dict[str, Any]] = {
     409: {"model": Problem, "description": "Its searches have not ended, or found nothing."}
 }
+By = Literal["accuracy", "balanced_accuracy"]
 router = APIRouter(
     prefix="/api/v1/sweeps", tags=["sweeps"], responses=PROBLEMS, generate_unique_id_function=operation_id
 )
@@ -83,14 +84,17 @@ class Point(BaseModel):
     accuracy_low: float
     accuracy_high: float
     """The ends of the accuracy's 95 % interval."""
+    balanced_accuracy: float | None
+    """None where it was tested by a version that did not tell it."""
     on_front: bool
-    """Whether it was searched for, and no other such network is at once as cheap and as accurate."""
+    """Whether it was searched for, and no other such network is at once as cheap and as good."""
 
 
 class Front(BaseModel):
-    """All networks of a sweep by cost, those that are dominated too."""
+    """All networks of a sweep by cost, those that are dominated too; `by` is what says which is better."""
 
     cost: str
+    by: By
     points: list[Point]
 
 
@@ -260,10 +264,11 @@ def pareto(
     sweep: SeenDep,
     service: ContextDep,
     cost: Literal["multiply_adds", "parameters", "activations", "latency_ms"] = "multiply_adds",
+    by: Annotated[By, Query(description="What says which of two networks is better.")] = "accuracy",
     as_csv: Annotated[bool, Query(alias="csv", description="A table instead of JSON.")] = False,
 ) -> Front | Response:
     """The networks found so far by cost and accuracy, and which of them no other beats in both."""
-    found = front_of(service, sweep, cost)
+    found = front_of(service, sweep, cost, by)
     if not as_csv:
         return found
     table = io.StringIO()
@@ -308,15 +313,15 @@ def retry(sweep: SeenDep, service: ContextDep, key: KeyDep) -> Response:
     return once(service, key, do)
 
 
-def front_of(service: Context, sweep: Sweep, cost: str) -> Front:
+def front_of(service: Context, sweep: Sweep, cost: str, by: By = "accuracy") -> Front:
     """The networks of a sweep that have a cost of that kind, the cheapest first."""
     known = sorted(
         service.sweeps.networks(sweep.id, cost), key=lambda one: (one["cost"], -one["accuracy"], one["architecture"])
     )
-    searched = [one for one in known if one["origin"] == "search"]
-    best = front([(one["cost"], one["accuracy"]) for one in searched])
+    searched = [one for one in known if one["origin"] == "search" and one[by] is not None]
+    best = front([(one["cost"], one[by]) for one in searched])
     on_front = {one["architecture"] for one, on in zip(searched, best, strict=True) if on}
-    return Front(cost=cost, points=[Point(**one, on_front=one["architecture"] in on_front) for one in known])
+    return Front(cost=cost, by=by, points=[Point(**one, on_front=one["architecture"] in on_front) for one in known])
 
 
 def _paused(service: Context, session: Session, sweep: Sweep, paused: bool) -> Answer:

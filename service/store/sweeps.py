@@ -25,6 +25,8 @@ MOST_AT_ONCE = 64
 """At most so many networks of one finals are retrained at once: its driver follows them all."""
 
 Points = Sequence[tuple[SearchRequest, SearchSpec]]
+TESTED = ("accuracy", "accuracy_low", "accuracy_high", "balanced_accuracy")
+"""What a network's test told, of which its place on a plane with its cost follows."""
 
 
 class UnknownSweep(LookupError):
@@ -181,7 +183,7 @@ class Sweeps:
                 func.coalesce(result["seed"].as_integer(), Search.spec["seed"].as_integer()).label("seed"),
                 ArchitectureRow.budget,
                 own_cost.label("cost"),
-                *(result[name].as_float().label(name) for name in ("accuracy", "accuracy_low", "accuracy_high")),
+                *(result[name].as_float().label(name) for name in TESTED),
             )
             .join(Search, Search.id == ArchitectureRow.search_id)
             .where(Search.sweep_id == sweep_id, own_cost.is_not(None))

@@ -314,6 +314,8 @@ def test_queues_a_sweep_and_shows_and_steers_it(app: FastAPI, url: str) -> None:
     seeding.Run(app, search_id).succeed()
     told = yoso("pareto", first, url=url)
     assert "●" in told.stdout and f"{search_id}-300000" in told.stdout and "97.50%" in told.stdout
+    told = yoso("pareto", first, "--by", "balanced_accuracy", url=url)
+    assert "balanced" in told.stdout and f"{seeding.tested().summary()['balanced_accuracy']:.2%}" in told.stdout
 
 
 @pytest.mark.parametrize(

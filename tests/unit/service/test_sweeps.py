@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nas_core.evaluation import Evaluation
 from service.domain.lifecycle import Status
 from service.domain.pareto import front
 from service.domain.sweep import BudgetRange, SweepRequest, expand, sorted_budgets
@@ -143,7 +144,7 @@ def test_what_failed_of_a_sweep_is_queued_again_and_nothing_else(app: FastAPI, h
 def test_the_front_holds_what_no_other_network_beats(app: FastAPI, http: httpx.Client) -> None:
     made = sweep(http, seeds=[0, 1])
     path = f"/api/v1/sweeps/{made['id']}/pareto"
-    assert http.get(path).json() == {"cost": "multiply_adds", "points": []}
+    assert http.get(path).json() == {"cost": "multiply_adds", "by": "accuracy", "points": []}
     first, second = (one["id"] for one in searches(http, made["id"]))
     seeding.Run(app, first, only=True).succeed()
     seeding.Run(app, second, only=True).succeed(accuracy=0.9)
@@ -160,6 +161,27 @@ def test_the_front_holds_what_no_other_network_beats(app: FastAPI, http: httpx.C
     assert http.get(path, params={"cost": "price"}).status_code == 422
     table = http.get(path, params={"csv": True})
     assert table.headers["content-type"].startswith("text/csv") and len(table.text.splitlines()) == 5
+
+
+def test_the_front_can_be_asked_by_balanced_accuracy(app: FastAPI, http: httpx.Client) -> None:
+    """The first search's networks are right about all of 90 and none of 10, the second's about 80 and 8 of them."""
+    made = sweep(http, seeds=[0, 1])
+    path = f"/api/v1/sweeps/{made['id']}/pareto"
+    first, second = (one["id"] for one in searches(http, made["id"]))
+    labels = [0] * 90 + [1] * 10
+    seeding.Run(app, first, only=True).succeed(test=Evaluation.of(labels, [0] * 100, ("usual", "rare")))
+    fair = Evaluation.of(labels, [0] * 80 + [1] * 18 + [0] * 2, ("usual", "rare"))
+    seeding.Run(app, second, only=True).succeed(test=fair)
+    for by, best in (("accuracy", first), ("balanced_accuracy", second)):
+        seen = http.get(path, params={"by": by}).json()
+        assert seen["by"] == by and [one["search"] for one in seen["points"] if one["on_front"]] == [best]
+        assert {one["search"]: one["balanced_accuracy"] for one in seen["points"]} == {
+            first: 0.5,
+            second: pytest.approx((80 / 90 + 0.8) / 2),
+        }
+    assert http.get(path, params={"by": "f1"}).status_code == 422
+    table = http.get(path, params={"by": "balanced_accuracy", "csv": True}).text
+    assert "balanced_accuracy" in table.splitlines()[0]
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9))))
