@@ -102,7 +102,8 @@ class FileImages:
     def _read(self, index: int) -> Bytes:
         file = self.files[index]
         if patiently(lambda: digest(file), str(file)) != self.digests[index]:
-            raise DataChanged(f"{readable(str(file))} has changed since the search began", {"files changed": str(file)})
+            told = {"count": 1, "examples": [readable(str(file))]}
+            raise DataChanged(f"{readable(str(file))} has changed since the search began", {"files changed": told})
         try:
             return patiently(lambda: decode(file, self.decoding), str(file))
         except Damaged as error:  # another worker has decoded it

@@ -247,9 +247,8 @@ def compare(dataset: str, roots: Sequence[str], options: DataOptions, known: Sna
         elif is_now.mtime_ns != was.mtime_ns:
             suspects.append(path)
     digests = shared(lambda path: patiently(lambda: digest(root / path), path), suspects)
-    changes["files changed"] += [
-        path for path, found in zip(suspects, digests, strict=True) if found != before[path].digest
-    ]
+    rewritten = [path for path, found in zip(suspects, digests, strict=True) if found != before[path].digest]
+    changes["files changed"] = sorted(changes["files changed"] + rewritten)
     if any(changes.values()):
         raise changed(dataset, changes)
     return root

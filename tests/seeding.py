@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import uvicorn
 from fastapi import FastAPI
 from PIL import Image
@@ -18,6 +19,7 @@ from starlette.types import ASGIApp
 
 from nas_core.architecture import Architecture
 from nas_core.budget import fit_widths
+from nas_core.contact_sheet import contact_sheet
 from nas_core.evaluation import Evaluation
 from nas_core.files import FILES
 from nas_core.picture import draw
@@ -25,6 +27,7 @@ from nas_core.space import SearchSpace
 from service.api.context import Context
 from service.app import create_app
 from service.connections import Connection
+from service.dispatch.runs import CONTACT_SHEET
 from service.domain.grants import Grant
 from service.domain.lifecycle import WITH_RAY, Status
 from service.domain.request import SearchRequest, check
@@ -131,6 +134,8 @@ class Run:
     def start(self) -> "Run":
         """Launch the first attempt and have its workers begin."""
         self.move(Status.WAITING, Status.RUNNING)
+        row = ("0", "training, 142", [np.full((1, 8, 8), 20 * number, dtype=np.uint8) for number in range(10)])
+        self.runs.write(self.id, CONTACT_SHEET, contact_sheet("digits", [row]))
         return self.tell({"kind": "started", "workers": 1, "device": "cpu", "resumed": False})
 
     def tell(self, *lines: dict[str, Any]) -> "Run":

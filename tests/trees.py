@@ -224,7 +224,10 @@ def apply(edit: Edit, root: Path, outside: Path) -> None:
         case "name":
             file.parent.rename(file.parent.with_name(f"class {edit.other}")) if file.parent != root else None
         case "part":
-            shutil.copytree(file.parent, root / "test" / file.parent.name, dirs_exist_ok=True)
+            held_out = root / "test" / file.parent.name
+            held_out.mkdir(parents=True, exist_ok=True)
+            for one in [one for one in file.parent.iterdir() if one.is_file() and one.parent != held_out]:
+                (held_out / one.name).write_bytes(one.read_bytes())
         case "folder":
             file.unlink()
             file.mkdir()

@@ -31,9 +31,11 @@ from ray.train import UserCallback
 from safetensors.torch import save
 
 from nas_core import parallel
+from nas_core.contact_sheet import MOST_IMAGES, MOST_ROWS, contact_sheet
 from nas_core.data import Data, load
 from nas_core.errors import DataChanged, Diverged, InvalidValue
 from nas_core.job import SearchJob, path
+from nas_core.layout import readable
 from nas_core.snapshot import MOST_NAMED, Snapshot
 from nas_core.spec import SearchSpec
 from worker.exports import write_exports, write_genotype
@@ -42,7 +44,7 @@ from worker.journal import Journal
 from worker.run_folder import VERSION, RunFolder
 
 RESIZE_SECONDS = 60.0
-MANIFEST, FINGERPRINT = "dataset/manifest.jsonl.gz", "dataset/fingerprint"
+MANIFEST, FINGERPRINT, SHEET = "dataset/manifest.jsonl.gz", "dataset/fingerprint", "dataset/contact-sheet.png"
 WORKER_RESTARTS = 3
 """How often Ray Train starts the workers anew from the last checkpoint within one attempt."""
 
@@ -141,6 +143,18 @@ def remember_data(folder: RunFolder, data: Data) -> None:
         known = recall_data(folder)
         if data.fingerprint != (known.fingerprint if isinstance(known, Snapshot) else known):
             raise DataChanged(f"{data.name!r} changed while it was loaded", {}) from None
+    folder.write(SHEET, sheet(data))
+
+
+def sheet(data: Data) -> bytes:
+    """What the networks see of the images that they are trained on, as PNG: a row of each of the first classes."""
+    rows = []
+    for label in range(min(data.classes, MOST_ROWS)):
+        own = data.training[data.labels[data.training] == label]
+        name = data.class_names[label] if data.class_names else f"class {label}"
+        rows.append((name, f"training, {len(own):,}", list(data.images.fetch(own[:MOST_IMAGES]).cpu().numpy())))
+    more = f"and {data.classes - len(rows):,} more classes" if data.classes > len(rows) else ""
+    return contact_sheet(readable(data.name), rows, more)
 
 
 def recall_data(folder: RunFolder) -> Snapshot | str | None:

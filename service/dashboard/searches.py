@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, get_args
@@ -11,6 +12,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from nas_core.architecture import Architecture
+from nas_core.storage import StorageUnavailable
 from nas_core.summary import in_words
 from service import formats
 from service.api.context import Context, ContextDep
@@ -123,7 +125,9 @@ def search_page(
         search = seen(service, project, search_id)
     except UnknownSearch:
         return missing(request, "search", search_id)
-    found = service.searches.snapshots(search.id)
+    found, pictured = service.searches.snapshots(search.id), False
+    with suppress(StorageUnavailable):  # the page tells of all else
+        pictured = search.attempt > 0 and service.runs.has_contact_sheet(search.id)
     url, tokens = service.settings.public_url or str(request.base_url).rstrip("/"), bool(service.settings.tokens)
     return page(
         "search.html", request, **shown(service, search),
@@ -132,6 +136,7 @@ def search_page(
         copies=copies(url, search.request, tokens) if search.kind == "search" else [],
         request_text=json.dumps(search.request, indent=2),
         facts=in_words(search.spec["inspection"]) if search.spec.get("inspection") else [],
+        pictured=pictured,
         newest=newest,
     )  # fmt: skip
 
@@ -162,6 +167,15 @@ def snapshot_picture(service: ContextDep, project: ViewerDep, search_id: Text, s
     if not found or found[0].seq != seq:
         raise ProblemError(404, "No picture", f"There is no snapshot {seq}.")
     return picture(Architecture.from_dict(found[0].data["architecture"]), FOR_EVER)
+
+
+@router.get("/searches/{search_id}/contact-sheet.png")
+def contact_sheet(service: ContextDep, search: SeenDep) -> Response:
+    """What the search's networks see of its dataset."""
+    content = service.runs.contact_sheet(search.id)
+    if content is None:
+        raise ProblemError(404, "No picture", "Its workers have not looked at the dataset yet.")
+    return Response(content, media_type="image/png", headers=PICTURE_HEADERS)
 
 
 @router.get("/live/searches", response_class=EventSourceResponse)

@@ -24,6 +24,7 @@ _RUN = re.compile(r"[a-z0-9_]{1,16}")
 _NETWORK = re.compile(r"\d{1,19}(-\d{1,19}-[a-z]{1,16})?")
 _EVENTS = re.compile(r"events\.out\.tfevents\.\d{4}-\d{6}")
 
+CONTACT_SHEET = "dataset/contact-sheet.png"
 CHECK_SECONDS = 10.0
 _ATTEMPT = re.compile(r"\d{4}")
 _OF_ALL = ("journal", "tensorboard", "logs")
@@ -240,6 +241,17 @@ class Runs:
     def network_file(self, search_id: str, network: str, kind: str) -> Content:
         """One of the files of the network in the folder of that name. Raises `FileNotFoundError`."""
         return self.open(search_id, f"architectures/{network}/{FILES[kind]}", MOST_BYTES.get(kind, MOST_WEIGHTS))
+
+    def contact_sheet(self, search_id: str) -> bytes | None:
+        """What its networks see of a search's dataset, as PNG, or None where its workers have not got that far."""
+        with suppress(FileNotFoundError):
+            content = self.read(search_id, CONTACT_SHEET)
+            return content if content.startswith(b"\x89PNG\r\n\x1a\n") else None
+        return None
+
+    def has_contact_sheet(self, search_id: str) -> bool:
+        """Whether there is one, without reading it."""
+        return self.files.exists(self.find(search_id, CONTACT_SHEET))
 
     def read(self, search_id: str, name: str) -> bytes:
         """The content of the newest file of that name, which is not large. Raises `FileNotFoundError`."""

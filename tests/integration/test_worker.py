@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
@@ -29,7 +30,10 @@ from nas_core.baselines import random_architecture
 from nas_core.data import load
 from nas_core.files import FILES
 from nas_core.job import SearchJob
+from nas_core.snapshot import Snapshot
 from nas_core.spec import SearchSpec, Settings
+from service import keeper
+from worker.training import MANIFEST
 
 pytestmark = pytest.mark.slow
 PATIENCE = 300
@@ -100,11 +104,11 @@ def address() -> Iterator[str]:
     cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
-def until(holds: Callable[[], Any], process: "subprocess.Popen[bytes]") -> Any:
+def until(holds: Callable[[], Any], process: "subprocess.Popen[Any] | None" = None) -> Any:
     """Wait until something holds while a process runs."""
     give_up = time.monotonic() + PATIENCE
     while not (value := holds()):
-        assert process.poll() is None, "the job ended too early"
+        assert process is None or process.poll() is None, "the job ended too early"
         assert time.monotonic() < give_up, "nothing happened"
         time.sleep(0.05)
     return value
@@ -285,6 +289,79 @@ def test_a_node_without_the_data_ends_the_search_for_all_workers(tmp_path: Path,
     assert error["host"] == socket.gethostname() and f"worker {error['rank']} of 2 on" in error["message"]
     [written] = (folder / "errors").iterdir()
     assert written.name == f"0001-{error['rank']:04d}.json" and some(folder, "started") == []
+
+
+def by_hand(tmp_path: Path, folder: Path) -> "subprocess.Popen[str]":
+    """`yoso run` on the pets, whose every epoch ends with a checkpoint."""
+    words = ["run", "pets", "--budget", "300k", "--set", "pretrain_epochs=2", "--set", "search_epochs=500"]
+    environment = os.environ | {"YOSO_CHECKPOINT_SECONDS": "0", "RAY_worker_niceness": "0"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "service.cli", *words, "--to", str(folder)],
+        cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.timeout(900)
+def test_a_folder_that_is_edited_between_attempts_ends_the_search_at_once_with_what_changed(
+    tmp_path: Path, start: Start, address: str
+) -> None:
+    """`yoso run` is killed after its first checkpoint, and goes on only with the images that it began with."""
+    pets, folder, kept = tmp_path / "pets", tmp_path / "run", tmp_path / "kept"
+    for label, name in enumerate(("cats", "dogs")):
+        (pets / name).mkdir(parents=True)
+        for number in range(30):
+            shade = np.random.default_rng(100 * label + number).integers(0, 255, (8, 8), dtype=np.uint8)
+            Image.fromarray(shade).save(pets / name / f"{number:02}.bmp")
+    shutil.copytree(pets, kept)
+    first = by_hand(tmp_path, folder)
+    try:
+        until(lambda: some(folder, "checkpoint"), first)
+    finally:
+        first.kill()
+        first.communicate()
+    until(lambda: keeper.busy(folder) is None)
+
+    def put_back() -> None:
+        shutil.rmtree(pets)
+        shutil.copytree(kept, pets)
+
+    (pets / "cats" / "07.bmp").unlink()
+    resumed = by_hand(tmp_path, folder)
+    assert "1 files removed (cats/07.bmp)" in " ".join(resumed.communicate(timeout=PATIENCE)[1].split())
+    assert resumed.returncode == 1
+    changes: dict[str, Any] = {"files removed": {"count": 1, "examples": ["cats/07.bmp"]}}
+    checkpoints = len(some(folder, "checkpoint"))
+
+    def ended(told: str) -> None:
+        error = json.loads((folder / "error.json").read_text())
+        assert (error["kind"], error["retryable"]) == ("data_changed", False) and told in error["message"]
+        assert error["host"] == socket.gethostname() and error["changes"] == changes
+        assert len(some(folder, "checkpoint")) == checkpoints and len(some(folder, "started")) == 1, (
+            "nothing is trained"
+        )
+
+    ended("is not the dataset that the search began with: 1 files removed (cats/07.bmp)")
+    put_back()
+    (pets / "birds").mkdir()
+    for number in range(9):
+        Image.effect_noise((8, 8), 90).save(pets / "birds" / f"{number}.bmp")
+    assert start(folder, address).wait(PATIENCE) == 1
+    added = [f"birds/{number}.bmp" for number in range(9)]
+    changes = {"classes added": {"count": 1, "examples": ["birds"]}, "files added": {"count": 9, "examples": added[:5]}}
+    ended("1 classes added (birds); 9 files added (birds/0.bmp, ")
+    put_back()
+    snapshot = Snapshot.from_bytes((folder / MANIFEST).read_bytes())
+    trained = next(file for file in snapshot.files if file.part in ("weights", "scaling"))
+    content = bytearray((pets / trained.path).read_bytes())
+    content[-1] ^= 255
+    (pets / trained.path).write_bytes(content)
+    os.utime(pets / trained.path, ns=(trained.mtime_ns, trained.mtime_ns))
+    assert start(folder, address).wait(PATIENCE) == 1
+    changes = {"files changed": {"count": 1, "examples": [str(pets / trained.path)]}}
+    ended(f"{trained.path} has changed since the search began")
+    put_back()
+    job = start(folder, address)
+    assert until(lambda: some(folder, "started", resumed=True), job), "with its images back it goes on"
 
 
 def second_worker(first: int) -> int:

@@ -22,6 +22,7 @@ from nas_core.architecture import Architecture
 from service.dashboard import logs
 from service.dashboard.advice import ADVICE
 from service.dispatch.process import Dispatching
+from service.dispatch.runs import CONTACT_SHEET
 from service.domain.lifecycle import Status
 from service.domain.request import SearchRequest
 from service.store.database import writing
@@ -46,6 +47,22 @@ def rows(html: str, table: str = "networks") -> list[str]:
     found = re.search(rf'<table class="{table}">.*?</table>', html, re.DOTALL)
     assert found is not None
     return [re.sub(r"\s+", " ", text(row)).strip() for row in re.findall(r"<tr.*?</tr>", found[0], re.DOTALL)][1:]
+
+
+def test_the_page_shows_what_the_networks_see_once_workers_have_looked(
+    app: FastAPI, browser: httpx.Client, seeds: dict[str, str]
+) -> None:
+    page, address = f"/searches/{seeds['succeeded']}", f"/searches/{seeds['succeeded']}/contact-sheet.png"
+    html = browser.get(page).text
+    assert f'src="{address}"' in html and "Decoding" in html
+    picture = browser.get(address)
+    assert picture.headers["content-type"] == "image/png" and picture.content.startswith(b"\x89PNG")
+    assert "default-src 'none'" in picture.headers["content-security-policy"]
+    waiting = seeds["queued"]
+    assert "contact-sheet" not in browser.get(f"/searches/{waiting}").text
+    assert browser.get(f"/searches/{waiting}/contact-sheet.png").status_code == 404
+    seeding.parts(app).runs.write(seeds["succeeded"], CONTACT_SHEET, b"<script>")
+    assert browser.get(address).status_code == 404, "what is no picture is not given out"
 
 
 def test_what_was_measured_can_be_taken_to_tensorboard(browser: httpx.Client, seeds: dict[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from nas_core.inspection import inspect
 from nas_core.spec import SearchSpec, Settings
 from worker.failures import Failure
 from worker.run_folder import RunFolder
-from worker.training import FINGERPRINT, MANIFEST, dataset, load_data
+from worker.training import FINGERPRINT, MANIFEST, SHEET, dataset, load_data
 
 
 def draw(file: Path, seed: int) -> None:
@@ -39,6 +40,8 @@ def test_a_run_keeps_its_manifest_and_tells_of_it_in_its_result(tmp_path: Path, 
     kept = folder.read(MANIFEST)
     again = load_data(folder, spec, {}, torch.device("cpu"))
     assert folder.read(MANIFEST) == kept and again.fingerprint == data.fingerprint
+    with Image.open(BytesIO(folder.read(SHEET))) as drawn:
+        assert drawn.format == "PNG" and drawn.height == 28 + 2 * 68
     told = json.loads(json.dumps(dataset(data)))
     assert told["fingerprint"] == data.fingerprint and told["decoding"]["size"] == 8
     assert {part: sum(counts) for part, counts in told["counts"].items()} == told["splits"]
