@@ -258,9 +258,9 @@ class Inspections:
             idle = look.waiting == 0 and time.monotonic() - look.asked_at > LINGER_SECONDS
         return idle or self._closed.is_set()
 
-    def _looked(self, look: Look) -> Found | InvalidValue | None:
-        """Let a process look; None where it was stopped since nobody waits."""
-        asked = {
+    def _asked(self, look: Look) -> dict[str, Any]:
+        """What a process is told to look at."""
+        return {
             "dataset": look.dataset,
             "roots": look.roots,
             "anywhere": self.anywhere,
@@ -268,6 +268,9 @@ class Inspections:
             "image_size": look.image_size,
             "memory": self.memory,
         }
+
+    def _looked(self, look: Look) -> Found | InvalidValue | None:
+        """Let a process look; None where it was stopped since nobody waits."""
         own = {name: value for name, value in os.environ.items() if name in KEPT}
         process = subprocess.Popen(
             COMMAND,
@@ -280,7 +283,7 @@ class Inspections:
         assert process.stdin is not None and process.stdout is not None
         with process, selectors.DefaultSelector() as selector:
             try:
-                process.stdin.write(json.dumps(asked).encode() + b"\n")
+                process.stdin.write(json.dumps(self._asked(look)).encode() + b"\n")
                 process.stdin.flush()
                 selector.register(process.stdout, selectors.EVENT_READ)
                 give_up = time.monotonic() + self.seconds

@@ -11,6 +11,7 @@ import resource
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -36,6 +37,11 @@ def main() -> None:
         answers.write(json.dumps(said).encode() + b"\n")
         answers.flush()
 
+    answer(asked, tell)
+
+
+def answer(asked: Mapping[str, Any], tell: Callable[..., None]) -> None:
+    """Look at what is `asked`, and `tell` how far that is, and at last what was found or what makes it impossible."""
     last = 0.0
 
     def progress(doing: str, done: int, total: int | None) -> None:

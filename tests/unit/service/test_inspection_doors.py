@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html import unescape
@@ -17,18 +18,41 @@ from typer.testing import CliRunner
 from nas_core.errors import InvalidValue
 from nas_core.spec import DataOptions, SearchSpec
 from nas_core.summary import in_words, summarise
-from service import foreground
+from service import foreground, inspector
 from service.cli import app as commands
 from service.client import Client
 from service.domain.request import SearchRequest, check, look_here
+from service.inspections import Found, Inspections, Look
 from tests import seeding
 from tests.unit.service.test_dashboard import text
 
 
-@pytest.fixture
-def database_url(tmp_path: Path) -> str:
-    """One database only: what is under test here does not depend on it."""
-    return f"sqlite:///{tmp_path}/yoso.db"
+def looked_here(inspections: Inspections, look: Look) -> Found | InvalidValue | None:
+    """Look without a process of its own, which `test_inspections` is about."""
+    outcome: list[Found | InvalidValue | None] = []
+    inspector.answer(
+        json.loads(json.dumps(inspections._asked(look))),
+        lambda **said: outcome.append(inspections._heard(look, json.loads(json.dumps(said)))),
+    )
+    return outcome[-1]
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory, sqlite_tables: Path) -> Iterator[FastAPI]:
+    """One service and one database for all: what is under test here does not depend on what else is there."""
+    folder = tmp_path_factory.mktemp("service")
+    shutil.copy(sqlite_tables, folder / "yoso.db")
+    made = seeding.make_app(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Inspections, "_looked", looked_here)
+        yield made
+    seeding.parts(made).searches.engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def url(app: FastAPI) -> Iterator[str]:
+    with seeding.serving(app) as address:
+        yield address
 
 
 @pytest.fixture
@@ -370,7 +394,7 @@ def test_a_request_that_is_sent_again_is_answered_though_the_folder_is_gone(
     search = {"dataset": str(folder), "budgets": ["4M"]}
     content = search if path.endswith("searches") else {"search": {"dataset": str(folder)}, "budgets": ["4M"]}
     asked(http, "/api/v1/datasets/inspect", {"dataset": str(folder)})
-    headers = {"Idempotency-Key": "once"}
+    headers = {"Idempotency-Key": tmp_path.name}
     first = http.post(path, json=content, headers=headers)
     assert first.status_code == 201
     folder.rename(tmp_path / "elsewhere")
