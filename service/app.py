@@ -10,6 +10,7 @@ from service.api import architectures, cluster, datasets, health, metrics, probl
 from service.api.below import Below
 from service.api.context import Context
 from service.api.doors import Doors
+from service.api.heads import Heads
 from service.api.limits import Limits, Streams
 from service.api.tokens import Tokens
 from service.api.turns import Checks
@@ -73,6 +74,7 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
     )
     app.state.context = context
     app.state.metrics = metrics.Metrics(context, own_version())
+    app.add_middleware(Heads)
     app.add_middleware(Limits, settings=settings, tokens=tokens, streams=context.streams)
     app.add_middleware(Doors, settings=settings)
     app.add_middleware(Below, settings=settings)

@@ -143,6 +143,19 @@ def test_a_page_at_the_public_url_is_its_own_though_a_proxy_changes_the_host(tmp
     seeding.parts(app).searches.engine.dispose()
 
 
+def test_a_head_tells_what_get_would_and_nothing_more(app: FastAPI, http: httpx.Client) -> None:
+    search_id = seeding.queue(app)
+    paths = ("/healthz", "/readyz", "/searches", PATH, f"{PATH}/{search_id}", f"{PATH}/none", "/static/yoso.css")
+    for path in paths:
+        head, whole = http.head(path), http.get(path)
+        assert (head.status_code, head.content) == (whole.status_code, b"") and whole.content, path
+        assert head.headers["content-type"] == whole.headers["content-type"]
+    assert http.head(f"{PATH}/{search_id}/events").headers["content-type"].startswith("text/event-stream")
+    assert http.head(f"{PATH}/{search_id}/cancel").status_code == 405
+    assert http.get(f"{PATH}/{search_id}").json()["status"] == "queued"
+    assert not seeding.parts(app).streams and http.head("/healthz", headers={"Host": "evil.example"}).status_code == 421
+
+
 def test_one_client_cannot_take_the_streams_of_another(tmp_path: Path) -> None:
     tokens = {"a-token-of-sixteen": "vision", "another-of-sixteen": "audio"}
     app = seeding.make_app(tmp_path, tokens=tokens, data_roots=(str(tmp_path),), max_streams=2)

@@ -23,6 +23,7 @@ from service.client import Client, ClientError
 from service.domain.grants import Grant, Role
 from service.settings import Settings, parse_tokens
 from tests import seeding
+from tests.unit.service.test_dashboard import text
 
 PATH = "/api/v1/searches"
 ASKED: dict[str, Any] = {"dataset": "digits", "budgets": ["300k"]}
@@ -93,6 +94,9 @@ def test_who_did_it_is_in_the_search_and_in_every_event_that_a_user_caused(
     admin.steer_sweep(sweep["id"], "cancel")
     told = [(event.data["status"], event.data["by"]) for event in ci.events(search["id"])]
     assert told == [("queued", "ci"), ("cancelled", "vision:admin")]
+    page = text(admin.http.get(f"/searches/{search['id']}").text)
+    assert "queued by ci" in page and "cancelled by vision:admin" in page and re.search(r"submitted .* by ci ", page)
+    assert "by vision:admin" in text(admin.http.get(f"/sweeps/{sweep['id']}").text)
     for one in ci.sweep_searches(sweep["id"])["items"]:
         assert one["submitted_by"] == "vision:admin"
         assert [event.data["by"] for event in ci.events(one["id"])] == ["vision:admin"] * 2
