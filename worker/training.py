@@ -13,7 +13,9 @@ import socket
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -36,7 +38,7 @@ from nas_core.data import Data, load
 from nas_core.errors import DataChanged, Diverged, InvalidValue
 from nas_core.job import SearchJob, path
 from nas_core.layout import readable
-from nas_core.snapshot import MOST_NAMED, Snapshot
+from nas_core.snapshot import MOST_NAMED, Snapshot, compare
 from nas_core.spec import SearchSpec
 from worker.exports import write_exports, write_genotype
 from worker.failures import EndAtOnce, Failure, ends_run
@@ -44,6 +46,8 @@ from worker.journal import Journal
 from worker.run_folder import VERSION, RunFolder
 
 RESIZE_SECONDS = 60.0
+BEFORE = "dataset/before.jsonl.gz"
+"""In a run of finals the manifest of one of its searches."""
 MANIFEST, FINGERPRINT, SHEET = "dataset/manifest.jsonl.gz", "dataset/fingerprint", "dataset/contact-sheet.png"
 WORKER_RESTARTS = 3
 """How often Ray Train starts the workers anew from the last checkpoint within one attempt."""
@@ -123,7 +127,13 @@ def load_data(folder: RunFolder, spec: SearchSpec, values: dict[str, Any], devic
     try:
         known = recall_data(folder)
         submitted = (spec.inspection or {}).get("fingerprint") or None  # of a dataset with a name there is none
-        data = load(spec, values.get("data_roots", []), device, known, submitted)
+        roots = values.get("data_roots", [])
+        try:
+            data = load(spec, roots, device, known, submitted)
+        except DataChanged:
+            if known is None:
+                compare_with_searches(folder, spec, roots)
+            raise
         if known is None and parallel.world()[0] == 0:
             remember_data(folder, data)
         return data
@@ -132,6 +142,14 @@ def load_data(folder: RunFolder, spec: SearchSpec, values: dict[str, Any], devic
     except (OSError, ValueError) as error:
         # A file system may be well again later; what is damaged or not there stays so.
         raise Failure("data", str(error), retryable=isinstance(error, OSError)) from error
+
+
+def compare_with_searches(folder: RunFolder, spec: SearchSpec, roots: Sequence[str]) -> None:
+    """Raise `DataChanged` with what has changed since the searches whose networks a run of finals retrains."""
+    # It is another run's, which may have left anything, and only serves to tell more.
+    with suppress(OSError, ValueError, TypeError, KeyError, EOFError, zlib.error):
+        if folder.exists(BEFORE):
+            compare(spec.dataset, roots, spec.data, Snapshot.from_bytes(folder.read(BEFORE)))
 
 
 def remember_data(folder: RunFolder, data: Data) -> None:

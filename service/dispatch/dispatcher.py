@@ -384,6 +384,7 @@ class Dispatcher:
                 error = {"kind": "finalists", "message": "none of its searches has found a network", "retryable": False}
                 self._failed(search, token, error)
                 return
+            self.runs.bring_manifest(search.id, search.spec)
             trial = search.spec["finals"]["workers"]
             spec |= {"workers": trial, "min_workers": None}
             spec |= {"finalists": finalists, "at_once": search.workers // trial}

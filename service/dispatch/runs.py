@@ -16,7 +16,7 @@ from nas_core.architecture import Architecture
 from nas_core.files import FILES
 from nas_core.storage import StorageUnavailable
 from service.dispatch import folder_model
-from service.dispatch.folder_model import MOST_BYTES, MOST_CHUNK, MOST_JSON, MOST_WEIGHTS, Asked
+from service.dispatch.folder_model import MOST_BYTES, MOST_CHUNK, MOST_JSON, MOST_WEIGHTS, Asked, BadFolder
 from service.dispatch.storage import Content, storage_of
 
 _CHUNK = re.compile(r"\d{4}-\d{6}\.jsonl")
@@ -25,6 +25,7 @@ _NETWORK = re.compile(r"\d{1,19}(-\d{1,19}-[a-z]{1,16})?")
 _EVENTS = re.compile(r"events\.out\.tfevents\.\d{4}-\d{6}")
 
 CONTACT_SHEET = "dataset/contact-sheet.png"
+_MANIFEST, _BEFORE = "dataset/manifest.jsonl.gz", "dataset/before.jsonl.gz"
 CHECK_SECONDS = 10.0
 _ATTEMPT = re.compile(r"\d{4}")
 _OF_ALL = ("journal", "tensorboard", "logs")
@@ -171,6 +172,15 @@ class Runs:
                 for seed in seeds[origin]
             ]
         return found
+
+    def bring_manifest(self, search_id: str, spec: dict[str, Any]) -> None:
+        """Keep beside finals which files one of their searches was of, for them to tell what has changed since."""
+        if self.files.exists(f"{search_id}/{_BEFORE}"):
+            return
+        for source in spec["finals"]["of"]:
+            with suppress(FileNotFoundError, BadFolder):  # finals do without it
+                self.create(search_id, _BEFORE, self.files.read(self.find(source["id"], _MANIFEST), MOST_CHUNK))
+                return
 
     def _networks(self, source: dict[str, Any], budget: int) -> list[dict[str, Any]]:
         """The network that a search found for a budget, if it did.

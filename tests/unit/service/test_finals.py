@@ -114,8 +114,11 @@ def test_finals_wait_for_all_searches_of_their_group_and_get_what_these_found(
     assert (service.status(first), service.status(second)) == ("succeeded", "waiting")
     assert service.status(finals) == "queued", "one search has not ended"
     found(service, second)
+    (service.folder(second) / "dataset").mkdir()
+    (service.folder(second) / "dataset" / "manifest.jsonl.gz").write_bytes(b"of these files")
     turns(service, ray)
     assert service.status(finals) == "waiting"
+    assert (service.folder(finals) / "dataset" / "before.jsonl.gz").read_bytes() == b"of these files"
     spec = told(service, finals)
     assert SearchSpec.from_dict(spec).retrain and spec["at_once"] >= 1
     listed = finalists_of(spec)

@@ -15,7 +15,7 @@ from nas_core.inspection import inspect
 from nas_core.spec import SearchSpec, Settings
 from worker.failures import Failure
 from worker.run_folder import RunFolder
-from worker.training import FINGERPRINT, MANIFEST, SHEET, dataset, load_data
+from worker.training import BEFORE, FINGERPRINT, MANIFEST, SHEET, dataset, load_data
 
 
 def draw(file: Path, seed: int) -> None:
@@ -69,6 +69,21 @@ def test_a_class_that_was_added_after_the_submission_ends_the_first_attempt(tmp_
             load_data(folder, given, {}, torch.device("cpu"))
         assert (ended.value.kind, ended.value.retryable) == ("data_changed", False)
     assert not folder.exists(MANIFEST)
+
+
+def test_finals_tell_what_has_changed_since_their_searches(tmp_path: Path, spec: SearchSpec) -> None:
+    search, finals = RunFolder(str(tmp_path / "search")), RunFolder(str(tmp_path / "finals"))
+    load_data(search, spec, {}, torch.device("cpu"))
+    (tmp_path / "pets" / "cats" / "1.png").unlink()
+    for before, told in (
+        (search.read(MANIFEST), r"1 files removed \(cats/1.png\)"),
+        (b"what a hostile worker left", "has changed since the search was submitted"),
+    ):
+        finals.write(BEFORE, before)
+        with pytest.raises(Failure, match=told) as ended:
+            load_data(finals, spec, {}, torch.device("cpu"))
+        assert ended.value.kind == "data_changed"
+    assert not finals.exists(MANIFEST)
 
 
 def test_data_with_a_name_are_compared_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
