@@ -386,6 +386,29 @@ def test_the_form_names_its_own_fields_where_the_command_line_has_options(
     assert "“Training folder” names the folder" in html and "--train" not in html
 
 
+def test_a_folder_is_named_as_a_shell_names_it_and_a_dataset_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = seeding.images(tmp_path / "plain", "cat", "dog")
+    seeding.images(tmp_path / "digits", "cat", "dog")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for here, words in (
+        (tmp_path, "plain"),
+        (tmp_path, "./plain/"),
+        (tmp_path, "~/plain"),
+        (folder, "."),
+        (folder, "./"),
+    ):
+        monkeypatch.chdir(here)
+        told = yoso("inspect", words, "--json")
+        assert told.exit_code == 0 and json.loads(told.stdout)["path"] == str(folder), words
+    monkeypatch.chdir(tmp_path)
+    assert json.loads(yoso("inspect", "./digits", "--json").stdout)["path"] == str(tmp_path / "digits")
+    assert json.loads(yoso("inspect", "digits", "--json").stdout)["kind"] != "folder"
+    wrong = yoso("run", "plane", "-b", "4M")
+    assert wrong.exit_code == 2 and "no such" in wrong.stderr and not (tmp_path / "yoso-run").exists()
+
+
 @pytest.mark.parametrize("path", ["/api/v1/searches", "/api/v1/sweeps"])
 def test_a_request_that_is_sent_again_is_answered_though_the_folder_is_gone(
     path: str, app: FastAPI, http: httpx.Client, tmp_path: Path

@@ -2,7 +2,9 @@
 
 import json
 import pickle
+import re
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -53,14 +55,17 @@ def ended(folder: RunFolder, error: Exception) -> RunEnded:
     return copy
 
 
-def test_a_worker_that_runs_out_of_memory_says_how_much_there_is_in_one_sentence(folder: RunFolder) -> None:
+@pytest.mark.parametrize("take", [lambda: torch.empty(2**50), lambda: bytearray(2**50)], ids=["torch", "Python"])
+def test_a_worker_that_runs_out_of_memory_says_how_much_there_is_in_one_sentence(
+    folder: RunFolder, take: Callable[[], object]
+) -> None:
     with pytest.raises(RunEnded) as raised, ends_run(folder, 1, tiny_spec()):
-        torch.empty(2**50)
+        take()
     told = compose(folder, 1, raised.value)
     assert told["kind"] == "out_of_memory" and not told["retryable"] and "\n" not in told["message"]
     for part in (f"worker 0 of 1 on {socket.gethostname()}", "held ", " GiB", "were free", "batch_size 16"):
         assert part in told["message"]
-    assert "DefaultCPUAllocator" in told["traceback"]
+    assert re.search("DefaultCPUAllocator|MemoryError", told["traceback"])
 
 
 def test_a_worker_that_ray_kills_for_its_memory_ends_the_run_with_figures(folder: RunFolder) -> None:
