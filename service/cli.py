@@ -133,9 +133,13 @@ def serve(
 ) -> None:
     """Start the service: API, dashboard, dispatcher and, unless YOSO_RAY_ADDRESS is set, a Ray on this machine.
 
-    Settings come from the environment: YOSO_STORAGE, YOSO_DATABASE_URL, YOSO_RAY_ADDRESS, YOSO_HOST, YOSO_PORT,
-    YOSO_DATA_ROOTS, YOSO_TOKENS, YOSO_MLFLOW_URI; and the limits YOSO_MAX_BODY, YOSO_RATE, YOSO_RATE_BURST,
-    YOSO_MAX_STREAMS.
+    Settings come from the environment.
+    Where things are: YOSO_STORAGE, YOSO_DATABASE_URL, YOSO_DATABASE_PASSWORD,
+    YOSO_RAY_ADDRESS, YOSO_MLFLOW_URI.
+    How it is found: YOSO_HOST, YOSO_PORT, YOSO_PUBLIC_URL, YOSO_ALLOWED_HOSTS.
+    Who may do what: YOSO_TOKENS, YOSO_DATA_ROOTS.
+    Limits: YOSO_MAX_BODY, YOSO_RATE, YOSO_RATE_BURST, YOSO_MAX_STREAMS,
+    YOSO_INSPECTION_SECONDS, YOSO_WAITING_SECONDS, YOSO_KEEP_DAYS.
     """
     from service import processes
 

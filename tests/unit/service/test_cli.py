@@ -1,6 +1,8 @@
 """The command line against a real service."""
 
+import inspect
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from nas_core.files import FILES
 from service import cli
 from service.cli import app as commands
 from service.dashboard.copies import as_command
+from service.settings import Settings
 from tests import seeding
 from tests.seeding import parts
 
@@ -47,6 +50,11 @@ def test_every_command_explains_itself(command: str) -> None:
     assert command in yoso("--help").output
     if command in ("submit", "run"):
         assert all(name in told.output for name in DATASETS)
+
+
+def test_serve_names_every_setting() -> None:
+    named = set(re.findall(r'"(YOSO_[A-Z_]+)"', inspect.getsource(Settings.from_environment)))
+    assert len(named) > 15 and named <= set(re.findall("YOSO_[A-Z_]+", yoso("serve", "--help").output))
 
 
 def test_submits_what_the_options_say(url: str) -> None:
