@@ -5,7 +5,9 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -13,7 +15,7 @@ import pytest
 from fastapi import FastAPI
 
 from service import connections
-from service.api import checks, sweeps
+from service.api import checks, sweeps, turns
 from service.domain.patience import OutOfPatience, Patience, carry_on
 from tests import seeding
 
@@ -129,7 +131,37 @@ def test_a_few_are_checked_at_a_time_and_others_wait(url: str, monkeypatch: pyte
         thread.start()
     for thread in threads:
         thread.join()
-    assert codes == [201] * 8 and most <= 2
+    assert codes == [201] * 8 and most <= turns.OF_ONE
+
+
+def test_one_client_whose_checks_are_dear_does_not_keep_the_others_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = {"a-token-of-sixteen": "vision", "another-of-sixteen": "audio"}
+    app = seeding.make_app(tmp_path, tokens=tokens, data_roots=(str(tmp_path),))
+    over, begun, real = threading.Event(), threading.Semaphore(0), sweeps.specified
+
+    def dear(service: Any, groups: Any) -> Any:
+        if groups[0][0].project == "vision":
+            begun.release()
+            over.wait(60)
+        return real(service, groups)
+
+    monkeypatch.setattr(sweeps, "specified", dear)
+    with seeding.serving(app) as url:
+        vision, audio = ({"Authorization": f"Bearer {token}"} for token in tokens)
+
+        def send(headers: dict[str, str]) -> int:
+            return httpx.post(url + "/api/v1/sweeps", json=SWEEP, headers=headers, timeout=60).status_code
+
+        with ThreadPoolExecutor(turns.AT_ONCE + 2) as threads:
+            sent = [threads.submit(send, vision) for _ in range(turns.AT_ONCE + 2)]
+            for _ in range(turns.OF_ONE):
+                assert begun.acquire(timeout=60)
+            assert send(audio) == 201 and not any(one.done() for one in sent)
+            over.set()
+            assert [one.result() for one in sent] == [201] * len(sent)
+    seeding.parts(app).searches.engine.dispose()
 
 
 def test_patience_ends_and_is_forgotten() -> None:
