@@ -1,5 +1,7 @@
 """What users do with searches, and every query on searches, their events and their architectures."""
 
+import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -59,31 +61,42 @@ class MarkOfSearch(NamedTuple):
 class MarkOfProject:
     """What changes with every event of a project's searches, and with no other: whoever waits for it learns of others
     neither how much happens to them nor when.
+
+    Many may ask for it: the database is asked once in `seconds`.
     """
 
-    def __init__(self, engine: Engine, project: str) -> None:
-        self.engine, self.project = engine, project
+    def __init__(self, engine: Engine, project: str, seconds: float = 0.5) -> None:
+        self.engine, self.project, self.seconds = engine, project, seconds
         self.newest, self.changes = 0, 0
         self.seen: set[int] = set()
         self.looked_to: int | None = None
-        """The last number of all events when it was asked for before."""
+        """The last number of all events when the database was asked before."""
+        self.until = 0.0
+        self.lock = threading.Lock()
 
     def __call__(self) -> tuple[int, int]:
         """The number of the project's newest event, and how many have come to light, or gone, since the first call."""
+        with self.lock:
+            if time.monotonic() >= self.until:
+                self._look()
+                self.until = time.monotonic() + self.seconds
+            return self.newest, self.changes
+
+    def _look(self) -> None:
         with reading(self.engine) as session:
             last = session.execute(_newest_seq()).scalar_one()
-            first = self.looked_to is None
-            if first:
+            # Where nobody has asked for long, it begins anew: the events since then may be many.
+            anew = self.looked_to is None or last - self.looked_to > 10 * LATE
+            if anew:
                 self.newest = session.execute(_newest_seq(project=self.project)).scalar_one()
-            behind = (last if self.looked_to is None else self.looked_to) - LATE
+            behind = (last if anew or self.looked_to is None else self.looked_to) - LATE
             recent = select(Event.seq).join(Search, Search.id == Event.search_id)
             recent = recent.where(Event.seq > behind, Search.project == self.project)
             found = set(session.scalars(recent))
-        if not first:
-            self.changes += sum(seq > behind for seq in found ^ self.seen)
+        if self.looked_to is not None:
+            self.changes += 1 if anew else sum(seq > behind for seq in found ^ self.seen)
         self.newest = max(self.newest, *found, 0)
         self.seen, self.looked_to = found, last
-        return self.newest, self.changes
 
 
 class NotEnded(RuntimeError):
@@ -95,6 +108,7 @@ class Searches:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self._marks: dict[str, MarkOfProject] = {}
 
     # What users do
 
@@ -251,7 +265,9 @@ class Searches:
 
     def marks(self, project: str | None) -> Callable[[], tuple[int, int]]:
         """The mark of a project's searches, or of all, for whoever asks for it again and again."""
-        return self.mark if project is None else MarkOfProject(self.engine, project)
+        if project is None:
+            return self.mark
+        return self._marks.setdefault(project, MarkOfProject(self.engine, project))
 
     def mark_of(self, search_id: str) -> MarkOfSearch:
         """What changes with all that happens to one search. Raises `UnknownSearch`."""

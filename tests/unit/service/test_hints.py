@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from service.domain.lifecycle import Status
 from service.store import changes
 from service.store.database import writing
-from service.store.searches import LATE, Searches
+from service.store.searches import LATE, MarkOfProject, Searches
 from tests import seeding
 
 
@@ -85,7 +85,7 @@ def test_a_project_hears_of_its_own_searches_and_neither_when_nor_how_much_happe
     searches = seeding.parts(guarded).searches
     own, other = (seeding.queue(app, project=project) for project in tokens.values())
     newest = searches.events(own)[-1].seq
-    mark = searches.marks("vision")
+    mark = MarkOfProject(searches.engine, "vision", seconds=0)
     assert mark() == (newest, 0) and newest < searches.newest_seq()
     with writing(searches.engine) as session:
         for _ in range(LATE + 10):  # more than are looked at again
@@ -97,6 +97,11 @@ def test_a_project_hears_of_its_own_searches_and_neither_when_nor_how_much_happe
     assert later == (searches.events(own)[-1].seq, 2)
     searches.delete(own)
     assert mark()[1] > later[1], "what has gone is a change as well"
+    gone = mark()
+    with writing(searches.engine) as session:
+        for _ in range(10 * LATE + 1):
+            changes.note(session, other, "warning", {"message": "of another's"})
+    assert mark() == (later[0] - 1, gone[1] + 1), "where nobody has asked for long, it is looked up anew"
     newest = later[0] - 1  # the event of the sweep's search
     with seeding.serving(guarded) as url, httpx.Client(base_url=url, timeout=60) as http:
         seeding.queue(app, project="audio")
@@ -110,7 +115,7 @@ def test_a_project_hears_of_its_own_searches_and_neither_when_nor_how_much_happe
 def test_an_event_of_a_project_that_comes_to_light_late_is_hinted_at(app: FastAPI) -> None:
     searches = seeding.parts(app).searches
     slow, quick = seeding.queue(app, project="vision"), seeding.queue(app, project="vision")
-    mark = searches.marks("vision")
+    mark = MarkOfProject(searches.engine, "vision", seconds=0)
     before = mark()
     with writing(searches.engine) as session:
         changes.note(session, slow, "warning", {"message": "has its number first"})

@@ -18,7 +18,7 @@ from service.store.database import connect, migrate
 from service.store.models import Search
 from service.store.news import News
 from service.store.projects import Projects
-from service.store.searches import Searches, Wanted
+from service.store.searches import MarkOfProject, Searches, Wanted
 from service.store.statistics import Statistics
 from service.store.sweeps import Sweeps
 from service.store.work import Work
@@ -135,7 +135,7 @@ USERS: dict[str, Callable[[Engine], object]] = {
     "newest event": lambda engine: Searches(engine).newest_seq("s77"),
     "newest of all": lambda engine: Searches(engine).newest_seq(),
     "newest of a project": lambda engine: Searches(engine).newest_seq(project="p3"),
-    "marks of a project": lambda engine: [mark() for mark in [Searches(engine).marks("p3")] for _ in "ab"],
+    "marks of a project": lambda engine: [mark() for mark in [MarkOfProject(engine, "p3", 0)] for _ in "ab"],
     "marks": lambda engine: (Searches(engine).mark(), Searches(engine).mark_of("s77")),
     "networks": lambda engine: Searches(engine).architectures(["s1", "s2"]),
     "attempts": lambda engine: Searches(engine).attempts("s77"),
