@@ -168,6 +168,7 @@ def inspect(
 ) -> Inspection:
     """Look at `dataset`, below the `roots` (or at any path where `anywhere` is set), read as `options` say.
 
+    Unless `anywhere` is set, links in it that lead outside the roots are left out.
     `image_size` is what images are scaled to, in pixels; by default it follows from the images. `progress` is told of
     what is done. Raises `InvalidValue` only where there is nothing to look at; all else that is wrong is among the
     `problems`.
@@ -175,11 +176,13 @@ def inspect(
     info = locate(dataset, roots, anywhere)
     if info.kind != "folder":
         return _known(info, options, image_size)
+    within = () if anywhere else roots
     if dataset != "imagenet":
-        return _folder(info, options, progress, image_size)
+        return _folder(info, options, progress, image_size, within)
     # ImageNet's own test has no labels; results are told of the images for validation.
     held_out = options.test is not None or options.validation is not None
-    inspected = _folder(info, options if held_out else replace(options, test="val"), progress, image_size or 224)
+    options = options if held_out else replace(options, test="val")
+    inspected = _folder(info, options, progress, image_size or 224, within)
     colour = replace(inspected.decoding, channels=options.channels or 3)
     described = replace(inspected.info, channels=colour.channels, preset="imagenet")
     return replace(inspected, decoding=colour, info=described)
@@ -201,11 +204,17 @@ def _known(info: DatasetInfo, options: DataOptions, image_size: int | None) -> I
     return Inspection(info.name, info.path, info.kind, read, names, {}, (), shape, info, "", problems=tuple(problems))
 
 
-def _folder(info: DatasetInfo, options: DataOptions, progress: Progress | None, image_size: int | None) -> Inspection:
+def _folder(
+    info: DatasetInfo,
+    options: DataOptions,
+    progress: Progress | None,
+    image_size: int | None,
+    within: Sequence[str],
+) -> Inspection:
     assert info.path is not None
     root = Path(info.path)
     try:
-        listing = list_images(root, options, progress)
+        listing = list_images(root, options, progress, within)
     except OSError as error:
         reason = f"a folder that cannot be read: {(error.strerror or str(error)).lower()}"
         raise InvalidValue("dataset", info.name, reason, "a readable folder") from error

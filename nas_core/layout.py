@@ -73,13 +73,19 @@ class Listing:
     problems: tuple[InvalidValue, ...]
 
 
-def list_images(root: Path, options: DataOptions = NO_OPTIONS, progress: Progress | None = None) -> Listing:
+def list_images(
+    root: Path,
+    options: DataOptions = NO_OPTIONS,
+    progress: Progress | None = None,
+    within: Sequence[str] = (),
+) -> Listing:
     """List the images below `root` by class and part. Files are looked at only where their suffix says too little.
 
-    Raises `OSError` where `root` itself cannot be read.
+    Links may lead below the folders `within` alone, or anywhere where there are none. Raises `OSError` where `root`
+    itself cannot be read.
     """
     left = _LeftOut()
-    folders = _walk(root, options.ignore, left, progress)
+    folders = _walk(root, options.ignore, [Path(os.path.realpath(one)) for one in within], left, progress)
     reading = _Reading(options, left)
     members = reading.read(folders[0])
     names = sorted({name for _, name, _ in members})
@@ -197,7 +203,9 @@ def _matching(path: str, name: str, patterns: Sequence[str]) -> str | None:
     return None
 
 
-def _walk(root: Path, ignore: Sequence[str], left: _LeftOut, progress: Progress | None) -> list[_Folder]:
+def _walk(
+    root: Path, ignore: Sequence[str], within: Sequence[Path], left: _LeftOut, progress: Progress | None
+) -> list[_Folder]:
     """Every folder below `root`, parents first; each folder once, by whatever way it is reached first.
 
     Links are followed after all that is no link, so that a folder keeps its own name.
@@ -237,6 +245,10 @@ def _walk(root: Path, ignore: Sequence[str], left: _LeftOut, progress: Progress 
                 reason = f"in a hidden or system folder: {entry.name}" if directory else "hidden or system file"
             if not reason and (pattern := _matching(path, entry.name, ignore)):
                 reason = f"ignored, as it matches {pattern!r}"
+            if not reason and within and entry.is_symlink():
+                target = Path(os.path.realpath(root / path))
+                if not any(target.is_relative_to(one) for one in within):
+                    reason = "link that leads outside the data roots"
             if directory:
                 _enter(root, _Folder(path, folder, reason), seen, waiting, left)
             elif reason:

@@ -119,8 +119,8 @@ def take(
     root = _located(dataset, roots)  # by every worker for itself: its node may lack it
 
     def look() -> tuple[Inspection, Listing]:
-        found = inspect(dataset, roots, anywhere=True, options=options, image_size=size)
-        return replace(found, files=(), pixels={}), _listing(root, options, dataset)
+        found = inspect(dataset, roots, anywhere=not roots, options=options, image_size=size)
+        return replace(found, files=(), pixels={}), _listing(root, options, dataset, roots)
 
     found, listing = parallel.first(look)
     there = f"{len(found.class_names)} classes now"
@@ -221,7 +221,7 @@ def compare(dataset: str, roots: Sequence[str], options: DataOptions, known: Sna
     to the workers. Raises `InvalidValue` where the folder is not there, and `ReadFailed`.
     """
     root = _located(dataset, roots)
-    listing = parallel.first(lambda: _listing(root, options, dataset))
+    listing = parallel.first(lambda: _listing(root, options, dataset, roots))
     if not listing.files:
         problem = listing.problems[0]
         reason = f"{problem.field}: {problem.reason}"
@@ -254,9 +254,10 @@ def compare(dataset: str, roots: Sequence[str], options: DataOptions, known: Sna
     return root
 
 
-def _listing(root: Path, options: DataOptions, dataset: str) -> Listing:
+def _listing(root: Path, options: DataOptions, dataset: str, roots: Sequence[str]) -> Listing:
     held_out = options.test is not None or options.validation is not None
-    return list_images(root, replace(options, test="val") if dataset == "imagenet" and not held_out else options)
+    options = replace(options, test="val") if dataset == "imagenet" and not held_out else options
+    return list_images(root, options, within=roots)
 
 
 def changed(dataset: str, changes: Mapping[str, Sequence[str]]) -> DataChanged:

@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from cachetools import LRUCache, TTLCache
@@ -132,7 +133,7 @@ class Inspections:
         self._failed: TTLCache[Hashable, InvalidValue] = TTLCache(MOST_REMEMBERED, FAILED_SECONDS)
         self._sheets: LRUCache[Hashable, bytes] = LRUCache(MOST_SHEETS)
         self._looks: dict[Hashable, Look] = {}
-        self._states: LRUCache[str, Known] = LRUCache(MOST_REMEMBERED)
+        self._states: LRUCache[Hashable, Known] = LRUCache(MOST_REMEMBERED)
         self._closed = threading.Event()
 
     def look(
@@ -179,7 +180,7 @@ class Inspections:
         if not self._threads.acquire(timeout=patience):
             raise StillLooking(asked.dataset, Progress())
         try:
-            state = self._state(str(info.path), age) if info.kind == "folder" else ""
+            state = self._state(str(info.path), asked.roots, age) if info.kind == "folder" else ""
             key = (asked.dataset, asked.roots, asked.options, asked.image_size, state)
             with self._lock:
                 known, sheet = self._found.get(key) or self._failed.get(key), self._sheets.get(key)
@@ -204,17 +205,17 @@ class Inspections:
         """End every look."""
         self._closed.set()
 
-    def _state(self, folder: str, age: float) -> str:
+    def _state(self, folder: str, roots: tuple[str, ...], age: float) -> str:
         """The folder's state, as it is or was `age` seconds ago; what takes a moment to find out is not believed."""
         with self._lock:
-            known = self._states.get(folder)
+            known = self._states.get((folder, roots))
         begin = time.monotonic()
         if known is not None and begin - known.at <= min(age, BELIEVED * known.took):
             return known.state
-        state = state_of(folder)
+        state = state_of(folder, () if self.anywhere else roots)
         end = time.monotonic()
         with self._lock:
-            self._states[folder] = Known(state, end, end - begin)
+            self._states[folder, roots] = Known(state, end, end - begin)
         return state
 
     def _joined(self, key: Hashable, fresh: Look) -> Look:
@@ -277,6 +278,7 @@ class Inspections:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            bufsize=0,  # what could not be written is not tried again when the pipe is closed
             env=own | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
             start_new_session=True,
         )
@@ -284,7 +286,6 @@ class Inspections:
         with process, selectors.DefaultSelector() as selector:
             try:
                 process.stdin.write(json.dumps(self._asked(look)).encode() + b"\n")
-                process.stdin.flush()
                 selector.register(process.stdout, selectors.EVENT_READ)
                 give_up = time.monotonic() + self.seconds
                 said = bytearray()
@@ -341,9 +342,13 @@ class Inspections:
         return InvalidValue("dataset", look.dataset, reason, accepted)
 
 
-def state_of(folder: str) -> str:
-    """What changes with any file or folder below `folder`: with its name, its size or the time of its last change."""
+def state_of(folder: str, within: Sequence[str] = ()) -> str:
+    """What changes with any file or folder below `folder`: with its name, its size or the time of its last change.
+
+    As for `nas_core.layout.list_images`, links may lead below the folders `within` alone, if there are any.
+    """
     digest, folders, known = hashlib.blake2b(digest_size=16), [os.fsencode(folder)], set()
+    allowed = [Path(os.path.realpath(one)) for one in within]
     while folders:
         path = folders.pop()
         try:
@@ -359,6 +364,10 @@ def state_of(folder: str) -> str:
                 continue
             told = (found.st_mode, found.st_size, found.st_mtime_ns)
             digest.update(b"%s\0%d %d %d\0" % (entry.path, *told))
+            if allowed and entry.is_symlink() and stat.S_ISDIR(found.st_mode):
+                target = Path(os.fsdecode(os.path.realpath(entry.path)))
+                if not any(target.is_relative_to(one) for one in allowed):
+                    continue
             # A link may lead to a folder above.
             if stat.S_ISDIR(found.st_mode) and (place := (found.st_dev, found.st_ino)) not in known:
                 known.add(place)

@@ -15,8 +15,11 @@ from fastapi import FastAPI
 from PIL import Image
 from typer.testing import CliRunner
 
+from nas_core.data import load
 from nas_core.errors import InvalidValue
+from nas_core.space import SearchSpace
 from nas_core.spec import DataOptions, SearchSpec
+from nas_core.spec import Settings as TrainingSettings
 from nas_core.summary import in_words, summarise
 from service import foreground, inspector
 from service.cli import app as commands
@@ -284,6 +287,10 @@ def test_what_lies_outside_the_roots_is_seen_at_no_door(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     app = seeding.make_app(tmp_path, data_roots=(str(tmp_path / "data"),))
     (tmp_path / "data" / "link").symlink_to(tmp_path / "private")
+    pets = seeding.images(tmp_path / "data" / "pets", "cat", "dog")
+    (pets / "secret").symlink_to(tmp_path / "private" / "cat")
+    (pets / "cat" / "secret.png").symlink_to(tmp_path / "private" / "cat" / "0.png")
+    (pets / "dog" / "own.png").symlink_to(seeding.images(tmp_path / "data" / "pool", "x") / "x" / "0.png")
     with seeding.serving(app) as url, httpx.Client(base_url=url, timeout=60) as client:
         for path in (tmp_path / "private", tmp_path / "data" / ".." / "private", tmp_path / "data" / "link"):
             for answer in (
@@ -292,6 +299,14 @@ def test_what_lies_outside_the_roots_is_seen_at_no_door(tmp_path: Path) -> None:
                 asked(client, "/api/v1/searches", body(path, {})),
             ):
                 assert answer.status_code == 422 and "outside the data roots" in answer.text
+        report = asked(client, "/api/v1/datasets/inspect", {"dataset": str(pets)}).json()
+    assert report["counts"] == {"train": {"cat": 9, "dog": 10}} and report["problems"] == []
+    (left_out,) = report["left_out"]
+    assert left_out["reason"] == "link that leads outside the data roots" and left_out["count"] == 2
+    space = SearchSpace.preset("digits", classes=2, image_size=16)
+    spec = SearchSpec(str(pets), (space.complete().multiply_adds,), space, TrainingSettings.preset("digits"))
+    data = load(spec, (str(tmp_path / "data"),), "cpu", submitted=report["fingerprint"])
+    assert sum(data.splits.values()) == 19, "a worker sees the same"
     seeding.parts(app).searches.engine.dispose()
 
 

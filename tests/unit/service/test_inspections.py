@@ -100,8 +100,10 @@ def test_the_state_of_a_folder_follows_links_and_ends_in_loops(tmp_path: Path, p
     (pets / "nowhere").symlink_to("missing")
     before = state_of(str(pets))
     assert before == state_of(str(pets))
+    confined = state_of(str(pets), (str(pets),))
     (outside / "mouse" / "0.png").write_bytes(b"another")
     assert state_of(str(pets)) != before
+    assert state_of(str(pets), (str(pets),)) == confined, "what lies outside the roots is not looked into"
 
 
 TOLD = 'print(\'{"doing": "looking at images", "done": 3, "total": 9}\', flush=True); '
@@ -153,7 +155,7 @@ def test_a_look_that_nobody_waits_for_is_stopped(
         f"open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(1000)",
     )
     state = state_of(str(pets))
-    monkeypatch.setattr(inspections, "state_of", lambda folder: state)
+    monkeypatch.setattr(inspections, "state_of", lambda folder, within: state)
     for _ in range(3):  # somebody who comes back keeps it going
         with pytest.raises(StillLooking):
             looks.look(str(pets), OPTIONS, None, 0.25)
