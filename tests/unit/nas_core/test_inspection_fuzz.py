@@ -6,20 +6,23 @@ import unicodedata
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from nas_core.data import FileImages
-from nas_core.decoding import decode
+from nas_core.decoding import Damaged, Decoding, decode
 from nas_core.errors import DataChanged, InvalidValue
+from nas_core.examination import examine
 from nas_core.inspection import inspect
 from nas_core.layout import Listing, list_images, readable
 from nas_core.snapshot import PARTS, compare, take
 from nas_core.spec import NO_OPTIONS, DataOptions
-from tests.trees import Edit, Tree, apply, edits, options, sound, trees, written
+from tests.trees import KINDS, Edit, Tree, apply, contents, edits, options, sound, trees, written
 
 EXAMPLES = 25 if settings.get_current_profile_name() == "repeatable" else settings().max_examples
 pytestmark = pytest.mark.timeout(120 if EXAMPLES == 25 else 3600)  # nothing hangs
@@ -76,6 +79,28 @@ def test_an_inspection_ends_and_tells_what_can_be_told(tree: Tree, chosen: DataO
             for file in found.files:
                 pixels = decode(root / file.path, found.decoding)
                 assert pixels.shape == (found.channels, found.image_size, found.image_size)
+
+
+@FUZZ
+@given(
+    st.sampled_from(KINDS),
+    st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=6),
+    st.none() | st.integers(0, 400),
+    st.sampled_from([".png", ".tga", ""]),
+)
+def test_whatever_is_wrong_with_a_file_is_damage(
+    kind: str, changes: list[tuple[int, int]], cut: int | None, suffix: str
+) -> None:
+    content = bytearray(contents(kind, 0))
+    for at, value in changes:
+        if content:
+            content[at % len(content)] = value
+    with TemporaryDirectory() as folder:
+        file = Path(folder, f"some{suffix}")
+        file.write_bytes(content[:cut])
+        for look in (lambda: examine(file, "white"), lambda: decode(file, Decoding(3, 8))):
+            with suppress(Damaged):
+                look()
 
 
 def state(root: Path) -> tuple[Listing, dict[str, tuple[str, str, int, int, bytes]]]:
