@@ -146,7 +146,7 @@ def test_ended_finals_tell_the_winner_of_each_budget_and_sweeps_lead_to_each_net
     assert [row.partition(" winner")[0] for row in rows(html) if "winner" in row] == [
         "300,000 seed 0", "600,000 seed 0",
     ]  # fmt: skip
-    assert re.findall(r'<img src="(/searches/[^"]*)"', html) == [
+    assert re.findall(r'<img src="(/searches/[^"]*\.svg)"', html) == [
         f"/searches/{finals}/networks/{name}.svg" for name in ("300000-0", "600000-4")
     ]
     anchors = set(re.findall(r'<tr id="(network-[^"]*)"', html))
