@@ -179,14 +179,19 @@ def prepare(engine: Engine) -> None:
 
     An empty one, and one in a file, which is for one process, are brought up to date. Another is left to `yoso
     migrate`: replicas of the version before may be using it. Raises `InvalidValue` where it is older or newer than this
-    version.
+    version, and then leaves no connection open.
     """
-    with engine.connect() as connection:
-        revision, newest = revision_of(connection)
+    try:
+        with engine.connect() as connection:
+            revision, newest = revision_of(connection)
+    except InvalidValue:
+        engine.dispose()
+        raise
     if revision == newest:
         return
     if revision is not None and engine.dialect.name == "postgresql":
         found = f"revision {revision}"
+        engine.dispose()
         raise InvalidValue(
             "YOSO_DATABASE_URL", found, "the database is older than this version", f"{newest}: run `yoso migrate` once"
         )

@@ -1,6 +1,8 @@
 """The REST interface: what it accepts, what it refuses and how, and its stream of events."""
 
 import json
+import os
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -273,6 +275,26 @@ def test_a_network_comes_in_every_format(http: httpx.Client, seeds: dict[str, st
         assert Architecture.from_json(http.get(one["files"]["architecture"]).text).multiply_adds <= one["budget"]
         assert http.get(one["files"]["picture"]).headers["content-type"] == "image/svg+xml"
         assert http.get(one["files"]["card"]).headers["content-type"].startswith("text/markdown")
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_large_files_are_never_whole_in_memory(app: FastAPI, http: httpx.Client, seeds: dict[str, str]) -> None:
+    search_id, size = seeds["succeeded"], 48 << 20
+    runs, network = seeding.parts(app).runs, f"{search_id}-{seeding.BUDGETS[0]}"
+    weights = f"architectures/{seeding.BUDGETS[0]}/{FILES['weights']}"
+    for name in (weights, f"tensorboard/search/{seeding.EVENT_FILE}"):
+        os.truncate(runs.path(search_id, name), size)
+    for path, least in (
+        (f"/api/v1/architectures/{network}/files/weights", size),
+        (f"/api/v1/searches/{search_id}/tensorboard", size >> 11),
+    ):
+        tracemalloc.start()
+        with http.stream("GET", path) as answer:
+            assert answer.status_code == 200
+            assert sum(map(len, answer.iter_raw())) >= least
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < size / 2, path
 
 
 def test_a_kind_of_file_that_is_none_is_told_with_those_that_are(http: httpx.Client, seeds: dict[str, str]) -> None:

@@ -4,11 +4,12 @@ import sqlite3
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
 
-from service.store.database import Turns, _write_ahead, connect, writing
+from service.store.database import KEEPALIVES, LIMITS, Turns, _write_ahead, connect, writing
 
 WRITERS = 12
 
@@ -74,6 +75,29 @@ def test_no_writer_waits_for_the_databases_own_lock(tmp_path: Path) -> None:
         thread.join()
     with writing(engine) as session:
         assert session.execute(text("SELECT count(*) FROM notes")).scalar_one() == WRITERS * 20
+    engine.dispose()
+
+
+def test_what_was_committed_to_a_file_outlives_a_power_cut(tmp_path: Path) -> None:
+    """With less than FULL (2) the log is not on the disk when a commit returns."""
+    engine = connect(f"sqlite:///{tmp_path}/yoso.db")
+    with writing(engine) as session, engine.connect() as other:
+        for connection in (session.connection(), other):
+            assert connection.exec_driver_sql("PRAGMA synchronous").scalar_one() == 2
+            assert connection.exec_driver_sql("PRAGMA journal_mode").scalar_one() == "wal"
+    engine.dispose()
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_no_connection_to_postgresql_may_keep_others_waiting_for_long(database_url: str) -> None:
+    engine = connect(database_url)
+    with engine.connect() as connection:
+        for name, seconds in LIMITS.items():
+            value = text("SELECT setting::int FROM pg_settings WHERE name = :name")
+            assert connection.execute(value, {"name": name}).scalar_one() == seconds * 1000
+        driver: Any = connection.connection.driver_connection
+        given = driver.info.get_parameters()
+        assert {name: int(given[name]) for name in KEEPALIVES} == KEEPALIVES
     engine.dispose()
 
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
-from sqlalchemy import text, update
+from sqlalchemy import event, insert, text, update
 
 from service.api import metrics
 from service.domain.lifecycle import Status
@@ -96,6 +96,23 @@ def test_every_attempt_is_counted_once_and_every_replica_tells_the_same(app: Fas
     one, other = (Statistics(seeding.parts(app).searches.engine).read() for _ in range(2))
     assert (one.attempts, one.launches, one.runs) == (other.attempts, other.launches, other.runs)
     assert one.attempts == {"default": 4}
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_the_first_scrape_reads_a_few_rows_of_many_attempts(app: FastAPI) -> None:
+    """The database counts them; PostgreSQL tells how many rows each statement gave."""
+    search_id, engine = seeding.queue(app), seeding.parts(app).searches.engine
+    with writing(engine) as session:
+        rows = [
+            {"search_id": search_id, "number": n, "owner": "o", "started_at": n, "ended_at": n + 9, "outcome": "queued"}
+            for n in range(1, 1001)
+        ]
+        session.execute(insert(Attempt), rows)
+    given: list[int] = []
+    event.listen(engine, "after_cursor_execute", lambda connection, cursor, *_: given.append(cursor.rowcount))
+    read = Statistics(engine).read()
+    assert read.attempts == {"default": 1000} and read.runs["queued"].counts[0] == 1000
+    assert len(given) > 5 and sum(given) < 50
 
 
 def test_attempts_that_may_still_be_committed_are_left_for_later(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +12,13 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, inspect, text
+from typer.testing import CliRunner
 
+from nas_core.errors import InvalidValue
+from service import cli
 from service.domain.lifecycle import Status
 from service.store import database
-from service.store.database import connect, migrate
+from service.store.database import connect, migrate, prepare
 from service.store.models import Base
 from service.store.searches import Searches
 from service.store.work import Work
@@ -139,6 +143,46 @@ def test_several_that_migrate_at_once_do_not_disturb_each_other(engine: Engine) 
     for thread in threads:
         thread.join()
     assert errors == []
+    assert revision(engine) == revisions()[-1]
     with engine.connect() as connection:
-        assert MigrationContext.configure(connection).get_current_revision() == revisions()[-1]
         assert connection.execute(text("SELECT count(*) FROM searches")).scalar_one() == 0
+
+
+def test_a_database_that_is_newer_than_the_code_is_refused_in_words(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migrate(engine)
+    with engine.execution_options(writes=True).connect() as connection, connection.begin():
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    for start in (migrate, prepare):
+        with pytest.raises(
+            InvalidValue, match=r"newer version of Yoso \(got 'revision 9999'; accepted: a database of revision"
+        ):
+            start(engine)
+    monkeypatch.setenv("YOSO_DATABASE_URL", engine.url.render_as_string(hide_password=False))
+    monkeypatch.setenv("YOSO_STORAGE", str(tmp_path))
+    for command_ in ("serve", "dispatch", "migrate"):
+        told = CliRunner().invoke(cli.app, [command_])
+        assert told.exit_code == 2 and "newer version of Yoso" in " ".join(told.stderr.split()), told.output
+        assert "Traceback" not in told.output and isinstance(told.exception, SystemExit)
+
+
+def test_a_start_brings_up_to_date_what_is_empty_or_its_own_alone(engine: Engine) -> None:
+    """A process of the version before may be using the same PostgreSQL, and would trip over new tables."""
+    go(engine, revisions()[-2])
+    if engine.dialect.name == "postgresql":
+        with pytest.raises(InvalidValue, match=r"older than this version .*: run `yoso migrate` once"):
+            prepare(engine)
+        assert revision(engine) == revisions()[-2]
+        go(engine, "base", up=False)
+        with engine.execution_options(writes=True).connect() as connection, connection.begin():
+            connection.execute(text("DROP TABLE alembic_version"))
+    prepare(engine)
+    assert revision(engine) == revisions()[-1]
+    prepare(engine)
+
+
+def revision(engine: Engine) -> str | None:
+    """The revision that a database is at."""
+    with engine.connect() as connection:
+        return MigrationContext.configure(connection).get_current_revision()

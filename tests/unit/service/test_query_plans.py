@@ -132,6 +132,8 @@ USERS: dict[str, Callable[[Engine], object]] = {
     "one search": lambda engine: Searches(engine).get("s77"),
     "events": lambda engine: Searches(engine).events("s77", 5),
     "events of a kind": lambda engine: Searches(engine).events("s77", 5, "epoch"),
+    "events of kinds": lambda engine: Searches(engine).events_of("s77", ("status", "warning")),
+    "snapshots": lambda engine: Searches(engine).snapshots("s77", 5),
     "newest event": lambda engine: Searches(engine).newest_seq("s77"),
     "newest of all": lambda engine: Searches(engine).newest_seq(),
     "newest of a project": lambda engine: Searches(engine).newest_seq(project="p3"),

@@ -1,6 +1,7 @@
 """A storage that fails in its own ways: it is told as one thing, tried again, and never a crash."""
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,9 +12,11 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from fsspec.implementations.memory import MemoryFileSystem
+from typer.testing import CliRunner
 
 from nas_core.errors import InvalidValue
 from nas_core.storage import StorageUnavailable
+from service import cli
 from service.dispatch.folder_model import BadFolder
 from service.dispatch.runs import Runs
 from tests import seeding
@@ -100,6 +103,20 @@ def test_the_api_answers_503_and_is_not_ready(tmp_path: Path, database_url: str)
 def test_an_unknown_storage_is_refused() -> None:
     with pytest.raises(InvalidValue, match="YOSO_STORAGE"):
         Runs("nonsense://bucket")
+
+
+def test_a_storage_whose_package_is_missing_is_refused_with_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.setenv("YOSO_STORAGE", "s3://bucket/yoso")
+    monkeypatch.setenv("YOSO_DATABASE_URL", f"sqlite:///{tmp_path}/yoso.db")
+    monkeypatch.chdir(tmp_path)
+    for command in ("serve", "dispatch"):
+        told = CliRunner().invoke(cli.app, [command])
+        assert told.exit_code == 2 and "pip install yoso[s3]" in " ".join(told.stderr.split()), told.output
+        assert "Traceback" not in told.output and isinstance(told.exception, SystemExit)
+    assert {path.name.partition(".")[0] for path in tmp_path.iterdir()} <= {"yoso"}, "no folder is named like a URL"
 
 
 @pytest.mark.parametrize("name", ["../x", "a/../b", "/etc/passwd", "a//b", "a/\x00", ".", "s/a b"])
