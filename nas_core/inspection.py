@@ -150,7 +150,7 @@ class Inspection:
         else:
             rows, more = _named_rows(self.info, self.decoding)
         size = self.image_size
-        title = f"{readable(self.dataset)}: {size}×{size} pixels, {'grey' if self.channels == 1 else 'colour'}"
+        title = f"{readable(self.dataset)}: {size} x {size} pixels, {'grey' if self.channels == 1 else 'colour'}"
         return contact_sheet(title, rows, more)
 
 
