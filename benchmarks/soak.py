@@ -109,6 +109,7 @@ WRONG = {
     "committed_twice": "results committed twice, or without success",
     "two_writers": "two writers of one folder",
     "violations": "two jobs of a search at once, or more than the cluster has",
+    "fallen": "dispatchers that ended by themselves",
     "leases_left": "leases left",
     "attempts_open": "attempts left open",
     "slots_leaked": "CPUs that the cluster's jobs still hold",
@@ -131,9 +132,9 @@ def soak(rounds: int, seed: int) -> dict[str, Any]:
             settings = Settings(str(folder / "storage"), server.get_uri(), ray)
             users = Users(engine, random.Random(seed))
             users.start()
-            killed, paused = disturb(settings, rounds, chance, users)
+            disturbed = disturb(settings, rounds, chance, users)
             seen = httpx.get(f"{ray}/double").json()
-        record = {"rounds": rounds, "killed": killed, "paused": paused}
+        record: dict[str, Any] = {"rounds": rounds} | disturbed
         record |= {"seconds": round(time.monotonic() - begin), "faults": seen["faults"]}
         record["two_writers"] = seen["two_writers"] + len(misplaced(folder / "storage" / "searches"))
         record |= {"cpus_at_most": seen["peak_cpus"], "violations": len(seen["violations"])}
@@ -169,8 +170,11 @@ def dispatch(settings: Settings, log: str) -> None:
     processes.dispatch(settings)
 
 
-def disturb(settings: Settings, rounds: int, chance: random.Random, users: "Users") -> tuple[int, int]:
-    """Keep dispatchers running, kill or stop one after the other, and let everything end; returns how many of each."""
+def disturb(settings: Settings, rounds: int, chance: random.Random, users: "Users") -> dict[str, int]:
+    """Keep dispatchers running, kill or stop one after the other, and let everything end.
+
+    Returns how many were killed, were stopped, and ended by themselves.
+    """
     # Forked from a process that has loaded what they need: each is a process of its own and starts at once.
     spawn = multiprocessing.get_context("forkserver")
     spawn.set_forkserver_preload(["psycopg", "rich.progress", "service.processes", "tests.ray_double"])
@@ -183,7 +187,7 @@ def disturb(settings: Settings, rounds: int, chance: random.Random, users: "User
     running = [start() for _ in range(DISPATCHERS)]
     asleep: dict[int, float] = {}
     """Until when those sleep that are stopped, by their places among those that run."""
-    killed = paused = 0
+    killed = paused = fallen = 0
     try:
         with Progress(*COLUMNS, TimeRemainingColumn()) as bar:
             shown = bar.add_task("killed or stopped", total=rounds)
@@ -193,8 +197,11 @@ def disturb(settings: Settings, rounds: int, chance: random.Random, users: "User
                     os.kill(running[which].pid, signal.SIGCONT)
                     del asleep[which]
                 which = chance.randrange(DISPATCHERS)
-                assert running[which].is_alive(), f"a dispatcher ended by itself; see {settings.storage}.log"
-                if which not in asleep and DISPATCHERS - len(asleep) > AWAKE and chance.random() < 0.7:
+                if not running[which].is_alive():
+                    fallen += 1
+                    asleep.pop(which, None)
+                    running[which] = start()
+                elif which not in asleep and DISPATCHERS - len(asleep) > AWAKE and chance.random() < 0.7:
                     os.kill(running[which].pid, signal.SIGSTOP)
                     asleep[which] = time.monotonic() + chance.uniform(*PAUSE_SECONDS)
                     paused += 1
@@ -204,7 +211,7 @@ def disturb(settings: Settings, rounds: int, chance: random.Random, users: "User
                     asleep.pop(which, None)
                     killed += 1
                     running[which] = start()
-                bar.advance(shown)
+                bar.update(shown, completed=killed + paused)
         for which in asleep:
             os.kill(running[which].pid, signal.SIGCONT)
         users.stop()
@@ -214,12 +221,13 @@ def disturb(settings: Settings, rounds: int, chance: random.Random, users: "User
             time.sleep(0.2)
     finally:
         for process in running:
-            os.kill(process.pid, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGCONT)
             process.terminate()
         for process in running:
             process.join(20)
             process.kill()
-    return killed, paused
+    return {"killed": killed, "paused": paused, "fallen": fallen}
 
 
 def misplaced(folder: Path) -> list[Path]:
@@ -347,7 +355,7 @@ def report(record: dict[str, Any]) -> str:
     struck = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in record["faults"].items())
     rows = {
         "dispatchers killed": f"{record['killed']:,}",
-        "dispatchers stopped for longer than a lease": f"{record['paused']:,}",
+        "dispatchers stopped for longer than a lease, or until they were killed": f"{record['paused']:,}",
         "searches submitted": f"{record['submitted']:,}",
         "ended": ended,
         "cancelled and tried again by users": f"{record['cancels']:,} and {record['retries']:,} times",

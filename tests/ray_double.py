@@ -85,13 +85,15 @@ class Execution:
     workers: int
     cpus: float
     gpus: float
-    budgets: list[int]
+    spec: dict[str, Any]
     supervised: bool = True
     """Its driver is alive."""
     released: bool = False
     """Its actors and its placement group are gone."""
     stopping: bool = False
     forgotten: bool = False
+    uncounted: bool = False
+    """Nobody can know of it: the database was restored from before its launch."""
     folder: RunFolder | None = None
     """The run's folder, once its driver has begun: the worker's own, which sees to it that it may write."""
     chunks: Iterator[int] = field(default_factory=lambda: itertools.count(1))
@@ -334,7 +336,7 @@ class RayDouble:
             return 200, {"submission_id": submission_id}
         self.submitted.append(submission_id)
         # A driver that will give way, since a dispatcher had been asleep before it launched it, starts no workers.
-        workers = 0 if _is_over(folder) else spec["workers"]
+        workers = 0 if _is_over(folder) else spec["workers"] * spec.get("at_once", 1)
         execution = Execution(
             submission_id,
             f"{next(self._numbers):04x}0000",
@@ -344,7 +346,7 @@ class RayDouble:
             workers,
             workers * spec["cpus_per_worker"],
             workers * spec["gpus_per_worker"],
-            list(spec["budgets"]),
+            spec,
         )
         if self.start_seconds > 0:
             self._after(self.start_seconds, functools.partial(self._start, execution))
@@ -357,7 +359,7 @@ class RayDouble:
     def _admit(self, execution: Execution) -> None:
         """Give a job what it needs, and note what ought not to be."""
         for other in self._live:
-            counted = not other.forgotten and other.workers and execution.workers
+            counted = not (other.forgotten or other.uncounted) and other.workers and execution.workers
             if other.search_id == execution.search_id and counted:
                 self.violations.append(f"{execution.submission_id} was launched while {other.submission_id} was there")
         self._live.append(execution)
@@ -365,7 +367,7 @@ class RayDouble:
         cpus, gpus = self.in_use()
         self.peak_cpus = max(self.peak_cpus, cpus)
         # Nobody can count what Ray itself has forgotten.
-        known = [one for one in self._live if not one.forgotten]
+        known = [one for one in self._live if not (one.forgotten or one.uncounted)]
         cpus, gpus = sum(one.cpus for one in known), sum(one.gpus for one in known)
         if cpus > self.cpus or gpus > self.gpus:
             self.violations.append(
@@ -488,11 +490,16 @@ class RayDouble:
         """The worker leaves its result, and the job will end well, whatever Ray says."""
         if not execution.supervised:
             return
-        for budget in execution.budgets:
+        retrained = execution.spec.get("retrain", True)
+        found = []
+        for budget in execution.spec["budgets"]:
             for path, content in _files(budget).items():
                 self._write(execution, path, content)
-            self._journal(execution, {"kind": "retrained"} | seeding.result(budget))
-        found = [seeding.result(budget) | {"files": FILES} for budget in execution.budgets]
+            if retrained:
+                self._journal(execution, {"kind": "retrained"} | seeding.result(budget))
+            found.append((seeding.result if retrained else seeding.cost)(budget) | {"budget": budget, "files": FILES})
+        if "finalists" in execution.spec:
+            found = [one | {"trial": n, "name": str(one["budget"]), "winner": True} for n, one in enumerate(found)]
         values = {"version": 1, "search_id": execution.search_id, "attempt": execution.attempt, "architectures": found}
         self._write(execution, "result.json", json.dumps(values, indent=1).encode())
         if not execution.supervised:

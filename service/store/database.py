@@ -182,8 +182,9 @@ def prepare(engine: Engine) -> None:
     version, and then leaves no connection open.
     """
     try:
-        with engine.connect() as connection:
-            revision, newest = revision_of(connection)
+        # On PostgreSQL without a transaction, which would be ended where this process sleeps in it.
+        with reading(engine) as session:
+            revision, newest = revision_of(session.connection())
     except InvalidValue:
         engine.dispose()
         raise
