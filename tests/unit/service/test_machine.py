@@ -841,7 +841,7 @@ def test_nothing_is_lost_and_nothing_ends_twice(the_world: World) -> None:
     )
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("cut", CUTS)
 def test_a_turn_that_is_cut_at_any_point_is_made_good(the_world: World, cut: str) -> None:
     """There a dispatcher dies, loses the database, or stays until others have ended the search in a later attempt.
