@@ -441,11 +441,17 @@ def _(victim: Victim) -> tuple[str, bool]:
 def hostile_workers(folder: Path) -> list[Row]:
     """Let workers leave in their runs' folders, below `folder`, whatever they like, and ask for what they found."""
     hostile.put(folder / "outside" / "secret", hostile.SECRET)
-    with ray_double(RayDouble(cpus=1000)) as ray, serving(folder, ray) as url, Client(url, VISION) as client:
+    with (
+        ray_double(RayDouble(cpus=1000)) as ray,
+        serving(folder, ray) as (url, service),
+        Client(url, VISION) as client,
+    ):
         budget = seeding.BUDGETS[0]
         attacks = (*hostile.ENDING, *hostile.HARMLESS)
         ids = {client.submit(dataset="digits", budgets=[budget])["id"]: attack for attack in attacks}
         until(lambda: {f"yoso-{search_id}-1" for search_id in ids} <= ray.jobs.keys())
+        # Real workers write whole files; what these write bit by bit is read when it is all there.
+        service.send_signal(signal.SIGSTOP)
         for search_id, attack in ids.items():
             run = folder / "storage" / "searches" / search_id
             played = hostile.Victim(run, run / of_attempt(1, "").rstrip("/"), budget, folder / "outside" / "secret")
@@ -456,6 +462,7 @@ def hostile_workers(folder: Path) -> list[Row]:
             if attack in hostile.HARMLESS and not (played.own / "result.json").exists():
                 hostile.result(played)
             ray.end(search_id, "SUCCEEDED")
+        service.send_signal(signal.SIGCONT)
         until(lambda: all(client.get(search_id)["status"] in ENDED for search_id in ids))
         rows = [_outcome(client, search_id, attack, budget) for search_id, attack in ids.items()]
         alive = _alive(url)
@@ -492,7 +499,7 @@ def until(holds: Callable[[], bool]) -> None:
 @contextmanager
 def victim_in(folder: Path) -> Iterator[Victim]:
     """A service in `folder` that is attacked, with a search of each project; it launches nothing."""
-    with serving(folder) as url:
+    with serving(folder) as (url, _):
         ids = []
         for token in (VISION, AUDIO):
             with Client(url, token) as client:
@@ -501,8 +508,8 @@ def victim_in(folder: Path) -> Iterator[Victim]:
 
 
 @contextmanager
-def serving(folder: Path, ray: RayDouble | None = None) -> Iterator[str]:
-    """The URL of a service in `folder`, which launches what it accepts on `ray`, or nothing."""
+def serving(folder: Path, ray: RayDouble | None = None) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
+    """The URL and the process of a service in `folder`, which launches what it accepts on `ray`, or nothing."""
     folder.mkdir(exist_ok=True)
     [port] = free_ports(1)
     inherited = {name: text for name, text in os.environ.items() if not name.startswith("YOSO_")}
@@ -525,7 +532,7 @@ def serving(folder: Path, ray: RayDouble | None = None) -> Iterator[str]:
             if process.poll() is not None or time.monotonic() > give_up:
                 raise RuntimeError((folder / "service.log").read_text()[-2000:])
             time.sleep(0.1)
-        yield url
+        yield url, process
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(30)
