@@ -301,6 +301,7 @@ def by_hand(tmp_path: Path, folder: Path) -> "subprocess.Popen[str]":
     )  # fmt: skip
 
 
+@pytest.mark.proof
 @pytest.mark.timeout(900)
 def test_a_folder_that_is_edited_between_attempts_ends_the_search_at_once_with_what_changed(
     tmp_path: Path, start: Start, address: str

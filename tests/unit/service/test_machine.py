@@ -101,7 +101,7 @@ ANYWHERE = (STATEMENT, COMMIT, RAY, FOLDER, CLOCK)
 CUTS = {"die": (COMMIT, RAY, FOLDER), "stay": ANYWHERE, "lose": (STATEMENT, COMMIT, COMMITTED)}
 """Where a turn can be cut. Who dies before a commit leaves nothing of its transaction, wherever in it that was, and
 where it only reads nothing anyway. What is lost is the connection to the database, or the answer to a commit."""
-EVERY = {"die": (1, 3), "stay": (3, 5), "lose": (5, 7)}
+EVERY = {"die": (3, 7), "stay": (7, 11), "lose": (7, 11)}
 """One in how many points is tried in repeatable examples, on SQLite and on PostgreSQL, where they take twice as long;
 with HYPOTHESIS_PROFILE=explore every one is."""
 IDLE_SECONDS = LIMITS["idle_in_transaction_session_timeout"]

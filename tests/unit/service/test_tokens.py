@@ -263,7 +263,8 @@ def test_the_own_token_stays_the_same_and_only_its_owner_can_read_it(
 
 def test_what_an_older_version_left_open_is_closed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     storage, database = tmp_path / "storage", tmp_path / "elsewhere.db"
-    storage.mkdir(mode=0o755)
+    storage.mkdir()
+    storage.chmod(0o755)
     for path in (database, Path(f"{database}-wal")):
         path.touch()
         path.chmod(0o644)
