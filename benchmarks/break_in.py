@@ -476,7 +476,7 @@ def _outcome(client: Client, search_id: str, attack: hostile.Attack, budget: int
     paths += [network, f"{network}/weights", f"/searches/{search_id}", f"/searches/{search_id}/logs/1"]
     paths += [f"{network}/files/{kind}" for kind in FILES]
     with httpx.Client(base_url=client.url, timeout=60, headers={"Authorization": f"Bearer {VISION}"}) as http:
-        told = [http.get(path) for path in paths]
+        told = [_patiently(http, path) for path in paths]
     leaked = any(mark in one.content for one in told for mark in (hostile.SECRET.encode(), b"PATH=", b"alert("))
     broken = any(one.status_code not in (200, 404) for one in told)
     search = client.get(search_id)
@@ -485,6 +485,13 @@ def _outcome(client: Client, search_id: str, attack: hostile.Attack, budget: int
     wrong = leaked or broken or got != ("failed: folder" if ending else "succeeded")
     right = "its search fails, with the reason" if ending else "no file but its own"
     return Row(f"a worker: {(attack.__doc__ or '').rstrip('.')}", right, f"{got}{', LEAKED' * leaked}", wrong)
+
+
+def _patiently(http: httpx.Client, path: str) -> httpx.Response:
+    """The answer, for which the service may tell a client to wait."""
+    while (told := http.get(path)).status_code == 429:
+        time.sleep(float(told.headers["Retry-After"]))
+    return told
 
 
 def until(holds: Callable[[], bool]) -> None:

@@ -6,8 +6,10 @@ import ssl
 from collections.abc import Iterator
 
 import pytest
+from fastapi import APIRouter, FastAPI
 from hypothesis import settings
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect
+from starlette.routing import BaseRoute
 
 from tests import browsing
 
@@ -27,6 +29,26 @@ def certificates() -> Iterator[None]:
     """Those of all authorities are read once: every HTTP client would do so anew, for servers that have none."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ssl, "create_default_context", functools.cache(ssl.create_default_context))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def routes() -> Iterator[None]:
+    """The routes that services share are made once: FastAPI would build their models anew with every service's first
+    request, which takes a third of a test's time.
+    """
+    known: dict[int, BaseRoute] = {}
+    include = FastAPI.include_router
+
+    def include_once(app: FastAPI, router: APIRouter) -> None:
+        if id(router) in known:
+            app.router.routes.append(known[id(router)])
+        else:
+            include(app, router)
+            known[id(router)] = app.router.routes[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FastAPI, "include_router", include_once)
         yield
 
 
