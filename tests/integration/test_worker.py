@@ -380,6 +380,7 @@ def second_worker(first: int) -> int:
     return other
 
 
+@pytest.mark.proof
 @pytest.mark.timeout(900)
 def test_a_second_worker_that_is_killed_is_started_anew_and_one_that_fails_ends_the_search(
     tmp_path: Path, start: Start

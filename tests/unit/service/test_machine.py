@@ -833,7 +833,7 @@ def test_nothing_is_lost_and_nothing_ends_twice(the_world: World) -> None:
     run_state_machine_as_test(
         lambda: Machine(the_world),  # type: ignore[arg-type] # it takes any callable that makes a machine
         settings=settings(
-            max_examples=settings().max_examples // 8,
+            max_examples=settings().max_examples // 14,
             stateful_step_count=30,
             suppress_health_check=list(HealthCheck),
             phases=set(Phase) - {Phase.explain},  # it takes every line's trace, for minutes
