@@ -1,0 +1,116 @@
+"""The plainest correct supernet: edge by edge and operation by operation, in eager float32, with nothing removed.
+
+It is the yardstick for the one that searches (`nas_core.supernet`): the same parameters, outputs and gradients, and
+none of what makes that one fast. What is dead here is multiplied by zero.
+"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas_core.layers import BatchNorm, Head, closes_pointwise, conv_bn_relu, convolution, operation, stem
+from nas_core.space import SearchSpace
+from nas_core.supernet import Supernet, SupernetBlock
+
+
+class ReferenceBlock(nn.Module):
+    """One block: every operation reads the sum of λ times what each node below it gives (paper, eq. 3 and 4)."""
+
+    def __init__(self, space: SearchSpace, width: int, first: bool) -> None:
+        super().__init__()
+        self.space = space
+        self.shortcut = conv_bn_relu(1, width, width, scale=False) if first else nn.Identity()
+        nodes = range(1, space.nodes + 1)
+        self.operations = nn.ModuleList(operation(space.operation(node), width, scale=False) for node in nodes)
+        self.norms = nn.ModuleList(BatchNorm(width, scale=False) for _ in nodes)
+        self.output = nn.ModuleList(convolution(1, width, width) for _ in nodes)
+        self.output_bn = BatchNorm(width)
+
+    def forward(self, x: Tensor, scaling: Tensor) -> Tensor:
+        """(B, C, H, W) and the block's λ (E,) in the order of `SearchSpace.edges()` → (B, C, H, W)."""
+        given = [x]
+        into: list[list[Tensor]] = [[] for _ in range(self.space.nodes + 2)]
+        for (source, target), factor in zip(self.space.edges(), scaling, strict=True):
+            if target == len(given) + 1:
+                given.append(self._node(len(given), into))
+            if target > self.space.nodes:
+                into[target].append(self.output[source - 1](factor * given[source]))
+            else:
+                into[target].append(factor * given[source])
+        shortcut: Tensor = self.shortcut(x)
+        return shortcut + F.relu(self.output_bn(sum(into[-1])))
+
+    def _node(self, node: int, into: list[list[Tensor]]) -> Tensor:
+        return F.relu(self.norms[node - 1](self.operations[node - 1](sum(into[node]))))
+
+
+class ReferenceReduction(nn.Module):
+    """The λ-weighted sum of a 1×1 and a 3×3 Conv-BN-ReLU with stride 2."""
+
+    def __init__(self, width: int, wide: int) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(conv_bn_relu(kernel, width, wide, 2, scale=False) for kernel in (1, 3))
+
+    def forward(self, x: Tensor, scaling: Tensor) -> Tensor:
+        """(B, C, H, W) and λ (2,) → (B, wide, ⌈H/2⌉, ⌈W/2⌉)."""
+        small, large = self.branches
+        return scaling[0] * small(x) + scaling[1] * large(x)
+
+
+class ReferenceSupernet(nn.Module):
+    """The complete network of `space`: images (B, channels, height, width) → logits (B, classes)."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        super().__init__()
+        self.space = space
+        widths, stages = space.widths, space.stage_of_block
+        self.stem = stem(space.channels_in, widths[0], space.stem)
+        self.blocks = nn.ModuleList(
+            ReferenceBlock(space, widths[stage], first=index == 0 or stages[index - 1] != stage)
+            for index, stage in enumerate(stages)
+        )
+        self.reductions = nn.ModuleList(ReferenceReduction(a, b) for a, b in pairwise(widths))
+        self.head = Head(widths[-1], space.classes)
+        count = 1 if space.share else len(stages)
+        self.block_scaling = nn.ParameterList(nn.Parameter(torch.ones(len(space.edges()))) for _ in range(count))
+        self.reduction_scaling = nn.ParameterList(nn.Parameter(torch.ones(2)) for _ in self.reductions)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class logits of a batch of images."""
+        x = self.stem(images)
+        stages = self.space.stage_of_block
+        for index, block in enumerate(self.blocks):
+            if index and stages[index] != stages[index - 1]:
+                x = self.reductions[stages[index - 1]](x, self.reduction_scaling[stages[index - 1]])
+            x = block(x, self.block_scaling[0 if self.space.share else index])
+        return self.head(x)
+
+    @torch.no_grad()
+    def copy(self, supernet: Supernet) -> None:
+        """Take over λ and W of a supernet of the same space from which nothing has been removed."""
+        for own, theirs in pairs(self, supernet):
+            own.copy_(theirs)
+
+
+def pairs(reference: ReferenceSupernet, supernet: Supernet) -> Iterator[tuple[Tensor, Tensor]]:
+    """Every parameter of the reference beside the part of a parameter of `supernet` that is the same."""
+    for name in ("stem", "reductions", "head", "block_scaling", "reduction_scaling"):
+        ours, theirs = getattr(reference, name).parameters(), getattr(supernet, name).parameters()
+        yield from zip(ours, theirs, strict=True)
+    for block, other in zip(reference.blocks, supernet.blocks, strict=True):
+        assert isinstance(block, ReferenceBlock) and isinstance(other, SupernetBlock)
+        yield from zip(block.shortcut.parameters(), other.shortcut.parameters(), strict=True)
+        yield from zip(block.output_bn.parameters(), other.output_bn.parameters(), strict=True)
+        for place, output in enumerate(block.output):
+            yield output.weight, other.output[place]
+        for level in other._levels():
+            for place, node in enumerate(level.nodes):
+                own = dict(block.operations[node - 1].named_parameters())
+                if closes_pointwise(reference.space.operation(node)):
+                    yield own.pop(list(own)[-1]), level.pointwise[level.mixed.index(node)]
+                yield from zip(own.values(), level.bodies[str(node)].parameters(), strict=True)
+                width = slice(place * level.width, (place + 1) * level.width)
+                yield block.norms[node - 1].bias, level.bn.bias[width]

@@ -1,0 +1,47 @@
+"""The supernet that searches against the plainest one that is right."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from benchmarks.reference_supernet import ReferenceSupernet, pairs
+from nas_core import SearchSpace
+from nas_core.operations import OPERATIONS
+from nas_core.supernet import Supernet
+
+SPACES: dict[str, dict[str, Any]] = {
+    "digits": {"preset": "digits", "channels": 4, "blocks": (2, 1)},
+    "shared": {"preset": "digits", "channels": 4, "blocks": (2, 1), "share": True},
+    "every operation": {"preset": "digits", "channels": 4, "blocks": (1,), "levels": 2, "operations": tuple(OPERATIONS)},
+    "imagenet": {"preset": "imagenet", "channels": 2, "blocks": (1, 1), "image_size": 32, "classes": 5},
+}
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_parameters_outputs_and_gradients_are_those_of_the_plainest_supernet(name: str) -> None:
+    space = SearchSpace.preset(**{"name" if key == "preset" else key: value for key, value in SPACES[name].items()})
+    torch.manual_seed(0)
+    ours, reference = Supernet(space).double(), ReferenceSupernet(space).double()
+    with torch.no_grad():
+        for factor in ours.scaling_factors():
+            factor.uniform_(0.2, 1.5)
+    reference.copy(ours)
+    together = list(pairs(reference, ours))
+    assert sum(own.numel() for own, _ in together) == sum(one.numel() for one in ours.parameters())
+    assert sum(own.numel() for own, _ in together) == sum(one.numel() for one in reference.parameters())
+
+    images = torch.randn(3, space.channels_in, space.image_size, space.image_size, dtype=torch.double)
+    labels = torch.arange(3)
+    logits, expected = ours(images), reference(images)
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+    F.cross_entropy(logits, labels).backward()
+    F.cross_entropy(expected, labels).backward()
+    gradients = {id(parameter): parameter.grad for parameter in ours.parameters()}
+    for parameter in ours.parameters():
+        assert gradients[id(parameter)] is not None
+        with torch.no_grad():
+            parameter.copy_(parameter.grad)
+    for own, theirs in pairs(reference, ours):
+        torch.testing.assert_close(own.grad, theirs, atol=1e-5, rtol=1e-5)
