@@ -75,8 +75,8 @@ class ReferenceSupernet(nn.Module):
         self.reductions = nn.ModuleList(ReferenceReduction(a, b) for a, b in pairwise(widths))
         self.head = Head(widths[-1], space.classes)
         count = 1 if space.share else len(stages)
-        self.block_scaling = nn.ParameterList(nn.Parameter(torch.ones(len(space.edges()))) for _ in range(count))
-        self.reduction_scaling = nn.ParameterList(nn.Parameter(torch.ones(2)) for _ in self.reductions)
+        self.block_scaling = nn.Parameter(torch.ones(count, len(space.edges())))
+        self.reduction_scaling = nn.Parameter(torch.ones(len(self.reductions), 2))
 
     def forward(self, images: Tensor) -> Tensor:
         """Class logits of a batch of images."""
@@ -97,7 +97,8 @@ class ReferenceSupernet(nn.Module):
 
 def pairs(reference: ReferenceSupernet, supernet: Supernet) -> Iterator[tuple[Tensor, Tensor]]:
     """Every parameter of the reference beside the part of a parameter of `supernet` that is the same."""
-    for name in ("stem", "reductions", "head", "block_scaling", "reduction_scaling"):
+    yield from zip((reference.block_scaling, reference.reduction_scaling), supernet.scaling_factors(), strict=True)
+    for name in ("stem", "reductions", "head"):
         ours, theirs = getattr(reference, name).parameters(), getattr(supernet, name).parameters()
         yield from zip(ours, theirs, strict=True)
     for block, other in zip(reference.blocks, supernet.blocks, strict=True):

@@ -15,7 +15,7 @@ from nas_core.evaluation import Evaluation
 from nas_core.layers import auxiliary_head
 from nas_core.network import Network, NetworkBlock
 from nas_core.spec import SearchSpec, Settings
-from nas_core.training import backward, bn_scales, evaluate, weight_optimizer
+from nas_core.training import Losses, backward, bn_scales, evaluate, weight_optimizer
 
 WARMUP_START = 0.2
 """The share of the learning rate that warm-up starts from: 0.1 of 0.5 in the published code."""
@@ -138,7 +138,7 @@ class Retraining:
         )
         self.augment = Augment.of(self.settings, retraining=True)
         self.step = 0
-        self.losses: list[float] = []
+        self.losses = Losses()
         self.started = time.monotonic()
 
     @property
@@ -173,7 +173,7 @@ class Retraining:
             self.data.training, self.step, self.batch_size, self.seed, self.purpose, self.augment
         )
         loss = self._loss(images, labels)
-        self.losses.append(backward(loss, self.batch_size, self.weights, "retrain", self.step))
+        self.losses.add("retrain", self.step, backward(loss, self.batch_size, self.weights))
         if self.settings.retrain_clip:
             nn.utils.clip_grad_norm_(self.weights, self.settings.retrain_clip)
         self.optimizer.step()
@@ -181,8 +181,8 @@ class Retraining:
         if self.step % self.steps_per_epoch:
             return []
         validation = evaluate(self.network, self.data, self.data.parts["validation"])
-        mean = sum(self.losses) / len(self.losses)
-        self.losses = []
+        mean = self.losses.mean()
+        self.losses = Losses()
         now = time.monotonic()
         seconds, self.started = now - self.started, now
         return [
@@ -220,11 +220,11 @@ class Retraining:
             "step": self.step,
             "trainee": self.trainee.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "losses": self.losses,
+            "losses": list(self.losses.read()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Become the retraining that `state_dict` described."""
         self.trainee.load_state_dict(state["trainee"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.losses = state["step"], list(state["losses"])
+        self.step, self.losses = state["step"], Losses(state["losses"])

@@ -4,9 +4,10 @@ One object, advanced one optimiser step at a time, whose whole state can be save
 again: what it then returns is bit for bit what it would have returned.
 """
 
+import copy
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -16,17 +17,25 @@ from torch import Tensor
 
 from nas_core import cost, latency, parallel
 from nas_core.architecture import Architecture
-from nas_core.budget import FLOOR, Edges, Press, branches, effective_cost, fit_widths, narrowest, spend, strongest_path
+from nas_core.budget import FLOOR, Edges, Press, effective_cost, fit_widths, narrowest, spend
 from nas_core.data import Augment, Data, generator, steps_per_epoch
 from nas_core.errors import InvalidValue
+from nas_core.liveness import Liveness, Pressed, branches_above
 from nas_core.network import Network
 from nas_core.proximal import ApgNag, soft_threshold
 from nas_core.spec import NO_LIMITS, SearchSpec
 from nas_core.supernet import Replacement, Supernet, follow
-from nas_core.training import backward, bn_scales, calibrate, evaluate, weight_optimizer
+from nas_core.training import Losses, backward, bn_scales, calibrate, evaluate, weight_optimizer
 
 SNAPSHOT_SHARE = 0.97
 """A picture of the supernet is due when its cost has fallen to this share of the last one's."""
+
+READ_STEPS = 8
+"""After so many λ steps the host reads what the device has found meanwhile. To read is to wait for the device."""
+
+REBUILD_SHARE = 0.9
+"""The supernet is rebuilt without what is dead when its cost has fallen to this share of what it was built for. Until
+then the dead are multiplied by zero: a shape that lives long is compiled, captured and tuned once."""
 
 NARROWINGS = 6
 """How often widths between the fewest and those of the budget are halved, in search of those fast enough."""
@@ -50,7 +59,9 @@ class Search:
     """Finds an architecture for each budget of `spec` on `data`.
 
     `advance` takes one step and returns the journal lines it gives rise to; `architectures` fills by budget, from
-    the largest to the smallest, as the cost passes them, and so do the `candidates` that they were made from.
+    the largest to the smallest, as the cost passes them, and so do the `candidates` that they were made from. λ, what
+    of it lives, what that costs and where to press stay on the device: `live` is what the host has read last, at the
+    latest `READ_STEPS` λ steps ago.
     """
 
     def __init__(self, spec: SearchSpec, data: Data, device: torch.device | str) -> None:
@@ -61,27 +72,40 @@ class Search:
             self.supernet = Supernet(spec.space)
         self.supernet.to(self.device)
         self.augment = Augment.of(self.settings, retraining=False)
-        self.press = Press(spec.space)
-        self.output = spec.space.nodes + 1
-        self.edge_factors = [[1.0] * len(self.press.edges) for _ in self.press.groups]
+        self.liveness, self.press = Liveness(spec.space, self.device), Press(spec.space)
         if self.settings.penalty == "memory":
-            self.edge_factors = cost.memory_access_weights(spec.space)
+            self.edge_factors = self._on_device(cost.memory_access_weights(spec.space))
+        else:
+            self.edge_factors = torch.ones_like(self.supernet.block_scaling, dtype=torch.double)
         self.latency_table: latency.LatencyTable | None = None
         self.latencies: dict[int, latency.Latency] = {}
-        self._optimizers()
         self.architectures: dict[int, Architecture] = {}
         self.candidates: dict[int, Candidate] = {}
-        self.live = spec.space.complete()
+        self.live = self.built = spec.space.complete()
+        self._optimizers()
+        self.complete_cost: float | None = None
+        self.budgets = torch.tensor(spec.budgets, dtype=torch.double, device=self.device)
+        self.passed = torch.zeros_like(self.budgets, dtype=torch.bool)
+        """Which budgets the cost has passed, and the λ (budgets, …) of blocks and reductions as they were then."""
+        self.passed_with = [
+            factor.detach().expand(len(spec.budgets), *factor.shape).clone()
+            for factor in self.supernet.scaling_factors()
+        ]
         self.step = 0
-        self.gamma = 0.0
+        self.level = torch.zeros((), dtype=torch.double, device=self.device)
+        """The level that λ were pressed to last."""
         self.snapshot_cost = self.live.multiply_adds
-        self.losses: list[float] = []
+        self.losses, self.scaling_losses = Losses(), Losses()
         self.started = time.monotonic()
+
+    def _on_device(self, values: Sequence[Sequence[float]]) -> Tensor:
+        return torch.tensor(values, dtype=torch.double, device=self.device)
 
     def _optimizers(self) -> None:
         settings = self.settings
+        self.weights = self.supernet.weights()
         self.weight_step = weight_optimizer(
-            self.supernet.weights(),
+            self.weights,
             settings.lr,
             settings.momentum,
             settings.weight_decay,
@@ -130,9 +154,13 @@ class Search:
         self.step += 1
         done_here = self.step - begin
         if searching and (done_here % self.settings.ratio == 0 or self.done):
-            self._scaling_step(done_here // self.settings.ratio)
-            lines += self._press(done_here / (self.steps_per_epoch * epochs))
+            number = done_here // self.settings.ratio
+            self._scaling_step(number)
+            due = self._press(done_here / (self.steps_per_epoch * epochs))
+            if due or number % READ_STEPS == 0:
+                lines += self._read()
         if done_here % self.steps_per_epoch == 0:
+            lines += self._read()
             lines.append(self._epoch_line(phase, done_here // self.steps_per_epoch, epochs))
         return lines
 
@@ -149,7 +177,7 @@ class Search:
     def _use(self, table: latency.LatencyTable) -> None:
         self.latency_table = table
         if self.settings.penalty == "latency":
-            self.edge_factors = table.penalty_weights(self.spec.space)
+            self.edge_factors = self._on_device(table.penalty_weights(self.spec.space))
 
     def _time(self, architecture: Architecture) -> latency.Latency:
         """How long worker 0 takes for one image with a network of `architecture`."""
@@ -202,11 +230,11 @@ class Search:
         images, labels = self.data.batch(
             parts["weights"], self.step, settings.batch_size, self.spec.seed, "weights", self.augment
         )
-        weights = self.supernet.weights()
         phase = "search" if self.searching else "pretrain"
         size = min(settings.batch_size, len(parts["weights"]))
-        self.losses.append(backward(F.cross_entropy(self.supernet(images), labels), size, weights, phase, self.step))
-        torch.nn.utils.clip_grad_value_(weights, settings.clip)
+        loss = backward(F.cross_entropy(self.supernet(images), labels), size, self.weights)
+        self.losses.add(phase, self.step, loss)
+        torch.nn.utils.clip_grad_value_(self.weights, settings.clip)
         self.weight_step.step()
 
     def _scaling_step(self, number: int) -> None:
@@ -215,70 +243,128 @@ class Search:
         images, labels = self.data.batch(
             parts["scaling"], number, settings.batch_size, self.spec.seed, "scaling", self.augment
         )
-        factors = self.supernet.scaling_factors()
+        factors = blocks, reductions = self.supernet.scaling_factors()
         size = min(settings.batch_size, len(parts["scaling"]))
-        backward(F.cross_entropy(self.supernet(images), labels), size, factors, "search", self.step)
-        for parameter, weights in zip(self.supernet.block_scaling, self._penalty_weights(), strict=True):
-            parameter.gamma_scale = torch.tensor(weights, device=self.device)
-        paths = [strongest_path(self._strengths(parameter), self.output) for parameter in self.supernet.block_scaling]
-        stronger = [int(parameter.argmax()) for parameter in self.supernet.reduction_scaling]
-        self.scaling_step.step()
-        # The gradient may not empty a block or a reduction: only the budget may, and of a reduction never the rest.
-        for parameter, path in zip(self.supernet.block_scaling, paths, strict=True):
-            if path and not strongest_path(self._strengths(parameter), self.output):
-                self._spare(parameter, path)
-        for parameter, branch in zip(self.supernet.reduction_scaling, stronger, strict=True):
-            if not parameter.any():
-                parameter.data[branch] = FLOOR
+        self.scaling_losses.add(
+            "search", self.step, backward(F.cross_entropy(self.supernet(images), labels), size, factors)
+        )
+        with torch.no_grad():
+            for factor in factors:
+                if factor.grad is not None:
+                    factor.grad.mul_(factor > 0)  # what is dead stays dead
+            blocks.gamma_scale = self._penalty_weights().float()  # type: ignore[attr-defined]
+            paths, before = self.liveness.strongest_paths(blocks)
+            stronger = F.one_hot(reductions.argmax(1), 2).bool()
+            self.scaling_step.step()
+            # The gradient may not empty a block or a reduction: only the budget may, and of a reduction never the rest.
+            _, after = self.liveness.strongest_paths(blocks)
+            emptied = (after == -math.inf) & (before > -math.inf)
+            self._spare(blocks, paths & emptied[:, None])
+            reductions.masked_fill_(stronger & ~(reductions > 0).any(1, keepdim=True), FLOOR)
 
-    def _strengths(self, parameter: Tensor) -> dict[tuple[int, int], float]:
-        return {edge: value for edge, value in zip(self.press.edges, parameter.tolist(), strict=True) if value > 0}
+    @staticmethod
+    def _spare(factors: Tensor, chosen: Tensor) -> None:
+        """Keep the chosen λ above zero."""
+        factors.copy_(torch.where(chosen, factors.clamp(min=FLOOR), factors))
 
-    @torch.no_grad()
-    def _spare(self, parameter: Tensor, path: Iterable[tuple[int, int]]) -> None:
-        """Keep the λ of a path's edges above zero."""
-        chosen = set(path)
-        keep = torch.tensor([edge in chosen for edge in self.press.edges], device=self.device)
-        parameter.copy_(torch.where(keep, parameter.clamp(min=FLOOR), parameter))
-
-    def _penalty_weights(self) -> list[list[float]]:
-        """The factor of the L1 weight for every λ of every group of blocks."""
-        blocks = self.live.blocks[:1] if self.spec.space.share else self.live.blocks
-        weights = []
-        for group, block in enumerate(blocks):
-            edges = [(edge.source, edge.target) for edge in block.edges]
-            share = self.press.alive_share(group, edges) if self.settings.penalty == "flops" else 1.0
-            weights.append([share * factor for factor in self.edge_factors[group]])
-        return weights
+    def _penalty_weights(self) -> Tensor:
+        """The factor of the L1 weight for every λ of the blocks, (rows, edges)."""
+        if self.settings.penalty == "flops":
+            return self.liveness.alive_shares(self.supernet.block_scaling)[:, None] * self.edge_factors
+        return self.edge_factors
 
     @torch.no_grad()
-    def _press(self, progress: float) -> list[dict[str, Any]]:
-        """Bring the cost down to where the schedule wants it at `progress` (0 … 1), and note the budgets passed."""
+    def _press(self, progress: float) -> bool:
+        """Bring the cost down to where the schedule wants it at `progress` (0 … 1).
+
+        Returns whether a budget is passed by then for certain.
+        """
         # In terms of the largest budget, so that the limits are kept when that is reached, and not at one blow.
-        complete = self._cost(self.spec.space.complete(), self.spec.budgets[-1])
+        if self.complete_cost is None:
+            self.complete_cost = float(self._cost(self.spec.space.complete(), self.spec.budgets[-1]))
         if progress >= 1:
             target = float(self.spec.budgets[0])
         elif self.settings.form == "paper":
-            target = float(complete)
+            target = self.complete_cost
         else:
-            target = complete + (self.spec.budgets[0] - complete) * progress
+            target = self.complete_cost + (self.spec.budgets[0] - self.complete_cost) * progress
         # Budgets between here and the target are stops on the way, so that each gets an architecture of its own.
-        lines: list[dict[str, Any]] = []
         stops = [budget for budget in reversed(self.spec.budgets) if budget not in self.architectures]
-        for stop in [*(budget for budget in stops if budget >= target), target]:
+        due = [budget for budget in stops if budget >= target]
+        for stop in [*due, target]:
             self._press_to(stop)
-            for budget in stops:
-                if budget not in self.architectures and self._cost(self.live, budget) <= budget:
-                    self.architectures[budget] = self._fit(self.live, budget)
-                    state = {name: tensor.cpu().clone() for name, tensor in self.supernet.state_dict().items()}
-                    self.candidates[budget] = Candidate(self.live, state)
-                    lines.append({"kind": "architecture", "budget": budget})
-        if progress >= 1:
+            self._note_passed()
+        return bool(due) or progress >= 1
+
+    def _press_to(self, target: float) -> None:
+        """The smallest proximal step that brings the cost to `target`; what it zeroes stays so."""
+        factors = blocks, reductions = self.supernet.scaling_factors()
+        weights = self._penalty_weights()
+        solve = self.liveness.press if self.spec.limits == NO_LIMITS else self._solve_within_limits
+        self.level, alive, spared = solve(blocks, reductions, weights, target)
+        alive_branches = branches_above(reductions, self.level)
+        if self.settings.form != "cut":
+            blocks.copy_(soft_threshold(blocks, (self.level * weights).float()))
+            reductions.copy_(soft_threshold(reductions, self.level.float()))
+        self._spare(blocks, spared)
+        reductions.clamp_(min=FLOOR)
+        for factor, stays in zip(factors, (alive, alive_branches), strict=True):
+            factor.mul_(stays)
+            if "velocity" in self.scaling_step.state[factor]:
+                self.scaling_step.state[factor]["velocity"].mul_(stays)
+
+    def _solve_within_limits(self, blocks: Tensor, reductions: Tensor, weights: Tensor, target: float) -> Pressed:
+        """Where to press so that the limits are kept too, which only a whole architecture tells."""
+        reference = min(target, self.spec.budgets[-1])
+
+        def cost_of(alive: Sequence[Edges], pairs: Sequence[Sequence[float]], level: float) -> Any:
+            return self._cost(self.press.architecture(alive, pairs, level), reference)
+
+        level, *chosen = self.press.solve(blocks.tolist(), reductions.tolist(), weights.tolist(), target, cost_of)
+        alive, spared = (
+            torch.tensor([[edge in edges for edge in self.press.edges] for edges in map(set, rows)], device=self.device)
+            for rows in chosen
+        )
+        return Pressed(torch.tensor(level, dtype=torch.double, device=self.device), alive, spared)
+
+    def _note_passed(self) -> None:
+        """Keep λ as they are now for every budget that the cost has just passed."""
+        factors = blocks, reductions = self.supernet.scaling_factors()
+        if self.spec.limits == NO_LIMITS:
+            costs = self.liveness.cost(blocks > 0, reductions, torch.zeros_like(self.level))
+        else:
+            architecture = self.supernet.architecture()
+            costs = self._on_device([[self._cost(architecture, budget) for budget in self.spec.budgets]])[0]
+        now = (costs <= self.budgets) & ~self.passed
+        self.passed_with = [
+            torch.where(now.view(-1, 1, 1), factor, kept) for factor, kept in zip(factors, self.passed_with, strict=True)
+        ]
+        self.passed = self.passed | now
+
+    @torch.no_grad()
+    def _read(self) -> list[dict[str, Any]]:
+        """Learn what has become of λ, and make of it what is due: architectures, a picture, a smaller supernet.
+
+        Raises `Diverged` where a loss since the last time was not finite.
+        """
+        self.losses.read()
+        self.scaling_losses.read()
+        lines: list[dict[str, Any]] = []
+        for number, passed in reversed([*enumerate(self.passed.tolist())]):
+            budget = self.spec.budgets[number]
+            if passed and budget not in self.architectures:
+                candidate = self.candidates[budget] = self._candidate(number)
+                self.architectures[budget] = self._fit(candidate.live, budget)
+                lines.append({"kind": "architecture", "budget": budget})
+        if self.done:
             # Where even a single path of what lives is over the budget or a limit, the space holds a lighter network.
-            for budget in stops:
+            for budget in reversed(self.spec.budgets):
                 if budget not in self.architectures:
                     self.architectures[budget] = self._fit(self._lightest(budget), budget)
                     lines.append({"kind": "architecture", "budget": budget})
+        self.live = self.supernet.architecture()
+        if self.live.multiply_adds <= REBUILD_SHARE * self.built.multiply_adds:
+            self._remove(self.live)
         if self.live.multiply_adds <= SNAPSHOT_SHARE * self.snapshot_cost:
             self.snapshot_cost = self.live.multiply_adds
             lines.append(
@@ -291,44 +377,26 @@ class Search:
             )
         return lines
 
-    def _press_to(self, target: float) -> None:
-        """The smallest proximal step that brings the cost to `target`; what it zeroes is removed for good."""
-        vectors = [parameter.tolist() for parameter in self.supernet.block_scaling]
-        pairs = [parameter.tolist() for parameter in self.supernet.reduction_scaling]
-        weights = self._penalty_weights()
-        reference = min(target, self.spec.budgets[-1])
-
-        def cost_of(alive: Sequence[Edges], reductions: Sequence[Sequence[float]], level: float) -> Any:
-            return self._cost(self.press.architecture(alive, reductions, level), reference)
-
-        limited = self.spec.limits != NO_LIMITS
-        level, alive, spared = self.press.solve(vectors, pairs, weights, target, cost_of if limited else None)
-        self.gamma = self.settings.gamma + level / self.settings.scaling_lr
-        for parameter, weight, kept, edges in zip(self.supernet.block_scaling, weights, spared, alive, strict=True):
-            if self.settings.form != "cut":
-                parameter.copy_(soft_threshold(parameter, level * torch.tensor(weight, device=self.device)))
-            self._spare(parameter, kept)
-            stays = set(edges)
-            parameter.mul_(torch.tensor([edge in stays for edge in self.press.edges], device=self.device))
-        for parameter, pair in zip(self.supernet.reduction_scaling, pairs, strict=True):
-            stays_here = torch.tensor(branches(pair, level), device=self.device)
-            if self.settings.form != "cut":
-                parameter.copy_(soft_threshold(parameter, level))
-            parameter.copy_(parameter.clamp(min=FLOOR) * stays_here)
-        self.live = self.supernet.architecture()
-        self._remove(self.live)
+    def _candidate(self, number: int) -> Candidate:
+        """What was alive when a budget was passed, with λ as they were then and W as they are."""
+        supernet = copy.deepcopy(self.supernet)
+        for factor, kept in zip(supernet.scaling_factors(), self.passed_with, strict=True):
+            factor.copy_(kept[number])
+        live = supernet.architecture()
+        supernet.prune(live)
+        return Candidate(live, {name: tensor.cpu().clone() for name, tensor in supernet.state_dict().items()})
 
     def _remove(self, architecture: Architecture) -> None:
         replaced: list[Replacement] = self.supernet.prune(architecture)
         follow(self.weight_step, replaced)
-        follow(self.scaling_step, replaced)
+        self.built, self.weights = architecture, self.supernet.weights()
 
     def _epoch_line(self, phase: str, epoch: int, epochs: int) -> dict[str, Any]:
         parts = self.data.parts
         calibrate(self.supernet, self.data, parts["weights"], self.settings.batch_size)
         validation = evaluate(self.supernet, self.data, parts["validation"])
-        loss = torch.tensor(self.losses).mean().item()  # each is the mean over a whole batch already
-        self.losses = []
+        loss = self.losses.mean()  # each is the mean over a whole batch already
+        self.losses = Losses()
         now, self.started = time.monotonic(), time.monotonic() - self.started
         seconds, self.started = self.started, now
         return {
@@ -345,27 +413,36 @@ class Search:
             "seconds": seconds,
         }
 
+    @property
+    def gamma(self) -> float:
+        """The standing L1 weight and what the last press added to it."""
+        return self.settings.gamma + float(self.level) / self.settings.scaling_lr
+
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the next step depends on."""
+        """Everything that the next step depends on. Raises `Diverged` where a loss is not finite."""
+        self.scaling_losses.read()
         return {
             "step": self.step,
             "live": self.live.to_dict(),
+            "built": self.built.to_dict(),
             "supernet": self.supernet.state_dict(),
             "weight_step": self.weight_step.state_dict(),
             "scaling_step": self.scaling_step.state_dict(),
             "architectures": {budget: a.to_dict() for budget, a in self.architectures.items()},
             "candidates": {budget: (c.live.to_dict(), c.state) for budget, c in self.candidates.items()},
-            "gamma": self.gamma,
+            "passed": self.passed,
+            "passed_with": self.passed_with,
+            "level": self.level,
             "snapshot_cost": self.snapshot_cost,
-            "losses": self.losses,
+            "losses": list(self.losses.read()),
             "latency_table": self.latency_table.to_dict() if self.latency_table else None,
             "latencies": {budget: list(measured) for budget, measured in self.latencies.items()},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Become the search that `state_dict` described; it must be one of the same specification."""
-        self.live = Architecture.from_dict(state["live"])
-        self.supernet.prune(self.live)
+        self.live, self.built = (Architecture.from_dict(state[name]) for name in ("live", "built"))
+        self.supernet.prune(self.built)
         self.supernet.load_state_dict(state["supernet"])
         self._optimizers()
         self.weight_step.load_state_dict(state["weight_step"])
@@ -375,8 +452,10 @@ class Search:
             budget: Candidate(Architecture.from_dict(live), weights)
             for budget, (live, weights) in state["candidates"].items()
         }
-        self.step, self.gamma = state["step"], state["gamma"]
-        self.snapshot_cost, self.losses = state["snapshot_cost"], list(state["losses"])
+        self.passed, self.level = (state[name].to(self.device) for name in ("passed", "level"))
+        self.passed_with = [kept.to(self.device) for kept in state["passed_with"]]
+        self.step, self.snapshot_cost = state["step"], state["snapshot_cost"]
+        self.losses, self.scaling_losses = Losses(state["losses"]), Losses()
         if state["latency_table"]:
             self._use(latency.LatencyTable.from_dict(state["latency_table"]))
         self.latencies = {budget: latency.Latency(*measured) for budget, measured in state["latencies"].items()}

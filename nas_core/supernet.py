@@ -4,8 +4,8 @@ Shapes: B images, n live operations of a level, C channels, H×W pixels. The out
 as (B, n·C, H, W), so that one matrix product applies all λ between two levels, one grouped convolution serves all
 closing 1×1 convolutions, and one BN normalises the level.
 
-The λ of a block lie in one vector, in the order of `SearchSpace.edges()`. Removing dead operations takes their
-weights away (`Supernet.prune`); λ keeps its length, with zeros for the dead.
+The λ of all blocks are one tensor, a row for each block in the order of `SearchSpace.edges()`. Removing dead operations
+takes their weights away (`Supernet.prune`); λ keeps its shape, with zeros for the dead.
 """
 
 from collections.abc import Callable, Sequence
@@ -179,7 +179,9 @@ class SupernetBlock(nn.Module):
                 values = values.view(batch, -1, width, height, breadth)[:, read].flatten(1, 2)
             kernel = weights[part].transpose(0, 1).reshape(width, -1, 1, 1)
             parts.append(F.conv2d(values, kernel))
-        return shortcut + F.relu(self.output_bn(sum(parts[1:], parts[0])))
+        # A block whose last path is dead is its shortcut, though its output's BN would still give out its shift.
+        alive = (scaling[index["output"]] > 0).any().to(x.dtype)
+        return torch.addcmul(shortcut, F.relu(self.output_bn(sum(parts[1:], parts[0]))), alive)
 
     def prune(self, edges: Sequence[tuple[int, int]]) -> list[Replacement]:
         """Keep only `edges` (each on a path) and the operations between them."""
@@ -242,27 +244,28 @@ class Supernet(nn.Module):
         self.head = Head(widths[-1], space.classes)
         edges = len(space.edges())
         count = 1 if space.share else len(stages)
-        self.block_scaling = nn.ParameterList(nn.Parameter(torch.ones(edges)) for _ in range(count))
-        self.reduction_scaling = nn.ParameterList(nn.Parameter(torch.ones(2)) for _ in self.reductions)
+        self.block_scaling = nn.Parameter(torch.ones(count, edges))
+        self.reduction_scaling = nn.Parameter(torch.ones(len(self.reductions), 2))
 
     def forward(self, images: Tensor) -> Tensor:
         """Class logits of a batch of images."""
         x = self.stem(images)
         stages = self.space.stage_of_block
+        rows, pairs = self.block_scaling.unbind(), self.reduction_scaling.unbind()
         for index, block in enumerate(self.blocks):
             if index and stages[index] != stages[index - 1]:
                 stage = stages[index - 1]
-                x = self.reductions[stage](x, self.reduction_scaling[stage])
-            x = block(x, self.scaling_of_block(index))
+                x = self.reductions[stage](x, pairs[stage])
+            x = block(x, rows[self.row_of_block(index)])
         return self.head(x)
 
-    def scaling_of_block(self, index: int) -> nn.Parameter:
-        """The λ of block `index`, which are those of all blocks where the space shares them."""
-        return self.block_scaling[0 if self.space.share else index]
+    def row_of_block(self, index: int) -> int:
+        """The row of `block_scaling` that holds the λ of block `index`: the only one where the blocks share theirs."""
+        return 0 if self.space.share else index
 
     def scaling_factors(self) -> list[nn.Parameter]:
-        """The parameters λ: of the blocks, then of the reductions."""
-        return [*self.block_scaling, *self.reduction_scaling]
+        """The parameters λ: of the blocks (rows, edges), and of the reductions (reductions, 2)."""
+        return [self.block_scaling, self.reduction_scaling]
 
     def weights(self) -> list[nn.Parameter]:
         """The parameters W: all others that have anything left in them."""
@@ -299,17 +302,15 @@ class Supernet(nn.Module):
         """
         replaced: list[Replacement] = []
         edges = self.space.edges()
+        rows: list[list[bool]] = [[] for _ in self.block_scaling]
         for index, (module, block) in enumerate(zip(self.blocks, architecture.blocks, strict=True)):
             alive = {(edge.source, edge.target) for edge in block.edges}
             replaced += module.prune([edge for edge in edges if edge in alive])  # type: ignore[operator]
-            replaced.append(_silence(self.scaling_of_block(index), [edge in alive for edge in edges]))
-        for module, scaling, reduction in zip(
-            self.reductions, self.reduction_scaling, architecture.reductions, strict=True
-        ):
-            alive_branches = [strength > 0 for strength in reduction.strengths]
+            rows[self.row_of_block(index)] = [edge in alive for edge in edges]
+        pairs = [[strength > 0 for strength in reduction.strengths] for reduction in architecture.reductions]
+        for module, alive_branches in zip(self.reductions, pairs, strict=True):
             replaced += module.prune(alive_branches)  # type: ignore[operator]
-            replaced.append(_silence(scaling, alive_branches))
-        return replaced
+        return [*replaced, _silence(self.block_scaling, rows), _silence(self.reduction_scaling, pairs)]
 
 
 @torch.no_grad()
@@ -334,9 +335,9 @@ def follow(optimizer: torch.optim.Optimizer, replaced: Sequence[Replacement]) ->
         group["params"] = kept
 
 
-def _silence(scaling: nn.Parameter, alive: Sequence[bool]) -> Replacement:
+def _silence(scaling: nn.Parameter, alive: Sequence[Sequence[bool]]) -> Replacement:
     """Zero the λ that are not alive."""
-    mask = torch.tensor(alive, device=scaling.device)
+    mask = torch.tensor(alive, device=scaling.device).view_as(scaling)
     scaling.data.mul_(mask)
     return Replacement(scaling, scaling, lambda tensor: tensor * mask)
 

@@ -14,6 +14,8 @@ from nas_core.evaluation import Evaluation, names_of
 from nas_core.layers import BN_MOMENTUM, BatchNorm
 
 CALIBRATION_BATCHES = 8
+MOST_UNREAD = 50
+"""Losses are read after so many steps at the latest, so that a search that has diverged does not go on for an epoch."""
 
 
 def weight_optimizer(
@@ -40,12 +42,42 @@ def bn_scales(module: nn.Module) -> list[nn.Parameter]:
     return [norm.weight for norm in norms if norm.weight is not None]
 
 
-def backward(loss: Tensor, size: int, wanted: list[nn.Parameter], phase: str, step: int) -> float:
+class Losses:
+    """The losses of an epoch so far, which stay on the device until they are read: to read is to wait for it."""
+
+    def __init__(self, values: Iterable[float] = ()) -> None:
+        self.values = list(values)
+        self._unread: list[tuple[str, int, Tensor]] = []
+
+    def add(self, phase: str, step: int, loss: Tensor) -> None:
+        """Take in the loss () of a step. Raises as `read`, once in `MOST_UNREAD` steps."""
+        self._unread.append((phase, step, loss))
+        if len(self._unread) >= MOST_UNREAD:
+            self.read()
+
+    def read(self) -> list[float]:
+        """Read them. Raises `Diverged`, with its phase and step, for the first that is NaN or infinite."""
+        if self._unread:
+            read = torch.stack([loss for _, _, loss in self._unread]).tolist()
+            for (phase, step, _), value in zip(self._unread, read, strict=True):
+                if not math.isfinite(value):
+                    raise Diverged(phase, step, value)
+            self.values += read
+            self._unread = []
+        return self.values
+
+    def mean(self) -> float:
+        """Their mean. Raises as `read`."""
+        self.read()
+        return sum(self.values) / len(self.values)
+
+
+def backward(loss: Tensor, size: int, wanted: list[nn.Parameter]) -> Tensor:
     """Put the gradients of the mean loss over a batch of `size` images into `wanted`; returns that loss.
 
     `loss` () is the mean over this worker's share, and counts for as many images as that has: weighted before it is
-    differentiated, since BN's statistics carry gradients from every share to the others. Raises `Diverged`, on all
-    workers alike, where the loss of any of them is NaN or infinite.
+    differentiated, since BN's statistics carry gradients from every share to the others. What is returned is the same
+    on all workers, and on the device.
     """
     weight = parallel.weight(size)
     mean = loss.detach() * weight
@@ -53,10 +85,7 @@ def backward(loss: Tensor, size: int, wanted: list[nn.Parameter], phase: str, st
     for parameter, gradient in zip(wanted, gradients, strict=True):
         parameter.grad = gradient
     parallel.sum_([mean, *(parameter.grad for parameter in wanted if parameter.grad is not None)])
-    value = mean.item()
-    if not math.isfinite(value):
-        raise Diverged(phase, step, value)
-    return value
+    return mean
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """The supernet shrinks without changing what it computes; a search keeps its budgets and can be cut anywhere."""
 
 import io
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from nas_core.errors import InvalidValue
 from nas_core.job import SearchJob
 from nas_core.latency import Latency, LatencyTable, StageTimes
 from nas_core.network import Network
+from nas_core.search import Candidate
 from nas_core.spec import Limits, SearchSpec
 from nas_core.supernet import follow
 from nas_core.training import weight_optimizer
@@ -30,7 +32,8 @@ def with_strengths(architecture: Architecture) -> Supernet:
     with torch.no_grad():
         for index, block in enumerate(architecture.blocks):
             alive = {edge[:2]: edge.strength for edge in block.edges}
-            supernet.scaling_of_block(index).copy_(torch.tensor([alive.get(edge, 0.0) for edge in space.edges()]))
+            row = supernet.block_scaling[supernet.row_of_block(index)]
+            row.copy_(torch.tensor([alive.get(edge, 0.0) for edge in space.edges()]))
         for parameter, reduction in zip(supernet.reduction_scaling, architecture.reductions, strict=True):
             parameter.copy_(torch.tensor(reduction.strengths))
     return supernet
@@ -148,29 +151,39 @@ def test_a_reduction_keeps_its_last_branch_whatever_presses_on_it() -> None:
         assert [strength > 0 for strength in architecture.reductions[0].strengths] == [True, False]
 
 
-def test_a_candidate_is_the_supernet_as_it_was_when_it_passed_the_budget() -> None:
+def test_a_candidate_is_the_supernet_with_its_factors_as_they_were_when_it_passed_the_budget() -> None:
     search = Search(tiny_spec(), tiny_data(), "cpu")
     images = torch.randn(4, 1, 8, 8)
-    told: dict[int, torch.Tensor] = {}
-    press_to = search._press_to
+    factors: dict[int, list[torch.Tensor]] = {}
+    logits: dict[int, torch.Tensor] = {}
+    press_to, candidate = search._press_to, search._candidate
 
     def watched(target: float) -> None:
         """One step may pass several budgets, and go on behind the last: so every press is looked at."""
         press_to(target)
-        for budget in set(search.spec.budgets) - set(told):
-            if search._cost(search.live, budget) <= budget:
-                # By the batch's own statistics: the running ones are estimated anew when an epoch ends.
-                with torch.no_grad():
-                    told[budget] = search.supernet(images)
+        for budget in set(search.spec.budgets) - set(factors):
+            if search.supernet.architecture().multiply_adds <= budget:
+                factors[budget] = [factor.detach().clone() for factor in search.supernet.scaling_factors()]
 
-    search._press_to = watched
+    def read(number: int) -> Candidate:
+        """The weights are those of the step at which that is read."""
+        supernet = deepcopy(search.supernet)
+        budget = search.spec.budgets[number]
+        with torch.no_grad():
+            for factor, then in zip(supernet.scaling_factors(), factors[budget], strict=True):
+                factor.copy_(then)
+            # By the batch's own statistics: the running ones are estimated anew when an epoch ends.
+            logits[budget] = supernet(images)
+        return candidate(number)
+
+    search._press_to, search._candidate = watched, read
     while not search.done:
         search.advance()
-    assert set(told) == set(search.spec.budgets)
-    for budget, logits in told.items():
-        candidate = search.candidates[budget]
-        assert spend(candidate.live, budget) == search.architectures[budget]
-        torch.testing.assert_close(candidate.supernet()(images), logits)
+    assert set(logits) == set(search.spec.budgets)
+    for budget, expected in logits.items():
+        found = search.candidates[budget]
+        assert spend(found.live, budget) == search.architectures[budget]
+        torch.testing.assert_close(found.supernet()(images), expected, atol=1e-5, rtol=1e-4)
 
 
 # The first pretraining step, its last, the middle of the search, its last step, and both retrainings.
@@ -368,7 +381,8 @@ def test_the_l1_weight_of_an_edge_follows_the_penalty(share: bool, monkeypatch: 
             torch.testing.assert_close(parameter.data, 1 - 0.25 * torch.tensor(vector))
 
 
-def silence(loss: torch.Tensor, size: int, parameters: list[torch.Tensor], phase: str, step: int) -> None:
+def silence(loss: torch.Tensor, size: int, parameters: list[torch.Tensor]) -> torch.Tensor:
     """In place of `backward`: no gradient at all."""
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
+    return loss
