@@ -56,8 +56,8 @@ class ReferenceReduction(nn.Module):
 
     def forward(self, x: Tensor, scaling: Tensor) -> Tensor:
         """(B, C, H, W) and λ (2,) → (B, wide, ⌈H/2⌉, ⌈W/2⌉)."""
-        small, large = self.branches
-        return scaling[0] * small(x) + scaling[1] * large(x)
+        given: Tensor = scaling[0] * self.branches[0](x) + scaling[1] * self.branches[1](x)
+        return given
 
 
 class ReferenceSupernet(nn.Module):
@@ -86,7 +86,8 @@ class ReferenceSupernet(nn.Module):
             if index and stages[index] != stages[index - 1]:
                 x = self.reductions[stages[index - 1]](x, self.reduction_scaling[stages[index - 1]])
             x = block(x, self.block_scaling[0 if self.space.share else index])
-        return self.head(x)
+        logits: Tensor = self.head(x)
+        return logits
 
     @torch.no_grad()
     def copy(self, supernet: Supernet) -> None:
@@ -106,7 +107,7 @@ def pairs(reference: ReferenceSupernet, supernet: Supernet) -> Iterator[tuple[Te
         yield from zip(block.shortcut.parameters(), other.shortcut.parameters(), strict=True)
         yield from zip(block.output_bn.parameters(), other.output_bn.parameters(), strict=True)
         for place, output in enumerate(block.output):
-            yield output.weight, other.output[place]
+            yield output.get_parameter("weight"), other.output[place]
         for level in other._levels():
             for place, node in enumerate(level.nodes):
                 own = dict(block.operations[node - 1].named_parameters())
@@ -114,4 +115,4 @@ def pairs(reference: ReferenceSupernet, supernet: Supernet) -> Iterator[tuple[Te
                     yield own.pop(list(own)[-1]), level.pointwise[level.mixed.index(node)]
                 yield from zip(own.values(), level.bodies[str(node)].parameters(), strict=True)
                 width = slice(place * level.width, (place + 1) * level.width)
-                yield block.norms[node - 1].bias, level.bn.bias[width]
+                yield block.norms[node - 1].get_parameter("bias"), level.bn.bias[width]

@@ -72,10 +72,7 @@ class Liveness:
             matrix = self._matrix(alive, edges, below)
             on_path[..., nodes] &= (matrix & on_path[..., None, :below]).any(-1)
         kept = torch.cat(
-            [
-                (on_path[..., nodes, None] & on_path[..., None, :below]).flatten(-2)
-                for _, nodes, below in self.levels
-            ]
+            [(on_path[..., nodes, None] & on_path[..., None, :below]).flatten(-2) for _, nodes, below in self.levels]
             + [on_path[..., 1:]],
             -1,
         )
@@ -137,7 +134,10 @@ class Liveness:
         # Level 0, which presses nothing, is among them.
         zero = times.new_zeros(1)
         levels = torch.cat([zero, times.flatten(), reductions.clamp(min=0).flatten()]).sort().values
-        low, high = levels.new_full((1,), -1, dtype=torch.long), levels.new_full((1,), len(levels) - 1, dtype=torch.long)
+        low, high = (
+            levels.new_full((1,), -1, dtype=torch.long),
+            levels.new_full((1,), len(levels) - 1, dtype=torch.long),
+        )
         steps = torch.arange(1, PROBES + 1, device=levels.device)
         for _ in range(math.ceil(math.log(len(levels) + 1, PROBES + 1))):
             between = (low + (high - low) * steps // (PROBES + 1)).clamp(min=0)

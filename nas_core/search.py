@@ -7,7 +7,7 @@ again: what it then returns is bit for bit what it would have returned.
 import copy
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -320,12 +320,14 @@ class Search:
         def cost_of(alive: Sequence[Edges], pairs: Sequence[Sequence[float]], level: float) -> Any:
             return self._cost(self.press.architecture(alive, pairs, level), reference)
 
-        level, *chosen = self.press.solve(blocks.tolist(), reductions.tolist(), weights.tolist(), target, cost_of)
-        alive, spared = (
-            torch.tensor([[edge in edges for edge in self.press.edges] for edges in map(set, rows)], device=self.device)
-            for rows in chosen
-        )
-        return Pressed(torch.tensor(level, dtype=torch.double, device=self.device), alive, spared)
+        level, alive, spared = self.press.solve(blocks.tolist(), reductions.tolist(), weights.tolist(), target, cost_of)
+
+        def mask(rows: Iterable[Iterable[tuple[int, int]]]) -> Tensor:
+            return torch.tensor(
+                [[edge in own for edge in self.press.edges] for own in map(set, rows)], device=self.device
+            )
+
+        return Pressed(torch.tensor(level, dtype=torch.double, device=self.device), mask(alive), mask(spared))
 
     def _note_passed(self) -> None:
         """Keep λ as they are now for every budget that the cost has just passed."""
@@ -337,7 +339,8 @@ class Search:
             costs = self._on_device([[self._cost(architecture, budget) for budget in self.spec.budgets]])[0]
         now = (costs <= self.budgets) & ~self.passed
         self.passed_with = [
-            torch.where(now.view(-1, 1, 1), factor, kept) for factor, kept in zip(factors, self.passed_with, strict=True)
+            torch.where(now.view(-1, 1, 1), factor, kept)
+            for factor, kept in zip(factors, self.passed_with, strict=True)
         ]
         self.passed = self.passed | now
 

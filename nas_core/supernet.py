@@ -10,7 +10,7 @@ takes their weights away (`Supernet.prune`); λ keeps its shape, with zeros for 
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -109,7 +109,6 @@ class SupernetBlock(nn.Module):
             he_normal_(weight)
         self.output_bn = BatchNorm(width)
         self._position = {edge: index for index, edge in enumerate(space.edges())}
-        self._index: dict[str, Tensor] = {}
         self.edges = space.edges()
         self._plan()
 
@@ -117,21 +116,22 @@ class SupernetBlock(nn.Module):
         return cast(list[Level], list(self.levels))
 
     def _plan(self) -> None:
-        """Find out which λ stand between which live levels."""
+        """Find out which λ stand between which live levels; where they are is kept beside the weights."""
         alive, dead = set(self.edges), len(self._position)
         nodes = [[0], *(level.nodes for level in self._levels())]
+        for name in [name for name, _ in self.named_buffers(recurse=False)]:
+            delattr(self, name)
         self._plan_in: list[list[tuple[int, str]]] = []
-        self._index = {}
         for m in range(1, len(nodes)):
             sources = []
             for below in range(m):
                 pairs = [[(s, t) for s in nodes[below]] for t in nodes[m]]
                 if any(pair in alive for row in pairs for pair in row):
-                    key = f"{below}→{m}"
-                    self._index[key] = torch.tensor(
-                        [[self._position[pair] if pair in alive else dead for pair in row] for row in pairs]
+                    name = f"from_{below}_to_{m}"
+                    self._keep(
+                        name, [[self._position[pair] if pair in alive else dead for pair in row] for row in pairs]
                     )
-                    sources.append((below, key))
+                    sources.append((below, name))
             self._plan_in.append(sources)
         # The output reads, of every level, the operations with a live edge to it.
         self._plan_out: list[tuple[int, list[int], slice]] = []
@@ -142,10 +142,11 @@ class SupernetBlock(nn.Module):
                 self._plan_out.append((m, read, slice(start, start + len(read))))
                 start += len(read)
         order = [nodes[m][i] for m, read, _ in self._plan_out for i in read]
-        self._index["output"] = torch.tensor(
-            [self._position[node, self.space.nodes + 1] for node in order], dtype=torch.long
-        )
-        self._order = torch.tensor([self.outputs.index(node) for node in order], dtype=torch.long)
+        self._keep("to_output", [self._position[node, self.space.nodes + 1] for node in order])
+        self._keep("output_order", [self.outputs.index(node) for node in order])
+
+    def _keep(self, name: str, index: Any) -> None:
+        self.register_buffer(name, torch.tensor(index, dtype=torch.long, device=self.output.device), persistent=False)
 
     def forward(self, x: Tensor, scaling: Tensor) -> Tensor:
         """(B, C, H, W) and the block's λ (E,) → (B, C, H, W)."""
@@ -153,7 +154,6 @@ class SupernetBlock(nn.Module):
         if not self.outputs:
             return shortcut
         batch, width, height, breadth = x.shape
-        index = {key: tensor.to(x.device) for key, tensor in self._index.items()}
         # One zero more stands for every dead edge.
         scaling = F.pad(scaling, (0, 1)).to(x.dtype)
         per_level = [x]
@@ -163,14 +163,15 @@ class SupernetBlock(nn.Module):
                 per_level.append(x.new_empty(0))
                 continue
             entering: Tensor | None = None
-            for below, key in sources:
+            for below, name in sources:
                 # (n, n_below) · (B, n_below, C·H·W) → (B, n, C·H·W)
-                factors = scaling[index[key]].expand(batch, -1, -1)
+                factors = scaling[self.get_buffer(name)].expand(batch, -1, -1)
                 values = per_level[below].reshape(batch, factors.shape[2], -1)
                 entering = torch.bmm(factors, values) if entering is None else torch.baddbmm(entering, factors, values)
             assert entering is not None  # a live operation reads something
             per_level.append(level(entering.view(batch, n, width, height, breadth)))
-        weights = self.output[self._order.to(x.device)] * scaling[index["output"]].view(-1, 1, 1, 1, 1)
+        to_output = scaling[self.get_buffer("to_output")]
+        weights = self.output[self.get_buffer("output_order")] * to_output.view(-1, 1, 1, 1, 1)
         # (n, C_out, C_in, 1, 1) → (C_out, n·C_in, 1, 1): a convolution over the concatenation.
         parts = []
         for m, read, part in self._plan_out:
@@ -180,7 +181,7 @@ class SupernetBlock(nn.Module):
             kernel = weights[part].transpose(0, 1).reshape(width, -1, 1, 1)
             parts.append(F.conv2d(values, kernel))
         # A block whose last path is dead is its shortcut, though its output's BN would still give out its shift.
-        alive = (scaling[index["output"]] > 0).any().to(x.dtype)
+        alive = (to_output > 0).any().to(x.dtype)
         return torch.addcmul(shortcut, F.relu(self.output_bn(sum(parts[1:], parts[0]))), alive)
 
     def prune(self, edges: Sequence[tuple[int, int]]) -> list[Replacement]:

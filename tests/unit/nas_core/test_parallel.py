@@ -46,9 +46,9 @@ def found(steps: int | None, precise: bool, images: int = 150, **settings: Any) 
     while not search.done and (steps is None or search.step < steps):
         search.advance()
     return {
-        "λ": torch.cat([parameter.detach() for parameter in search.supernet.scaling_factors()]),
+        "λ": torch.cat([parameter.detach().flatten() for parameter in search.supernet.scaling_factors()]),
         "W": torch.cat([parameter.detach().flatten() for parameter in search.supernet.weights()]),
-        "statistics": torch.cat([buffer.flatten() for buffer in search.supernet.buffers()]),
+        "statistics": torch.cat([buffer.flatten().double() for buffer in search.supernet.buffers()]),
         "networks": [
             (a.widths, [[edge[:2] for edge in block.edges] for block in a.blocks])
             for a in search.architectures.values()
@@ -61,10 +61,10 @@ def retrained() -> dict[str, Any]:
     dropping = {"drop_path": 0.3, "dropout": 0.2, "auxiliary_weight": 0.4, "label_smoothing": 0.1}
     spec = tiny_spec(settings=SIXTY_FOUR | dropping)
     training = Retraining(spec, spec.space.complete(), tiny_data(count=600), "cpu")
-    losses = []
+    losses: list[float] = []
     for _ in range(2):
         training.advance()
-        losses += training.losses
+        losses += training.losses.read()
     return {"loss": torch.tensor(losses), "W": torch.cat([weight.detach().flatten() for weight in training.weights])}
 
 

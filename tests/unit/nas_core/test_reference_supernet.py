@@ -14,7 +14,13 @@ from nas_core.supernet import Supernet
 SPACES: dict[str, dict[str, Any]] = {
     "digits": {"preset": "digits", "channels": 4, "blocks": (2, 1)},
     "shared": {"preset": "digits", "channels": 4, "blocks": (2, 1), "share": True},
-    "every operation": {"preset": "digits", "channels": 4, "blocks": (1,), "levels": 2, "operations": tuple(OPERATIONS)},
+    "every operation": {
+        "preset": "digits",
+        "channels": 4,
+        "blocks": (1,),
+        "levels": 2,
+        "operations": tuple(OPERATIONS),
+    },
     "imagenet": {"preset": "imagenet", "channels": 2, "blocks": (1, 1), "image_size": 32, "classes": 5},
 }
 
@@ -38,10 +44,11 @@ def test_parameters_outputs_and_gradients_are_those_of_the_plainest_supernet(nam
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
     F.cross_entropy(logits, labels).backward()
     F.cross_entropy(expected, labels).backward()
-    gradients = {id(parameter): parameter.grad for parameter in ours.parameters()}
-    for parameter in ours.parameters():
-        assert gradients[id(parameter)] is not None
-        with torch.no_grad():
-            parameter.copy_(parameter.grad)
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            if parameter.numel():  # a space of one stage has no reduction
+                assert parameter.grad is not None
+                parameter.copy_(parameter.grad)
     for own, theirs in pairs(reference, ours):
-        torch.testing.assert_close(own.grad, theirs, atol=1e-5, rtol=1e-5)
+        if own.numel():
+            torch.testing.assert_close(own.grad, theirs, atol=1e-5, rtol=1e-5)

@@ -17,7 +17,6 @@ from nas_core.errors import InvalidValue
 from nas_core.job import SearchJob
 from nas_core.latency import Latency, LatencyTable, StageTimes
 from nas_core.network import Network
-from nas_core.search import Candidate
 from nas_core.spec import Limits, SearchSpec
 from nas_core.supernet import follow
 from nas_core.training import weight_optimizer
@@ -165,7 +164,7 @@ def test_a_candidate_is_the_supernet_with_its_factors_as_they_were_when_it_passe
             if search.supernet.architecture().multiply_adds <= budget:
                 factors[budget] = [factor.detach().clone() for factor in search.supernet.scaling_factors()]
 
-    def read(number: int) -> Candidate:
+    def read(number: int) -> Any:
         """The weights are those of the step at which that is read."""
         supernet = deepcopy(search.supernet)
         budget = search.spec.budgets[number]
