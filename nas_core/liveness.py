@@ -145,7 +145,7 @@ class Liveness:
             alive = (times > level[:, None, None]) | spared
             over = (self.cost(alive, reductions, level) > target).sum().view(1)
             low, high = tried[over], tried[over + 1]
-        level = levels[high[0]]
+        level = levels[high][0]
         _, alive = self.reach((times > level) | spared)
         return Pressed(level, alive, spared & (level > 0))
 

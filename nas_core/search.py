@@ -254,7 +254,8 @@ class Search:
                     factor.grad.mul_(factor > 0)  # what is dead stays dead
             blocks.gamma_scale = self._penalty_weights().float()  # type: ignore[attr-defined]
             paths, before = self.liveness.strongest_paths(blocks)
-            stronger = F.one_hot(reductions.argmax(1), 2).bool()
+            small_stronger = reductions[:, :1] >= reductions[:, 1:]
+            stronger = torch.cat([small_stronger, ~small_stronger], 1)
             self.scaling_step.step()
             # The gradient may not empty a block or a reduction: only the budget may, and of a reduction never the rest.
             _, after = self.liveness.strongest_paths(blocks)
