@@ -243,25 +243,28 @@ class Search:
         images, labels = self.data.batch(
             parts["scaling"], number, settings.batch_size, self.spec.seed, "scaling", self.augment
         )
-        factors = blocks, reductions = self.supernet.scaling_factors()
         size = min(settings.batch_size, len(parts["scaling"]))
-        self.scaling_losses.add(
-            "search", self.step, backward(F.cross_entropy(self.supernet(images), labels), size, factors)
-        )
-        with torch.no_grad():
-            for factor in factors:
-                if factor.grad is not None:
-                    factor.grad.mul_(factor > 0)  # what is dead stays dead
-            blocks.gamma_scale = self._penalty_weights().float()  # type: ignore[attr-defined]
-            paths, before = self.liveness.strongest_paths(blocks)
-            small_stronger = reductions[:, :1] >= reductions[:, 1:]
-            stronger = torch.cat([small_stronger, ~small_stronger], 1)
-            self.scaling_step.step()
-            # The gradient may not empty a block or a reduction: only the budget may, and of a reduction never the rest.
-            _, after = self.liveness.strongest_paths(blocks)
-            emptied = (after == -math.inf) & (before > -math.inf)
-            self._spare(blocks, paths & emptied[:, None])
-            reductions.masked_fill_(stronger & ~(reductions > 0).any(1, keepdim=True), FLOOR)
+        loss = backward(F.cross_entropy(self.supernet(images), labels), size, self.supernet.scaling_factors())
+        self.scaling_losses.add("search", self.step, loss)
+        self._move_scaling_factors()
+
+    @torch.no_grad()
+    def _move_scaling_factors(self) -> None:
+        """APG-NAG along the gradient that λ have: what is dead stays dead, and no block and no reduction is emptied."""
+        factors = blocks, reductions = self.supernet.scaling_factors()
+        for factor in factors:
+            if factor.grad is not None:
+                factor.grad.mul_(factor > 0)
+        blocks.gamma_scale = self._penalty_weights().float()  # type: ignore[attr-defined]
+        paths, before = self.liveness.strongest_paths(blocks)
+        small_stronger = reductions[:, :1] >= reductions[:, 1:]
+        stronger = torch.cat([small_stronger, ~small_stronger], 1)
+        self.scaling_step.step()
+        # The gradient may not empty a block or a reduction: only the budget may, and of a reduction never the rest.
+        _, after = self.liveness.strongest_paths(blocks)
+        emptied = (after == -math.inf) & (before > -math.inf)
+        self._spare(blocks, paths & emptied[:, None])
+        reductions.masked_fill_(stronger & ~(reductions > 0).any(1, keepdim=True), FLOOR)
 
     @staticmethod
     def _spare(factors: Tensor, chosen: Tensor) -> None:

@@ -19,7 +19,7 @@ class Counting(TorchDispatchMode):
     """Counts the operations that wait for a device; there need be none."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.reads: Counter[str] = Counter()
 
     def __torch_dispatch__(
