@@ -2,7 +2,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .PHONY: help setup demo test lint format clean bench-quality bench-ablation bench-budget bench-path bench-service soak \
-	compose-by-hand bench-finalists bench-sweep soak-cluster screenshots break-in
+	compose-by-hand bench-finalists bench-supernet bench-sweep soak-cluster screenshots break-in
 .DEFAULT_GOAL := help
 # Otherwise each of the many processes of a search and of the tests would compile Yoso anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -36,6 +36,9 @@ bench-budget: .venv/installed ## Is the budget kept in sixty random searches? (m
 
 bench-path: .venv/installed ## Does one search serve eight budgets? (half an hour)
 	$(BIN)/python -m benchmarks.path $(ARGS)
+
+bench-supernet: .venv/installed ## How much faster is the supernet than the plainest one that is right? (half an hour)
+	$(BIN)/python -m benchmarks.supernet $(ARGS)
 
 bench-finalists: .venv/installed ## What does stopping finalists early save, and does the same one win? (half an hour)
 	$(BIN)/python -m benchmarks.finalists $(ARGS)

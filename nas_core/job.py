@@ -13,6 +13,9 @@ from nas_core.retrain import Retraining
 from nas_core.search import Search
 from nas_core.spec import SearchSpec
 
+VERSION = 2
+"""Of what `SearchJob.state_dict` gives; in version 1 every block's λ were a tensor of their own."""
+
 INDIFFERENT = ("workers", "min_workers", "cpus_per_worker", "gpus_per_worker", "accelerator_type", "export")
 """The fields of a specification that change nothing of what a search finds."""
 
@@ -98,6 +101,7 @@ class SearchJob:
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, and what is already found."""
         return {
+            "version": VERSION,
             "spec": self.spec.to_dict(),
             "search": self.search.state_dict(),
             "retraining": self.retraining.state_dict() if self.retraining else None,
@@ -108,9 +112,12 @@ class SearchJob:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Become the job that `state_dict` described.
 
-        Raises `InvalidValue` where that is of another specification; only the workers may be others, since a step
-        takes the same images however many share them.
+        Raises `InvalidValue` where that is of another version or specification; only the workers may be others, since a
+        step takes the same images however many share them.
         """
+        if (version := state.get("version", 1)) != VERSION:
+            reason = "of another version of Yoso, which kept λ otherwise"
+            raise InvalidValue("checkpoint", f"version {version}", reason, f"version {VERSION}; start the search anew")
         # Read and written again, it has the fields that are younger than the checkpoint.
         theirs, ours = (_deciding(spec.to_dict()) for spec in (SearchSpec.from_dict(state["spec"]), self.spec))
         differing = sorted(field for field in theirs | ours if theirs.get(field) != ours.get(field))

@@ -212,6 +212,14 @@ def test_a_checkpoint_of_another_search_is_refused_with_what_differs() -> None:
     assert refused.value.value == {"seed": 5, "settings.gamma": 0.5, "space.name": "other"}
 
 
+def test_a_checkpoint_of_an_older_version_is_refused() -> None:
+    state = job(tiny_spec()).state_dict()
+    del state["version"]
+    with pytest.raises(InvalidValue, match="of another version of Yoso") as refused:
+        job(tiny_spec()).load_state_dict(state)
+    assert refused.value.field == "checkpoint"
+
+
 def test_a_checkpoint_may_be_taken_up_by_other_workers() -> None:
     ours = job(tiny_spec(workers=3, min_workers=1, cpus_per_worker=3, gpus_per_worker=1, accelerator_type="A100"))
     theirs = job(tiny_spec())
