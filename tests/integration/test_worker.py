@@ -249,6 +249,7 @@ def test_interrupted_it_stops_in_order_and_leaves_neither_a_result_nor_an_error(
     assert not (folder / "result.json").exists() and not (folder / "error.json").exists()
 
 
+@pytest.mark.proof
 @pytest.mark.timeout(900)
 def test_a_training_that_diverges_is_told_by_all_workers_and_not_tried_again(
     tmp_path: Path, start: Start, address: str
