@@ -288,8 +288,9 @@ def test_a_node_without_the_data_ends_the_search_for_all_workers(tmp_path: Path,
     error = json.loads((folder / "error.json").read_text())
     assert error["kind"] == "data" and not error["retryable"] and "no such folder" in error["message"]
     assert error["host"] == socket.gethostname() and f"worker {error['rank']} of 2 on" in error["message"]
-    [written] = (folder / "errors").iterdir()
-    assert written.name == f"0001-{error['rank']:04d}.json" and some(folder, "started") == []
+    # The other worker may tell of its lost peer, too; what is told of the search is the cause.
+    written = [path.name for path in (folder / "errors").iterdir()]
+    assert f"0001-{error['rank']:04d}.json" in written and some(folder, "started") == []
 
 
 def by_hand(tmp_path: Path, folder: Path) -> "subprocess.Popen[str]":
