@@ -21,7 +21,7 @@ from torch import Tensor
 from benchmarks.reference_supernet import ReferenceBlock, ReferenceSupernet
 from nas_core import ApgNag, Search, SearchSpace
 from nas_core.architecture import live
-from nas_core.budget import FLOOR, Press, branches, strongest_path
+from nas_core.budget import FLOOR, Press, branches
 from nas_core.data import Data, TensorImages, generator
 from nas_core.spec import SearchSpec, Settings
 from nas_core.supernet import SupernetBlock
@@ -212,7 +212,6 @@ class ReferenceSearch:
         shares: list[list[float]] = []
         for row in rows:
             edges = [edge for edge, value in zip(self.press.edges, row, strict=True) if value > 0]
-            strongest_path(dict.fromkeys(edges, 1.0), self.press.space.nodes + 1)
             shares.append([self.press.alive_share(len(shares), live(edges, self.press.space.nodes + 1))] * len(row))
         level, alive, spared = self.press.solve(rows, pairs, shares, target)
         with torch.no_grad():

@@ -153,14 +153,15 @@ class Search:
         self._weight_step()
         self.step += 1
         done_here = self.step - begin
+        epoch_ended = due = done_here % self.steps_per_epoch == 0
         if searching and (done_here % self.settings.ratio == 0 or self.done):
             number = done_here // self.settings.ratio
             self._scaling_step(number)
-            due = self._press(done_here / (self.steps_per_epoch * epochs))
-            if due or number % READ_STEPS == 0:
-                lines += self._read()
-        if done_here % self.steps_per_epoch == 0:
+            passed = self._press(done_here / (self.steps_per_epoch * epochs))
+            due = due or passed or number % READ_STEPS == 0
+        if due:
             lines += self._read()
+        if epoch_ended:
             lines.append(self._epoch_line(phase, done_here // self.steps_per_epoch, epochs))
         return lines
 
