@@ -15,10 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.glyphs import CLASSES, SIZE, write
 from nas_core import Architecture, Search, SearchSpace
-from nas_core.baselines import random_architecture, thin_complete
-from nas_core.data import Data, load
-from nas_core.retrain import Retraining
+from nas_core.data.loading import Data, load
+from nas_core.search.baselines import random_architecture, thin_complete
 from nas_core.spec import SearchSpec, Settings
+from nas_core.train.retrain import Retraining
 
 SCRATCH = Path("build/benchmarks")
 """Where made data lies; what is measured is kept in docs/benchmarks/."""

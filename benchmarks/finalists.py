@@ -19,7 +19,7 @@ import torch
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from benchmarks.common import TASKS, data, run_all, search
-from nas_core.retrain import Retraining
+from nas_core.train.retrain import Retraining
 from worker.tuning import asha, rungs
 
 SHARES = {"digits": (0.15, 0.30, 0.50), "glyphs": (0.30, 0.50)}

@@ -1,7 +1,7 @@
 """The plainest correct supernet: edge by edge and operation by operation, in eager float32, with nothing removed.
 
-It is the yardstick for the one that searches (`nas_core.supernet`): the same parameters, outputs and gradients, and
-none of what makes that one fast. What is dead here is multiplied by zero.
+It is the yardstick for the one that searches (`nas_core.supernet.supernet`): the same parameters, outputs and
+gradients, and none of what makes that one fast. What is dead here is multiplied by zero.
 """
 
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_core.layers import BatchNorm, Head, closes_pointwise, conv_bn_relu, convolution, operation, stem
-from nas_core.space import SearchSpace
-from nas_core.supernet import Supernet, SupernetBlock
+from nas_core.space.space import SearchSpace
+from nas_core.supernet.layers import BatchNorm, Head, closes_pointwise, conv_bn_relu, convolution, operation, stem
+from nas_core.supernet.supernet import Supernet, SupernetBlock
 
 
 class ReferenceBlock(nn.Module):

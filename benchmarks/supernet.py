@@ -20,12 +20,12 @@ from torch import Tensor
 
 from benchmarks.reference_supernet import ReferenceBlock, ReferenceSupernet
 from nas_core import ApgNag, Search, SearchSpace
-from nas_core.architecture import live
-from nas_core.budget import FLOOR, Press, branches
-from nas_core.data import Data, TensorImages, generator
+from nas_core.data.loading import Data, TensorImages, generator
+from nas_core.search.budget import FLOOR, Press, branches
+from nas_core.space.architecture import live
 from nas_core.spec import SearchSpec, Settings
-from nas_core.supernet import SupernetBlock
-from nas_core.training import weight_optimizer
+from nas_core.supernet.supernet import SupernetBlock
+from nas_core.train.steps import weight_optimizer
 
 FILE = Path("docs/benchmarks/supernet.json")
 BATCH = 32

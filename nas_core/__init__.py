@@ -8,15 +8,15 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
-    "SearchSpace": "space",
-    "Architecture": "architecture",
+    "SearchSpace": "space.space",
+    "Architecture": "space.architecture",
     "SearchSpec": "spec",
     "Settings": "spec",
-    "Supernet": "supernet",
-    "Network": "network",
-    "ApgNag": "proximal",
-    "Search": "search",
-    "Retraining": "retrain",
+    "Supernet": "supernet.supernet",
+    "Network": "supernet.network",
+    "ApgNag": "search.proximal",
+    "Search": "search.search",
+    "Retraining": "train.retrain",
     "SearchJob": "job",
 }
 

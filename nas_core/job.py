@@ -5,13 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas_core.architecture import Architecture
-from nas_core.data import Data, steps_per_epoch
+from nas_core.data.loading import Data, steps_per_epoch
 from nas_core.errors import InvalidValue
-from nas_core.evaluation import Evaluation
-from nas_core.retrain import Retraining
-from nas_core.search import Search
+from nas_core.search.search import Search
+from nas_core.space.architecture import Architecture
 from nas_core.spec import SearchSpec
+from nas_core.train.evaluation import Evaluation
+from nas_core.train.retrain import Retraining
 
 VERSION = 2
 """Of what `SearchJob.state_dict` gives; in version 1 every block's λ were a tensor of their own."""

@@ -9,7 +9,7 @@ from typing import Any, Self
 from PIL import ImageColor
 
 from nas_core.errors import InvalidValue
-from nas_core.space import SearchSpace
+from nas_core.space.space import SearchSpace
 
 _SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 _COUNT = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e\+?([0-9]{1,2}))?\s*([kmg]?)\s*", re.IGNORECASE)
@@ -94,7 +94,7 @@ NO_LIMITS = Limits()
 def unmet(limits: Limits, budget: int, space: SearchSpace) -> list[InvalidValue]:
     """What is wrong with limits that no network of `space` keeps, alone or together with a feasible budget.
 
-    Latency is not judged: that takes the device (`nas_core.search`).
+    Latency is not judged: that takes the device (`nas_core.search.search`).
     """
     if limits.parameters is None and limits.activations is None:
         return []
@@ -238,11 +238,11 @@ PENALTIES = ("uniform", "flops", "memory", "latency")
 access of the operation that the edge enters (eq. 10); or by that operation's measured latency."""
 
 RETRAIN_SCHEDULES = ("cosine", "cosine_restarts", "linear")
-"""How the learning rate of retraining may fall (`nas_core.retrain.learning_rate`)."""
+"""How the learning rate of retraining may fall (`nas_core.train.retrain.learning_rate`)."""
 
 CHOOSE_BY = ("accuracy", "balanced_accuracy")
 """What decides between networks, on the validation part: the share of images answered right, or the mean of that share
-over the classes, in which a rare class counts as much as a frequent one (`nas_core.evaluation`)."""
+over the classes, in which a rare class counts as much as a frequent one (`nas_core.train.evaluation`)."""
 
 CHOICES = {"form": FORMS, "penalty": PENALTIES, "retrain_schedule": RETRAIN_SCHEDULES, "choose_by": CHOOSE_BY}
 
@@ -388,8 +388,8 @@ class SearchSpec:
     `min_workers` (None: exactly `workers`), each with `cpus_per_worker` CPU threads and `gpus_per_worker` GPUs (0 or
     1), on nodes of `accelerator_type` as Ray names it, such as A100 (None: on any). Without `retrain` a search ends
     with the networks that it found, for others to train. `data` says how the images of a folder are read, `inspection`
-    what was found when the dataset was looked at (`nas_core.summary`; None where nobody looked), `export` how networks
-    are written as ONNX.
+    what was found when the dataset was looked at (`nas_core.data.summary`; None where nobody looked), `export` how
+    networks are written as ONNX.
     Raises `InvalidValue` where a field cannot be used or a budget or a limit is not feasible in the space.
     """
 

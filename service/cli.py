@@ -17,10 +17,10 @@ import typer
 from pydantic import ValidationError
 from rich.markup import escape
 
-from nas_core.datasets import DATASETS
+from nas_core.data.datasets import DATASETS
 from nas_core.errors import InvalidValue
 from nas_core.files import FILES
-from nas_core.space import PRESETS
+from nas_core.space.space import PRESETS
 from nas_core.spec import CHOOSE_BY, OPSETS, ExportOptions, SearchSpec
 from service import proxies, terminal
 from service.answers import Search
@@ -182,7 +182,7 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Look at a dataset on this machine, without a service. Exit code: 0 a search can be made on it, 1 not."""
-    from nas_core.inspection import inspect as look
+    from nas_core.data.inspection import inspect as look
     from service.domain.request import DataRequest
 
     with refusals():
@@ -618,7 +618,7 @@ def run(
 
     Exit code: 0 succeeded, 1 failed, 2 bad input, 4 the folder is another process's, 130 interrupted.
     """
-    from nas_core import inspection
+    from nas_core.data import inspection
     from nas_core.spec import DataOptions
     from service import keeper
     from service.domain.request import InvalidRequest, Looked, SearchRequest, check

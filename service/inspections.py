@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 from cachetools import LRUCache, TTLCache
 
-from nas_core.datasets import DatasetInfo, locate
+from nas_core.data.datasets import DatasetInfo, locate
 from nas_core.errors import InvalidValue
 from nas_core.spec import DataOptions
 from service.domain.request import Looked, look_here
@@ -345,7 +345,7 @@ class Inspections:
 def state_of(folder: str, within: Sequence[str] = ()) -> str:
     """What changes with any file or folder below `folder`: with its name, its size or the time of its last change.
 
-    As for `nas_core.layout.list_images`, links may lead below the folders `within` alone, if there are any.
+    As for `nas_core.data.layout.list_images`, links may lead below the folders `within` alone, if there are any.
     """
     digest, folders, known = hashlib.blake2b(digest_size=16), [os.fsencode(folder)], set()
     allowed = [Path(os.path.realpath(one)) for one in within]

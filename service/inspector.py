@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from nas_core.data.inspection import inspect
 from nas_core.errors import InvalidValue
-from nas_core.inspection import inspect
 from nas_core.spec import DataOptions
 
 TELL_SECONDS = 0.2

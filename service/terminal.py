@@ -19,7 +19,7 @@ from rich.segment import Segment
 from rich.table import Column, Table
 from rich.text import Text
 
-from nas_core.summary import in_words, summarise
+from nas_core.data.summary import in_words, summarise
 from service.formats import duration, exact, rival, short
 
 LINES_OF_A_PHASE = 6
@@ -241,7 +241,7 @@ def report(found: Mapping[str, Any]) -> Group:
 
 
 def facts(summary: Mapping[str, Any]) -> Table:
-    """What a summary of a dataset says (`nas_core.summary`)."""
+    """What a summary of a dataset says (`nas_core.data.summary`)."""
     told = Table.grid(padding=(0, 2, 0, 0))
     told.add_column(no_wrap=True, style="bold")
     told.add_column(overflow="fold")

@@ -33,7 +33,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 
 from nas_core.files import FILES
-from nas_core.picture import draw
+from nas_core.space.picture import draw
 from service.dispatch.executors.ray_jobs import Endpoint, RayJobs
 from service.dispatch.runs import Runs
 from tests import seeding

@@ -17,13 +17,13 @@ from PIL import Image
 from sqlalchemy import update
 from starlette.types import ASGIApp
 
-from nas_core.architecture import Architecture
-from nas_core.budget import fit_widths
-from nas_core.contact_sheet import contact_sheet
-from nas_core.evaluation import Evaluation
+from nas_core.data.contact_sheet import contact_sheet
 from nas_core.files import FILES
-from nas_core.picture import draw
-from nas_core.space import SearchSpace
+from nas_core.search.budget import fit_widths
+from nas_core.space.architecture import Architecture
+from nas_core.space.picture import draw
+from nas_core.space.space import SearchSpace
+from nas_core.train.evaluation import Evaluation
 from service.api.context import Context
 from service.app import create_app
 from service.connections import Connection

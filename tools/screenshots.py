@@ -28,11 +28,11 @@ from PIL import Image
 from playwright.sync_api import Browser, Page
 from sqlalchemy import event
 
-from nas_core.architecture import Architecture
-from nas_core.baselines import random_architecture
-from nas_core.evaluation import Evaluation
 from nas_core.files import FILES
-from nas_core.space import SearchSpace
+from nas_core.search.baselines import random_architecture
+from nas_core.space.architecture import Architecture
+from nas_core.space.space import SearchSpace
+from nas_core.train.evaluation import Evaluation
 from service.dashboard import frame
 from service.domain.lifecycle import Status
 from service.domain.scheduling import Capacity, Node

@@ -7,14 +7,14 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
-from nas_core import export
-from nas_core.architecture import Architecture
-from nas_core.data import Data
-from nas_core.evaluation import Evaluation
+from nas_core.data.loading import Data
+from nas_core.deliver import export
 from nas_core.files import FILES
-from nas_core.latency import Latency, measure_latency
-from nas_core.picture import draw
+from nas_core.search.latency import Latency, measure_latency
+from nas_core.space.architecture import Architecture
+from nas_core.space.picture import draw
 from nas_core.spec import SearchSpec
+from nas_core.train.evaluation import Evaluation
 from worker.run_folder import RunFolder
 
 

@@ -28,16 +28,16 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.logger import JsonLoggerCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
-from nas_core import parallel
-from nas_core.architecture import Architecture
-from nas_core.baselines import random_architecture, thin_complete
-from nas_core.budget import spend
-from nas_core.data import Data
+from nas_core.data.loading import Data
 from nas_core.errors import Diverged
-from nas_core.evaluation import Evaluation
 from nas_core.job import cost_of, path
-from nas_core.retrain import Retraining
+from nas_core.search.baselines import random_architecture, thin_complete
+from nas_core.search.budget import spend
+from nas_core.space.architecture import Architecture
 from nas_core.spec import CHOOSE_BY, SearchSpec
+from nas_core.train import parallel
+from nas_core.train.evaluation import Evaluation
+from nas_core.train.retrain import Retraining
 from worker.exports import write_evaluation, write_exports, write_genotype, write_weights
 from worker.failures import Failure, ends_run
 from worker.journal import Journal
@@ -66,8 +66,8 @@ class Finalist:
     """A network that is to be retrained for `budget`, as `spec.json` lists it under `finalists`.
 
     Its `origin` is "search" (found with `seed` by the search `source`), or "random" or "thin", which are networks of
-    the same cost that nobody searched for (`nas_core.baselines`). One that is to `fit` is a network that a search
-    passed on its way, whose widths are still to use the budget up.
+    the same cost that nobody searched for (`nas_core.search.baselines`). One that is to `fit` is a network that a
+    search passed on its way, whose widths are still to use the budget up.
     """
 
     number: int

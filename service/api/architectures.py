@@ -6,11 +6,11 @@ from typing import Any
 from fastapi import APIRouter, Response
 from fastapi.responses import StreamingResponse
 
-from nas_core.architecture import Architecture
 from nas_core.errors import InvalidValue
-from nas_core.evaluation import Evaluation
 from nas_core.files import FILES
-from nas_core.picture import Theme, draw
+from nas_core.space.architecture import Architecture
+from nas_core.space.picture import Theme, draw
+from nas_core.train.evaluation import Evaluation
 from service.api.context import Context, ContextDep, ProjectDep
 from service.api.problems import ProblemError
 from service.api.searches import PROBLEMS, UNKNOWN, operation_id, seen

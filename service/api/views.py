@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from nas_core.errors import InvalidValue
-from nas_core.evaluation import Evaluation
+from nas_core.train.evaluation import Evaluation
 from service.dispatch.folder_model import kinds
 from service.domain.lifecycle import Status
 from service.domain.scheduling import Capacity

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
 
-from nas_core import cost
-from nas_core.architecture import Architecture
-from nas_core.evaluation import Evaluation
-from nas_core.picture import draw
+from nas_core.space import cost
+from nas_core.space.architecture import Architecture
+from nas_core.space.picture import draw
+from nas_core.train.evaluation import Evaluation
 from service.api.architectures import tested
 from service.api.context import Context, ContextDep
 from service.api.problems import ProblemError

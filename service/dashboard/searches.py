@@ -11,9 +11,9 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from nas_core.architecture import Architecture
+from nas_core.data.summary import in_words
+from nas_core.space.architecture import Architecture
 from nas_core.storage import StorageUnavailable
-from nas_core.summary import in_words
 from service import formats
 from service.api.context import Context, ContextDep
 from service.api.problems import ProblemError

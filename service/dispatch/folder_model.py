@@ -15,9 +15,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from nas_core.architecture import Architecture
 from nas_core.errors import InvalidValue
 from nas_core.files import FILES
+from nas_core.space.architecture import Architecture
 
 LARGEST = 2**63 - 1
 """What a database holds."""

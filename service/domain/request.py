@@ -12,11 +12,12 @@ from typing import Annotated, Any, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidatorFunctionWrapHandler
 from pydantic.functional_validators import AfterValidator, WrapValidator
 
-from nas_core.datasets import DATASETS, DatasetInfo
+from nas_core.data.datasets import DATASETS, DatasetInfo
+from nas_core.data.inspection import Inspection, inspect
+from nas_core.data.summary import summarise
 from nas_core.errors import InvalidValue
-from nas_core.inspection import Inspection, inspect
-from nas_core.operations import OPERATIONS, PAPER_OPERATIONS
-from nas_core.space import PRESETS, SearchSpace
+from nas_core.space.operations import OPERATIONS, PAPER_OPERATIONS
+from nas_core.space.space import PRESETS, SearchSpace
 from nas_core.spec import (
     NEWEST_IR,
     NO_LIMITS,
@@ -30,7 +31,6 @@ from nas_core.spec import (
     parse_count,
     unmet,
 )
-from nas_core.summary import summarise
 from service.domain.patience import carry_on
 from service.domain.scheduling import Capacity
 

@@ -48,8 +48,8 @@ class BudgetRange(BaseModel):
 
 
 Baseline = Literal["random", "thin"]
-"""Networks that nobody searched for, to compare with (`nas_core.baselines`): what is left of the complete network when
-it is cut at random, and the complete network with fewer channels."""
+"""Networks that nobody searched for, to compare with (`nas_core.search.baselines`): what is left of the complete
+network when it is cut at random, and the complete network with fewer channels."""
 Budgets = Annotated[list[Any], Field(min_length=1, max_length=1000)] | BudgetRange
 
 

@@ -6,9 +6,9 @@ import pytest
 from playwright.sync_api import Browser
 
 from nas_core import Architecture, SearchSpace
-from nas_core.architecture import Block, Edge
-from nas_core.operations import OPERATIONS, Convolution, Layer
-from nas_core.picture import draw
+from nas_core.space.architecture import Block, Edge
+from nas_core.space.operations import OPERATIONS, Convolution, Layer
+from nas_core.space.picture import draw
 from tests.unit.nas_core.networks import registered
 
 OWN: dict[str, tuple[Layer, ...]] = {"w" * 40: (Convolution(3),), "w" * 11: (), "x_ray": ()}

@@ -26,11 +26,11 @@ from sklearn.datasets import load_digits
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from nas_core import Architecture, Network, SearchSpace
-from nas_core.baselines import random_architecture
-from nas_core.data import load
+from nas_core.data.loading import load
+from nas_core.data.snapshot import Snapshot
 from nas_core.files import FILES
 from nas_core.job import SearchJob
-from nas_core.snapshot import Snapshot
+from nas_core.search.baselines import random_architecture
 from nas_core.spec import SearchSpec, Settings
 from service import keeper
 from worker.training import MANIFEST

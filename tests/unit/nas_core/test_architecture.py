@@ -17,10 +17,11 @@ from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas_core import Architecture, Network, SearchSpace, cost
-from nas_core.architecture import Block, Edge, Reduction, live, schema
+from nas_core import Architecture, Network, SearchSpace
 from nas_core.errors import InvalidValue
-from nas_core.picture import draw
+from nas_core.space import cost
+from nas_core.space.architecture import Block, Edge, Reduction, live, schema
+from nas_core.space.picture import draw
 from tests.unit.nas_core.networks import architectures
 
 

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas_core import Architecture, SearchSpace
-from nas_core.architecture import Block, Edge, Reduction, live
-from nas_core.budget import (
+from nas_core.search.budget import (
     LEAST_USED,
     Edges,
     Press,
@@ -24,6 +23,7 @@ from nas_core.budget import (
     spend,
     strongest_path,
 )
+from nas_core.space.architecture import Block, Edge, Reduction, live
 from nas_core.spec import Limits
 from tests.unit.nas_core.networks import architectures, spaces
 

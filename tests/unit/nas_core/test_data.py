@@ -20,7 +20,10 @@ import torch
 from PIL import Image, ImageOps
 from PIL.JpegImagePlugin import JpegImageFile
 
-from nas_core.data import (
+from nas_core.data.datasets import DATASETS, LAYOUTS, at_hand, describe
+from nas_core.data.decoding import Decoding, decode
+from nas_core.data.inspection import _named_rows, inspect
+from nas_core.data.loading import (
     IN_MEMORY_BYTES,
     PREPARED_BATCHES,
     Augment,
@@ -30,14 +33,11 @@ from nas_core.data import (
     generator,
     load,
 )
-from nas_core.datasets import DATASETS, LAYOUTS, at_hand, describe
-from nas_core.decoding import Decoding, decode
+from nas_core.data.previews import rows
 from nas_core.errors import InvalidValue
-from nas_core.evaluation import wilson
-from nas_core.inspection import _named_rows, inspect
-from nas_core.previews import rows
-from nas_core.space import SearchSpace
+from nas_core.space.space import SearchSpace
 from nas_core.spec import SearchSpec, Settings
+from nas_core.train.evaluation import wilson
 from tests.unit.nas_core.networks import tiny_data
 
 
@@ -393,7 +393,7 @@ def test_large_folders_are_decoded_batch_by_batch_and_give_the_same(
     spec = spec_for(str(root), ())
     assert spec.space.channels_in == 1
     held = load(spec, (), "cpu")
-    monkeypatch.setattr("nas_core.data.IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("nas_core.data.loading.IN_MEMORY_BYTES", 0)
     streamed = load(spec, (), "cpu")
     assert type(held.images) is not type(streamed.images)
     assert held.fingerprint == streamed.fingerprint
@@ -406,7 +406,7 @@ def test_large_folders_are_decoded_batch_by_batch_and_give_the_same(
 @pytest.fixture
 def streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Data:
     """A folder that is decoded batch by batch."""
-    monkeypatch.setattr("nas_core.data.IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("nas_core.data.loading.IN_MEMORY_BYTES", 0)
     return load(spec_for(str(folder(tmp_path / "pets", ("",))), ()), (), "cpu")
 
 
@@ -457,7 +457,7 @@ def damage(files: list[Path]) -> None:
 def test_a_few_broken_files_are_skipped_and_more_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: int
 ) -> None:
-    monkeypatch.setattr("nas_core.data.IN_MEMORY_BYTES", memory)
+    monkeypatch.setattr("nas_core.data.loading.IN_MEMORY_BYTES", memory)
     root = folder(tmp_path / "pets", ("",), count=100)
     files = [root / "cats" / "1.jpg", root / "cats" / "0.png", root / "dogs" / "7.jpg"]
     damage(files[:2])

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from nas_core import decoding
-from nas_core.decoding import Bytes, Damaged, Decoding, decode, natural
+from nas_core.data import decoding
+from nas_core.data.decoding import Bytes, Damaged, Decoding, decode, natural
 from tests.unit.nas_core.images import bomb, png, tiff
 
 SIZE = 16

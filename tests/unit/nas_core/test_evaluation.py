@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from sklearn import metrics as reference
 from torch import Tensor, nn
 
-from nas_core.data import Data, TensorImages
+from nas_core.data.loading import Data, TensorImages
 from nas_core.errors import InvalidValue
-from nas_core.evaluation import MOST_CONFUSED, TOP5_ABOVE, Evaluation
 from nas_core.job import SearchJob
-from nas_core.training import evaluate
+from nas_core.train.evaluation import MOST_CONFUSED, TOP5_ABOVE, Evaluation
+from nas_core.train.steps import evaluate
 from tests.unit.nas_core.networks import tiny_spec
 
 

@@ -24,19 +24,20 @@ from PIL import ExifTags, Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nas_core import Architecture, Network, SearchSpace, export
-from nas_core.architecture import Block, Edge
-from nas_core.data import Data
-from nas_core.decoding import Decoding, decode
+from nas_core import Architecture, Network, SearchSpace
+from nas_core.data.decoding import Decoding, decode
+from nas_core.data.inspection import inspect as look_at
+from nas_core.data.loading import Data
+from nas_core.data.summary import summarise
+from nas_core.deliver import export
 from nas_core.errors import InvalidValue
-from nas_core.evaluation import Evaluation
 from nas_core.files import FILES
-from nas_core.inspection import inspect as look_at
-from nas_core.latency import Latency, measure_latency
-from nas_core.layers import BatchNorm
-from nas_core.operations import OPERATIONS
+from nas_core.search.latency import Latency, measure_latency
+from nas_core.space.architecture import Block, Edge
+from nas_core.space.operations import OPERATIONS
 from nas_core.spec import OPSETS, ExportOptions, SearchSpec
-from nas_core.summary import summarise
+from nas_core.supernet.layers import BatchNorm
+from nas_core.train.evaluation import Evaluation
 from tests.unit.nas_core.networks import architectures, tiny_data, tiny_spec
 
 CLASSES = ("cats", '"""', "\\", "l\ni", "a " * 80, "\udcff", "é", "`|", "<b>", "9")

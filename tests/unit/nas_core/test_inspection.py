@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nas_core.decoding import decode
+from nas_core.data.decoding import decode
+from nas_core.data.inspection import Inspection, inspect
 from nas_core.errors import InvalidValue
-from nas_core.inspection import Inspection, inspect
 from nas_core.spec import DataOptions
 from tests.unit.nas_core.images import bomb, tiff
 
@@ -361,12 +361,12 @@ def test_all_classes_with_too_few_images_are_named(tmp_path: Path) -> None:
 
 def test_of_many_images_some_are_decoded_always_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = dataset(tmp_path, count=40, size=(4, 4))
-    monkeypatch.setattr("nas_core.examination.MOST_EXAMINED", 30)
+    monkeypatch.setattr("nas_core.data.examination.MOST_EXAMINED", 30)
     first, second = look(root), look(root)
     assert first == second and first.examined == len(first.pixels) == 30
     assert first.images == 80 and "decoded to look at them: 30 of 80 images" in first.notes
-    monkeypatch.setattr("nas_core.examination.MOST_EXAMINED", 10**6)
-    monkeypatch.setattr("nas_core.examination.MOST_PIXELS", 0)
+    monkeypatch.setattr("nas_core.data.examination.MOST_EXAMINED", 10**6)
+    monkeypatch.setattr("nas_core.data.examination.MOST_PIXELS", 0)
     assert 0 < look(dataset(tmp_path, count=300, size=(4, 4))).examined < 600
 
 

@@ -14,13 +14,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nas_core.data import FileImages
-from nas_core.decoding import Damaged, Decoding, decode
+from nas_core.data.decoding import Damaged, Decoding, decode
+from nas_core.data.examination import examine
+from nas_core.data.inspection import inspect
+from nas_core.data.layout import Listing, list_images, readable
+from nas_core.data.loading import FileImages
+from nas_core.data.snapshot import PARTS, compare, take
 from nas_core.errors import DataChanged, InvalidValue
-from nas_core.examination import examine
-from nas_core.inspection import inspect
-from nas_core.layout import Listing, list_images, readable
-from nas_core.snapshot import PARTS, compare, take
 from nas_core.spec import NO_OPTIONS, DataOptions
 from tests.trees import KINDS, Edit, Tree, apply, contents, edits, options, sound, trees, written
 

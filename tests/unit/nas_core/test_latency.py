@@ -6,8 +6,9 @@ import pytest
 import torch
 from hypothesis import given
 
-from nas_core import Architecture, Network, SearchSpace, latency
-from nas_core.latency import LatencyTable, StageTimes, measure_latency, measure_table
+from nas_core import Architecture, Network, SearchSpace
+from nas_core.search import latency
+from nas_core.search.latency import LatencyTable, StageTimes, measure_latency, measure_table
 from tests.unit.nas_core.networks import architectures
 
 

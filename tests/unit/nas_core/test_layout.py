@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from nas_core.layout import Listing, list_images, role, seems_to_hold_classes
+from nas_core.data.layout import Listing, list_images, role, seems_to_hold_classes
 from nas_core.spec import DataOptions
 
 PNG = b"\x89PNG\r\n\x1a\n"

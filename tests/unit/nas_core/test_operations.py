@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas_core import Architecture, Network, SearchSpace, Supernet, cost
-from nas_core.architecture import Block, Edge
-from nas_core.budget import BlockCost
+from nas_core import Architecture, Network, SearchSpace, Supernet
 from nas_core.errors import InvalidValue
-from nas_core.layers import BatchNorm, SqueezeExcitation, operation
-from nas_core.operations import (
+from nas_core.search.budget import BlockCost
+from nas_core.space import cost
+from nas_core.space.architecture import Block, Edge
+from nas_core.space.operations import (
     OPERATIONS,
     PAPER_OPERATIONS,
     Convolution,
@@ -25,8 +25,9 @@ from nas_core.operations import (
     SqueezeExcite,
     register,
 )
-from nas_core.supernet import Level, follow
-from nas_core.training import weight_optimizer
+from nas_core.supernet.layers import BatchNorm, SqueezeExcitation, operation
+from nas_core.supernet.supernet import Level, follow
+from nas_core.train.steps import weight_optimizer
 from tests.unit.nas_core.networks import architectures, layers, registered
 
 # In narrower stages the gates' few ReLU may all be dead from the start.

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas_core import ApgNag
-from nas_core.proximal import soft_threshold
+from nas_core.search.proximal import soft_threshold
 
 values = st.lists(st.floats(-3, 3, width=32), min_size=1, max_size=8)
 

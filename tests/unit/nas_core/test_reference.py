@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from nas_core import ApgNag, SearchSpace
-from nas_core.architecture import live
-from nas_core.supernet import SupernetBlock, SupernetReduction
-from nas_core.training import weight_optimizer
+from nas_core.space.architecture import live
+from nas_core.supernet.supernet import SupernetBlock, SupernetReduction
+from nas_core.train.steps import weight_optimizer
 
 REFERENCE = Path(__file__).parents[2] / "reference"
 KINDS = ("conv3x3", "conv5x5", "max_pool", "avg_pool")

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from benchmarks.reference_supernet import ReferenceSupernet, pairs
 from nas_core import SearchSpace
-from nas_core.operations import OPERATIONS
-from nas_core.supernet import Supernet
+from nas_core.space.operations import OPERATIONS
+from nas_core.supernet.supernet import Supernet
 
 SPACES: dict[str, dict[str, Any]] = {
     "digits": {"preset": "digits", "channels": 4, "blocks": (2, 1)},

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from nas_core import Network, Retraining, Search, SearchSpace
-from nas_core.data import generator
+from nas_core.data.loading import generator
 from nas_core.errors import Diverged
-from nas_core.layers import BatchNorm
-from nas_core.network import NetworkBlock
-from nas_core.retrain import Trainee, keep_factors, learning_rate
 from nas_core.spec import Settings
-from nas_core.training import bn_scales, weight_optimizer
+from nas_core.supernet.layers import BatchNorm
+from nas_core.supernet.network import NetworkBlock
+from nas_core.train.retrain import Trainee, keep_factors, learning_rate
+from nas_core.train.steps import bn_scales, weight_optimizer
 from tests.unit.nas_core.networks import tiny_data, tiny_spec
 
 EVERYTHING: dict[str, Any] = {

@@ -10,16 +10,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nas_core import ApgNag, Architecture, Search, SearchSpace, Supernet, cost, latency
-from nas_core.architecture import Block, Edge
-from nas_core.budget import spend
+from nas_core import ApgNag, Architecture, Search, SearchSpace, Supernet
 from nas_core.errors import InvalidValue
 from nas_core.job import SearchJob
-from nas_core.latency import Latency, LatencyTable, StageTimes
-from nas_core.network import Network
+from nas_core.search import latency
+from nas_core.search.budget import spend
+from nas_core.search.latency import Latency, LatencyTable, StageTimes
+from nas_core.space import cost
+from nas_core.space.architecture import Block, Edge
 from nas_core.spec import Limits, SearchSpec
-from nas_core.supernet import follow
-from nas_core.training import weight_optimizer
+from nas_core.supernet.network import Network
+from nas_core.supernet.supernet import follow
+from nas_core.train.steps import weight_optimizer
 from tests.unit.nas_core.networks import architectures, tiny_data, tiny_spec
 
 
@@ -380,7 +382,7 @@ def test_the_l1_weight_of_an_edge_follows_the_penalty(share: bool, monkeypatch: 
         while not search.searching:
             search.advance()
         # Without a gradient or momentum, one step takes lr·γ·weight off each λ.
-        monkeypatch.setattr("nas_core.search.backward", silence)
+        monkeypatch.setattr("nas_core.search.search.backward", silence)
         search._scaling_step(0)
         monkeypatch.undo()
         Stopwatch(monkeypatch)

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nas_core import decoding
-from nas_core.data import IN_MEMORY_BYTES, Data, TensorImages, load
-from nas_core.datasets import describe
+from nas_core.data import decoding
+from nas_core.data.datasets import describe
+from nas_core.data.inspection import inspect
+from nas_core.data.loading import IN_MEMORY_BYTES, Data, TensorImages, load
+from nas_core.data.snapshot import FEWEST_OUTSIDE_TEST, PARTS, SAME, Snapshot, divide
 from nas_core.errors import DataChanged, InvalidValue, ReadFailed
-from nas_core.inspection import inspect
-from nas_core.snapshot import FEWEST_OUTSIDE_TEST, PARTS, SAME, Snapshot, divide
-from nas_core.space import SearchSpace
+from nas_core.space.space import SearchSpace
 from nas_core.spec import SearchSpec, Settings
 
 images = st.lists(st.tuples(st.integers(0, 80), st.integers(0, 3)), min_size=1, max_size=120)
@@ -168,7 +168,7 @@ def test_a_dataset_that_changed_between_attempts_ends_the_search_with_what_chang
 def test_a_file_that_changed_under_its_old_size_and_times_is_found_when_it_is_read(
     pets: Path, monkeypatch: pytest.MonkeyPatch, memory: int
 ) -> None:
-    monkeypatch.setattr("nas_core.data.IN_MEMORY_BYTES", memory)
+    monkeypatch.setattr("nas_core.data.loading.IN_MEMORY_BYTES", memory)
     spec = spec_of(pets)
     known = taken(load(spec, (), "cpu"))
     recoloured(pets / known.used[0].path, same_times=True)
@@ -191,7 +191,7 @@ def test_a_touch_is_no_change_and_nothing_that_is_unchanged_is_looked_at_again(
     assert first.left_out[0].reason == "not an image: .png" and first.skipped == ("cats/03.png",)
     for file in pets.rglob("*.png"):
         os.utime(file)
-    monkeypatch.setattr("nas_core.snapshot.examine", None)
+    monkeypatch.setattr("nas_core.data.snapshot.examine", None)
     again = load(spec, (), "cpu", taken(first))
     assert again.fingerprint == first.fingerprint and again.left_out == first.left_out
     for part in PARTS:
@@ -236,7 +236,7 @@ def test_a_hiccup_of_the_file_system_is_neither_damage_nor_waited_for_in_vain(
 ) -> None:
     spec = spec_of(pets)
     whole = load(spec, (), "cpu")
-    monkeypatch.setattr("nas_core.snapshot.PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("nas_core.data.snapshot.PAUSES", (0.0, 0.0))
     bad, failures, opened = str(pets / "cats" / "03.png"), [2], os.open
 
     def hiccup(path: object, *arguments: int) -> int:
@@ -246,7 +246,7 @@ def test_a_hiccup_of_the_file_system_is_neither_damage_nor_waited_for_in_vain(
         return opened(path, *arguments)  # type: ignore[arg-type]
 
     found = inspect(str(pets), anywhere=True)
-    monkeypatch.setattr("nas_core.snapshot.inspect", lambda *given, **also: found)
+    monkeypatch.setattr("nas_core.data.snapshot.inspect", lambda *given, **also: found)
     monkeypatch.setattr(os, "open", hiccup)
     assert load(spec, (), "cpu").fingerprint == whole.fingerprint
     failures[0] = 1000

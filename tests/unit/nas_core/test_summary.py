@@ -6,8 +6,8 @@ from typing import Any
 
 from PIL import Image
 
-from nas_core.inspection import inspect
-from nas_core.summary import in_words, summarise
+from nas_core.data.inspection import inspect
+from nas_core.data.summary import in_words, summarise
 
 
 def report(folder: Path) -> dict[str, Any]:

@@ -12,11 +12,11 @@ import pytest
 from fastapi import FastAPI
 from jsonschema import Draft202012Validator
 
-from nas_core.architecture import Architecture
-from nas_core.datasets import DATASETS
-from nas_core.evaluation import Evaluation
+from nas_core.data.datasets import DATASETS
 from nas_core.files import FILES
-from nas_core.operations import OPERATIONS
+from nas_core.space.architecture import Architecture
+from nas_core.space.operations import OPERATIONS
+from nas_core.train.evaluation import Evaluation
 from service.domain.lifecycle import Status
 from tests import seeding
 

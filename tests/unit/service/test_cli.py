@@ -9,10 +9,10 @@ import pytest
 from fastapi import FastAPI
 from typer.testing import CliRunner, Result
 
-from nas_core.architecture import Architecture
-from nas_core.datasets import DATASETS
-from nas_core.evaluation import Evaluation
+from nas_core.data.datasets import DATASETS
 from nas_core.files import FILES
+from nas_core.space.architecture import Architecture
+from nas_core.train.evaluation import Evaluation
 from service import cli
 from service.cli import app as commands
 from service.dashboard.copies import as_command

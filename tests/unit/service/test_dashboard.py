@@ -10,7 +10,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from nas_core.evaluation import Evaluation
+from nas_core.train.evaluation import Evaluation
 from service.api.sweeps import Point
 from service.dashboard.sweeps import MOST_DRAWN, drawn
 from service.domain.lifecycle import Status

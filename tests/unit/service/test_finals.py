@@ -9,10 +9,10 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from nas_core.architecture import Architecture
-from nas_core.baselines import random_architecture
 from nas_core.files import FILES
-from nas_core.space import SearchSpace
+from nas_core.search.baselines import random_architecture
+from nas_core.space.architecture import Architecture
+from nas_core.space.space import SearchSpace
 from nas_core.spec import SearchSpec
 from service.domain.lifecycle import Status
 from service.store.work import Work

@@ -15,12 +15,12 @@ from fastapi import FastAPI
 from PIL import Image
 from typer.testing import CliRunner
 
-from nas_core.data import load
+from nas_core.data.loading import load
+from nas_core.data.summary import in_words, summarise
 from nas_core.errors import InvalidValue
-from nas_core.space import SearchSpace
+from nas_core.space.space import SearchSpace
 from nas_core.spec import DataOptions, SearchSpec
 from nas_core.spec import Settings as TrainingSettings
-from nas_core.summary import in_words, summarise
 from service import foreground, inspector
 from service.cli import app as commands
 from service.client import Client

@@ -18,7 +18,7 @@ from mlflow.entities import Run, ViewType
 from sqlalchemy import create_engine, text
 
 from nas_core.errors import InvalidValue
-from nas_core.evaluation import Evaluation
+from nas_core.train.evaluation import Evaluation
 from service.app import create_app
 from service.dispatch import mlflow
 from service.dispatch.local_ray import free_ports

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nas_core.datasets import LAYOUTS
+from nas_core.data.datasets import LAYOUTS
 from nas_core.spec import SearchSpec
 from service.domain.request import SearchRequest, check
 

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_core.evaluation import Evaluation
+from nas_core.train.evaluation import Evaluation
 from service.domain.lifecycle import Status
 from service.domain.pareto import front
 from service.domain.sweep import BudgetRange, SweepRequest, expand, sorted_budgets

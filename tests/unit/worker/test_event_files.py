@@ -10,7 +10,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
 
-from nas_core.evaluation import Evaluation
+from nas_core.train.evaluation import Evaluation
 from worker.event_files import EventFiles
 from worker.journal import Journal
 from worker.run_folder import RunFolder

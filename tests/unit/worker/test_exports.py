@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from nas_core import Network, export
-from nas_core.evaluation import Evaluation
+from nas_core import Network
+from nas_core.deliver import export
 from nas_core.files import FILES
+from nas_core.train.evaluation import Evaluation
 from tests.unit.nas_core.networks import tiny_data, tiny_spec
 from worker.exports import write_exports
 from worker.run_folder import RunFolder

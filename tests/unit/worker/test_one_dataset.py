@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from nas_core import SearchSpace
-from nas_core.inspection import inspect
+from nas_core.data.inspection import inspect
 from nas_core.spec import SearchSpec, Settings
 from worker.failures import Failure
 from worker.run_folder import RunFolder

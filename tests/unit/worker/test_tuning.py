@@ -11,7 +11,7 @@ from ray.train.torch import TorchTrainer
 from ray.tune.experiment import Trial
 
 from nas_core import SearchSpace
-from nas_core.baselines import random_architecture
+from nas_core.search.baselines import random_architecture
 from nas_core.spec import SearchSpec, Settings
 from worker import tuning
 from worker.run_folder import RunFolder

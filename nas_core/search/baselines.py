@@ -7,10 +7,10 @@ have empty blocks or waste a part of the budget would flatter the search.
 
 import torch
 
-from nas_core.architecture import Architecture, Block, Edge, Reduction
-from nas_core.budget import Press, branches, fit_widths, spend
-from nas_core.data import generator
-from nas_core.space import SearchSpace
+from nas_core.data.loading import generator
+from nas_core.search.budget import Press, branches, fit_widths, spend
+from nas_core.space.architecture import Architecture, Block, Edge, Reduction
+from nas_core.space.space import SearchSpace
 
 CUTS = 100
 """In how many equal parts the cost of a random network falls to its budget."""

@@ -13,10 +13,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image
 
-from nas_core import decoding
-from nas_core.decoding import Decoding
-from nas_core.layout import EXAMPLES, ImageFile, Progress
-from nas_core.manifest import digest
+from nas_core.data import decoding
+from nas_core.data.decoding import Decoding
+from nas_core.data.layout import EXAMPLES, ImageFile, Progress
+from nas_core.data.manifest import digest
 
 MOST_EXAMINED = 20_000
 """Images of a dataset that are decoded when it is looked at."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from nas_core.decoding import Bytes
+from nas_core.data.decoding import Bytes
 
 MOST_ROWS = 10
 MOST_IMAGES = 10

@@ -13,11 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nas_core.operations import Convolution, Normalise, SqueezeExcite, flow
+from nas_core.space.operations import Convolution, Normalise, SqueezeExcite, flow
 
 if TYPE_CHECKING:
-    from nas_core.architecture import Architecture
-    from nas_core.space import SearchSpace
+    from nas_core.space.architecture import Architecture
+    from nas_core.space.space import SearchSpace
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from nas_core import decoding
+from nas_core.data import decoding
 from nas_core.errors import InvalidValue
 from nas_core.spec import NO_OPTIONS, DataOptions
 

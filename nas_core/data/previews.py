@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from nas_core.contact_sheet import MOST_IMAGES, MOST_ROWS, Row
-from nas_core.datasets import LAYOUTS, DatasetInfo
-from nas_core.decoding import Bytes, Decoding, decode, fitted
-from nas_core.pickles import unpickle
+from nas_core.data.contact_sheet import MOST_IMAGES, MOST_ROWS, Row
+from nas_core.data.datasets import LAYOUTS, DatasetInfo
+from nas_core.data.decoding import Bytes, Decoding, decode, fitted
+from nas_core.data.pickles import unpickle
 
 _NAMES = {
     "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),

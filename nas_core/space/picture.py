@@ -7,9 +7,9 @@ is and costs when pointed at. Colours follow the reader's light or dark setting 
 from html import escape
 from typing import Literal
 
-from nas_core import cost
-from nas_core.architecture import Architecture, Block, Edge
-from nas_core.operations import OPERATIONS, Convolution, Pool
+from nas_core.space import cost
+from nas_core.space.architecture import Architecture, Block, Edge
+from nas_core.space.operations import OPERATIONS, Convolution, Pool
 
 _LABELS = {
     "separable3": "sep 3×3",

@@ -21,15 +21,15 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 
-from nas_core import parallel
-from nas_core.datasets import UNREADABLE_SHARE, locate
-from nas_core.decoding import Damaged, Decoding, decode
+from nas_core.data.datasets import UNREADABLE_SHARE, locate
+from nas_core.data.decoding import Damaged, Decoding, decode
+from nas_core.data.examination import examine
+from nas_core.data.inspection import Inspection, inspect
+from nas_core.data.layout import LeftOut, Listing, list_images, readable
+from nas_core.data.manifest import Entry, digest, fingerprint
 from nas_core.errors import DataChanged, InvalidValue, ReadFailed
-from nas_core.examination import examine
-from nas_core.inspection import Inspection, inspect
-from nas_core.layout import LeftOut, Listing, list_images, readable
-from nas_core.manifest import Entry, digest, fingerprint
 from nas_core.spec import DataOptions
+from nas_core.train import parallel
 
 PARTS = ("weights", "scaling", "validation", "test")
 TEST_SHARE, VALIDATION_SHARE = 1 / 5, 1 / 10

@@ -6,9 +6,9 @@ from functools import cached_property
 from importlib.resources import files
 from typing import Any, NamedTuple, Self
 
-from nas_core import cost
 from nas_core.errors import InvalidValue
-from nas_core.space import SearchSpace
+from nas_core.space import cost
+from nas_core.space.space import SearchSpace
 
 VERSION = 1
 
@@ -18,7 +18,7 @@ def schema() -> dict[str, Any]:
 
     It knows shapes and kinds; whether edges form a network, and the costs, only `Architecture.from_json` can tell.
     """
-    values: dict[str, Any] = json.loads((files("nas_core") / "architecture.schema.json").read_text())
+    values: dict[str, Any] = json.loads((files("nas_core.space") / "architecture.schema.json").read_text())
     return values
 
 

@@ -27,15 +27,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nas_core import parallel
-from nas_core.datasets import LAYOUTS, UNREADABLE_SHARE, DatasetInfo, locate
-from nas_core.decoding import Bytes, Damaged, Decoding, decode
+from nas_core.data.datasets import LAYOUTS, UNREADABLE_SHARE, DatasetInfo, locate
+from nas_core.data.decoding import Bytes, Damaged, Decoding, decode
+from nas_core.data.layout import EXAMPLES, LeftOut, readable
+from nas_core.data.manifest import digest
+from nas_core.data.pickles import unpickle
+from nas_core.data.snapshot import PARTS, SAME, Snapshot, compare, divide, look_at, patiently, shared, take, threads
 from nas_core.errors import DataChanged, InvalidValue, ReadFailed
-from nas_core.layout import EXAMPLES, LeftOut, readable
-from nas_core.manifest import digest
-from nas_core.pickles import unpickle
-from nas_core.snapshot import PARTS, SAME, Snapshot, compare, divide, look_at, patiently, shared, take, threads
 from nas_core.spec import SearchSpec, Settings
+from nas_core.train import parallel
 
 IN_MEMORY_BYTES = 4 * 2**30
 """Image files up to this size, decoded, live on the device; more are decoded batch by batch."""

@@ -17,7 +17,8 @@ LONGEST = 300
 
 
 def summarise(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The summary of a report (`nas_core.inspection.Inspection.to_dict`), as JSON values of at most a few kilobytes."""
+    """The summary of a report (`nas_core.data.inspection.Inspection.to_dict`), as JSON values of at most a few
+    kilobytes."""
     counts: Mapping[str, Mapping[str, int]] = report["counts"]
     summary: dict[str, Any] = {
         name: report[name]

@@ -12,12 +12,11 @@ from pathlib import Path
 from statistics import median_low
 from typing import Any
 
-from nas_core import decoding, previews
-from nas_core.contact_sheet import MOST_IMAGES, MOST_ROWS, Row, contact_sheet
-from nas_core.datasets import LAYOUTS, UNREADABLE_SHARE, DatasetInfo, locate
-from nas_core.decoding import Decoding
-from nas_core.errors import InvalidValue
-from nas_core.examination import (
+from nas_core.data import decoding, previews
+from nas_core.data.contact_sheet import MOST_IMAGES, MOST_ROWS, Row, contact_sheet
+from nas_core.data.datasets import LAYOUTS, UNREADABLE_SHARE, DatasetInfo, locate
+from nas_core.data.decoding import Decoding
+from nas_core.data.examination import (
     NOTHING,
     Examined,
     Found,
@@ -29,8 +28,9 @@ from nas_core.examination import (
     ranges,
     same,
 )
-from nas_core.layout import EXAMPLES, PARTS, ImageFile, LeftOut, Progress, list_images, readable
-from nas_core.manifest import Entry, fingerprint
+from nas_core.data.layout import EXAMPLES, PARTS, ImageFile, LeftOut, Progress, list_images, readable
+from nas_core.data.manifest import Entry, fingerprint
+from nas_core.errors import InvalidValue
 from nas_core.spec import NO_OPTIONS, DataOptions
 
 LARGEST_SIZE = 224

@@ -12,10 +12,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 
 from nas_core.errors import InvalidValue
-from nas_core.operations import OPERATIONS, PAPER_OPERATIONS
+from nas_core.space.operations import OPERATIONS, PAPER_OPERATIONS
 
 if TYPE_CHECKING:
-    from nas_core.architecture import Architecture
+    from nas_core.space.architecture import Architecture
 
 MOST_OPERATIONS = 2048
 """Candidate operations of all blocks together: five times those of the largest preset. What a check of a request costs
@@ -161,7 +161,7 @@ class SearchSpace:
 
     def complete(self) -> "Architecture":
         """The network with every edge alive."""
-        from nas_core.architecture import Architecture, Block, Edge, Reduction
+        from nas_core.space.architecture import Architecture, Block, Edge, Reduction
 
         block = Block(tuple(Edge(source, target, 1.0) for source, target in self.edges()))
         return Architecture(
@@ -177,7 +177,7 @@ class SearchSpace:
         One block (every block, where they share their edges) holds a single operation; reductions are their 1×1
         branch. That block is the first or the second of a stage: what comes behind costs what the second does.
         """
-        from nas_core.architecture import Architecture, Block, Edge, Reduction
+        from nas_core.space.architecture import Architecture, Block, Edge, Reduction
 
         output = self.nodes + 1
         empty = Block(())

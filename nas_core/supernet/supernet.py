@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_core.architecture import Architecture, Block, Edge, Reduction, live
-from nas_core.layers import (
+from nas_core.space.architecture import Architecture, Block, Edge, Reduction, live
+from nas_core.space.space import SearchSpace
+from nas_core.supernet.layers import (
     BatchNorm,
     Head,
     closes_pointwise,
@@ -26,7 +27,6 @@ from nas_core.layers import (
     operation,
     stem,
 )
-from nas_core.space import SearchSpace
 
 
 class Replacement(NamedTuple):

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_core.architecture import Architecture, Block, Reduction
-from nas_core.layers import BatchNorm, Head, conv_bn_relu, convolution, operation, stem
-from nas_core.space import SearchSpace
+from nas_core.space.architecture import Architecture, Block, Reduction
+from nas_core.space.space import SearchSpace
+from nas_core.supernet.layers import BatchNorm, Head, conv_bn_relu, convolution, operation, stem
 
 
 class NetworkBlock(nn.Module):

@@ -2,7 +2,7 @@
 
 Known by name: `digits` (scikit-learn's 1,797 scans), `imagenet` (a folder of that name with `train` and `val`) and the
 datasets of `LAYOUTS`, in the files that torchvision's classes read, found below one of the data roots. Anything else
-is the path of an image folder, which `nas_core.inspection` looks into.
+is the path of an image folder, which `nas_core.data.inspection` looks into.
 """
 
 import os
@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from nas_core.data.layout import seems_to_hold_classes
 from nas_core.errors import InvalidValue
-from nas_core.layout import seems_to_hold_classes
 
 UNREADABLE_SHARE = 0.01
 """The share of a dataset's image files that may be unreadable; they are skipped, and more are refused."""
@@ -144,11 +144,11 @@ def locate(dataset: str, roots: Sequence[str] = (), anywhere: bool = False) -> D
 
 
 def describe(dataset: str, roots: Sequence[str] = (), anywhere: bool = False) -> DatasetInfo:
-    """Find out what `dataset` is, as `nas_core.inspection.inspect` does with no options.
+    """Find out what `dataset` is, as `nas_core.data.inspection.inspect` does with no options.
 
     Raises `InvalidValue` where there is no such dataset, it is outside the roots, or it cannot be searched on.
     """
-    from nas_core.inspection import inspect
+    from nas_core.data.inspection import inspect
 
     found = inspect(dataset, roots, anywhere)
     for problem in found.problems:
@@ -159,7 +159,8 @@ def describe(dataset: str, roots: Sequence[str] = (), anywhere: bool = False) ->
 def at_hand(roots: Sequence[str] = ()) -> list[str]:
     """The datasets to choose from: names whose files lie below the `roots`, then image folders right below these.
 
-    Little is looked at: `nas_core.inspection` says whether one can be used. Of folders there are at most `MOST_LISTED`.
+    Little is looked at: `nas_core.data.inspection` says whether one can be used. Of folders there are at most
+    `MOST_LISTED`.
     """
     named = ["digits"]
     for name in DATASETS:

@@ -20,17 +20,17 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from nas_core import decoding
-from nas_core.architecture import Architecture
-from nas_core.data import Data
-from nas_core.decoding import Decoding
-from nas_core.evaluation import Evaluation, names_of
+from nas_core.data import decoding
+from nas_core.data.decoding import Decoding
+from nas_core.data.loading import Data
+from nas_core.data.summary import in_words
 from nas_core.files import FILES
-from nas_core.latency import Latency
-from nas_core.layers import BN_EPS, BN_MOMENTUM, BatchNorm, SqueezeExcitation
-from nas_core.network import Network, NetworkBlock, NetworkReduction
+from nas_core.search.latency import Latency
+from nas_core.space.architecture import Architecture
 from nas_core.spec import NO_EXPORT_OPTIONS, ExportOptions, SearchSpec
-from nas_core.summary import in_words
+from nas_core.supernet.layers import BN_EPS, BN_MOMENTUM, BatchNorm, SqueezeExcitation
+from nas_core.supernet.network import Network, NetworkBlock, NetworkReduction
+from nas_core.train.evaluation import Evaluation, names_of
 
 TOLERANCE = 1e-4
 """How far another runtime's logits may be off, as a share of the largest logit (or of 1): it sums in another order."""
@@ -86,7 +86,7 @@ class Preprocessing:
 
 
 RESIZE = "scaled until it covers the square (bilinear, antialiased), then cropped about the centre"
-"""How an image becomes a square (`nas_core.decoding.decode`)."""
+"""How an image becomes a square (`nas_core.data.decoding.decode`)."""
 
 
 class Normalised(nn.Module):
@@ -467,7 +467,7 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
 def to_predict(preprocessing: Preprocessing, onnx_normalises: bool = False) -> str:
     """A Python file that classifies image files, from the command line or by its functions.
 
-    It decodes them as the training images were: that code is copied from `nas_core.decoding`. It needs numpy and
+    It decodes them as the training images were: that code is copied from `nas_core.data.decoding`. It needs numpy and
     Pillow, and to classify onnxruntime with the ONNX file beside it, or else torch with the stand-alone network.
     """
     names = "".join(f"    {name!r},\n" for name in preprocessing.class_names)
@@ -484,7 +484,7 @@ def to_predict(preprocessing: Preprocessing, onnx_normalises: bool = False) -> s
 
 
 def _source_of_decoding() -> str:
-    """The code of `nas_core.decoding`, which needs nothing else of Yoso, without the docstring."""
+    """The code of `nas_core.data.decoding`, which needs nothing else of Yoso, without the docstring."""
     source = inspect.getsource(decoding)
     docstring = ast.parse(source).body[0]
     return "\n".join(source.splitlines()[docstring.end_lineno :]).strip()

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nas_core.budget import Press
-from nas_core.space import SearchSpace
+from nas_core.search.budget import Press
+from nas_core.space.space import SearchSpace
 
 PROBES = 16
 """How many levels one round of the press tries at once."""

@@ -1,0 +1,1 @@
+"""Which networks a search chooses from, what each is, and what it costs."""

@@ -1,0 +1,1 @@
+"""Steps of training, retraining, and what is measured of a network."""
