@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nas_core.data.loading import generator
+from nas_core.seeds import generator
 
 CLASSES, SIZE, STROKES = 20, 16, 4
 

@@ -26,6 +26,13 @@ class InvalidValue(ValueError):
         return type(self), (self.field, self.value, self.reason, self.accepted, self.choices)
 
 
+def refuse_unknown(part: str, given: Mapping[str, Any], known: Sequence[str], kind: str = "field") -> None:
+    """Raises `InvalidValue` for the first name in `given`, the part of a request called `part`, that is not `known`."""
+    for name, value in given.items():
+        if name not in known:
+            raise InvalidValue(f"{part}.{name}", value, f"no such {kind}", "one of " + ", ".join(known))
+
+
 class Diverged(RuntimeError):
     """The loss of a training step is NaN or infinite, so that going on would be in vain.
 

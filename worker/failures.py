@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from ray.train import UserCallback
 
+from nas_core import parallel
 from nas_core.errors import DataChanged, Diverged, InvalidValue, LostPeer, ReadFailed
 from nas_core.spec import SearchSpec
-from nas_core.train import parallel
 from worker.run_folder import VERSION, RunFolder
 
 CAUSE_FIRST_SECONDS = 5.0

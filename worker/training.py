@@ -32,6 +32,7 @@ import torch.distributed as dist
 from ray.train import UserCallback
 from safetensors.torch import save
 
+from nas_core import parallel
 from nas_core.data.contact_sheet import MOST_IMAGES, MOST_ROWS, contact_sheet
 from nas_core.data.layout import readable
 from nas_core.data.loading import Data, load
@@ -39,7 +40,6 @@ from nas_core.data.snapshot import MOST_NAMED, Snapshot, compare
 from nas_core.errors import DataChanged, Diverged, InvalidValue
 from nas_core.job import SearchJob, path
 from nas_core.spec import SearchSpec
-from nas_core.train import parallel
 from worker.exports import write_exports, write_genotype
 from worker.failures import EndAtOnce, Failure, ends_run
 from worker.journal import Journal

@@ -28,6 +28,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.logger import JsonLoggerCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
+from nas_core import parallel
 from nas_core.data.loading import Data
 from nas_core.errors import Diverged
 from nas_core.job import cost_of, path
@@ -35,7 +36,6 @@ from nas_core.search.baselines import random_architecture, thin_complete
 from nas_core.search.budget import spend
 from nas_core.space.architecture import Architecture
 from nas_core.spec import CHOOSE_BY, SearchSpec
-from nas_core.train import parallel
 from nas_core.train.evaluation import Evaluation
 from nas_core.train.retrain import Retraining
 from worker.exports import write_evaluation, write_exports, write_genotype, write_weights

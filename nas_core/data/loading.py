@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nas_core import parallel
 from nas_core.data.datasets import LAYOUTS, UNREADABLE_SHARE, DatasetInfo, locate
 from nas_core.data.decoding import Bytes, Damaged, Decoding, decode
 from nas_core.data.layout import EXAMPLES, LeftOut, readable
@@ -34,8 +35,8 @@ from nas_core.data.manifest import digest
 from nas_core.data.pickles import unpickle
 from nas_core.data.snapshot import PARTS, SAME, Snapshot, compare, divide, look_at, patiently, shared, take, threads
 from nas_core.errors import DataChanged, InvalidValue, ReadFailed
+from nas_core.seeds import generator
 from nas_core.spec import SearchSpec, Settings
-from nas_core.train import parallel
 
 IN_MEMORY_BYTES = 4 * 2**30
 """Image files up to this size, decoded, live on the device; more are decoded batch by batch."""
@@ -219,12 +220,6 @@ class Data:
 def steps_per_epoch(count: int, batch_size: int) -> int:
     """Whole batches in `count` images; a batch is never larger than the part it comes from."""
     return count // min(batch_size, count)
-
-
-def generator(*purpose: object) -> torch.Generator:
-    """A CPU generator whose seed is a hash of `purpose`."""
-    digest = hashlib.blake2b(repr(purpose).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
 @lru_cache(maxsize=8)

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 
+from nas_core import parallel
 from nas_core.data.datasets import UNREADABLE_SHARE, locate
 from nas_core.data.decoding import Damaged, Decoding, decode
 from nas_core.data.examination import examine
@@ -29,7 +30,6 @@ from nas_core.data.layout import LeftOut, Listing, list_images, readable
 from nas_core.data.manifest import Entry, digest, fingerprint
 from nas_core.errors import DataChanged, InvalidValue, ReadFailed
 from nas_core.spec import DataOptions
-from nas_core.train import parallel
 
 PARTS = ("weights", "scaling", "validation", "test")
 TEST_SHARE, VALIDATION_SHARE = 1 / 5, 1 / 10

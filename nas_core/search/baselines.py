@@ -7,8 +7,8 @@ have empty blocks or waste a part of the budget would flatter the search.
 
 import torch
 
-from nas_core.data.loading import generator
 from nas_core.search.budget import Press, branches, fit_widths, spend
+from nas_core.seeds import generator
 from nas_core.space.architecture import Architecture, Block, Edge, Reduction
 from nas_core.space.space import SearchSpace
 

@@ -15,18 +15,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nas_core.data.loading import Augment, Data, generator, steps_per_epoch
+from nas_core import parallel
+from nas_core.data.loading import Augment, Data, steps_per_epoch
 from nas_core.errors import InvalidValue
 from nas_core.search import latency
 from nas_core.search.budget import FLOOR, Edges, Press, effective_cost, fit_widths, narrowest, spend
 from nas_core.search.liveness import Liveness, Pressed, branches_above
 from nas_core.search.proximal import ApgNag, soft_threshold
+from nas_core.seeds import generator
 from nas_core.space import cost
 from nas_core.space.architecture import Architecture
 from nas_core.spec import NO_LIMITS, SearchSpec
 from nas_core.supernet.network import Network
 from nas_core.supernet.supernet import Replacement, Supernet, follow
-from nas_core.train import parallel
 from nas_core.train.steps import Losses, backward, bn_scales, calibrate, evaluate, weight_optimizer
 
 SNAPSHOT_SHARE = 0.97

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Self
 
-from nas_core.errors import InvalidValue
+from nas_core.errors import InvalidValue, refuse_unknown
 from nas_core.space.operations import OPERATIONS, PAPER_OPERATIONS
 
 if TYPE_CHECKING:
@@ -105,10 +105,7 @@ class SearchSpace:
         """
         if name not in PRESETS:
             raise InvalidValue("space.preset", name, "no such preset", "one of " + ", ".join(PRESETS))
-        known = [field.name for field in fields(cls) if field.name != "name"]
-        for field, value in overrides.items():
-            if field not in known:
-                raise InvalidValue(f"space.{field}", value, "no such field", "one of " + ", ".join(known))
+        refuse_unknown("space", overrides, [field.name for field in fields(cls) if field.name != "name"])
         overrides = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
         return replace(cls(**PRESETS[name]), **overrides)
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas_core import parallel
 from nas_core.space.operations import Convolution, Layer, Normalise, Pool, SqueezeExcite, flow
-from nas_core.train import parallel
 
 BN_EPS = 2e-5
 """As in the published code."""

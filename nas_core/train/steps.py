@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nas_core import parallel
 from nas_core.data.loading import Data
 from nas_core.errors import Diverged
 from nas_core.supernet.layers import BN_MOMENTUM, BatchNorm
-from nas_core.train import parallel
 from nas_core.train.evaluation import Evaluation, names_of
 
 CALIBRATION_BATCHES = 8

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-from nas_core.data.loading import Data, TensorImages, generator, split
+from nas_core.data.loading import Data, TensorImages, split
+from nas_core.seeds import generator
 from nas_core.space.architecture import Architecture, Block, Edge, Reduction, live
 from nas_core.space.operations import OPERATIONS, Convolution, Layer, Normalise, Pool, SqueezeExcite, register
 from nas_core.space.space import SearchSpace

@@ -17,8 +17,8 @@ from torch.multiprocessing.spawn import start_processes
 
 from nas_core import Search
 from nas_core.data.loading import Data
+from nas_core.parallel import average_buffers, world
 from nas_core.supernet.layers import BatchNorm
-from nas_core.train.parallel import average_buffers, world
 from nas_core.train.retrain import Retraining
 from nas_core.train.steps import evaluate
 from tests.unit.nas_core.networks import tiny_data, tiny_spec

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from nas_core import Network, Retraining, Search, SearchSpace
-from nas_core.data.loading import generator
 from nas_core.errors import Diverged
+from nas_core.seeds import generator
 from nas_core.spec import Settings
 from nas_core.supernet.layers import BatchNorm
 from nas_core.supernet.network import NetworkBlock

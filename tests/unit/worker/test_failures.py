@@ -92,9 +92,9 @@ def test_a_worker_that_died_is_named_with_its_node(folder: RunFolder) -> None:
 def test_the_first_worker_that_rules_out_another_attempt_is_told_of(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nas_core.train.parallel.world", lambda: (0, 2))
+    monkeypatch.setattr("nas_core.parallel.world", lambda: (0, 2))
     hiccup = ended(folder, Failure("data", "a.png: input/output error", retryable=True))
-    monkeypatch.setattr("nas_core.train.parallel.world", lambda: (1, 2))
+    monkeypatch.setattr("nas_core.parallel.world", lambda: (1, 2))
     gone = ended(folder, Failure("data", "no such folder"))
     with pytest.raises(RunEnded, match="input/output"):
         EndAtOnce().after_exception(None, {0: hiccup})

@@ -1,0 +1,25 @@
+"""What one search is asked to do: the content of a run's `spec.json`."""
+
+from nas_core.spec.limits import NO_LIMITS, Limits, infeasible, parse_count, unmet
+from nas_core.spec.options import NEWEST_IR, NO_EXPORT_OPTIONS, NO_OPTIONS, OPSETS, DataOptions, ExportOptions
+from nas_core.spec.settings import CHOOSE_BY, FORMS, PENALTIES, Settings
+from nas_core.spec.specification import SearchSpec
+
+__all__ = [
+    "CHOOSE_BY",
+    "FORMS",
+    "NEWEST_IR",
+    "NO_EXPORT_OPTIONS",
+    "NO_LIMITS",
+    "NO_OPTIONS",
+    "OPSETS",
+    "PENALTIES",
+    "DataOptions",
+    "ExportOptions",
+    "Limits",
+    "SearchSpec",
+    "Settings",
+    "infeasible",
+    "parse_count",
+    "unmet",
+]

@@ -1,0 +1,162 @@
+"""How each phase of a search trains, and how that goes with a space; docs/method.md gives the sources."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+from nas_core.errors import InvalidValue, refuse_unknown
+from nas_core.spec.checks import check, choice, number, switch, whole
+
+FORMS = ("cut", "press", "paper")
+"""How a search brings the cost down: a fixed L1 weight presses, and the weakest edges are cut on a schedule (`cut`);
+the proximal step does it alone, with a level that is solved for at each step (`press`); or a fixed L1 weight presses,
+with an exact cut at the end where that was not enough (`paper`)."""
+
+PENALTIES = ("uniform", "flops", "memory", "latency")
+"""How the L1 weight differs between edges: not at all; by what is alive of the block (paper, eq. 9); by the memory
+access of the operation that the edge enters (eq. 10); or by that operation's measured latency."""
+
+RETRAIN_SCHEDULES = ("cosine", "cosine_restarts", "linear")
+"""How the learning rate of retraining may fall (`nas_core.train.retrain.learning_rate`)."""
+
+CHOOSE_BY = ("accuracy", "balanced_accuracy")
+"""What decides between networks, on the validation part: the share of images answered right, or the mean of that share
+over the classes, in which a rare class counts as much as a frequent one (`nas_core.train.evaluation`)."""
+
+
+class _Phase:
+    """A part of the settings, whose fields are checked when it is made."""
+
+    def __post_init__(self) -> None:
+        check(self, "settings")
+
+
+@dataclass(frozen=True)
+class SupernetSettings(_Phase):
+    """How the supernet's weights W train: first alone, in pretraining, and then in the search, in turns with λ.
+
+    An epoch of pretraining passes over its part of the training data once, one of the search over W's part.
+    `batch_size` counts the images of one step over all workers. `lr` stays as it is. `clip` bounds each gradient of
+    the search. With `split` W and λ train on images of their own; without, both on all of them (paper, table 3).
+    """
+
+    pretrain_epochs: int = whole(120, 0)
+    search_epochs: int = whole(120, 1)
+    batch_size: int = whole(128, 2)
+    lr: float = number(0.1, above=0)
+    weight_decay: float = number(1e-4)
+    clip: float = number(2.0, above=0)
+    split: bool = switch(True)
+
+
+@dataclass(frozen=True)
+class ScalingSettings(_Phase):
+    """How λ are learned and how the cost comes down.
+
+    `ratio` is how many weight steps go with one λ step, whose rate is `scaling_lr`. `gamma` is the L1 weight that
+    always presses. `form` says how the cost comes down (`FORMS`), `penalty` how the L1 weight is shared out among the
+    edges (`PENALTIES`).
+    """
+
+    ratio: int = whole(1, 1)
+    scaling_lr: float = number(0.1, above=0)
+    gamma: float = number(1e-3)
+    form: str = choice("cut", FORMS)
+    penalty: str = choice("flops", PENALTIES)
+
+
+@dataclass(frozen=True)
+class RetrainSettings(_Phase):
+    """How a network that was found trains from scratch.
+
+    An epoch passes over all training data. `retrain_batch_size` counts the images of one step over all workers.
+    `retrain_schedule` takes `retrain_lr` down after `retrain_warmup_epochs`. `retrain_clip` bounds the norm of the
+    gradient, 0 does not. `drop_path` and `dropout` are probabilities to drop, that of the last block at the end and
+    that before the classifier; `auxiliary_weight` is what the auxiliary head's loss counts, 0 for no such head;
+    `cutout` is in pixels.
+    """
+
+    retrain_epochs: int = whole(630, 1)
+    retrain_batch_size: int = whole(128, 2)
+    retrain_lr: float = number(0.05, above=0)
+    retrain_schedule: str = choice("cosine_restarts", RETRAIN_SCHEDULES)
+    retrain_warmup_epochs: int = whole(0, 0)
+    retrain_weight_decay: float = number(3e-4)
+    retrain_clip: float = number(5.0)
+    label_smoothing: float = number(0.0, below=1)
+    drop_path: float = number(0.5, below=1)
+    dropout: float = number(0.4, below=1)
+    auxiliary_weight: float = number(0.4)
+    cutout: int = whole(16, 0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.retrain_warmup_epochs >= self.retrain_epochs:
+            accepted = f"fewer than the {self.retrain_epochs} of retrain_epochs"
+            raise InvalidValue("settings.retrain_warmup_epochs", self.retrain_warmup_epochs, "too many", accepted)
+
+
+@dataclass(frozen=True)
+class Settings(RetrainSettings, ScalingSettings, SupernetSettings):
+    """How long and how fast every phase trains; everything that is not the space.
+
+    To users the phases' fields are one flat list. All phases share `momentum`, and the shift by `crop_padding` pixels
+    and the `flip` of their images; `choose_by` is what networks that compete are judged by (`CHOOSE_BY`). Raises
+    `InvalidValue` where a field cannot be used.
+    """
+
+    momentum: float = number(0.9, below=1)
+    crop_padding: int = whole(4, 0)
+    flip: bool = switch(True)
+    choose_by: str = choice("accuracy", CHOOSE_BY)
+
+    @classmethod
+    def preset(cls, name: str, **overrides: Any) -> Self:
+        """The schedule that goes with the space called `name`, with some of its fields replaced.
+
+        Raises `InvalidValue` for an unknown name or field.
+        """
+        if name not in SETTINGS:
+            raise InvalidValue("space.preset", name, "no such preset", "one of " + ", ".join(SETTINGS))
+        refuse_unknown("settings", overrides, [field.name for field in fields(cls)])
+        return replace(cls(**SETTINGS[name]), **overrides)
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "digits": dict(
+        pretrain_epochs=12,
+        search_epochs=30,
+        retrain_epochs=60,
+        gamma=1e-2,
+        batch_size=64,
+        retrain_batch_size=64,
+        retrain_lr=0.1,
+        retrain_schedule="cosine",
+        retrain_clip=0.0,
+        drop_path=0.0,
+        dropout=0.0,
+        auxiliary_weight=0.0,
+        cutout=0,
+        crop_padding=1,
+        flip=False,
+    ),
+    "cifar10": {},
+    "imagenet": dict(
+        pretrain_epochs=30,
+        search_epochs=30,
+        retrain_epochs=240,
+        batch_size=256,
+        retrain_batch_size=1024,
+        retrain_lr=0.5,
+        retrain_schedule="linear",
+        retrain_warmup_epochs=5,
+        weight_decay=4e-5,
+        retrain_weight_decay=4e-5,
+        gamma=1e-2,
+        retrain_clip=0.0,
+        ratio=4,
+        label_smoothing=0.1,
+        drop_path=0.0,
+        dropout=0.0,
+        cutout=0,
+    ),
+}

@@ -1,0 +1,126 @@
+"""All that one search is asked to do."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+from nas_core.errors import InvalidValue
+from nas_core.space.space import SearchSpace
+from nas_core.spec.limits import NO_LIMITS, Limits, infeasible, unmet
+from nas_core.spec.options import NO_EXPORT_OPTIONS, NO_OPTIONS, DataOptions, ExportOptions
+from nas_core.spec.settings import Settings
+
+_TYPE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+
+
+@dataclass(frozen=True)
+class SearchSpec:
+    """One search: the dataset, ascending budgets in multiply-adds, the space, and what it may use.
+
+    Every network keeps its budget and all `limits`. At most `workers` data-parallel processes, and at least
+    `min_workers` (None: exactly `workers`), each with `cpus_per_worker` CPU threads and `gpus_per_worker` GPUs (0 or
+    1), on nodes of `accelerator_type` as Ray names it, such as A100 (None: on any). Without `retrain` a search ends
+    with the networks that it found, for others to train. `data` says how the images of a folder are read, `inspection`
+    what was found when the dataset was looked at (`nas_core.data.summary`; None where nobody looked), `export` how
+    networks are written as ONNX.
+    Raises `InvalidValue` where a field cannot be used or a budget or a limit is not feasible in the space.
+    """
+
+    dataset: str
+    budgets: tuple[int, ...]
+    space: SearchSpace
+    settings: Settings
+    seed: int = 0
+    workers: int = 1
+    cpus_per_worker: int = 1
+    gpus_per_worker: int = 0
+    limits: Limits = NO_LIMITS
+    min_workers: int | None = None
+    accelerator_type: str | None = None
+    retrain: bool = True
+    data: DataOptions = NO_OPTIONS
+    export: ExportOptions = NO_EXPORT_OPTIONS
+    inspection: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        for field, smallest, largest in (
+            ("seed", 0, 2**31 - 1),
+            ("workers", 1, 4096),
+            ("cpus_per_worker", 1, 1024),
+            ("gpus_per_worker", 0, 1),
+        ):
+            value = getattr(self, field)
+            if type(value) is not int or not smallest <= value <= largest:
+                raise InvalidValue(field, value, "not a usable number", f"an integer from {smallest} to {largest}")
+        least = self.least_workers
+        if type(least) is not int or not 1 <= least <= self.workers:
+            accepted = f"an integer from 1 to {self.workers}, the most workers"
+            raise InvalidValue("workers.min", least, "not a usable number", accepted)
+        named = self.accelerator_type
+        if named is not None and (type(named) is not str or not _TYPE.fullmatch(named)):
+            accepted = "a type as Ray names it, such as A100: letters, digits, and - . _ between them"
+            raise InvalidValue("accelerator_type", named, "not the name of a type", accepted)
+        if not self.budgets or any(type(budget) is not int for budget in self.budgets):
+            raise InvalidValue("budgets", self.budgets, "not a list of budgets", "one or more numbers")
+        if list(self.budgets) != sorted(set(self.budgets)):
+            raise InvalidValue("budgets", self.budgets, "not ascending", "ascending budgets, once each")
+        for budget in self.budgets:
+            if problem := infeasible(budget, self.space):
+                raise problem
+        for problem in unmet(self.limits, self.budgets[0], self.space):
+            raise problem
+        for name in ("batch_size", "retrain_batch_size"):
+            size = getattr(self.settings, name)
+            if size < 2 * self.workers:
+                raise InvalidValue(
+                    f"settings.{name}",
+                    size,
+                    f"cannot be shared out to {self.workers} workers",
+                    f"{2 * self.workers} or more, 2 images a worker",
+                )
+        if self.settings.auxiliary_weight and len(self.space.blocks) < 2:
+            raise InvalidValue(
+                "settings.auxiliary_weight",
+                self.settings.auxiliary_weight,
+                "an auxiliary head stands at the end of the last stage but one, and this space has one stage",
+                "0, or space.blocks of two or more stages",
+            )
+
+    @property
+    def least_workers(self) -> int:
+        """How few workers will do."""
+        return self.workers if self.min_workers is None else self.min_workers
+
+    def to_dict(self) -> dict[str, Any]:
+        """The specification as JSON values."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return values | {
+            "budgets": list(self.budgets),
+            "space": self.space.to_dict(),
+            "settings": asdict(self.settings),
+            "limits": asdict(self.limits),
+            "data": self.data.to_dict(),
+            "export": asdict(self.export),
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The specification that `to_dict` described; other keys are passed over, and younger fields may be missing."""
+        younger = ("limits", "min_workers", "accelerator_type", "retrain", "data", "export", "inspection")
+        own = {field.name: values[field.name] for field in fields(cls) if field.name not in younger}
+        return cls(
+            **own
+            | {
+                "budgets": tuple(values["budgets"]),
+                "space": SearchSpace.from_dict(values["space"]),
+                "settings": Settings(**values["settings"]),
+                "limits": Limits(**values.get("limits", {})),
+                "min_workers": values.get("min_workers"),
+                "accelerator_type": values.get("accelerator_type"),
+                "retrain": values.get("retrain", True),
+                "data": DataOptions.from_dict(values.get("data", {})),
+                "export": ExportOptions.parse(values.get("export", {})),
+                "inspection": values.get("inspection"),
+            }
+        )
