@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_core.space.space import SearchSpace
+from nas_core.space import SearchSpace
 from nas_core.supernet.layers import BatchNorm, Head, closes_pointwise, conv_bn_relu, convolution, operation, stem
 from nas_core.supernet.supernet import Supernet, SupernetBlock
 

@@ -23,7 +23,7 @@ from nas_core import ApgNag, Search, SearchSpace
 from nas_core.data.loading import Data, TensorImages
 from nas_core.search.budget import FLOOR, Press, branches
 from nas_core.seeds import generator
-from nas_core.space.architecture import live
+from nas_core.space import live
 from nas_core.spec import SearchSpec, Settings
 from nas_core.supernet.supernet import SupernetBlock
 from nas_core.train.steps import weight_optimizer

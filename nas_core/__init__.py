@@ -8,8 +8,8 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
-    "SearchSpace": "space.space",
-    "Architecture": "space.architecture",
+    "SearchSpace": "space",
+    "Architecture": "space",
     "SearchSpec": "spec",
     "Settings": "spec",
     "Supernet": "supernet.supernet",

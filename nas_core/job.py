@@ -8,7 +8,7 @@ from torch import Tensor
 from nas_core.data.loading import Data, steps_per_epoch
 from nas_core.errors import InvalidValue
 from nas_core.search.search import Search
-from nas_core.space.architecture import Architecture
+from nas_core.space import Architecture
 from nas_core.spec import SearchSpec
 from nas_core.train.evaluation import Evaluation
 from nas_core.train.retrain import Retraining

@@ -20,7 +20,7 @@ from rich.markup import escape
 from nas_core.data.datasets import DATASETS
 from nas_core.errors import InvalidValue
 from nas_core.files import FILES
-from nas_core.space.space import PRESETS
+from nas_core.space import PRESETS
 from nas_core.spec import CHOOSE_BY, OPSETS, ExportOptions, SearchSpec
 from service import proxies, terminal
 from service.answers import Search

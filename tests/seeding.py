@@ -20,9 +20,8 @@ from starlette.types import ASGIApp
 from nas_core.data.contact_sheet import contact_sheet
 from nas_core.files import FILES
 from nas_core.search.budget import fit_widths
-from nas_core.space.architecture import Architecture
+from nas_core.space import Architecture, SearchSpace
 from nas_core.space.picture import draw
-from nas_core.space.space import SearchSpace
 from nas_core.train.evaluation import Evaluation
 from service.api.context import Context
 from service.app import create_app

@@ -30,8 +30,7 @@ from sqlalchemy import event
 
 from nas_core.files import FILES
 from nas_core.search.baselines import random_architecture
-from nas_core.space.architecture import Architecture
-from nas_core.space.space import SearchSpace
+from nas_core.space import Architecture, SearchSpace
 from nas_core.train.evaluation import Evaluation
 from service.dashboard import frame
 from service.domain.lifecycle import Status

@@ -11,7 +11,7 @@ from nas_core.data.loading import Data
 from nas_core.deliver import export
 from nas_core.files import FILES
 from nas_core.search.latency import Latency, measure_latency
-from nas_core.space.architecture import Architecture
+from nas_core.space import Architecture
 from nas_core.space.picture import draw
 from nas_core.spec import SearchSpec
 from nas_core.train.evaluation import Evaluation

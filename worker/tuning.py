@@ -34,7 +34,7 @@ from nas_core.errors import Diverged
 from nas_core.job import cost_of, path
 from nas_core.search.baselines import random_architecture, thin_complete
 from nas_core.search.budget import spend
-from nas_core.space.architecture import Architecture
+from nas_core.space import Architecture
 from nas_core.spec import CHOOSE_BY, SearchSpec
 from nas_core.train.evaluation import Evaluation
 from nas_core.train.retrain import Retraining

@@ -26,7 +26,7 @@ from nas_core.data.loading import Data
 from nas_core.data.summary import in_words
 from nas_core.files import FILES
 from nas_core.search.latency import Latency
-from nas_core.space.architecture import Architecture
+from nas_core.space import Architecture
 from nas_core.spec import NO_EXPORT_OPTIONS, ExportOptions, SearchSpec
 from nas_core.supernet.layers import BN_EPS, BN_MOMENTUM, BatchNorm, SqueezeExcitation
 from nas_core.supernet.network import Network, NetworkBlock, NetworkReduction

@@ -9,8 +9,7 @@ import torch
 
 from nas_core.search.budget import Press, branches, fit_widths, spend
 from nas_core.seeds import generator
-from nas_core.space.architecture import Architecture, Block, Edge, Reduction
-from nas_core.space.space import SearchSpace
+from nas_core.space import Architecture, Block, Edge, Reduction, SearchSpace
 
 CUTS = 100
 """In how many equal parts the cost of a random network falls to its budget."""

@@ -15,9 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from nas_core.space import cost
-from nas_core.space.architecture import Architecture, Block, Edge, Reduction, live
-from nas_core.space.space import SearchSpace
+from nas_core.space import Architecture, Block, Edge, Reduction, SearchSpace, cost, live
 from nas_core.spec import NO_LIMITS, Limits
 
 FLOOR = 1e-3

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nas_core.search.budget import Press
-from nas_core.space.space import SearchSpace
+from nas_core.space import SearchSpace
 
 PROBES = 16
 """How many levels one round of the press tries at once."""

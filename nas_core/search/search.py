@@ -23,8 +23,7 @@ from nas_core.search.budget import FLOOR, Edges, Press, effective_cost, fit_widt
 from nas_core.search.liveness import Liveness, Pressed, branches_above
 from nas_core.search.proximal import ApgNag, soft_threshold
 from nas_core.seeds import generator
-from nas_core.space import cost
-from nas_core.space.architecture import Architecture
+from nas_core.space import Architecture, cost
 from nas_core.spec import NO_LIMITS, SearchSpec
 from nas_core.supernet.network import Network
 from nas_core.supernet.supernet import Replacement, Supernet, follow

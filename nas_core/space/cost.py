@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from nas_core.space.operations import Convolution, Normalise, SqueezeExcite, flow
 
 if TYPE_CHECKING:
-    from nas_core.space.architecture import Architecture
-    from nas_core.space.space import SearchSpace
+    from nas_core.space.space import Architecture, SearchSpace
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from html import escape
 from typing import Literal
 
 from nas_core.space import cost
-from nas_core.space.architecture import Architecture, Block, Edge
+from nas_core.space.blocks import Block, Edge
 from nas_core.space.operations import OPERATIONS, Convolution, Pool
+from nas_core.space.space import Architecture
 
 _LABELS = {
     "separable3": "sep 3×3",

@@ -1,101 +1,20 @@
-"""The search space: which networks a search may return.
+"""A search space, and the networks in it."""
 
-A network is a stem, S stages of blocks with a reduction block after every stage but the last, and a head. A block
-holds M levels of N operations; each operation may read the block's input and every operation of a lower level, and
-the block's output may read every operation (paper, section 3.1 and figure 3).
-
-Nodes of a block are numbered: 0 is its input, 1 … M·N its operations, level by level, and M·N+1 its output.
-"""
-
+import json
 from dataclasses import asdict, dataclass, fields, replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Self
+from functools import cached_property, lru_cache
+from importlib.resources import files
+from typing import Any, Self
 
 from nas_core.errors import InvalidValue, refuse_unknown
-from nas_core.space.operations import OPERATIONS, PAPER_OPERATIONS
-
-if TYPE_CHECKING:
-    from nas_core.space.architecture import Architecture
-
-MOST_OPERATIONS = 2048
-"""Candidate operations of all blocks together: five times those of the largest preset. What a check of a request costs
-grows with them."""
+from nas_core.space import cost
+from nas_core.space.blocks import Block, Edge, Reduction, live
+from nas_core.space.skeleton import Skeleton
 
 
 @dataclass(frozen=True)
-class SearchSpace:
-    """The set of networks that one search chooses from.
-
-    `image_size` is the height and width of the square input in pixels; `stem` the strides of the stem's 3×3
-    convolutions, of which all but the last have half of `channels`; `channels` the width of the first stage, which
-    doubles with every stage; `blocks` the number of blocks per stage. With `share` all blocks have one set of edges.
-
-    Raises `InvalidValue` where a field cannot be used.
-    """
-
-    name: str
-    channels_in: int
-    image_size: int
-    classes: int
-    stem: tuple[int, ...]
-    channels: int
-    blocks: tuple[int, ...]
-    levels: int = 4
-    operations: tuple[str, ...] = PAPER_OPERATIONS
-    share: bool = False
-
-    def __post_init__(self) -> None:
-        for field, smallest, largest in (
-            ("channels_in", 1, 4096),
-            ("image_size", 4, 4096),
-            ("classes", 2, 1_000_000),
-            ("channels", 2, 4096),
-            ("levels", 1, 8),
-        ):
-            value = getattr(self, field)
-            if type(value) is not int or not smallest <= value <= largest:
-                raise InvalidValue(
-                    f"space.{field}", value, "not a usable number", f"an integer from {smallest} to {largest}"
-                )
-        if type(self.share) is not bool:
-            raise InvalidValue("space.share", self.share, "not a truth value", "true or false")
-        for field, smallest, largest, longest in (("stem", 1, 2, 4), ("blocks", 1, 64, 6)):
-            values = getattr(self, field)
-            if (
-                not isinstance(values, tuple)
-                or not 1 <= len(values) <= longest
-                or not all(type(v) is int and smallest <= v <= largest for v in values)
-            ):
-                raise InvalidValue(
-                    f"space.{field}",
-                    values,
-                    "not a usable list",
-                    f"1 to {longest} integers from {smallest} to {largest}",
-                )
-        if (
-            not isinstance(self.operations, tuple)
-            or not self.operations
-            or not all(isinstance(name, str) and name in OPERATIONS for name in self.operations)
-            or len(set(self.operations)) != len(self.operations)
-        ):
-            raise InvalidValue(
-                "space.operations",
-                self.operations,
-                "not a list of different known operations",
-                "one or more of " + ", ".join(OPERATIONS),
-            )
-        if self.size > MOST_OPERATIONS:
-            raise InvalidValue(
-                "space",
-                self.size,
-                f"too many candidate operations: {sum(self.blocks)} blocks of {self.levels} levels of "
-                f"{len(self.operations)}",
-                f"at most {MOST_OPERATIONS} in all; fewer blocks, levels or operations",
-            )
-        if self.resolution(len(self.blocks) - 1) < 1:
-            raise InvalidValue(
-                "space.image_size", self.image_size, "too small for so many stages", "a larger image or fewer stages"
-            )
+class SearchSpace(Skeleton):
+    """The set of networks that one search chooses from; `Skeleton` says what its fields are."""
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> Self:
@@ -109,57 +28,8 @@ class SearchSpace:
         overrides = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
         return replace(cls(**PRESETS[name]), **overrides)
 
-    @property
-    def stage_of_block(self) -> tuple[int, ...]:
-        """The stage of each block, counted from 0."""
-        return tuple(stage for stage, count in enumerate(self.blocks) for _ in range(count))
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Channels per stage of the supernet."""
-        return tuple(self.channels << stage for stage in range(len(self.blocks)))
-
-    @property
-    def nodes(self) -> int:
-        """The number of operations in a block."""
-        return self.levels * len(self.operations)
-
-    @property
-    def size(self) -> int:
-        """The number of candidate operations in all blocks together."""
-        return sum(self.blocks) * self.nodes
-
-    def operation(self, node: int) -> str:
-        """The name of the operation at `node` (1 … nodes)."""
-        return self.operations[(node - 1) % len(self.operations)]
-
-    def level(self, node: int) -> int:
-        """The level of `node`, from 1; the block's input is at level 0 and its output above all."""
-        return (node - 1) // len(self.operations) + 1
-
-    def edges(self) -> list[tuple[int, int]]:
-        """Every (source, target) of the complete block, sorted by target and then source."""
-        kinds = len(self.operations)
-        into = [
-            (source, target)
-            for target in range(1, self.nodes + 1)
-            for source in range(1 + (self.level(target) - 1) * kinds)
-        ]
-        return into + [(source, self.nodes + 1) for source in range(1, self.nodes + 1)]
-
-    def resolution(self, stage: int) -> int:
-        """Height and width in pixels of the images in `stage`."""
-        size = self.image_size
-        for stride in self.stem:
-            size = -(-size // stride)
-        for _ in range(stage):
-            size = -(-size // 2)
-        return size
-
     def complete(self) -> "Architecture":
         """The network with every edge alive."""
-        from nas_core.space.architecture import Architecture, Block, Edge, Reduction
-
         block = Block(tuple(Edge(source, target, 1.0) for source, target in self.edges()))
         return Architecture(
             space=self,
@@ -174,8 +44,6 @@ class SearchSpace:
         One block (every block, where they share their edges) holds a single operation; reductions are their 1×1
         branch. That block is the first or the second of a stage: what comes behind costs what the second does.
         """
-        from nas_core.space.architecture import Architecture, Block, Edge, Reduction
-
         output = self.nodes + 1
         empty = Block(())
         count = sum(self.blocks)
@@ -238,3 +106,160 @@ PRESETS: dict[str, dict[str, Any]] = {
         name="imagenet", channels_in=3, image_size=224, classes=1000, stem=(2, 2), channels=28, blocks=(2, 2, 13, 6)
     ),
 }
+
+VERSION = 1
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of what `Architecture.to_json` writes, for readers that are no Yoso.
+
+    It knows shapes and kinds; whether edges form a network, and the costs, only `Architecture.from_json` can tell.
+    """
+    values: dict[str, Any] = json.loads((files("nas_core.space") / "architecture.schema.json").read_text())
+    return values
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network of a search space: `widths` channels per stage, and the live edges of each block and reduction.
+
+    Raises `InvalidValue` where the parts do not fit the space or where an edge lies on no path.
+    """
+
+    space: SearchSpace
+    widths: tuple[int, ...]
+    blocks: tuple[Block, ...]
+    reductions: tuple[Reduction, ...]
+
+    def __post_init__(self) -> None:
+        space = self.space
+        for field, given, wanted in (
+            ("widths", len(self.widths), len(space.blocks)),
+            ("blocks", len(self.blocks), sum(space.blocks)),
+            ("reductions", len(self.reductions), len(space.blocks) - 1),
+        ):
+            if given != wanted:
+                raise InvalidValue(field, given, "wrong number of parts for the space", str(wanted))
+        if not all(type(width) is int and width > 0 for width in self.widths):
+            raise InvalidValue("widths", self.widths, "not widths", "positive integers")
+        known = set(space.edges())
+        for index, block in enumerate(self.blocks):
+            pairs = [(edge.source, edge.target) for edge in block.edges]
+            field = f"blocks[{index}].edges"
+            if len(set(pairs)) != len(pairs) or not set(pairs) <= known:
+                raise InvalidValue(field, pairs, "an edge twice or outside the space", "edges of the space, once each")
+            if len(live(pairs, space.nodes + 1)) != len(pairs):
+                raise InvalidValue(field, pairs, "an edge on no path", "edges between the block's input and output")
+            if not all(edge.strength > 0 for edge in block.edges):
+                raise InvalidValue(field, [e.strength for e in block.edges], "a dead edge", "strengths above 0")
+        for index, reduction in enumerate(self.reductions):
+            if min(reduction.strengths) < 0 or max(reduction.strengths) <= 0:
+                raise InvalidValue(
+                    f"reductions[{index}]", reduction.strengths, "no live branch", "one strength above 0"
+                )
+
+    @cached_property
+    def cost(self) -> cost.Cost:
+        """Multiply-adds, parameters and memory access of the network for one image."""
+        return cost.total(self)
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds of one image's forward pass: convolutions and the classifier."""
+        return int(self.cost.multiply_adds)
+
+    @property
+    def parameters(self) -> int:
+        """Trainable parameters."""
+        return int(self.cost.parameters)
+
+    @property
+    def peak_activations(self) -> int:
+        """The most elements of activations that inference of one image holds at once; see `cost.peak_activations`."""
+        return int(cost.peak_activations(self))
+
+    @property
+    def live_edges(self) -> int:
+        """Live edges in all blocks."""
+        return sum(len(block.edges) for block in self.blocks)
+
+    def node_name(self, node: int) -> str:
+        """The name of a block's node in JSON and pictures: `input`, `2.separable5` (level 2), `output`."""
+        return self.space.node_name(node)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The architecture as JSON values, with its costs for the reader's convenience."""
+        return {
+            "version": VERSION,
+            "space": self.space.to_dict(),
+            "widths": list(self.widths),
+            "blocks": [
+                {
+                    "edges": [
+                        {
+                            "from": self.node_name(edge.source),
+                            "to": self.node_name(edge.target),
+                            "strength": edge.strength,
+                        }
+                        for edge in block.edges
+                    ]
+                }
+                for block in self.blocks
+            ],
+            "reductions": [{"conv1": r.conv1, "conv3": r.conv3} for r in self.reductions],
+            "multiply_adds": self.multiply_adds,
+            "parameters": self.parameters,
+        }
+
+    def to_json(self) -> str:
+        """The architecture as a JSON text that `from_json` reads."""
+        return json.dumps(self.to_dict(), indent=1)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The architecture that `to_dict` described.
+
+        Raises `InvalidValue` where a part is missing or wrong, also where the stated costs are not the true ones.
+        """
+        try:
+            if values["version"] != VERSION:
+                newer = type(values["version"]) is int and values["version"] > VERSION
+                reason = "this version of Yoso is older than the file's" if newer else "unknown version"
+                raise InvalidValue("version", values["version"], reason, str(VERSION))
+            space = SearchSpace.from_dict(values["space"])
+            names = {"input": 0, "output": space.nodes + 1}
+            for node in range(1, space.nodes + 1):
+                names[f"{space.level(node)}.{space.operation(node)}"] = node
+            for index, block in enumerate(values["blocks"]):
+                for end in (edge[end] for edge in block["edges"] for end in ("from", "to")):
+                    if end not in names:
+                        raise InvalidValue(f"blocks[{index}].edges", end, "no such node", "one of " + ", ".join(names))
+            architecture = cls(
+                space=space,
+                widths=tuple(values["widths"]),
+                blocks=tuple(
+                    Block(tuple(Edge(names[e["from"]], names[e["to"]], float(e["strength"])) for e in block["edges"]))
+                    for block in values["blocks"]
+                ),
+                reductions=tuple(Reduction(float(r["conv1"]), float(r["conv3"])) for r in values["reductions"]),
+            )
+            stated = {name: values[name] for name in ("multiply_adds", "parameters")}
+        except InvalidValue:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise InvalidValue(
+                "architecture", str(error), "a part is missing or of the wrong kind", "what Architecture.to_json wrote"
+            ) from error
+        for name, value in stated.items():
+            if value != getattr(architecture, name):
+                raise InvalidValue(name, value, "not what the network costs", str(getattr(architecture, name)))
+        return architecture
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The architecture in a JSON text. Raises `InvalidValue` where the text is not one."""
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InvalidValue("architecture", str(error), "not JSON", "what Architecture.to_json wrote") from error
+        return cls.from_dict(values)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Self
 
 from nas_core.errors import InvalidValue, refuse_unknown
-from nas_core.space.space import SearchSpace
+from nas_core.space import SearchSpace
 from nas_core.spec.checks import LARGEST
 
 _SUFFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}

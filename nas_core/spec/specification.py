@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 from nas_core.errors import InvalidValue
-from nas_core.space.space import SearchSpace
+from nas_core.space import SearchSpace
 from nas_core.spec.limits import NO_LIMITS, Limits, infeasible, unmet
 from nas_core.spec.options import NO_EXPORT_OPTIONS, NO_OPTIONS, DataOptions, ExportOptions
 from nas_core.spec.settings import Settings

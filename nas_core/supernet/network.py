@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_core.space.architecture import Architecture, Block, Reduction
-from nas_core.space.space import SearchSpace
+from nas_core.space import Architecture, Block, Reduction, SearchSpace
 from nas_core.supernet.layers import BatchNorm, Head, conv_bn_relu, convolution, operation, stem
 
 

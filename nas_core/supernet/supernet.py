@@ -16,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_core.space.architecture import Architecture, Block, Edge, Reduction, live
-from nas_core.space.space import SearchSpace
+from nas_core.space import Architecture, Block, Edge, Reduction, SearchSpace, live
 from nas_core.supernet.layers import (
     BatchNorm,
     Head,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nas_core import parallel
 from nas_core.data.loading import Augment, Data, steps_per_epoch
 from nas_core.seeds import generator
-from nas_core.space.architecture import Architecture
+from nas_core.space import Architecture
 from nas_core.spec import SearchSpec, Settings
 from nas_core.supernet.layers import auxiliary_head
 from nas_core.supernet.network import Network, NetworkBlock

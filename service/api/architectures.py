@@ -8,7 +8,7 @@ from fastapi.responses import StreamingResponse
 
 from nas_core.errors import InvalidValue
 from nas_core.files import FILES
-from nas_core.space.architecture import Architecture
+from nas_core.space import Architecture
 from nas_core.space.picture import Theme, draw
 from nas_core.train.evaluation import Evaluation
 from service.api.context import Context, ContextDep, ProjectDep

@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
-from nas_core.space.architecture import schema
+from nas_core.space import schema
 
 router = APIRouter(prefix="/api/v1/schemas", tags=["schemas"])
 

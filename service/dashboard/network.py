@@ -6,8 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
 
-from nas_core.space import cost
-from nas_core.space.architecture import Architecture
+from nas_core.space import Architecture, cost
 from nas_core.space.picture import draw
 from nas_core.train.evaluation import Evaluation
 from service.api.architectures import tested

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from nas_core.data.summary import in_words
-from nas_core.space.architecture import Architecture
+from nas_core.space import Architecture
 from nas_core.storage import StorageUnavailable
 from service import formats
 from service.api.context import Context, ContextDep

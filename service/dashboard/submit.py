@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from nas_core.data.datasets import at_hand
 from nas_core.data.summary import in_words, summarise
 from nas_core.errors import InvalidValue
+from nas_core.space import PRESETS, SearchSpace
 from nas_core.space.operations import OPERATIONS, PAPER_OPERATIONS
-from nas_core.space.space import PRESETS, SearchSpace
 from nas_core.spec import FORMS, OPSETS, PENALTIES, ExportOptions, Settings
 from service.api import datasets
 from service.api import searches as api

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nas_core.errors import InvalidValue
 from nas_core.files import FILES
-from nas_core.space.architecture import Architecture
+from nas_core.space import Architecture
 
 LARGEST = 2**63 - 1
 """What a database holds."""

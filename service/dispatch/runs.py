@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from nas_core.files import FILES
-from nas_core.space.architecture import Architecture
+from nas_core.space import Architecture
 from nas_core.storage import StorageUnavailable
 from service.dispatch import folder_model
 from service.dispatch.folder_model import MOST_BYTES, MOST_CHUNK, MOST_JSON, MOST_WEIGHTS, Asked, BadFolder

@@ -16,8 +16,8 @@ from nas_core.data.datasets import DATASETS, DatasetInfo
 from nas_core.data.inspection import Inspection, inspect
 from nas_core.data.summary import summarise
 from nas_core.errors import InvalidValue
+from nas_core.space import PRESETS, SearchSpace
 from nas_core.space.operations import OPERATIONS, PAPER_OPERATIONS
-from nas_core.space.space import PRESETS, SearchSpace
 from nas_core.spec import (
     NEWEST_IR,
     NO_LIMITS,

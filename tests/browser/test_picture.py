@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from nas_core import Architecture, SearchSpace
-from nas_core.space.architecture import Block, Edge
+from nas_core.space import Block, Edge
 from nas_core.space.operations import OPERATIONS, Convolution, Layer
 from nas_core.space.picture import draw
 from tests.unit.nas_core.networks import registered

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from nas_core.data.loading import Data, TensorImages, split
 from nas_core.seeds import generator
-from nas_core.space.architecture import Architecture, Block, Edge, Reduction, live
+from nas_core.space import Architecture, Block, Edge, Reduction, SearchSpace, live
 from nas_core.space.operations import OPERATIONS, Convolution, Layer, Normalise, Pool, SqueezeExcite, register
-from nas_core.space.space import SearchSpace
 from nas_core.spec import SearchSpec, Settings
 
 

@@ -19,8 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas_core import Architecture, Network, SearchSpace
 from nas_core.errors import InvalidValue
-from nas_core.space import cost
-from nas_core.space.architecture import Block, Edge, Reduction, live, schema
+from nas_core.space import Block, Edge, Reduction, cost, live, schema
 from nas_core.space.picture import draw
 from tests.unit.nas_core.networks import architectures
 

@@ -23,7 +23,7 @@ from nas_core.search.budget import (
     spend,
     strongest_path,
 )
-from nas_core.space.architecture import Block, Edge, Reduction, live
+from nas_core.space import Block, Edge, Reduction, live
 from nas_core.spec import Limits
 from tests.unit.nas_core.networks import architectures, spaces
 

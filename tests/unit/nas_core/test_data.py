@@ -35,7 +35,7 @@ from nas_core.data.loading import (
 from nas_core.data.previews import rows
 from nas_core.errors import InvalidValue
 from nas_core.seeds import generator
-from nas_core.space.space import SearchSpace
+from nas_core.space import SearchSpace
 from nas_core.spec import SearchSpec, Settings
 from nas_core.train.evaluation import wilson
 from tests.unit.nas_core.networks import tiny_data

@@ -33,7 +33,7 @@ from nas_core.deliver import export
 from nas_core.errors import InvalidValue
 from nas_core.files import FILES
 from nas_core.search.latency import Latency, measure_latency
-from nas_core.space.architecture import Block, Edge
+from nas_core.space import Block, Edge
 from nas_core.space.operations import OPERATIONS
 from nas_core.spec import OPSETS, ExportOptions, SearchSpec
 from nas_core.supernet.layers import BatchNorm

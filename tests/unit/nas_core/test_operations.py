@@ -13,8 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nas_core import Architecture, Network, SearchSpace, Supernet
 from nas_core.errors import InvalidValue
 from nas_core.search.budget import BlockCost
-from nas_core.space import cost
-from nas_core.space.architecture import Block, Edge
+from nas_core.space import Block, Edge, cost
 from nas_core.space.operations import (
     OPERATIONS,
     PAPER_OPERATIONS,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nas_core import ApgNag, SearchSpace
-from nas_core.space.architecture import live
+from nas_core.space import live
 from nas_core.supernet.supernet import SupernetBlock, SupernetReduction
 from nas_core.train.steps import weight_optimizer
 

@@ -16,8 +16,7 @@ from nas_core.job import SearchJob
 from nas_core.search import latency
 from nas_core.search.budget import spend
 from nas_core.search.latency import Latency, LatencyTable, StageTimes
-from nas_core.space import cost
-from nas_core.space.architecture import Block, Edge
+from nas_core.space import Block, Edge, cost
 from nas_core.spec import Limits, SearchSpec
 from nas_core.supernet.network import Network
 from nas_core.supernet.supernet import follow

@@ -19,7 +19,7 @@ from nas_core.data.inspection import inspect
 from nas_core.data.loading import IN_MEMORY_BYTES, Data, TensorImages, load
 from nas_core.data.snapshot import FEWEST_OUTSIDE_TEST, PARTS, SAME, Snapshot, divide
 from nas_core.errors import DataChanged, InvalidValue, ReadFailed
-from nas_core.space.space import SearchSpace
+from nas_core.space import SearchSpace
 from nas_core.spec import SearchSpec, Settings
 
 images = st.lists(st.tuples(st.integers(0, 80), st.integers(0, 3)), min_size=1, max_size=120)

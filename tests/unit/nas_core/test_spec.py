@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas_core.errors import InvalidValue
-from nas_core.space.architecture import Architecture, Block, Edge, Reduction
+from nas_core.space import MOST_OPERATIONS, PRESETS, Architecture, Block, Edge, Reduction, SearchSpace
 from nas_core.space.operations import OPERATIONS
-from nas_core.space.space import MOST_OPERATIONS, PRESETS, SearchSpace
 from nas_core.spec import Limits, SearchSpec, Settings, parse_count
 from tests.unit.nas_core.networks import spaces, tiny_spec
 

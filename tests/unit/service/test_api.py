@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 
 from nas_core.data.datasets import DATASETS
 from nas_core.files import FILES
-from nas_core.space.architecture import Architecture
+from nas_core.space import Architecture
 from nas_core.space.operations import OPERATIONS
 from nas_core.train.evaluation import Evaluation
 from service.domain.lifecycle import Status

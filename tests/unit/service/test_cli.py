@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from nas_core.data.datasets import DATASETS
 from nas_core.files import FILES
-from nas_core.space.architecture import Architecture
+from nas_core.space import Architecture
 from nas_core.train.evaluation import Evaluation
 from service import cli
 from service.cli import app as commands

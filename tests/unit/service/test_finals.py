@@ -11,8 +11,7 @@ from fastapi import FastAPI
 
 from nas_core.files import FILES
 from nas_core.search.baselines import random_architecture
-from nas_core.space.architecture import Architecture
-from nas_core.space.space import SearchSpace
+from nas_core.space import Architecture, SearchSpace
 from nas_core.spec import SearchSpec
 from service.domain.lifecycle import Status
 from service.store.work import Work

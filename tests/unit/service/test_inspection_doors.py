@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from nas_core.data.loading import load
 from nas_core.data.summary import in_words, summarise
 from nas_core.errors import InvalidValue
-from nas_core.space.space import SearchSpace
+from nas_core.space import SearchSpace
 from nas_core.spec import DataOptions, SearchSpec
 from nas_core.spec import Settings as TrainingSettings
 from service import foreground, inspector

@@ -18,7 +18,7 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import update
 
-from nas_core.space.architecture import Architecture
+from nas_core.space import Architecture
 from service.dashboard import logs
 from service.dashboard.advice import ADVICE
 from service.dispatch.process import Dispatching
