@@ -4,7 +4,8 @@ Reads the attempt's `spec.json`, runs the search on as many workers as it asks f
 (exit code 0) or `error.json` (1) beside it. Interrupted, it stops its workers in order and leaves with 130; another
 attempt goes on from its last checkpoint. Where the attempt has been started before, is closed, or a later one is there,
 it writes nothing and leaves with 75; where Ray does not start it leaves with 69. The attempt's number comes from
-YOSO_ATTEMPT, or follows the newest in the journal; YOSO_CHECKPOINT_SECONDS says how often a checkpoint is due (5 s).
+YOSO_ATTEMPT, or follows the newest in the journal; YOSO_CHECKPOINT_SECONDS says how often a checkpoint is due (5 s),
+after any step; it is written while the training goes on.
 
 Where fewer workers will do, it begins with as many as Ray has places for, goes on with fewer where a node is lost, and
 with more, up to its number, where one has come: after YOSO_RESIZE_SECONDS (60 s) without a change at the earliest,

@@ -8,27 +8,19 @@ is asked.
 import hashlib
 import os
 import platform
-import re
 import socket
-import sys
-import tempfile
 import time
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from io import BytesIO
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import ray
 import ray.train
 import ray.train.torch
 import torch
-import torch.distributed as dist
 from ray.train import UserCallback
 from safetensors.torch import save
 
@@ -40,6 +32,7 @@ from nas_core.data.snapshot import MOST_NAMED, Snapshot, compare
 from nas_core.errors import DataChanged, Diverged, InvalidValue
 from nas_core.job import SearchJob, path
 from nas_core.spec import SearchSpec
+from worker.checkpoints import Checkpoints, Clock
 from worker.exports import write_exports, write_genotype
 from worker.failures import EndAtOnce, Failure, ends_run
 from worker.journal import Journal
@@ -55,7 +48,7 @@ WORKER_RESTARTS = 3
 
 def train_loop(config: dict[str, Any]) -> None:
     """What each Ray Train worker runs; `config` holds the run's `folder` (URL), its `attempt`, and how many seconds
-    after a checkpoint the next is due, at the first end of an epoch.
+    after a checkpoint the next is due (`checkpoint_seconds`).
 
     Raises what `ends_run` does, wherever it fails.
     """
@@ -79,7 +72,8 @@ def search(
     begin = time.time()
     data = load_data(folder, spec, values, device)
     job = SearchJob(spec, data, device)
-    state = load_checkpoint(folder, "train")
+    checkpoints, clock = Checkpoints(folder, "train", spec, attempt), Clock(checkpoint_seconds)
+    state = checkpoints.load()
     if state is not None:
         job.load_state_dict(state["job"])
         begin -= state["seconds"]
@@ -89,29 +83,26 @@ def search(
     journal = Journal(folder, attempt) if rank == 0 else None
     note(journal, {"kind": "started", "workers": workers, "device": str(device), "resumed": state is not None,
                    "host": socket.gethostname(), "pid": os.getpid()})  # fmt: skip
-    saved = time.monotonic()
-    while not job.done:
-        try:
-            lines = job.advance()
-        except (Diverged, InvalidValue):
+    try:
+        while not job.done:
+            for line in job.advance():
+                if rank == 0:
+                    write_files(folder, job, line)
+                note(journal, line)
             if journal is not None:
-                journal.close()
-            raise
-        for line in lines:
-            if rank == 0:
-                write_files(folder, job, line)
-            note(journal, line)
+                journal.flush()
+            if not job.done and clock.due(ready=lambda: not checkpoints.pending):
+                check_agreement(job)
+                state = {"job": job.state_dict(), "seconds": time.time() - begin}
+                if journal is not None:
+                    journal.flush(force=True)  # whoever goes on from there does not tell again what is behind it
+                checkpoints.report({}, state, {"kind": "checkpoint", "step": job.search.step})
+            while checkpoints.written:
+                note(journal, checkpoints.written.pop(0))
+    except (Diverged, InvalidValue):
         if journal is not None:
-            journal.flush()
-        epoch_ended = any(line["kind"] == "epoch" for line in lines)
-        due = time.monotonic() - saved >= checkpoint_seconds
-        if epoch_ended and not job.done and agreed(due, device):
-            check_agreement(job)
-            if journal is not None:
-                journal.flush(force=True)  # whoever goes on from the checkpoint does not tell again what is behind it
-            report({}, {"job": job.state_dict(), "seconds": time.time() - begin}, rank)
-            note(journal, {"kind": "checkpoint", "step": job.search.step})
-            saved = time.monotonic()
+            journal.close()
+        raise
     check_agreement(job)
     if rank == 0:
         assert journal is not None
@@ -188,15 +179,6 @@ def note(journal: Journal | None, line: dict[str, Any]) -> None:
         journal.write(line)
 
 
-def agreed(wish: bool, device: torch.device) -> bool:
-    """Worker 0's `wish`, on every worker."""
-    flag = torch.tensor([int(wish)], device=device)
-    if parallel.world()[1] > 1:
-        with parallel.exchange():
-            dist.broadcast(flag, src=0)
-    return bool(flag.item())
-
-
 def check_agreement(job: SearchJob) -> None:
     """Raise `RuntimeError` unless all workers hold the same λ, bit for bit, and the same architectures."""
     digest = hashlib.blake2b()
@@ -234,51 +216,6 @@ def scaling(spec: SearchSpec) -> dict[str, Any]:
         # Ray asks for a thousandth of the node's resource of that type for every worker.
         "accelerator_type": spec.accelerator_type,
     }
-
-
-def load_checkpoint(folder: RunFolder, name: str) -> dict[str, Any] | None:
-    """The state that `report` last kept in the Ray Train run `name`, in this attempt or an earlier one; None where
-    there is none."""
-    kept = ray.train.get_checkpoint()
-    if kept is not None:
-        with kept.as_directory() as directory:
-            return read_checkpoint((Path(directory) / "job.pt").read_bytes())
-    for content in parallel.first(partial(earlier_checkpoints, folder, name)):
-        try:
-            return read_checkpoint(content)
-        except (RuntimeError, EOFError, UnpicklingError) as error:
-            print(f"a checkpoint is torn, and the one before it is taken: {error}", file=sys.stderr)
-    return None
-
-
-def earlier_checkpoints(folder: RunFolder, name: str) -> list[bytes]:
-    """The checkpoints of the newest attempt that has any for the Ray Train run `name`, the newest first.
-
-    A driver that was killed may have left one torn.
-    """
-    for place in folder.places(name):
-        kept = (str(path) for path in folder.fs.find(place))
-        pattern = re.compile(re.escape(place) + r"/checkpoint_[^/]*/job\.pt")
-        found = sorted(filter(pattern.fullmatch, kept), reverse=True)
-        if found:
-            return [bytes(folder.fs.cat_file(path)) for path in found]
-    return []
-
-
-def read_checkpoint(content: bytes) -> dict[str, Any]:
-    """The state in a checkpoint's file, on the CPU: who loads it takes to the device what the next step needs."""
-    state: dict[str, Any] = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
-    return state
-
-
-def report(metrics: dict[str, Any], state: dict[str, Any] | None, rank: int) -> None:
-    """Report to Ray Train, and keep `state` as a checkpoint; all workers must call this, worker 0 brings the state."""
-    if rank != 0 or state is None:
-        ray.train.report(metrics, checkpoint=None)
-        return
-    with tempfile.TemporaryDirectory() as directory:
-        torch.save(state, Path(directory) / "job.pt")
-        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(directory))
 
 
 def write_files(folder: RunFolder, job: SearchJob, line: dict[str, Any]) -> None:

@@ -38,11 +38,12 @@ from nas_core.space import Architecture
 from nas_core.spec import CHOOSE_BY, SearchSpec
 from nas_core.train.evaluation import Evaluation
 from nas_core.train.retrain import Retraining
+from worker.checkpoints import Checkpoints, Clock
 from worker.exports import write_evaluation, write_exports, write_genotype, write_weights
 from worker.failures import Failure, ends_run
 from worker.journal import Journal
 from worker.run_folder import VERSION, RunFolder
-from worker.training import agreed, dataset, load_checkpoint, load_data, report, train_options, versions
+from worker.training import dataset, load_data, train_options, versions
 
 REDUCTION = 2
 """Of the networks of one budget about one in so many goes on at each rung; rungs are as much further apart."""
@@ -421,12 +422,18 @@ def train_finalist(config: dict[str, Any]) -> None:
     values = folder.read_json("spec.json")
     finalist = finalists_of(values)[config["number"]]
     spec = replace(SearchSpec.from_dict(values), seed=finalist.seed)
+    checkpoints = Checkpoints(folder, f"train/{finalist.number:05d}", spec, config["attempt"])
     with ends_run(folder, config["attempt"], spec):
-        retrain(folder, values, spec, finalist, config["checkpoint_seconds"])
+        retrain(folder, values, spec, finalist, checkpoints, config["checkpoint_seconds"])
 
 
 def retrain(
-    folder: RunFolder, values: dict[str, Any], spec: SearchSpec, finalist: Finalist, checkpoint_seconds: float
+    folder: RunFolder,
+    values: dict[str, Any],
+    spec: SearchSpec,
+    finalist: Finalist,
+    checkpoints: Checkpoints,
+    checkpoint_seconds: float,
 ) -> None:
     """Retrain a finalist from its last checkpoint to its end, or to the rung at which it is stopped.
 
@@ -440,7 +447,7 @@ def retrain(
 
     def tell(epoch: int, reached: Mapping[str, Any], state: dict[str, Any] | None = None, **more: Any) -> None:
         nonlocal told
-        report({"epoch": epoch, "lines": lines[told:]} | scores(reached) | more, state, rank)
+        checkpoints.report({"epoch": epoch, "lines": lines[told:]} | scores(reached) | more, state)
         told = len(lines)
 
     def keep() -> None:
@@ -462,29 +469,30 @@ def retrain(
         tell(0, NOTHING, dropped=f"no {finalist.origin} network for {finalist.budget}: {error}")
         return
     retraining = Retraining(spec, architecture, data, device)
-    if (state := load_checkpoint(folder, f"train/{finalist.number:05d}")) is not None:
+    if (state := checkpoints.load()) is not None:
         retraining.load_state_dict(state)
         recall(retraining.step // retraining.steps_per_epoch)
     if rank == 0:
         folder.take(f"{finalist.number:05d}")
     judged = rungs(epochs) if finalist.origin == "search" else []
-    spoke = saved = time.monotonic()
+    saving, telling = Clock(checkpoint_seconds), Clock(REPORT_SECONDS)
     while not retraining.done:
         try:
             lines += retraining.advance()
+            due = not retraining.done and saving.due(ready=lambda: not checkpoints.pending)
+            state = retraining.state_dict() if due else None
         except Diverged as error:
             tell(retraining.step // retraining.steps_per_epoch, NOTHING, dropped=str(error))
             return
-        if retraining.step % retraining.steps_per_epoch or retraining.done:
-            continue
-        epoch, now = lines[-1]["epoch"], time.monotonic()
-        if epoch in judged or agreed(now - spoke >= REPORT_SECONDS, device):
-            due = agreed(now - saved >= checkpoint_seconds, device)
-            if due or epoch in judged:
-                keep()
-            tell(epoch, lines[-1], retraining.state_dict() if due else None)
-            spoke, saved = now, now if due else saved
-        if epoch in judged and not parallel.first(partial(goes_on, folder, finalist.number, epoch)):
+        if retraining.done:
+            break
+        epoch, begun = divmod(retraining.step, retraining.steps_per_epoch)
+        judging = not begun and epoch in judged
+        if due or judging:
+            keep()
+        if due or judging or (not begun and telling.due()):
+            tell(epoch, lines[-1] if lines else NOTHING, state)
+        if judging and not parallel.first(partial(goes_on, folder, finalist.number, epoch)):
             return
     tested = retraining.test()
     keep()

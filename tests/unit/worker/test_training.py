@@ -18,7 +18,7 @@ from torch.multiprocessing.spawn import start_processes
 
 from nas_core import SearchSpace
 from nas_core.spec import Limits, SearchSpec, Settings
-from worker import training
+from worker.checkpoints import Checkpoints
 from worker.failures import RunEnded
 from worker.training import train_loop
 
@@ -64,17 +64,21 @@ def journal(folder: Path) -> list[dict[str, Any]]:
 def test_the_journal_tells_of_every_epoch_before_a_checkpoint_holds_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever goes on from the checkpoint begins with the next one."""
-    told = []
+    """Whoever goes on from the checkpoint begins with the next one. One is due after every step, and so taken."""
+    told, held = [], []
 
-    def report(*of_what: object) -> None:
+    def report(self: Checkpoints, metrics: object, state: dict[str, Any], line: dict[str, Any]) -> None:
         told.append([(line["phase"], line["epoch"]) for line in journal(tmp_path) if line["kind"] == "epoch"])
+        held.append((line["step"], len(state["job"]["search"]["losses"])))
 
-    monkeypatch.setattr(training, "report", report)
-    settings = Settings.preset("digits", pretrain_epochs=1, search_epochs=3, retrain_epochs=1, batch_size=64)
+    monkeypatch.setattr(Checkpoints, "report", report)
+    settings = Settings.preset("digits", pretrain_epochs=1, search_epochs=3, retrain_epochs=1, batch_size=256)
     spec = replace(SPEC, settings=settings, workers=1)
     (tmp_path / "spec.json").write_text(json.dumps(spec.to_dict()))
     config = {"folder": str(tmp_path), "attempt": 1, "checkpoint_seconds": 0.0}
     TorchTrainer(train_loop, train_loop_config=config, scaling_config=ScalingConfig(num_workers=0)).fit()
-    epochs = [("pretrain", 1), ("search", 1), ("search", 2), ("search", 3), ("retrain", 1)]
-    assert told[:4] == [epochs[:count] for count in range(1, 5)]
+    epochs = [("pretrain", 1), ("search", 1), ("search", 2), ("search", 3)]
+    steps = max(step for step, _ in held) // len(epochs)
+    assert steps > 1
+    assert told[: 4 * steps] == [epochs[: step // steps] for step in range(1, 4 * steps + 1)]
+    assert held[: 4 * steps] == [(step, step % steps) for step in range(1, 4 * steps + 1)], "half an epoch's losses too"

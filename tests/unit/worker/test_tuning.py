@@ -1,5 +1,6 @@
 """What a trial of the finals tells, in the test's own process and without Tune."""
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from nas_core import SearchSpace
 from nas_core.search.baselines import random_architecture
 from nas_core.spec import SearchSpec, Settings
 from worker import tuning
+from worker.checkpoints import Checkpoints
 from worker.run_folder import RunFolder
 from worker.tuning import Finalist, Heats, past, train_finalist, verdict
 
@@ -31,36 +33,38 @@ def test_a_trial_that_goes_on_tells_all_epochs_that_are_behind_it(
     (tmp_path / "spec.json").write_text(json.dumps(SPEC.to_dict() | {"finalists": [finalist], "at_once": 1}))
     folder = RunFolder(str(tmp_path))
     told: list[list[int]] = []
-    states: list[dict[str, Any] | None] = []
+    states: list[Any] = []
 
-    def report(metrics: dict[str, Any], state: dict[str, Any] | None, rank: int) -> None:
+    def report(self: Checkpoints, metrics: dict[str, Any], state: dict[str, Any] | None = None) -> None:
         told.append([line["epoch"] for line in metrics["lines"]])
-        states.append(state)
+        states.append(copy.deepcopy(state))
         if metrics["epoch"] in (2, 4):
             folder.write_json(verdict(0, metrics["epoch"]), {"goes_on": metrics["epoch"] == 2, "accuracy": 0.5})
 
     def train() -> list[list[int]]:
-        """The epochs that a life of the trial tells of, report by report."""
+        """The epochs that a life of the trial tells of, report by report of those that tell of any."""
         told.clear()
+        states.clear()
         config = {"folder": str(tmp_path), "attempt": 1, "number": 0, "checkpoint_seconds": 0.0}
         TorchTrainer(train_finalist, train_loop_config=config, scaling_config=ScalingConfig(num_workers=0)).fit()
-        return list(told)
+        return [epochs for epochs in told if epochs]
 
-    monkeypatch.setattr(tuning, "report", report)
+    monkeypatch.setattr(Checkpoints, "report", report)
     monkeypatch.setattr(tuning, "REPORT_SECONDS", 0.0)
-    monkeypatch.setattr(tuning, "load_checkpoint", lambda folder, name: None)
+    monkeypatch.setattr(Checkpoints, "load", lambda self: None)
     monkeypatch.setattr(tuning, "write_exports", lambda *of_what: {})
     assert train() == [[1], [2], [3], [4]]
+    halfway = states[-10]
     assert train() == [[1, 2, 3, 4]], "it had been stopped"
     folder.remove(verdict(0, 4))
-    monkeypatch.setattr(tuning, "load_checkpoint", lambda folder, name: states[2])
-    assert train() == [[1, 2, 3, 4]], "it goes on from its checkpoint after epoch 3"
+    monkeypatch.setattr(Checkpoints, "load", lambda self: halfway)
+    assert train() == [[1, 2, 3], [4]], "it goes on from its checkpoint within epoch 4"
     folder.remove(verdict(0, 4))
     monkeypatch.setattr(tuning, "rungs", lambda epochs: [])
-    assert train() == [[1, 2, 3, 4], [5], [6], [7], [8]]
+    assert train() == [[1, 2, 3], [4], [5], [6], [7], [8]]
     assert train() == [[1, 2, 3, 4, 5, 6, 7, 8]], "it was trained"
     folder.remove(past(0))
-    assert train() == [[]], "by a Yoso that kept nothing"
+    assert train() == [], "by a Yoso that kept nothing"
 
 
 @pytest.mark.parametrize(("choose_by", "winner"), [("accuracy", 0), ("balanced_accuracy", 1)])
