@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.common import SCRATCH, run_all
 from nas_core import Architecture, Network, Search, SearchSpace
 from nas_core.data.loading import load
-from nas_core.search.budget import LEAST_USED
+from nas_core.search.spending import LEAST_USED
 from nas_core.spec import SearchSpec, Settings
 
 

@@ -21,9 +21,10 @@ from torch import Tensor
 from benchmarks.reference_supernet import ReferenceBlock, ReferenceSupernet
 from nas_core import ApgNag, Search, SearchSpace
 from nas_core.data.loading import Data, TensorImages
-from nas_core.search.budget import FLOOR, Press, branches
+from nas_core.search.press import Press
+from nas_core.search.spending import FLOOR
 from nas_core.seeds import generator
-from nas_core.space import live
+from nas_core.space import branches, live
 from nas_core.spec import SearchSpec, Settings
 from nas_core.supernet.supernet import SupernetBlock
 from nas_core.train.steps import weight_optimizer

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 
 from nas_core.data.contact_sheet import contact_sheet
 from nas_core.files import FILES
-from nas_core.search.budget import fit_widths
+from nas_core.search.spending import fit_widths
 from nas_core.space import Architecture, SearchSpace
 from nas_core.space.picture import draw
 from nas_core.train.evaluation import Evaluation

@@ -33,7 +33,7 @@ from nas_core.data.loading import Data
 from nas_core.errors import Diverged
 from nas_core.job import cost_of, path
 from nas_core.search.baselines import random_architecture, thin_complete
-from nas_core.search.budget import spend
+from nas_core.search.spending import spend
 from nas_core.space import Architecture
 from nas_core.spec import CHOOSE_BY, SearchSpec
 from nas_core.train.evaluation import Evaluation

@@ -7,9 +7,10 @@ have empty blocks or waste a part of the budget would flatter the search.
 
 import torch
 
-from nas_core.search.budget import Press, branches, fit_widths, spend
+from nas_core.search.press import Press
+from nas_core.search.spending import fit_widths, spend
 from nas_core.seeds import generator
-from nas_core.space import Architecture, Block, Edge, Reduction, SearchSpace
+from nas_core.space import Architecture, Block, Edge, Reduction, SearchSpace, branches
 
 CUTS = 100
 """In how many equal parts the cost of a random network falls to its budget."""
@@ -21,7 +22,7 @@ def random_architecture(space: SearchSpace, budget: int, seed: int) -> Architect
     Raises `ValueError` where even what the cut may not remove costs more than the budget.
     """
     press, random = Press(space), generator(seed, "random architecture")
-    vectors = [torch.rand(len(press.edges), generator=random).tolist() for _ in press.groups]
+    vectors = [torch.rand(len(press.edges), generator=random).tolist() for _ in press.of_nodes]
     pairs = [torch.rand(2, generator=random).tolist() for _ in space.blocks[1:]]
     complete = space.complete().multiply_adds
     for cut in range(1, CUTS + 1):

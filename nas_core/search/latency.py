@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_core.space import Architecture, Block, Reduction, SearchSpace
+from nas_core.space.topology import ConvBnRelu, Join, Operate
 from nas_core.supernet.layers import BatchNorm, conv_bn_relu, convolution, operation
 from nas_core.supernet.network import Network
 
@@ -94,16 +95,17 @@ class LatencyTable:
 
     def estimate(self, architecture: Architecture) -> float:
         """About how many milliseconds one image takes with the live edges of `architecture`, whatever its widths."""
-        space = architecture.space
         total = self.rest
-        for stage, block in zip(space.stage_of_block, architecture.blocks, strict=True):
-            times, outputs, operations = self.stages[stage], len(block.outputs), block.operations
-            if outputs:
-                total += sum(times.operations[space.operation(node)] for node in operations)
-                total += (len(block.edges) - outputs - len(operations)) * times.addition
-                total += outputs * times.output + times.closing
-        for reduction, branches in zip(architecture.reductions, self.reductions, strict=True):
-            total += sum(ms for strength, ms in zip(reduction.strengths, branches, strict=True) if strength > 0)
+        for part in architecture.parts():
+            times = self.stages[part.stage]
+            for step in part.steps:
+                match step:
+                    case Operate():
+                        total += times.operations[step.operation] + (len(step.reads) - 1) * times.addition
+                    case Join():
+                        total += len(step.reads) * times.output + times.closing
+                    case ConvBnRelu() if part.kind == "reduction":
+                        total += self.reductions[part.stage][step.kernel > 1]
         return self.scale * total
 
     def penalty_weights(self, space: SearchSpace) -> list[list[float]]:

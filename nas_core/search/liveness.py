@@ -1,6 +1,6 @@
 """Which λ are alive, what that costs, and where to press, as tensors for all blocks at once.
 
-The same answers as `budget.Press`, `budget.strongest_path` and `architecture.live` give edge by edge, without reading
+The same answers as `press.Press`, `press.strongest_path` and `blocks.live` give edge by edge, without reading
 anything back to the host: what a search asks at every λ step. The λ of a space are one tensor (G, E): one row for each
 block, or a single one where the blocks share theirs, and one column for each edge in the order of
 `SearchSpace.edges()`. That order keeps the edges into a level together, as a matrix of its operations by all nodes
@@ -14,8 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nas_core.search.budget import Press
+from nas_core.search.prices import Prices
 from nas_core.space import SearchSpace
+from nas_core.space.cost import Cost
 
 PROBES = 16
 """How many levels one round of the press tries at once."""
@@ -44,23 +45,24 @@ class Liveness:
             below = 1 + level * kinds
             self.levels.append((slice(begin, begin + kinds * below), slice(below, below + kinds), below))
             begin += kinds * below
-        press = Press(space)
-        self.fixed = press.fixed
+        prices = Prices(space)
+        self.fixed = prices.fixed.multiply_adds
 
-        def counts(values: Sequence[Sequence[int]]) -> Tensor:
-            return torch.tensor(values, dtype=torch.int64, device=device)
+        def counts(values: Sequence[Sequence[Cost]]) -> Tensor:
+            return torch.tensor(
+                [[one.multiply_adds for one in row] for row in values], dtype=torch.int64, device=device
+            )
 
-        of_nodes = [[sum(block.of_operation[n] for block in group) for n in range(nodes + 1)] for group in press.groups]
-        self.of_nodes = counts(of_nodes)
-        self.of_output = counts([[sum(block.of_output for block in group)] for group in press.groups])
-        self.complete = counts([[sum(block.complete for block in group)] for group in press.groups])[:, 0]
-        self.of_branches = counts([*zip(press.of_small_branch, press.of_wide_branch, strict=True)]).view(-1, 2)
-        self.rows = torch.arange(len(press.groups), device=device)
+        self.of_nodes = counts(prices.of_nodes)
+        self.of_output = counts([[one] for one in prices.of_output])
+        self.complete = self.of_nodes.sum(1) + nodes * self.of_output[:, 0]
+        self.of_branches = counts(prices.of_branches).view(-1, 2)
+        self.rows = torch.arange(len(self.of_nodes), device=device)
 
     def reach(self, alive: Tensor) -> tuple[Tensor, Tensor]:
         """The nodes (…, G, 1 + N) on a path of `alive` edges (…, G, E) from input to output, and the edges that are.
 
-        This is `architecture.live`: the input's node is on a path where any is.
+        This is `blocks.live`: the input's node is on a path where any is.
         """
         to_output = alive[..., self.output]
         above = torch.cat([torch.zeros_like(alive[..., :1]), to_output], -1)
@@ -123,7 +125,7 @@ class Liveness:
         return path[:, :-1], found
 
     def press(self, scaling: Tensor, reductions: Tensor, weights: Tensor, target: float) -> Pressed:
-        """The smallest level τ for which λ > τ·weight keeps the cost at or below `target`; see `budget.Press.solve`.
+        """The smallest level τ for which λ > τ·weight keeps the cost at or below `target`; see `press.Press.solve`.
 
         `scaling` and `weights` are (G, E), `reductions` (R, 2).
         """

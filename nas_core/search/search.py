@@ -19,11 +19,13 @@ from nas_core import parallel
 from nas_core.data.loading import Augment, Data, steps_per_epoch
 from nas_core.errors import InvalidValue
 from nas_core.search import latency
-from nas_core.search.budget import FLOOR, Edges, Press, effective_cost, fit_widths, narrowest, spend
 from nas_core.search.liveness import Liveness, Pressed, branches_above
+from nas_core.search.press import Edges, Press
+from nas_core.search.prices import memory_access_weights
 from nas_core.search.proximal import ApgNag, soft_threshold
+from nas_core.search.spending import FLOOR, effective_cost, fit_widths, narrowest, spend
 from nas_core.seeds import generator
-from nas_core.space import Architecture, cost
+from nas_core.space import Architecture
 from nas_core.spec import NO_LIMITS, SearchSpec
 from nas_core.supernet.network import Network
 from nas_core.supernet.supernet import Replacement, Supernet, follow
@@ -76,7 +78,7 @@ class Search:
         self.augment = Augment.of(self.settings, retraining=False)
         self.liveness, self.press = Liveness(spec.space, self.device), Press(spec.space)
         if self.settings.penalty == "memory":
-            self.edge_factors = self._on_device(cost.memory_access_weights(spec.space))
+            self.edge_factors = self._on_device(memory_access_weights(spec.space))
         else:
             self.edge_factors = torch.ones_like(self.supernet.block_scaling, dtype=torch.double)
         self.latency_table: latency.LatencyTable | None = None

@@ -1,6 +1,6 @@
 """Which networks a search chooses from, what each is, and what it costs."""
 
-from nas_core.space.blocks import Block, Edge, Reduction, live
+from nas_core.space.blocks import Block, Edge, Reduction, branches, live
 from nas_core.space.skeleton import MOST_OPERATIONS
 from nas_core.space.space import PRESETS, Architecture, SearchSpace, schema
 
@@ -12,6 +12,7 @@ __all__ = [
     "Edge",
     "Reduction",
     "SearchSpace",
+    "branches",
     "live",
     "schema",
 ]

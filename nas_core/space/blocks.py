@@ -1,5 +1,6 @@
 """What the parts of a network that a search decides on hold: a block its live edges, a reduction its branches."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -27,12 +28,18 @@ class Block:
     @cached_property
     def outputs(self) -> tuple[int, ...]:
         """The operations that the block's output reads, ascending."""
-        last = max((edge.target for edge in self.edges), default=0)
-        return tuple(sorted(edge.source for edge in self.edges if edge.target == last))
+        return self.inputs(max(self._inputs, default=0))
 
     def inputs(self, node: int) -> tuple[int, ...]:
-        """The nodes that operation `node` reads, ascending."""
-        return tuple(sorted(edge.source for edge in self.edges if edge.target == node))
+        """The nodes that `node` reads, ascending."""
+        return tuple(self._inputs.get(node, ()))
+
+    @cached_property
+    def _inputs(self) -> dict[int, list[int]]:
+        found: dict[int, list[int]] = {}
+        for source, target, _ in sorted(self.edges):
+            found.setdefault(target, []).append(source)
+        return found
 
 
 @dataclass(frozen=True)
@@ -64,3 +71,11 @@ def live(edges: list[tuple[int, int]], output: int) -> list[tuple[int, int]]:
             backward.add(source)
     reached = forward & backward
     return [(source, target) for source, target in edges if source in reached and target in reached]
+
+
+def branches(pair: Sequence[float], level: float) -> tuple[bool, bool]:
+    """Which branches of a reduction live at a level, 1×1 and 3×3; the stronger one always does."""
+    small, wide = pair[0] > level, pair[1] > level
+    if not small and not wide:
+        small, wide = pair[0] > pair[1], pair[0] <= pair[1]
+    return small, wide

@@ -11,6 +11,7 @@ from nas_core.space import cost
 from nas_core.space.blocks import Block, Edge
 from nas_core.space.operations import OPERATIONS, Convolution, Pool
 from nas_core.space.space import Architecture
+from nas_core.space.topology import Part
 
 _LABELS = {
     "separable3": "sep 3×3",
@@ -49,7 +50,7 @@ def draw(architecture: Architecture, theme: Theme = "auto") -> str:
     panel_height = _TITLE + _ROW * (space.levels + 2) + _MARGIN
     width = columns * (panel_width + _MARGIN) + _MARGIN
     height = _TITLE + 30 + -(-len(runs) // columns) * (panel_height + _MARGIN)
-    costs = dict(cost.parts(architecture))
+    blocks = [part for part in architecture.parts() if part.kind == "block"]
     summary = (
         f"{space.name}: {architecture.multiply_adds:,} multiply-adds, {architecture.parameters:,} parameters, "
         f"{'/'.join(map(str, architecture.widths))} channels"
@@ -62,22 +63,20 @@ def draw(architecture: Architecture, theme: Theme = "auto") -> str:
         f'<rect class="paper" width="{width}" height="{height}"/>',
         f'<text class="ink" x="{_MARGIN}" y="30" font-size="16" font-weight="600">{escape(summary)}</text>',
     ]
-    stages = space.stage_of_block
     for place, (first, last) in enumerate(runs):
         x = _MARGIN + place % columns * (panel_width + _MARGIN)
         y = _TITLE + 16 + place // columns * (panel_height + _MARGIN)
-        stage = stages[first]
+        part = blocks[first]
         title = f"Block {first + 1}" if first == last else f"Blocks {first + 1}–{last + 1}"
-        each = costs[f"block{first + 1}"].multiply_adds
-        size = space.resolution(stage)
-        detail = f"{architecture.widths[stage]} channels, {size}×{size}, {_short(each)} multiply-adds"
+        each = cost.of_part(part).multiply_adds
+        detail = f"{part.channels} channels, {part.size}×{part.size}, {_short(each)} multiply-adds"
         parts.append(f'<g transform="translate({x} {y})">')
         parts.append(f'<rect class="panel" width="{panel_width}" height="{panel_height}" rx="8"/>')
         parts.append(f'<text class="ink" x="14" y="22" font-size="13" font-weight="600">{title}</text>')
         parts.append(
             f'<text class="soft" x="{panel_width - 14}" y="22" font-size="11" text-anchor="end">{escape(detail)}</text>'
         )
-        parts += _block(architecture, architecture.blocks[first], stage, panel_width)
+        parts += _block(architecture, architecture.blocks[first], part, panel_width)
         parts.append("</g>")
     return "\n".join([*parts, "</svg>"]) + "\n"
 
@@ -94,7 +93,7 @@ def _runs(architecture: Architecture) -> list[tuple[int, int]]:
     return runs
 
 
-def _block(architecture: Architecture, block: Block, stage: int, panel_width: int) -> list[str]:
+def _block(architecture: Architecture, block: Block, part: Part, panel_width: int) -> list[str]:
     space = architecture.space
     output = space.nodes + 1
     middle = panel_width / 2
@@ -111,7 +110,6 @@ def _block(architecture: Architecture, block: Block, stage: int, panel_width: in
     strongest = max((edge.strength for edge in block.edges), default=1.0)
     parts = [_edge(architecture, edge, place(edge.source), place(edge.target), strongest) for edge in block.edges]
     alive = {0, output, *block.operations}
-    width, size = architecture.widths[stage], space.resolution(stage)
     for node in range(output + 1):
         x, y = place(node)
         if node in (0, output):
@@ -121,7 +119,7 @@ def _block(architecture: Architecture, block: Block, stage: int, panel_width: in
             font = _FONT
         else:
             name = space.operation(node)
-            counted = int(cost.operation(name, width, size).multiply_adds)
+            counted = int(cost.operation(name, part.channels, part.size).multiply_adds)
             kind = _kind(name)
             label, font = (_LABELS[name], _FONT) if name in _LABELS else (_shortened(name), _FONT_OF_NAMES)
             told = f"{architecture.node_name(node)}: {_short(counted)} multiply-adds"

@@ -1,15 +1,17 @@
 """A search space, and the networks in it."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, lru_cache
 from importlib.resources import files
 from typing import Any, Self
 
 from nas_core.errors import InvalidValue, refuse_unknown
-from nas_core.space import cost
+from nas_core.space import cost, memory, topology
 from nas_core.space.blocks import Block, Edge, Reduction, live
 from nas_core.space.skeleton import Skeleton
+from nas_core.space.topology import Part
 
 
 @dataclass(frozen=True)
@@ -158,10 +160,15 @@ class Architecture:
                     f"reductions[{index}]", reduction.strengths, "no live branch", "one strength above 0"
                 )
 
+    def parts(self, widths: Sequence[Any] | None = None) -> tuple[Part, ...]:
+        """The network's parts in order; `widths`, which may be arrays of them, replace the architecture's own."""
+        widths = self.widths if widths is None else widths
+        return tuple(topology.parts(self.space, widths, self.blocks, self.reductions))
+
     @cached_property
     def cost(self) -> cost.Cost:
         """Multiply-adds, parameters and memory access of the network for one image."""
-        return cost.total(self)
+        return cost.total(self.parts())
 
     @property
     def multiply_adds(self) -> int:
@@ -175,8 +182,8 @@ class Architecture:
 
     @property
     def peak_activations(self) -> int:
-        """The most elements of activations that inference of one image holds at once; see `cost.peak_activations`."""
-        return int(cost.peak_activations(self))
+        """The most elements of activations that inference of one image holds at once; see `memory.peak_activations`."""
+        return int(memory.peak_activations(self.parts()))
 
     @property
     def live_edges(self) -> int:

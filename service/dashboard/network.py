@@ -72,7 +72,8 @@ def network_page(request: Request, service: ContextDep, project: ViewerDep, sear
         return missing(request, "network", f"{search_id}/{name}")
     test = tested(service, search.id, name)
     parts = [
-        (title, sum((one for _, one in inside), cost.Cost()), inside) for title, inside in cost.pieces(architecture)
+        (part.name, cost.of_part(part), [(step.name, cost.of(step)) for step in part.steps])
+        for part in architecture.parts()
     ]
     return page(
         "network.html", request, search=search, name=name, budget=int(name.partition("-")[0]),

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas_core import Architecture, Network, SearchSpace
 from nas_core.errors import InvalidValue
-from nas_core.space import Block, Edge, Reduction, cost, live, schema
+from nas_core.space import Block, Edge, Reduction, cost, live, memory, schema
 from nas_core.space.picture import draw
 from tests.unit.nas_core.networks import architectures
 
@@ -42,10 +42,10 @@ def test_costs_are_those_of_the_network_itself(architecture: Architecture) -> No
     assert counter.get_total_flops() == 2 * architecture.multiply_adds
     assert sum(parameter.numel() for parameter in network.parameters()) == architecture.parameters
     counted = counter.get_flop_counts()
-    for name, part in cost.parts(architecture):
-        place = name if name in ("stem", "head") else f"body.{name}"
-        assert sum(counted.get(f"Network.{place}", {}).values()) == 2 * part.multiply_adds
-        assert sum(parameter.numel() for parameter in network.get_submodule(place).parameters()) == part.parameters
+    for part in architecture.parts():
+        place, costs = part.name if part.name in ("stem", "head") else f"body.{part.name}", cost.of_part(part)
+        assert sum(counted.get(f"Network.{place}", {}).values()) == 2 * costs.multiply_adds
+        assert sum(parameter.numel() for parameter in network.get_submodule(place).parameters()) == costs.parameters
 
 
 ELEMENTWISE = {nn.ReLU, F.relu, F.batch_norm, torch.sigmoid, operator.add, operator.mul}
@@ -108,7 +108,8 @@ def test_the_peak_of_a_small_network_by_hand() -> None:
 def test_many_widths_are_counted_at_once(architecture: Architecture, data: st.DataObject) -> None:
     some = st.lists(st.integers(2, 40), min_size=3, max_size=3)
     widths = [np.array(data.draw(some)) for _ in architecture.widths]
-    totals, peaks = cost.total(architecture, widths), cost.peak_activations(architecture, widths)
+    parts = architecture.parts(widths)
+    totals, peaks = cost.total(parts), memory.peak_activations(parts)
     for index in range(3):
         one = replace(architecture, widths=tuple(int(axis[index]) for axis in widths))
         assert totals.multiply_adds[index] == one.multiply_adds

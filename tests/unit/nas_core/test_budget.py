@@ -10,20 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas_core import Architecture, SearchSpace
-from nas_core.search.budget import (
+from nas_core.search.press import Edges, Press, strongest_path
+from nas_core.search.spending import (
     LEAST_USED,
-    Edges,
-    Press,
-    branches,
     effective_cost,
     fit_widths,
     heavier,
     lighter,
     narrowest,
     spend,
-    strongest_path,
 )
-from nas_core.space import Block, Edge, Reduction, live
+from nas_core.space import Block, Edge, Reduction, branches, live
 from nas_core.spec import Limits
 from tests.unit.nas_core.networks import architectures, spaces
 
@@ -85,7 +82,7 @@ def test_the_press_counts_what_the_architecture_costs(space: SearchSpace) -> Non
     complete = space.complete()
     _, pairs = strengths_of(complete)
     press = Press(space)
-    edges = [space.edges()] * len(press.groups)
+    edges = [space.edges()] * len(press.of_nodes)
     assert press._cost(edges, pairs, 0.0) == complete.multiply_adds
     assert [press.alive_share(group, edges[group]) for group in range(len(edges))] == [1.0] * len(edges)
 

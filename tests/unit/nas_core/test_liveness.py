@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas_core import SearchSpace
-from nas_core.search.budget import Press, branches, strongest_path
 from nas_core.search.liveness import Liveness, branches_above
-from nas_core.space import live
+from nas_core.search.press import Press, strongest_path
+from nas_core.space import branches, live
 
 SPACES = [
     SearchSpace.preset("digits", channels=4, blocks=(2, 1)),

@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas_core import Architecture, Network, SearchSpace, Supernet
 from nas_core.errors import InvalidValue
-from nas_core.search.budget import BlockCost
+from nas_core.search.press import Press
+from nas_core.search.prices import memory_access_weights
 from nas_core.space import Block, Edge, cost
 from nas_core.space.operations import (
     OPERATIONS,
@@ -102,7 +103,7 @@ def test_an_inverted_bottleneck_costs_what_it_does_by_hand() -> None:
 
 def test_memory_access_weighs_operations_as_published() -> None:
     space = SearchSpace.preset("cifar10")
-    weights = cost.memory_access_weights(space)
+    weights = memory_access_weights(space)
     assert len(weights) == 24
     edges = space.edges()
     place = space.stage_of_block.index(1)
@@ -116,8 +117,8 @@ def test_memory_access_weighs_operations_as_published() -> None:
 
 def test_shared_scaling_factors_weigh_the_memory_access_of_all_blocks() -> None:
     each = SearchSpace.preset("digits", operations=tuple(OPERATIONS))
-    (shared,) = cost.memory_access_weights(replace(each, share=True))
-    apart = cost.memory_access_weights(each)
+    (shared,) = memory_access_weights(replace(each, share=True))
+    apart = memory_access_weights(each)
     assert len(apart) == 4 and max(shared) == 1.0
     for index, weight in enumerate(shared):
         assert min(vector[index] for vector in apart) <= weight <= max(vector[index] for vector in apart)
@@ -126,12 +127,14 @@ def test_shared_scaling_factors_weigh_the_memory_access_of_all_blocks() -> None:
 @given(architectures())
 def test_a_block_costs_the_press_what_it_costs(architecture: Architecture) -> None:
     space = architecture.space
-    parts = dict(cost.parts(replace(architecture, widths=space.widths)))
-    empty = dict(cost.parts(replace(architecture, widths=space.widths, blocks=(Block(()),) * len(architecture.blocks))))
-    for index, (stage, block) in enumerate(zip(space.stage_of_block, architecture.blocks, strict=True)):
+    press = Press(replace(space, share=False))
+    parts = {part.name: cost.of_part(part) for part in architecture.parts(space.widths)}
+    empty = replace(architecture, blocks=(Block(()),) * len(architecture.blocks))
+    bare = {part.name: cost.of_part(part) for part in empty.parts(space.widths)}
+    for index, block in enumerate(architecture.blocks):
         name = f"block{index + 1}"
-        pressed = BlockCost(space, stage)([edge[:2] for edge in block.edges])
-        assert pressed == parts[name].multiply_adds - empty[name].multiply_adds
+        pressed = press.group_cost(index, [edge[:2] for edge in block.edges])
+        assert pressed == parts[name].multiply_adds - bare[name].multiply_adds
 
 
 def supernet_of(architecture: Architecture) -> Supernet:

@@ -14,9 +14,10 @@ from nas_core import ApgNag, Architecture, Search, SearchSpace, Supernet
 from nas_core.errors import InvalidValue
 from nas_core.job import SearchJob
 from nas_core.search import latency
-from nas_core.search.budget import spend
 from nas_core.search.latency import Latency, LatencyTable, StageTimes
-from nas_core.space import Block, Edge, cost
+from nas_core.search.prices import memory_access_weights
+from nas_core.search.spending import spend
+from nas_core.space import Block, Edge
 from nas_core.spec import Limits, SearchSpec
 from nas_core.supernet.network import Network
 from nas_core.supernet.supernet import follow
@@ -371,7 +372,7 @@ def test_the_l1_weight_of_an_edge_follows_the_penalty(share: bool, monkeypatch: 
     spec = tiny_spec(share=share)
     wanted = {
         "uniform": [[1.0] * len(spec.space.edges())] * (1 if share else 2),
-        "memory": cost.memory_access_weights(spec.space),
+        "memory": memory_access_weights(spec.space),
         "latency": table_of(spec.space).penalty_weights(spec.space),
     }
     for penalty, weights in wanted.items():
