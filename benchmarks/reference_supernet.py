@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_core.space import SearchSpace
-from nas_core.supernet.layers import BatchNorm, Head, closes_pointwise, conv_bn_relu, convolution, operation, stem
+from nas_core.supernet.layers import Head, batch_norm, closes_pointwise, conv_bn_relu, convolution, operation, stem
 from nas_core.supernet.supernet import Supernet, SupernetBlock
 
 
@@ -25,9 +25,9 @@ class ReferenceBlock(nn.Module):
         self.shortcut = conv_bn_relu(1, width, width, scale=False) if first else nn.Identity()
         nodes = range(1, space.nodes + 1)
         self.operations = nn.ModuleList(operation(space.operation(node), width, scale=False) for node in nodes)
-        self.norms = nn.ModuleList(BatchNorm(width, scale=False) for _ in nodes)
+        self.norms = nn.ModuleList(batch_norm(width, scale=False) for _ in nodes)
         self.output = nn.ModuleList(convolution(1, width, width) for _ in nodes)
-        self.output_bn = BatchNorm(width)
+        self.output_bn = batch_norm(width)
 
     def forward(self, x: Tensor, scaling: Tensor) -> Tensor:
         """(B, C, H, W) and the block's λ (E,) in the order of `SearchSpace.edges()` → (B, C, H, W)."""
@@ -100,19 +100,23 @@ def pairs(reference: ReferenceSupernet, supernet: Supernet) -> Iterator[tuple[Te
     """Every parameter of the reference beside the part of a parameter of `supernet` that is the same."""
     yield from zip((reference.block_scaling, reference.reduction_scaling), supernet.scaling_factors(), strict=True)
     for name in ("stem", "reductions", "head"):
-        ours, theirs = getattr(reference, name).parameters(), getattr(supernet, name).parameters()
-        yield from zip(ours, theirs, strict=True)
+        yield from zip(trained(getattr(reference, name)), trained(getattr(supernet, name)), strict=True)
     for block, other in zip(reference.blocks, supernet.blocks, strict=True):
         assert isinstance(block, ReferenceBlock) and isinstance(other, SupernetBlock)
-        yield from zip(block.shortcut.parameters(), other.shortcut.parameters(), strict=True)
-        yield from zip(block.output_bn.parameters(), other.output_bn.parameters(), strict=True)
+        yield from zip(trained(block.shortcut), trained(other.shortcut), strict=True)
+        yield from zip(trained(block.output_bn), trained(other.output_bn), strict=True)
         for place, output in enumerate(block.output):
             yield output.get_parameter("weight"), other.output[place]
         for level in other._levels():
             for place, node in enumerate(level.nodes):
-                own = dict(block.operations[node - 1].named_parameters())
+                own = trained(block.operations[node - 1])
                 if closes_pointwise(reference.space.operation(node)):
-                    yield own.pop(list(own)[-1]), level.pointwise[level.mixed.index(node)]
-                yield from zip(own.values(), level.bodies[str(node)].parameters(), strict=True)
+                    yield own.pop(), level.pointwise[level.mixed.index(node)]
+                yield from zip(own, trained(level.bodies[str(node)]), strict=True)
                 width = slice(place * level.width, (place + 1) * level.width)
                 yield block.norms[node - 1].get_parameter("bias"), level.bn.bias[width]
+
+
+def trained(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters of `module` that are trained: all but the scales of BN that stay 1."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]

@@ -170,7 +170,7 @@ class ReferenceSearch:
         self.supernet, self.press = ReferenceSupernet(spec.space), Press(spec.space)
         self.factors = [self.supernet.block_scaling, self.supernet.reduction_scaling]
         own = {id(factor) for factor in self.factors}
-        self.weights = [parameter for parameter in self.supernet.parameters() if id(parameter) not in own]
+        self.weights = [one for one in self.supernet.parameters() if one.requires_grad and id(one) not in own]
         settings = self.settings
         self.weight_step = weight_optimizer(self.weights, settings.lr, settings.momentum, settings.weight_decay)
         self.scaling_step = ApgNag(self.factors, settings.scaling_lr, settings.momentum, settings.gamma, settings.clip)

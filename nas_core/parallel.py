@@ -77,28 +77,6 @@ def average_buffers(module: nn.Module, images: int) -> None:
     sum_(buffers)
 
 
-def mean(sums: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The mean over all workers of values of which this worker has `count`, whose `sums` (n,) are given; and how many
-    all have.
-
-    Gradients flow back to every worker's values.
-    """
-    together = _Sum.apply(torch.cat([sums, sums.new_tensor([count])]))
-    return together[:-1] / together[-1], together[-1].detach()
-
-
-class _Sum(torch.autograd.Function):
-    """A sum over the workers, whose gradient is the sum of what each worker's share of the loss asks of it."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        return total(values)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return total(gradient)
-
-
 def total(values: Tensor) -> Tensor:
     """The sum of `values` over the workers."""
     if world()[1] > 1:

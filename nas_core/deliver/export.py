@@ -28,7 +28,7 @@ from nas_core.files import FILES
 from nas_core.search.latency import Latency
 from nas_core.space import Architecture
 from nas_core.spec import NO_EXPORT_OPTIONS, ExportOptions, SearchSpec
-from nas_core.supernet.layers import BN_EPS, BN_MOMENTUM, BatchNorm, SqueezeExcitation
+from nas_core.supernet.layers import SqueezeExcitation
 from nas_core.supernet.network import Network, NetworkBlock, NetworkReduction
 from nas_core.train.evaluation import Evaluation, names_of
 
@@ -270,7 +270,6 @@ def to_python(
     if mean is not None and deviation is not None:
         sections[0] += f"\nMEAN = {tuple(mean)}\nDEVIATION = {tuple(deviation)}\n"
         sections.append(_NORMALISE.format(shape=shape))
-    sections.append(_BATCH_NORM.format(momentum=BN_MOMENTUM, eps=BN_EPS))
     if any(isinstance(module, SqueezeExcitation) for module in network.modules()):
         sections.append(_SQUEEZE_EXCITATION)
     for name, part in network.body.named_children():
@@ -313,8 +312,8 @@ from torch import Tensor, nn
 
 def _code(module: nn.Module, depth: int = 0) -> str:
     """The expression that makes `module`; lines after the first are indented by `depth` levels."""
-    if isinstance(module, BatchNorm):
-        return f"BatchNorm({module.bias.numel()})"
+    if isinstance(module, nn.BatchNorm2d):  # torch's own writing has words that older versions of it do not know
+        return f"nn.BatchNorm2d({module.num_features}, {module.eps}, {module.momentum})"
     if isinstance(module, SqueezeExcitation):
         return f"SqueezeExcitation({module.squeeze.in_channels}, {module.squeeze.out_channels})"
     if isinstance(module, nn.Sequential):
@@ -374,21 +373,6 @@ _NORMALISE = '''def normalise(images: Tensor) -> Tensor:
         raise TypeError(f"expected bytes (torch.uint8, 0 … 255), not {{images.dtype}}")
     mean, deviation = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (MEAN, DEVIATION))
     return (images.float() - mean) / deviation
-'''
-
-_BATCH_NORM = '''class BatchNorm(nn.Module):
-    """Batch normalisation over all but the channel axis."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        statistics = self.running_mean, self.running_var
-        return F.batch_norm(x, *statistics, self.weight, self.bias, self.training, {momentum}, {eps})
 '''
 
 _SQUEEZE_EXCITATION = '''class SqueezeExcitation(nn.Module):
@@ -451,7 +435,8 @@ _LOAD = '''def load(weights: str | Path | dict[str, Tensor]) -> Network:
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file: the length of a JSON header (8 bytes), the header, and the bare numbers."""
-    types = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    floats = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    types = floats | {"I64": torch.int64}
     with open(path, "rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         content = bytearray(file.read())

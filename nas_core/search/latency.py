@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from nas_core.space import Architecture, Block, Reduction, SearchSpace
 from nas_core.space.topology import ConvBnRelu, Join, Operate
-from nas_core.supernet.layers import BatchNorm, conv_bn_relu, convolution, operation
+from nas_core.supernet.layers import batch_norm, conv_bn_relu, convolution, operation
 from nas_core.supernet.network import Network
 
 
@@ -176,13 +176,13 @@ def _measure_stage(
         return ms(lambda: module(x))
 
     def output(count: int) -> float:
-        module = nn.Sequential(convolution(1, count * width, width), BatchNorm(width)).to(x.device).eval()
+        module = nn.Sequential(convolution(1, count * width, width), batch_norm(width)).to(x.device).eval()
         return ms(lambda: x + F.relu(module(torch.cat([x] * count, 1))))
 
     one, all_of_them = output(1), output(space.nodes)
     share = max(0.0, (all_of_them - one) / (space.nodes - 1)) if space.nodes > 1 else one
     return StageTimes(
-        operations={name: timed(operation(name, width), BatchNorm(width), nn.ReLU()) for name in space.operations},
+        operations={name: timed(operation(name, width), batch_norm(width), nn.ReLU()) for name in space.operations},
         addition=ms(lambda: x + x),
         output=share,
         closing=max(0.0, one - share),

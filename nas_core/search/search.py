@@ -29,6 +29,7 @@ from nas_core.space import Architecture
 from nas_core.spec import NO_LIMITS, SearchSpec
 from nas_core.supernet.network import Network
 from nas_core.supernet.supernet import Replacement, Supernet, follow
+from nas_core.train.batch_norm import synchronise
 from nas_core.train.steps import Losses, backward, bn_scales, calibrate, evaluate, weight_optimizer
 
 SNAPSHOT_SHARE = 0.97
@@ -75,6 +76,7 @@ class Search:
             torch.manual_seed(generator(spec.seed, "supernet").initial_seed())
             self.supernet = Supernet(spec.space)
         self.supernet.to(self.device)
+        synchronise(self.supernet)
         self.augment = Augment.of(self.settings, retraining=False)
         self.liveness, self.press = Liveness(spec.space, self.device), Press(spec.space)
         if self.settings.penalty == "memory":

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_core import parallel
 from nas_core.space.operations import Convolution, Layer, Normalise, Pool, SqueezeExcite, flow
 
 BN_EPS = 2e-5
@@ -16,47 +15,15 @@ BN_MOMENTUM = 0.1
 """The share of the newest batch in the running statistics (0.9 in the published code's convention)."""
 
 
-class BatchNorm(nn.Module):
-    """Batch normalisation over all but the channel axis; without `scale` its scale stays 1.
+def batch_norm(channels: int, scale: bool = True) -> nn.BatchNorm2d:
+    """torch's batch normalisation of (B, C, H, W); without `scale` its scale stays 1.
 
     While λ is learned the scales inside operations stay at 1, so that λ alone carries an edge's strength
     (paper, section 4.1).
     """
-
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, channels: int, scale: bool = True) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels)) if scale else None
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
-        self.momentum = BN_MOMENTUM
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise `x`, by the batch's statistics in training and by the running ones otherwise.
-
-        In a training step the batch is that of all workers together, however many images each has of it, so that their
-        number changes nothing.
-        """
-        if self.training and torch.is_grad_enabled() and parallel.world()[1] > 1:
-            return self._over_workers(x)
-        return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.momentum, BN_EPS
-        )
-
-    def _over_workers(self, x: Tensor) -> Tensor:
-        precise = x.to(torch.promote_types(x.dtype, torch.float32))
-        own = x.numel() // x.shape[1]
-        mean, count = parallel.mean(precise.sum((0, 2, 3)), own)
-        centred = precise - mean.view(-1, 1, 1)
-        variance, _ = parallel.mean(centred.square().sum((0, 2, 3)), own)
-        with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
-        factor = (variance + BN_EPS).rsqrt() * (1.0 if self.weight is None else self.weight)
-        return (centred * factor.view(-1, 1, 1) + self.bias.view(-1, 1, 1)).to(x.dtype)
+    norm = nn.BatchNorm2d(channels, BN_EPS, BN_MOMENTUM)
+    norm.weight.requires_grad_(scale)
+    return norm
 
 
 def he_normal_(weight: Tensor) -> Tensor:
@@ -79,7 +46,7 @@ def conv_bn_relu(
 ) -> nn.Sequential:
     """Convolution, BN, ReLU."""
     return nn.Sequential(
-        convolution(kernel, channels_in, channels_out, stride), BatchNorm(channels_out, scale), nn.ReLU()
+        convolution(kernel, channels_in, channels_out, stride), batch_norm(channels_out, scale), nn.ReLU()
     )
 
 
@@ -110,7 +77,7 @@ def _module(layer: Layer, multiple: int, width: int, scale: bool) -> nn.Module:
         case Pool(kind):
             return nn.MaxPool2d(3, 1, 1) if kind == "max" else nn.AvgPool2d(3, 1, 1)
         case Normalise():
-            return nn.Sequential(BatchNorm(channels, scale), nn.ReLU())
+            return nn.Sequential(batch_norm(channels, scale), nn.ReLU())
         case SqueezeExcite():
             return SqueezeExcitation(channels, layer.squeezed(channels))
 
@@ -136,7 +103,7 @@ class Head(nn.Module):
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
-        self.bn = BatchNorm(channels)
+        self.bn = batch_norm(channels)
         self.classifier = nn.Linear(channels, classes)
         nn.init.normal_(self.classifier.weight, std=0.01)
         nn.init.zeros_(self.classifier.bias)
@@ -161,7 +128,7 @@ def auxiliary_head(channels: int, size: int, classes: int) -> nn.Sequential:
     reduce = nn.Conv2d(128, 768, 2, bias=False)
     he_normal_(reduce.weight.data)
     return nn.Sequential(
-        BatchNorm(channels), nn.ReLU(), pool, conv_bn_relu(1, channels, 128), reduce, Head(768, classes)
+        batch_norm(channels), nn.ReLU(), pool, conv_bn_relu(1, channels, 128), reduce, Head(768, classes)
     )
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_core.space import Architecture, Block, Reduction, SearchSpace
-from nas_core.supernet.layers import BatchNorm, Head, conv_bn_relu, convolution, operation, stem
+from nas_core.supernet.layers import Head, batch_norm, conv_bn_relu, convolution, operation, stem
 
 
 class NetworkBlock(nn.Module):
@@ -21,13 +21,13 @@ class NetworkBlock(nn.Module):
         self.outputs = block.outputs
         self.operations = nn.ModuleDict(
             {
-                str(node): nn.Sequential(operation(space.operation(node), width), BatchNorm(width), nn.ReLU())
+                str(node): nn.Sequential(operation(space.operation(node), width), batch_norm(width), nn.ReLU())
                 for node in block.operations
             }
         )
         if self.outputs:
             self.output = convolution(1, len(self.outputs) * width, width)
-            self.output_bn = BatchNorm(width)
+            self.output_bn = batch_norm(width)
 
     @property
     def droppable(self) -> int:

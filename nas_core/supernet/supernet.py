@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from nas_core.space import Architecture, Block, Edge, Reduction, SearchSpace, live
 from nas_core.supernet.layers import (
-    BatchNorm,
     Head,
+    batch_norm,
     closes_pointwise,
     conv_bn_relu,
     he_normal_,
@@ -58,7 +58,7 @@ class Level(nn.Module):
         self.pointwise = nn.Parameter(torch.empty(len(self.mixed), width, width, 1, 1))
         for weight in self.pointwise.data:
             he_normal_(weight)
-        self.bn = BatchNorm(kinds * width, scale)
+        self.bn = batch_norm(kinds * width, scale)
 
     def forward(self, entering: Tensor) -> Tensor:
         """(B, n, C, H, W), one sum of inputs for each live operation → (B, n·C, H, W)."""
@@ -106,7 +106,7 @@ class SupernetBlock(nn.Module):
         self.output = nn.Parameter(torch.empty(len(self.outputs), width, width, 1, 1))
         for weight in self.output.data:
             he_normal_(weight)
-        self.output_bn = BatchNorm(width)
+        self.output_bn = batch_norm(width)
         self._position = {edge: index for index, edge in enumerate(space.edges())}
         self.edges = space.edges()
         self._plan()
@@ -268,9 +268,10 @@ class Supernet(nn.Module):
         return [self.block_scaling, self.reduction_scaling]
 
     def weights(self) -> list[nn.Parameter]:
-        """The parameters W: all others that have anything left in them."""
+        """The parameters W: all others that are trained and have anything left in them."""
         scaling = {id(parameter) for parameter in self.scaling_factors()}
-        return [parameter for parameter in self.parameters() if id(parameter) not in scaling and parameter.numel()]
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad and parameter.numel()]
+        return [parameter for parameter in trained if id(parameter) not in scaling]
 
     @torch.no_grad()
     def architecture(self) -> Architecture:
@@ -345,16 +346,18 @@ def _silence(scaling: nn.Parameter, alive: Sequence[Sequence[bool]]) -> Replacem
 def _replace(module: nn.Module, name: str, keep: Callable[[Tensor], Tensor]) -> Replacement:
     """Cut the parameter `name` of `module` down to what `keep` selects."""
     old = getattr(module, name)
-    new = nn.Parameter(keep(old.data).clone())
+    new = nn.Parameter(keep(old.data).clone(), old.requires_grad)
     setattr(module, name, new)
     return Replacement(old, new if new.numel() else None, keep)
 
 
-def _prune_bn(bn: BatchNorm, kept: list[int], width: int) -> list[Replacement]:
+def _prune_bn(bn: nn.BatchNorm2d, kept: list[int], width: int) -> list[Replacement]:
     """Keep of a level's BN the channels of the operations at the positions `kept`."""
 
     def keep(tensor: Tensor) -> Tensor:
         return tensor.view(-1, width)[kept].reshape(-1)
 
-    bn.running_mean, bn.running_var = keep(bn.running_mean), keep(bn.running_var)
+    for name in ("running_mean", "running_var"):
+        setattr(bn, name, keep(bn.get_buffer(name)))
+    bn.num_features = len(kept) * width
     return [_replace(bn, name, keep) for name, parameter in bn.named_parameters()]

@@ -15,6 +15,7 @@ from nas_core.space import Architecture
 from nas_core.spec import SearchSpec, Settings
 from nas_core.supernet.layers import auxiliary_head
 from nas_core.supernet.network import Network, NetworkBlock
+from nas_core.train.batch_norm import synchronise
 from nas_core.train.evaluation import Evaluation
 from nas_core.train.steps import Losses, backward, bn_scales, evaluate, weight_optimizer
 
@@ -129,6 +130,7 @@ class Retraining:
             self.network = Network(architecture)
             self.trainee = Trainee(self.network, self.settings)
         self.trainee.to(self.device)
+        synchronise(self.trainee)
         self.weights = list(self.trainee.parameters())
         self.optimizer = weight_optimizer(
             self.weights,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from nas_core import parallel
 from nas_core.data.loading import Data
 from nas_core.errors import Diverged
-from nas_core.supernet.layers import BN_MOMENTUM, BatchNorm
+from nas_core.supernet.layers import BN_MOMENTUM
 from nas_core.train.evaluation import Evaluation, names_of
 
 CALIBRATION_BATCHES = 8
@@ -38,8 +38,8 @@ def weight_optimizer(
 
 def bn_scales(module: nn.Module) -> list[nn.Parameter]:
     """The scales that the BN layers of `module` learn."""
-    norms = (part for part in module.modules() if isinstance(part, BatchNorm))
-    return [norm.weight for norm in norms if norm.weight is not None]
+    norms = (part for part in module.modules() if isinstance(part, nn.BatchNorm2d))
+    return [norm.weight for norm in norms if norm.weight.requires_grad]
 
 
 class Losses:
@@ -96,7 +96,7 @@ def calibrate(module: nn.Module, data: Data, indices: Tensor, batch_size: int) -
     network looks broken. The result is the plain mean over a worker's batches, and over the workers by the images of
     each.
     """
-    norms = [part for part in module.modules() if isinstance(part, BatchNorm)]
+    norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
     training = module.training
     module.train()
     chosen = indices[:: max(1, len(indices) // (CALIBRATION_BATCHES * batch_size))]

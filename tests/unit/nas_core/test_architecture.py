@@ -48,7 +48,7 @@ def test_costs_are_those_of_the_network_itself(architecture: Architecture) -> No
         assert sum(parameter.numel() for parameter in network.get_submodule(place).parameters()) == costs.parameters
 
 
-ELEMENTWISE = {nn.ReLU, F.relu, F.batch_norm, torch.sigmoid, operator.add, operator.mul}
+ELEMENTWISE = {nn.ReLU, nn.BatchNorm2d, F.relu, torch.sigmoid, operator.add, operator.mul}
 
 
 def peak_of_execution(network: Network) -> int:

@@ -22,7 +22,8 @@ import torch
 from hypothesis import given, settings
 from PIL import ExifTags, Image
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
 
 from nas_core import Architecture, Network, SearchSpace
 from nas_core.data.decoding import Decoding, decode
@@ -36,7 +37,6 @@ from nas_core.search.latency import Latency, measure_latency
 from nas_core.space import Block, Edge
 from nas_core.space.operations import OPERATIONS
 from nas_core.spec import OPSETS, ExportOptions, SearchSpec
-from nas_core.supernet.layers import BatchNorm
 from nas_core.train.evaluation import Evaluation
 from tests.unit.nas_core.networks import architectures, tiny_data, tiny_spec
 
@@ -50,7 +50,7 @@ def lively(network: Network) -> Network:
     random = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for norm in network.modules():
-            if isinstance(norm, BatchNorm):
+            if isinstance(norm, nn.BatchNorm2d):
                 for tensor, low, high in (
                     (norm.weight, 0.5, 1.5),
                     (norm.bias, -0.5, 0.5),
@@ -79,6 +79,19 @@ def network() -> Network:
 @pytest.fixture(scope="module")
 def images() -> Tensor:
     return torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(2))
+
+
+def test_torch_fuses_every_bn_that_follows_a_convolution(network: Network, images: Tensor) -> None:
+    def norms(module: nn.Module) -> list[str]:
+        return [name for name, part in module.named_modules() if isinstance(part, nn.BatchNorm2d)]
+
+    fused = fuse(network)
+    torch.testing.assert_close(fused(images), network(images), atol=1e-4, rtol=1e-4)
+    space = network.architecture.space
+    others = [node for node in range(1, space.nodes + 1) if space.operation(node).endswith(("pool3", "identity"))]
+    left = [f"body.block1.operations.{node}.1" for node in others if node in network.architecture.blocks[0].operations]
+    assert norms(fused) == [*left, "head.bn"] and len(left) == 3
+    assert len(norms(network)) - len(norms(fused)) == 14
 
 
 def preprocessing_of(network: Network) -> export.Preprocessing:

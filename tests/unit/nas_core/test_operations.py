@@ -25,9 +25,9 @@ from nas_core.space.operations import (
     SqueezeExcite,
     register,
 )
-from nas_core.supernet.layers import BatchNorm, SqueezeExcitation, operation
+from nas_core.supernet.layers import SqueezeExcitation, batch_norm, operation
 from nas_core.supernet.supernet import Level, follow
-from nas_core.train.steps import weight_optimizer
+from nas_core.train.steps import bn_scales, weight_optimizer
 from tests.unit.nas_core.networks import architectures, layers, registered
 
 # In narrower stages the gates' few ReLU may all be dead from the start.
@@ -76,7 +76,7 @@ def test_any_operation_costs_what_its_module_does(given_layers: list[tuple[Layer
     with registered({f"any{index}": given for index, given in enumerate(given_layers)}):
         for name in (f"any{index}" for index in range(len(given_layers))):
             with torch.device("meta"):
-                module = nn.Sequential(operation(name, width), BatchNorm(width), nn.ReLU()).eval()
+                module = nn.Sequential(operation(name, width), batch_norm(width), nn.ReLU()).eval()
                 images = torch.empty(1, width, size, size)
             with FlopCounterMode(display=False) as counter:
                 assert module(images).shape == images.shape
@@ -185,7 +185,7 @@ def test_a_supernet_computes_what_the_network_does(architecture: Architecture, t
     supernet = supernet_of(architecture)
     with torch.no_grad():
         for module in supernet.modules():
-            if isinstance(module, BatchNorm):
+            if isinstance(module, nn.BatchNorm2d):
                 module.bias.normal_()
                 module.running_mean.normal_()
             if isinstance(module, SqueezeExcitation):
@@ -201,14 +201,15 @@ def test_all_operations_learn_in_the_supernet_and_in_the_network() -> None:
     torch.manual_seed(0)
     for module in (Supernet(ALL), Network(ALL.complete())):
         module(torch.randn(4, 1, 8, 8)).logsumexp(1).sum().backward()
-        assert all(torch.isfinite(parameter.grad).all() for parameter in module.parameters())
-        assert all(parameter.grad.any() for parameter in module.parameters() if parameter.dim() > 1)
+        learned = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        assert all(torch.isfinite(parameter.grad).all() for parameter in learned)
+        assert all(parameter.grad.any() for parameter in learned if parameter.dim() > 1)
 
 
 def test_scales_within_operations_are_learned_only_once_the_scaling_factors_are_gone() -> None:
     def inner_scales(module: nn.Module) -> list[bool]:
-        norms = [part for part in module.modules() if isinstance(part, BatchNorm)]
-        return [norm.weight is not None for norm in norms]
+        norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
+        return [norm.weight.requires_grad for norm in norms]
 
     supernet = Supernet(ALL)
     in_supernet = [scale for block in supernet.blocks for scale in inner_scales(block.levels)]
@@ -216,6 +217,19 @@ def test_scales_within_operations_are_learned_only_once_the_scaling_factors_are_
     bottlenecks, levels = 2 * 2, 2 * 2
     assert len(in_supernet) == levels + 2 * bottlenecks and not any(in_supernet)
     assert len(in_network) > len(in_supernet) and all(in_network)
+
+
+def test_scales_that_stay_one_are_not_trained_and_go_with_their_operations() -> None:
+    supernet = Supernet(ALL)
+    scales = [part.weight for part in supernet.modules() if isinstance(part, nn.BatchNorm2d)]
+    fixed = [scale for scale in scales if not scale.requires_grad]
+    held = {id(parameter) for parameter in (*supernet.weights(), *bn_scales(supernet))}
+    assert fixed and not held & set(map(id, fixed))
+    first = Block((Edge(0, 1, 1.0), Edge(1, ALL.nodes + 1, 1.0)))
+    supernet.prune(replace(ALL.complete(), blocks=(first, first)))
+    bn = supernet.blocks[0].levels[0].bn
+    assert bn.num_features == 8 and bn.weight.tolist() == [1.0] * 8 and not bn.weight.requires_grad
+    assert bn.bias.requires_grad and len(bn.running_mean) == len(bn.running_var) == len(bn.bias) == 8
 
 
 def test_operations_with_a_state_are_removed_with_it() -> None:
@@ -232,7 +246,7 @@ def test_operations_with_a_state_are_removed_with_it() -> None:
     assert ALL.operation(5) == "identity" and ALL.operation(second) == "inverted_bottleneck3"
     body = supernet.blocks[0].levels[0].bodies[str(first)]
     before = {name: tensor.clone() for name, tensor in body.state_dict().items()}
-    momentum = {p: optimizer.state[p]["momentum_buffer"].clone() for p in body.parameters()}
+    momentum = {p: optimizer.state[p]["momentum_buffer"].clone() for p in body.parameters() if p.requires_grad}
     architecture = replace(ALL.complete(), blocks=(kept, gone))
     follow(optimizer, supernet.prune(architecture))
     assert all(torch.equal(tensor, before[name]) for name, tensor in body.state_dict().items())

@@ -18,7 +18,7 @@ from torch.multiprocessing.spawn import start_processes
 from nas_core import Search
 from nas_core.data.loading import Data
 from nas_core.parallel import average_buffers, world
-from nas_core.supernet.layers import BatchNorm
+from nas_core.supernet.layers import batch_norm
 from nas_core.train.retrain import Retraining
 from nas_core.train.steps import evaluate
 from tests.unit.nas_core.networks import tiny_data, tiny_spec
@@ -71,7 +71,7 @@ def retrained() -> dict[str, Any]:
 def looked() -> dict[str, Any]:
     """BN's running mean, after the first worker has seen an image of 0, the second two of 1, the third three of 2."""
     rank, _ = world()
-    norm = BatchNorm(1)
+    norm = batch_norm(1)
     norm.running_mean.fill_(rank)
     average_buffers(norm, images=rank + 1)
     return {"mean": norm.running_mean}

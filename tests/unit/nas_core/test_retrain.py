@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nas_core import Network, Retraining, Search, SearchSpace
 from nas_core.errors import Diverged
 from nas_core.seeds import generator
 from nas_core.spec import Settings
-from nas_core.supernet.layers import BatchNorm
 from nas_core.supernet.network import NetworkBlock
 from nas_core.train.retrain import Trainee, keep_factors, learning_rate
 from nas_core.train.steps import bn_scales, weight_optimizer
@@ -181,7 +180,7 @@ def test_only_the_scales_of_bn_do_not_decay() -> None:
         parameter.data.fill_(1)
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
-    norms = [name for name, part in network.named_modules() if isinstance(part, BatchNorm)]
+    norms = [name for name, part in network.named_modules() if isinstance(part, nn.BatchNorm2d)]
     kept = [name for name, parameter in network.named_parameters() if (parameter == 1).all()]
     assert kept == [f"{name}.weight" for name in norms]
 
