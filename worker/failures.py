@@ -4,6 +4,8 @@ A worker that fails writes why, and on which node, into the run's folder (`error
 controller sees that at its next look at the workers and stops them all (`EndAtOnce`), whatever collective the others
 wait in; the job's driver then writes `error.json`. A worker that was killed, or lost with its node, can tell nothing:
 then Ray Train starts all anew from the last checkpoint, unless Ray killed it for its memory.
+
+The driver and the controller use this too, so torch is loaded where only a worker needs it (`worker/launch.py`).
 """
 
 import os
@@ -17,10 +19,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from ray.train import UserCallback
 
-from nas_core import parallel
 from nas_core.errors import DataChanged, Diverged, InvalidValue, LostPeer, ReadFailed
 from nas_core.spec import SearchSpec
 from worker.run_folder import VERSION, RunFolder
@@ -73,6 +73,8 @@ def ends_run(folder: RunFolder, attempt: int, spec: SearchSpec) -> Iterator[None
 
     Raises `RunEnded`, or `LostPeer` where the failure is another worker's.
     """
+    from nas_core import parallel
+
     try:
         yield
     except LostPeer:
@@ -168,6 +170,8 @@ def _causes(error: BaseException | None) -> list[BaseException]:
 
 
 def _out_of_memory(error: BaseException) -> bool:
+    import torch
+
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     told = str(error).lower()  # torch's allocator, the C library, C++
@@ -180,6 +184,8 @@ def _killed_for_memory(text: str) -> bool:
 
 def _memory_told(error: BaseException, spec: SearchSpec) -> str:
     """One sentence about a worker that asked for more memory than there was."""
+    import torch
+
     if isinstance(error, torch.OutOfMemoryError) and torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         where = torch.cuda.get_device_name()

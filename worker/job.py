@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 import traceback
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -91,14 +92,13 @@ def run(folder: "RunFolder", attempt: int) -> None:
     Raises what Ray Train raises when its workers failed too often, and `RuntimeError` where trials did.
     """
     import ray
-    from ray.train.torch import TorchTrainer
 
     from nas_core.spec import SearchSpec
-    from worker.training import train_loop, train_options
-    from worker.tuning import run_finals
 
     values = folder.read_json("spec.json")
     spec = SearchSpec.from_dict(values)
+    # What a connection takes long to wait for, this takes to load.
+    threading.Thread(target=import_module, args=["worker.launch"], name="loading").start()
     try:
         if "RAY_ADDRESS" in os.environ:
             ray.init()
@@ -110,10 +110,14 @@ def run(folder: "RunFolder", attempt: int) -> None:
         raise RayStartError(f"Ray did not start: {' '.join(str(error).split())[:500]}") from error
     seconds = float(os.environ.get("YOSO_CHECKPOINT_SECONDS") or CHECKPOINT_SECONDS)
     if "finalists" in values:
+        from worker.tuning import run_finals
+
         run_finals(folder, attempt, values, seconds)
         return
     config = {"folder": folder.url, "attempt": attempt, "checkpoint_seconds": seconds}
-    TorchTrainer(train_loop, train_loop_config=config, **train_options(spec, folder.url_of(""), "train")).fit()
+    from worker.launch import trainer
+
+    trainer("worker.training:train_loop", config, spec, folder.url_of(""), "train").fit()
 
 
 class RayStartError(RuntimeError):

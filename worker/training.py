@@ -21,7 +21,6 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
-from ray.train import UserCallback
 from safetensors.torch import save
 
 from nas_core import parallel
@@ -34,16 +33,13 @@ from nas_core.job import SearchJob, path
 from nas_core.spec import SearchSpec
 from worker.checkpoints import Checkpoints, Clock
 from worker.exports import write_exports, write_genotype
-from worker.failures import EndAtOnce, Failure, ends_run
+from worker.failures import Failure, ends_run
 from worker.journal import Journal
 from worker.run_folder import VERSION, RunFolder
 
-RESIZE_SECONDS = 60.0
 BEFORE = "dataset/before.jsonl.gz"
 """In a run of finals the manifest of one of its searches."""
 MANIFEST, FINGERPRINT, SHEET = "dataset/manifest.jsonl.gz", "dataset/fingerprint", "dataset/contact-sheet.png"
-WORKER_RESTARTS = 3
-"""How often Ray Train starts the workers anew from the last checkpoint within one attempt."""
 
 
 def train_loop(config: dict[str, Any]) -> None:
@@ -189,33 +185,6 @@ def check_agreement(job: SearchJob) -> None:
     digests = parallel.each(digest.hexdigest())
     if len(set(digests)) > 1:
         raise RuntimeError(f"the workers disagree about λ or the architectures: {digests}")
-
-
-def train_options(spec: SearchSpec, storage: str, name: str, callbacks: Sequence[UserCallback] = ()) -> dict[str, Any]:
-    """What a Ray Train run of `spec` is given, besides its loop: workers, and where its checkpoints are."""
-    return {
-        "scaling_config": ray.train.ScalingConfig(**scaling(spec)),
-        "run_config": ray.train.RunConfig(
-            name=name,
-            storage_path=storage,
-            failure_config=ray.train.FailureConfig(max_failures=WORKER_RESTARTS),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-            callbacks=[EndAtOnce(), *callbacks],  # type: ignore[list-item]
-        ),
-    }
-
-
-def scaling(spec: SearchSpec) -> dict[str, Any]:
-    """The fields of Ray Train's `ScalingConfig`, whose types are of an older one that knows no range of workers."""
-    least, most = spec.least_workers, spec.workers
-    return {
-        "num_workers": (least, most) if least < most else most,
-        "elastic_resize_monitor_interval_s": float(os.environ.get("YOSO_RESIZE_SECONDS") or RESIZE_SECONDS),
-        "use_gpu": spec.gpus_per_worker > 0,
-        "resources_per_worker": {"CPU": spec.cpus_per_worker} | ({"GPU": 1} if spec.gpus_per_worker else {}),
-        # Ray asks for a thousandth of the node's resource of that type for every worker.
-        "accelerator_type": spec.accelerator_type,
-    }
 
 
 def write_files(folder: RunFolder, job: SearchJob, line: dict[str, Any]) -> None:

@@ -22,7 +22,6 @@ import ray.train
 import ray.train.torch
 import torch
 from ray import tune
-from ray.train.torch import TorchTrainer
 from ray.tune.experiment import Trial
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.logger import JsonLoggerCallback
@@ -42,8 +41,9 @@ from worker.checkpoints import Checkpoints, Clock
 from worker.exports import write_evaluation, write_exports, write_genotype, write_weights
 from worker.failures import Failure, ends_run
 from worker.journal import Journal
+from worker.launch import trainer
 from worker.run_folder import VERSION, RunFolder
-from worker.training import dataset, load_data, train_options, versions
+from worker.training import dataset, load_data, versions
 
 REDUCTION = 2
 """Of the networks of one budget about one in so many goes on at each rung; rungs are as much further apart."""
@@ -395,21 +395,10 @@ def drive(config: dict[str, Any], folder: str, attempt: int, seconds: float) -> 
     """
     own = RunFolder(folder, attempt)
     spec = SearchSpec.from_dict(own.read_json("spec.json"))
-    TorchTrainer(
-        train_finalist,
-        train_loop_config={
-            "folder": folder,
-            "attempt": attempt,
-            "number": config["number"],
-            "checkpoint_seconds": seconds,
-        },
-        **train_options(
-            spec,
-            own.url_of("train"),
-            f"{config['number']:05d}",
-            callbacks=[TuneReportCallback()],  # type: ignore[no-untyped-call]
-        ),
-    ).fit()
+    config = {"folder": folder, "attempt": attempt, "number": config["number"], "checkpoint_seconds": seconds}
+    storage, name = own.url_of("train"), f"{config['number']:05d}"
+    callback = TuneReportCallback()  # type: ignore[no-untyped-call]
+    trainer("worker.tuning:train_finalist", config, spec, storage, name, [callback]).fit()
 
 
 def train_finalist(config: dict[str, Any]) -> None:

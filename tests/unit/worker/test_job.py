@@ -1,6 +1,8 @@
 """What a job's entry point decides without Ray."""
 
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +11,8 @@ from ray.train import ScalingConfig
 
 from tests.unit.nas_core.networks import tiny_spec
 from worker.job import give_way
+from worker.launch import scaling
 from worker.run_folder import GaveWay, RunFolder
-from worker.training import scaling
 
 
 @pytest.fixture
@@ -28,6 +30,12 @@ def attempt(folder: Path, number: int) -> RunFolder:
     own.mkdir(parents=True, exist_ok=True)
     (own / "spec.json").touch()
     return RunFolder(str(folder), number)
+
+
+def test_a_driver_and_its_controller_load_no_torch() -> None:
+    """They would take seconds to, before the first worker starts."""
+    code = "import sys, worker.job, worker.launch; print([one for one in ('torch', 'sklearn') if one in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout == "[]\n"
 
 
 @pytest.mark.parametrize("how", ["a later attempt", "closed"])
