@@ -8,7 +8,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from nas_core.data.loading import Data
-from nas_core.deliver import export
+from nas_core.deliver import card, programs, standalone
+from nas_core.deliver.preprocessing import Preprocessing
 from nas_core.files import FILES
 from nas_core.search.latency import Latency, measure_latency
 from nas_core.space import Architecture
@@ -57,16 +58,16 @@ def write_exports(
     """
     write_weights(folder, path, weights)
     write_evaluation(folder, path, evaluation)
-    network, preprocessing = export.restore(architecture, weights), export.Preprocessing.of(data, spec)
+    network, preprocessing = programs.restore(architecture, weights), Preprocessing.of(data, spec)
     latency = latency or measure_latency(network, spec.cpus_per_worker, device=data.device)
     not_exported: dict[str, str] = {}
     forms: dict[str, Callable[[], bytes]] = {
-        "onnx": lambda: export.to_onnx(network, spec.export, preprocessing, versions.get("yoso", "")),
-        "torch_export": lambda: export.to_torch_export(network),
-        "predict": lambda: export.to_predict(preprocessing, spec.export.normalise).encode(),
-        "python": lambda: export.to_python(architecture, data.mean, data.deviation, data.class_names).encode(),
+        "onnx": lambda: programs.to_onnx(network, spec.export, preprocessing, versions.get("yoso", "")),
+        "torch_export": lambda: programs.to_torch_export(network),
+        "predict": lambda: standalone.to_predict(preprocessing, spec.export.normalise).encode(),
+        "python": lambda: standalone.to_python(architecture, data.mean, data.deviation, data.class_names).encode(),
         # A class is called what its folder is called, which need not be text.
-        "card": lambda: export.model_card(
+        "card": lambda: card.model_card(
             spec, architecture, data, budget, evaluation, latency, versions, not_exported
         ).encode(errors="backslashreplace"),
     }

@@ -30,7 +30,8 @@ from nas_core.data.decoding import Decoding, decode
 from nas_core.data.inspection import inspect as look_at
 from nas_core.data.loading import Data
 from nas_core.data.summary import summarise
-from nas_core.deliver import export
+from nas_core.deliver import card, programs, standalone
+from nas_core.deliver.preprocessing import Preprocessing
 from nas_core.errors import InvalidValue
 from nas_core.files import FILES
 from nas_core.search.latency import Latency, measure_latency
@@ -94,12 +95,12 @@ def test_torch_fuses_every_bn_that_follows_a_convolution(network: Network, image
     assert len(norms(network)) - len(norms(fused)) == 14
 
 
-def preprocessing_of(network: Network) -> export.Preprocessing:
+def preprocessing_of(network: Network) -> Preprocessing:
     """Some preprocessing for a network."""
     space = network.architecture.space
     names = tuple(name.replace("\udcff", "\\udcff") for name in CLASSES)
     decoding = Decoding(space.channels_in, space.image_size, "navy")
-    return export.Preprocessing(decoding, (100.0, 110.0, 120.0), (50.0, 60.0, 70.0), names)
+    return Preprocessing(decoding, (100.0, 110.0, 120.0), (50.0, 60.0, 70.0), names)
 
 
 class Exported(NamedTuple):
@@ -122,10 +123,10 @@ def exported(network: Network) -> Exported:
         return [torch.get_rng_state().tolist(), torch.get_num_threads(), torch.is_grad_enabled()]
 
     before = process()
-    made = export.to_onnx(training, DEFAULT, preprocessing_of(network), "1.2"), export.to_torch_export(training)
-    python = export.to_python(network.architecture, [10.0, 20.0, 30.0], [1.0, 2.0, 4.0], CLASSES)
+    made = programs.to_onnx(training, DEFAULT, preprocessing_of(network), "1.2"), programs.to_torch_export(training)
+    python = standalone.to_python(network.architecture, [10.0, 20.0, 30.0], [1.0, 2.0, 4.0], CLASSES)
     measure_latency(training, threads=before[1] + 1, runs=2)
-    export.restore(network.architecture, network.state_dict())
+    programs.restore(network.architecture, network.state_dict())
     return Exported(*made, python, training, before, process())
 
 
@@ -133,7 +134,7 @@ def exported(network: Network) -> Exported:
 def written(network: Network, exported: Exported) -> Callable[[ExportOptions], bytes]:
     """The network as ONNX with some options, written once."""
     given = preprocessing_of(network)
-    return cache(lambda asked: exported.onnx if asked == DEFAULT else export.to_onnx(network, asked, given, "1.2"))
+    return cache(lambda asked: exported.onnx if asked == DEFAULT else programs.to_onnx(network, asked, given, "1.2"))
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +189,7 @@ def test_the_stand_alone_file_is_the_same_network_for_any_architecture(architect
     torch.manual_seed(0)
     network, space = lively(Network(architecture)), architecture.space
     written: dict[str, Any] = {}
-    exec(compile(export.to_python(architecture), "network.py", "exec"), written)
+    exec(compile(standalone.to_python(architecture), "network.py", "exec"), written)
     alone = written["load"](network.state_dict())
     assert list(alone.state_dict()) == list(network.state_dict())
     images = torch.randn(3, space.channels_in, space.image_size, space.image_size)
@@ -284,8 +285,8 @@ def files_and_logits(
     given = preprocessing_of(network)
     (folder / FILES["onnx"]).write_bytes(content)
     (folder / FILES["torch_export"]).write_bytes(exported.torch_export)
-    (folder / FILES["predict"]).write_text(export.to_predict(given, options.normalise))
-    python = export.to_python(network.architecture, given.mean, given.deviation, CLASSES)
+    (folder / FILES["predict"]).write_text(standalone.to_predict(given, options.normalise))
+    python = standalone.to_python(network.architecture, given.mean, given.deviation, CLASSES)
     (folder / FILES["python"]).write_text(python)
     (folder / FILES["architecture"]).write_text(network.architecture.to_json())
     data = replace(tiny_data(), classes=10, class_names=CLASSES)
@@ -348,8 +349,8 @@ runpy.run_path('predict.py', run_name='__main__')
 
 def test_images_are_decoded_as_the_datasets_own_were() -> None:
     decoding = Decoding(1, 8, "red", integers=(0.0, 4095.0))
-    given = export.Preprocessing.of(replace(tiny_data(), decoding=decoding), tiny_spec())
-    assert given.decoding == decoding and f"\nDECODING = {decoding}\n" in export.to_predict(given)
+    given = Preprocessing.of(replace(tiny_data(), decoding=decoding), tiny_spec())
+    assert given.decoding == decoding and f"\nDECODING = {decoding}\n" in standalone.to_predict(given)
     assert json.loads(given.metadata(False)["decoding"])["integers"] == [0, 4095]
 
 
@@ -365,7 +366,7 @@ def test_the_stand_alone_network_refuses_images_of_another_size_and_values_that_
 
 
 def test_programs_tell_nothing_of_the_machine_that_made_them(exported: Exported) -> None:
-    here = str(Path(export.__file__).parent).encode()
+    here = str(Path(programs.__file__).parent).encode()
     with zipfile.ZipFile(io.BytesIO(exported.torch_export)) as archive:
         contents = [archive.read(name) for name in archive.namelist()]
     assert not any(here in content for content in (exported.onnx, *contents))
@@ -382,10 +383,10 @@ def test_exporting_leaves_the_training_process_as_it_was(exported: Exported, net
 def test_a_program_whose_logits_are_off_is_not_given_out(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     other = Network(exported.training.architecture)
     stale = torch.export.load(io.BytesIO(exported.torch_export))
-    monkeypatch.setattr(export, "_program", lambda *_: stale)
+    monkeypatch.setattr(programs, "_program", lambda *_: stale)
     model = SimpleNamespace(model_proto=onnx.load_model_from_string(exported.onnx))
     monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: model)
-    for make, runtime in ((export.to_onnx, "onnxruntime"), (export.to_torch_export, "torch.export")):
+    for make, runtime in ((programs.to_onnx, "onnxruntime"), (programs.to_torch_export, "torch.export")):
         with pytest.raises(RuntimeError, match=f"the logits of {runtime} are off by"):
             make(other)
 
@@ -398,7 +399,7 @@ def test_latency_is_in_order_and_says_its_threads(network: Network) -> None:
 def card_of(spec: SearchSpec, data: Data, test: Evaluation, **given: Any) -> str:
     """The model card of the smallest network."""
     latency, versions = Latency(1.25, 1.125, 1.5, 1), {"yoso": "0.1.0", "torch": "2.15.0"}
-    return export.model_card(spec, spec.space.cheapest(), data, spec.budgets[0], test, latency, versions, **given)
+    return card.model_card(spec, spec.space.cheapest(), data, spec.budgets[0], test, latency, versions, **given)
 
 
 def test_the_card_says_what_the_next_person_must_know() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nas_core import Network
-from nas_core.deliver import export
+from nas_core.deliver import programs
 from nas_core.files import FILES
 from nas_core.train.evaluation import Evaluation
 from tests.unit.nas_core.networks import tiny_data, tiny_spec
@@ -20,7 +20,7 @@ def test_a_format_that_fails_is_noted_and_the_others_are_written(
     def fail(*given: object) -> bytes:
         raise NotImplementedError("no such operator")
 
-    monkeypatch.setattr(export, "to_onnx", fail)
+    monkeypatch.setattr(programs, "to_onnx", fail)
     spec, data = tiny_spec(), replace(tiny_data(), class_names=("a", "b", "\udcff"))
     architecture = spec.space.cheapest()
     weights = Network(architecture).state_dict()

@@ -1,0 +1,217 @@
+"""The model card of a retrained network: what the next person must know of it."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+
+from nas_core.data.loading import Data
+from nas_core.data.summary import in_words
+from nas_core.deliver.preprocessing import RESIZE, Preprocessing
+from nas_core.files import FILES
+from nas_core.search.latency import Latency
+from nas_core.space import Architecture
+from nas_core.spec import ExportOptions, SearchSpec
+from nas_core.train.evaluation import Evaluation
+
+
+def model_card(
+    spec: SearchSpec,
+    architecture: Architecture,
+    data: Data,
+    budget: int,
+    test: Evaluation,
+    latency: Latency,
+    versions: Mapping[str, str],
+    not_exported: Mapping[str, str] | None = None,
+) -> str:
+    """What the next person must know of a network, in Markdown.
+
+    It was found for `budget`; `versions` are the software by name, `not_exported` why a kind of file is missing.
+    """
+    space = architecture.space
+    preprocessing, summary = Preprocessing.of(data, spec), test.summary()
+    channels = enumerate(zip(data.mean, data.deviation, strict=True))
+    rows = "\n".join(f"| {channel} | {mean:.4f} | {deviation:.4f} |" for channel, (mean, deviation) in channels)
+    splits = ", ".join(f"{count:,} {part}" for part, count in data.splits.items())
+    missing = not_exported or {}
+    loading = "\n\n".join(
+        f"`{FILES[kind]}` is missing: {missing[kind]}" if kind in missing else text
+        for kind, text in _loading(spec.export).items()
+    )
+    warnings = "".join(f"> **Warning.** {_plain(warning)}\n\n" for warning in test.warnings)
+    top5 = "" if test.top5_accuracy is None else f"\n- Top-5 accuracy: {test.top5_accuracy:.2%}"
+    present = test.classes - len(test.absent)
+    return f"""# An image classifier for {budget:,} multiply-adds
+
+Found by direct sparse optimisation ([DSO-NAS](https://arxiv.org/abs/1811.01567)) and trained from scratch, by Yoso.
+
+{warnings}- Dataset: `{data.name}`, {data.classes} classes, fingerprint `{data.fingerprint}`
+- Its images by part: {splits}.
+  The network was trained on the parts for weights and scaling, and met the test part once, at the end.
+- Cost: {architecture.multiply_adds:,} multiply-adds an image, {architecture.multiply_adds / budget:.1%} of the budget
+- Parameters: {architecture.parameters:,}
+- Test accuracy: **{test.accuracy:.2%}** on {test.total:,} images,
+  95 % interval {summary["accuracy_low"]:.1%} to {summary["accuracy_high"]:.1%} (Wilson)
+- Balanced accuracy: **{test.balanced_accuracy:.2%}**, the mean recall of {present:,} classes{top5}
+- Latency: {latency.median:.3g} ms for one image in PyTorch (median; 10th to 90th percentile {latency.low:.3g} to
+  {latency.high:.3g} ms), {latency.where}
+
+## Test, class by class
+
+{_by_class(test)}
+{_dataset(spec)}
+## Input and output
+
+Float32 images (batch, {space.channels_in}, {space.image_size}, {space.image_size}), as many in a batch as you like, \
+{"in the order red, green, blue" if space.channels_in == 3 else "grey"}.
+Each byte (0 … 255) enters as (byte − mean) / deviation of its channel:
+
+| channel | mean | deviation |
+|---|---|---|
+{rows}
+
+{_recipe(preprocessing)}
+`read_image` in `{FILES["predict"]}` does all of this. The output is a logit for each of the {data.classes} classes,
+{"which the end of this page names" if data.class_names else "numbered as in the dataset"}.
+
+## Use it
+
+{loading}
+
+## How it was found
+
+Seed {spec.seed}, with {", ".join(f"{name} {version}" for name, version in versions.items())}. All that was asked for:
+
+```json
+{json.dumps(spec.to_dict(), indent=1)}
+```
+
+## Limits
+
+- The accuracy is that on images like the test part's. The interval tells what {test.total:,} images can tell, and not
+  how other seeds would do.
+- The softmax of the logits ranks the classes; it is no calibrated probability.
+- Every image gets one of the {data.classes} classes: there is none for "something else".
+- Multiply-adds count convolutions and the classifier. What they take in time depends on the machine.
+- Weights and activations are float32; nothing is quantised.
+{_classes(data.class_names)}"""
+
+
+MOST_TOLD = 50
+"""Classes that a model card's table lists."""
+
+
+def _by_class(test: Evaluation) -> str:
+    """The classes with the lowest recall, and what is confused most, in Markdown."""
+
+    def share(value: float | None, otherwise: str) -> str:
+        return otherwise if value is None else f"{value:.1%}"
+
+    rows = [
+        f"| {_plain(test.class_names[label])} | {test.images[label]:,} | {share(test.recall[label], 'no test images')} "
+        f"| {test.predicted[label]:,} | {share(test.precision[label], 'never predicted')} |"
+        for label in test.worst_first[:MOST_TOLD]
+    ]
+    more = test.classes - MOST_TOLD
+    told = ["The lowest recall first.", ""]
+    told += ["| class | test images | recall | predicted | precision |", "|---|---|---|---|---|", *rows]
+    told += ["", f"{more:,} more classes are in `{FILES['evaluation']}`."] if more > 0 else []
+    if test.confused:
+        told += ["", "Most often confused:", ""]
+    for label, predicted, images in test.confused[:MOST_CONFUSED_TOLD]:
+        of = f"{images:,} of {test.images[label]:,} images of {_plain(test.class_names[label])}"
+        told.append(f"- {of} predicted as {_plain(test.class_names[predicted])}")
+    return "\n".join(told)
+
+
+MOST_CONFUSED_TOLD = 10
+
+
+def _plain(text: str) -> str:
+    """A text that Markdown shows as it is, on one line."""
+    return re.sub(r"([\\`*_\[\]<>|&~#])", r"\\\1", " ".join(text.split()))
+
+
+def _recipe(preprocessing: Preprocessing) -> str:
+    given = preprocessing.decoding
+    return (
+        f"An image file is turned upright as its orientation tag says, shown on {given.background} where it is "
+        f"transparent,\n{RESIZE}."
+    )
+
+
+def _classes(names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    numbered = json.dumps(dict(enumerate(names)), indent=1, ensure_ascii=False)  # whatever a folder is called
+    return f"\n## Classes\n\n```json\n{numbered}\n```\n"
+
+
+def _dataset(spec: SearchSpec) -> str:
+    """What was found when the dataset was looked at, and what was done to its images."""
+    if spec.inspection is None:
+        return ""
+    lines = (f"- {heading}: {_plain(words)}" for heading, words in in_words(spec.inspection))
+    return "\n## Dataset\n\n" + "\n".join(lines) + "\n"
+
+
+def _loading(options: ExportOptions) -> dict[str, str]:
+    """How each form is used, by kind, as code that runs beside the files."""
+    read = 'read_pixels("photo.jpg").astype("float32")' if options.normalise else 'read_image("photo.jpg")'
+    takes = "bytes (0 … 255) as floats, and normalises them itself" if options.normalise else "normalised images"
+    return {
+        "predict": f"""On the command line (`{FILES["predict"]}`, with numpy, Pillow and onnxruntime or torch):
+
+```sh
+python {FILES["predict"]} photo.jpg
+```""",
+        "onnx": f"""ONNX (`{FILES["onnx"]}`, opset {options.opset}, IR version {options.ir_version}).
+It takes {takes}.
+Its metadata hold the class names, the mean, the deviation and how images are prepared:
+
+```python
+import onnxruntime
+from predict import CLASSES, {"read_pixels" if options.normalise else "read_image"}
+
+session = onnxruntime.InferenceSession("{FILES["onnx"]}")
+[logits] = session.run(None, {{"images": {read}}})
+print(CLASSES[logits[0].argmax()])
+```""",
+        "python": f"""Stand-alone, with torch (`{FILES["python"]}`, `{FILES["weights"]}`):
+
+```python
+import torch
+from network import load, normalise
+from predict import CLASSES, read_pixels
+
+network = load("{FILES["weights"]}")
+logits = network(normalise(torch.from_numpy(read_pixels("photo.jpg"))))
+print(CLASSES[logits[0].argmax()])
+```""",
+        "torch_export": f"""torch.export (`{FILES["torch_export"]}`):
+
+```python
+import torch
+from predict import CLASSES, read_image
+
+network = torch.export.load("{FILES["torch_export"]}").module()
+logits = network(torch.from_numpy(read_image("photo.jpg")))
+print(CLASSES[logits[0].argmax()])
+```""",
+        "weights": f"""With Yoso, to train or examine it further (`{FILES["architecture"]}`, `{FILES["weights"]}`):
+
+```python
+from pathlib import Path
+
+import torch
+from nas_core import Architecture, Network
+from predict import CLASSES, read_image
+from safetensors.torch import load_file
+
+network = Network(Architecture.from_json(Path("{FILES["architecture"]}").read_text()))
+network.load_state_dict(load_file("{FILES["weights"]}"))
+network.eval()
+logits = network(torch.from_numpy(read_image("photo.jpg")))
+print(CLASSES[logits[0].argmax()])
+```""",
+    }

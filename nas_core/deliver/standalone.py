@@ -1,0 +1,306 @@
+"""A retrained network as Python files that need no Yoso: its definition, and what classifies image files with it."""
+
+import ast
+import inspect
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from nas_core.data import decoding
+from nas_core.deliver.preprocessing import Preprocessing
+from nas_core.files import FILES
+from nas_core.space import Architecture
+from nas_core.supernet.layers import SqueezeExcitation
+from nas_core.supernet.network import Network, NetworkBlock, NetworkReduction
+
+
+def to_python(
+    architecture: Architecture,
+    mean: Sequence[float] | None = None,
+    deviation: Sequence[float] | None = None,
+    class_names: Sequence[str] = (),
+) -> str:
+    """A Python file that defines the network of `architecture`, and needs nothing but torch.
+
+    Its `Network` has the state dict of `nas_core.Network`, its `load` takes a safetensors file or a state dict. With
+    `mean` and `deviation` of each channel (bytes), its `normalise` turns images into what the network wants; with
+    `class_names`, in the order of the logits, its `CLASSES` holds them. Raises `TypeError` for a layer that is neither
+    torch's nor written out here.
+    """
+    space = architecture.space
+    shape = f"{space.channels_in}, {space.image_size}, {space.image_size}"
+    with torch.device("meta"):
+        network = Network(architecture)
+    sections = [_heading(architecture, shape, mean is not None, bool(class_names))]
+    if class_names:
+        sections[0] += "\nCLASSES = (\n" + "".join(f"    {name!r},\n" for name in class_names) + ")\n"
+    if mean is not None and deviation is not None:
+        sections[0] += f"\nMEAN = {tuple(mean)}\nDEVIATION = {tuple(deviation)}\n"
+        sections.append(_NORMALISE.format(shape=shape))
+    if any(isinstance(module, SqueezeExcitation) for module in network.modules()):
+        sections.append(_SQUEEZE_EXCITATION)
+    for name, part in network.body.named_children():
+        if isinstance(part, NetworkBlock):
+            sections.append(_block(name.title(), part, architecture))
+        elif isinstance(part, NetworkReduction):
+            sections.append(_reduction(name.title(), part))
+        else:
+            raise TypeError(f"no stand-alone code for a {type(part).__name__}")
+    sections.append(_HEAD.format(bn=_code(network.head.bn), classifier=_code(network.head.classifier)))
+    body = "".join(f"                {name}={name.title()}(),\n" for name, _ in network.body.named_children())
+    sections.append(_NETWORK.format(shape=shape, classes=space.classes, stem=_code(network.stem, 2), body=body))
+    return "\n\n".join([*sections, _LOAD])
+
+
+def _heading(architecture: Architecture, shape: str, normalises: bool, named: bool) -> str:
+    imported = ", ".join(["CLASSES"] * named + ["load"] + ["normalise"] * normalises)
+    argument, given = ("normalise(images)", "bytes") if normalises else ("images", "normalised floats")
+    naming = "\n    names = [CLASSES[index] for index in logits.argmax(1)]" if named else ""
+    return f'''"""An image classifier that Yoso found. `{FILES["predict"]}` beside it runs it on image files.
+
+It takes {architecture.multiply_adds:,} multiply-adds an image, has {architecture.parameters:,} parameters, and needs
+torch and nothing else:
+
+    from network import {imported}
+
+    network = load("{FILES["weights"]}")
+    logits = network({argument})  # images: {given} (B, {shape}) → logits (B, {architecture.space.classes}){naming}
+"""
+
+import json
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+'''
+
+
+def _code(module: nn.Module, depth: int = 0) -> str:
+    """The expression that makes `module`; lines after the first are indented by `depth` levels."""
+    if isinstance(module, nn.BatchNorm2d):  # torch's own writing has words that older versions of it do not know
+        return f"nn.BatchNorm2d({module.num_features}, {module.eps}, {module.momentum})"
+    if isinstance(module, SqueezeExcitation):
+        return f"SqueezeExcitation({module.squeeze.in_channels}, {module.squeeze.out_channels})"
+    if isinstance(module, nn.Sequential):
+        indent = "    " * depth
+        parts = "".join(f"{indent}    {_code(part, depth + 1)},\n" for part in module)
+        return f"nn.Sequential(\n{parts}{indent})" if parts else "nn.Sequential()"
+    if type(module).__module__.startswith("torch.nn.modules."):
+        return f"nn.{module!r}"  # torch writes its layers as the calls that make them
+    raise TypeError(f"no stand-alone code for a {type(module).__name__}")
+
+
+def _block(name: str, block: NetworkBlock, architecture: Architecture) -> str:
+    made, steps = [], []
+    shortcut = "x0"
+    if not isinstance(block.shortcut, nn.Identity):
+        made.append(f"        self.shortcut = {_code(block.shortcut, 2)}\n")
+        shortcut = "self.shortcut(x0)"
+    if block.outputs:
+        operations = "".join(
+            f'                "{node}": {_code(part, 4)},\n' for node, part in block.operations.items()
+        )
+        made.append(
+            f"        self.operations = nn.ModuleDict(\n            {{\n{operations}            }}\n        )\n"
+        )
+        made.append(f"        self.output = {_code(block.output)}\n        self.output_bn = {_code(block.output_bn)}\n")
+    for node, sources in block.inputs.items():
+        entering = " + ".join(f"x{source}" for source in sources)
+        steps.append(f'        x{node} = self.operations["{node}"]({entering})  # {architecture.node_name(node)}\n')
+    if block.outputs:
+        joined = ", ".join(f"x{node}" for node in block.outputs)
+        steps.append(f"        joined = self.output(torch.cat([{joined}], 1))\n")
+        shortcut += " + F.relu(self.output_bn(joined))"
+    return _MODULE.format(
+        name=name,
+        told="Operations over sums of what they read, joined by a 1×1 convolution" if block.outputs else "A shortcut",
+        made="".join(made),
+        input="x0",
+        steps="".join(steps) + f"        return {shortcut}\n",
+    )
+
+
+def _reduction(name: str, reduction: NetworkReduction) -> str:
+    branches = "".join(f"                {_code(branch, 4)},\n" for branch in reduction.branches)
+    total = " + ".join(f"self.branches[{index}](x)" for index in range(len(reduction.branches)))
+    return _MODULE.format(
+        name=name,
+        told="Halves height and width",
+        made=f"        self.branches = nn.ModuleList(\n            [\n{branches}            ]\n        )\n",
+        input="x",
+        steps=f"        return {total}\n",
+    )
+
+
+_NORMALISE = '''def normalise(images: Tensor) -> Tensor:
+    """Images as the network wants them: bytes, 0 … 255, (B, {shape}) → floats."""
+    if images.dtype != torch.uint8:
+        raise TypeError(f"expected bytes (torch.uint8, 0 … 255), not {{images.dtype}}")
+    mean, deviation = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (MEAN, DEVIATION))
+    return (images.float() - mean) / deviation
+'''
+
+_SQUEEZE_EXCITATION = '''class SqueezeExcitation(nn.Module):
+    """Every channel times a gate that the means of all channels decide on."""
+
+    def __init__(self, channels: int, squeezed: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(channels, squeezed, 1)
+        self.excite = nn.Conv2d(squeezed, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3), keepdim=True)))))
+'''
+
+_MODULE = '''class {name}(nn.Module):
+    """{told}."""
+
+    def __init__(self) -> None:
+        super().__init__()
+{made}
+    def forward(self, {input}: Tensor) -> Tensor:
+{steps}'''
+
+_HEAD = '''class Head(nn.Module):
+    """BN, ReLU, global average pool, classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn = {bn}
+        self.classifier = {classifier}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(F.relu(self.bn(x)).mean((2, 3)))
+'''
+
+_NETWORK = '''class Network(nn.Module):
+    """Normalised images (B, {shape}) → logits (B, {classes})."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = {stem}
+        self.body = nn.Sequential(
+            OrderedDict(
+{body}            )
+        )
+        self.head = Head()
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.shape[1:] != ({shape}):
+            raise ValueError(f"expected images (B, {shape}), not {{tuple(images.shape)}}")
+        return self.head(self.body(self.stem(images)))
+'''
+
+_LOAD = '''def load(weights: str | Path | dict[str, Tensor]) -> Network:
+    """The network with its weights, from a safetensors file or a state dict, ready to classify."""
+    network = Network()
+    network.load_state_dict(weights if isinstance(weights, dict) else read_safetensors(weights))
+    return network.eval()
+
+
+def read_safetensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file: the length of a JSON header (8 bytes), the header, and the bare numbers."""
+    floats = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    types = floats | {"I64": torch.int64}
+    with open(path, "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        content = bytearray(file.read())
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        tensors[name] = torch.frombuffer(content[begin:end], dtype=types[entry["dtype"]]).reshape(entry["shape"])
+    return tensors
+'''
+
+
+def to_predict(preprocessing: Preprocessing, onnx_normalises: bool = False) -> str:
+    """A Python file that classifies image files, from the command line or by its functions.
+
+    It decodes them as the training images were: that code is copied from `nas_core.data.decoding`. It needs numpy and
+    Pillow, and to classify onnxruntime with the ONNX file beside it, or else torch with the stand-alone network.
+    """
+    names = "".join(f"    {name!r},\n" for name in preprocessing.class_names)
+    return _PREDICT.format(
+        files=FILES,
+        decoding=_source_of_decoding(),
+        names=names,
+        mean=preprocessing.mean,
+        deviation=preprocessing.deviation,
+        given=preprocessing.decoding,
+        shape=f"{preprocessing.decoding.channels}, {preprocessing.decoding.size}, {preprocessing.decoding.size}",
+        onnx_input='read_pixels(file).astype("float32")' if onnx_normalises else "read_image(file)",
+    )
+
+
+def _source_of_decoding() -> str:
+    """The code of `nas_core.data.decoding`, which needs nothing else of Yoso, without the docstring."""
+    source = inspect.getsource(decoding)
+    docstring = ast.parse(source).body[0]
+    return "\n".join(source.splitlines()[docstring.end_lineno :]).strip()
+
+
+_PREDICT = '''"""Classifies image files: python predict.py photo.jpg
+
+It needs numpy, Pillow, and onnxruntime with `{files[onnx]}` beside it, or else torch with `{files[python]}` and
+`{files[weights]}`. Images are decoded as those were that the network was trained on: turned as the orientation tag
+says, on the background where they are transparent, scaled until they cover the square, and cropped about its centre.
+"""
+
+import sys
+{decoding}
+
+CLASSES = (
+{names})
+MEAN = {mean}
+DEVIATION = {deviation}
+DECODING = {given}
+
+
+def read_pixels(file):
+    """The image in a file as bytes, 0 … 255: (1, {shape})."""
+    return decode(file, DECODING)[None]
+
+
+def read_image(file):
+    """The image in a file as the network wants it: (byte − mean) / deviation as float32, (1, {shape})."""
+    mean, deviation = (np.array(values, dtype=np.float32).reshape(1, -1, 1, 1) for values in (MEAN, DEVIATION))
+    return (read_pixels(file).astype(np.float32) - mean) / deviation
+
+
+def logits_of(file):
+    """The network's logits (classes,) for the image in a file."""
+    here = Path(__file__).resolve().parent
+    try:
+        import onnxruntime
+    except ImportError:
+        onnxruntime = None
+    if onnxruntime is not None and (here / "{files[onnx]}").exists():
+        session = onnxruntime.InferenceSession(str(here / "{files[onnx]}"), providers=["CPUExecutionProvider"])
+        return session.run(None, {{"images": {onnx_input}}})[0][0]
+    import torch
+    from network import load
+
+    with torch.no_grad():
+        return load(here / "{files[weights]}")(torch.from_numpy(read_image(file)))[0].numpy()
+
+
+def predict(file, most=5):
+    """The likeliest classes of the image in a file, with the softmax of their logits, the likeliest first."""
+    logits = logits_of(file)
+    shares = np.exp(logits - logits.max())
+    shares /= shares.sum()
+    return [(CLASSES[label], float(shares[label])) for label in np.argsort(-shares)[:most]]
+
+
+if __name__ == "__main__":
+    for file in sys.argv[1:]:
+        try:
+            found = predict(file)
+        except OSError as error:
+            sys.exit(f"{{file}}: {{error}}")
+        print(f"{{file}}: " + ", ".join(f"{{name}} {{share:.1%}}" for name, share in found))
+'''
