@@ -18,6 +18,8 @@ VERSION = 3
 
 INDIFFERENT = ("workers", "min_workers", "cpus_per_worker", "gpus_per_worker", "accelerator_type", "export")
 """The fields of a specification that change nothing of what a search finds."""
+PARTS = ("space", "settings", "engine")
+"""Those that have fields of their own, each of which does."""
 
 
 class SearchJob:
@@ -136,8 +138,8 @@ class SearchJob:
 
 def _deciding(spec: dict[str, Any]) -> dict[str, Any]:
     """All of a specification (JSON values) but its workers, by field: `seed`, `space.share`, `settings.gamma`."""
-    fields = {name: value for name, value in spec.items() if name not in ("space", "settings", *INDIFFERENT)}
-    for part in ("space", "settings"):
+    fields = {name: value for name, value in spec.items() if name not in (*PARTS, *INDIFFERENT)}
+    for part in PARTS:
         fields |= {f"{part}.{name}": value for name, value in spec[part].items()}
     return fields
 

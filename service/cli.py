@@ -116,6 +116,12 @@ Normalise = Annotated[
 ]
 
 
+Engine = Annotated[
+    list[str] | None,
+    typer.Option(metavar="OPTION=VALUE", help="How it is computed, such as synchronised_bn=false; may be repeated."),
+]
+
+
 class Steering(StrEnum):
     """What can be done to a sweep."""
 
@@ -247,6 +253,7 @@ def submit(
     opset: Opset = None,
     ir: Ir = None,
     normalise: Normalise = False,
+    engine: Engine = None,
     wait: Annotated[bool, typer.Option("--wait", help="Stay and watch it until it ends.")] = False,
     url: Url = None,
     as_json: Json = False,
@@ -255,7 +262,7 @@ def submit(
     with refusals(), Client(url) as client:
         body = request_body(
             dataset, data, budget, preset, share, seed, workers, cpus, gpus, accelerator_type, project, name, setting,
-            limit, None, opset, ir, normalise,
+            limit, None, opset, ir, normalise, engine,
         )  # fmt: skip
         look_first(client, body, as_json)
         search = client.submit(**body | {"priority": priority})
@@ -308,6 +315,7 @@ def sweep(
     opset: Opset = None,
     ir: Ir = None,
     normalise: Normalise = False,
+    engine: Engine = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
@@ -317,7 +325,7 @@ def sweep(
             raise InvalidValue("--budgets", budgets, "one of --budget and --budgets is needed", "100k:800k:8")
         body = request_body(
             dataset, data, None, preset, share, 0, workers, cpus, gpus, accelerator_type, project, name, setting,
-            limit, choose_by, opset, ir, normalise,
+            limit, choose_by, opset, ir, normalise, engine,
         )  # fmt: skip
         look_first(client, body, as_json)
         search = {key: value for key, value in body.items() if key not in ("seed", "project", "name")}
@@ -609,6 +617,7 @@ def run(
     opset: Opset = None,
     ir: Ir = None,
     normalise: Normalise = False,
+    engine: Engine = None,
     to: Annotated[
         Path, typer.Option("--to", "--output", help="The run's folder; an interrupted run in it is resumed.")
     ] = Path("yoso-run"),
@@ -630,7 +639,7 @@ def run(
             tell_busy(folder, busy)
         body = request_body(
             dataset, data, budget, preset, share, seed, workers, cpus, gpus, None, None, "", setting, limit,
-            None, opset, ir, normalise,
+            None, opset, ir, normalise, engine,
         )  # fmt: skip
         try:
             # Without a GPU driver's device there is none; with it Ray counts them.
@@ -722,6 +731,7 @@ def request_body(
     opset: int | None,
     ir: int | None,
     normalise: bool,
+    engine: Sequence[str] | None,
 ) -> dict[str, Any]:
     """The request that the options describe."""
     dataset = placed(dataset)
@@ -732,6 +742,8 @@ def request_body(
     written = {"opset": opset, "ir": ir, "normalise": normalise or None}
     export = {name: value for name, value in written.items() if value is not None}
     asked |= {"export": export} if export else {}
+    options = named_values("--engine", engine, "such as synchronised_bn=false")
+    asked |= {"engine": options} if options else {}
     chosen = {"choose_by": choose_by} if choose_by is not None else {}
     asked |= {"data": data} if data else {}
     return asked | {

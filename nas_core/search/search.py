@@ -76,7 +76,7 @@ class Search:
             torch.manual_seed(generator(spec.seed, "supernet").initial_seed())
             self.supernet = Supernet(spec.space)
         self.supernet.to(self.device)
-        synchronise(self.supernet)
+        synchronise(self.supernet, spec.engine)
         self.augment = Augment.of(self.settings, retraining=False)
         self.liveness, self.press = Liveness(spec.space, self.device), Press(spec.space)
         if self.settings.penalty == "memory":

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from nas_core.errors import InvalidValue
 from nas_core.space import SearchSpace
+from nas_core.spec.engine import NO_ENGINE_OPTIONS, EngineOptions
 from nas_core.spec.limits import NO_LIMITS, Limits, infeasible, unmet
 from nas_core.spec.options import NO_EXPORT_OPTIONS, NO_OPTIONS, DataOptions, ExportOptions
 from nas_core.spec.settings import Settings
@@ -23,7 +24,7 @@ class SearchSpec:
     1), on nodes of `accelerator_type` as Ray names it, such as A100 (None: on any). Without `retrain` a search ends
     with the networks that it found, for others to train. `data` says how the images of a folder are read, `inspection`
     what was found when the dataset was looked at (`nas_core.data.summary`; None where nobody looked), `export` how
-    networks are written as ONNX.
+    networks are written as ONNX, `engine` how a search is computed.
     Raises `InvalidValue` where a field cannot be used or a budget or a limit is not feasible in the space.
     """
 
@@ -41,6 +42,7 @@ class SearchSpec:
     retrain: bool = True
     data: DataOptions = NO_OPTIONS
     export: ExportOptions = NO_EXPORT_OPTIONS
+    engine: EngineOptions = NO_ENGINE_OPTIONS
     inspection: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -102,12 +104,13 @@ class SearchSpec:
             "limits": asdict(self.limits),
             "data": self.data.to_dict(),
             "export": asdict(self.export),
+            "engine": asdict(self.engine),
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The specification that `to_dict` described; other keys are passed over, and younger fields may be missing."""
-        younger = ("limits", "min_workers", "accelerator_type", "retrain", "data", "export", "inspection")
+        younger = ("limits", "min_workers", "accelerator_type", "retrain", "data", "export", "engine", "inspection")
         own = {field.name: values[field.name] for field in fields(cls) if field.name not in younger}
         return cls(
             **own
@@ -121,6 +124,7 @@ class SearchSpec:
                 "retrain": values.get("retrain", True),
                 "data": DataOptions.from_dict(values.get("data", {})),
                 "export": ExportOptions.parse(values.get("export", {})),
+                "engine": EngineOptions.parse(values.get("engine", {})),
                 "inspection": values.get("inspection"),
             }
         )

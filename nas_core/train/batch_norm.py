@@ -1,4 +1,4 @@
-"""Batch normalisation by the statistics of all workers' images together, so that the number of workers changes nothing.
+"""Batch normalisation by the statistics of all workers' images, so that the number of workers changes nothing.
 
 Yoso has its own rather than `torch.nn.SyncBatchNorm`: that knows no CPU, waits for the device at every layer of every
 step (it reads how many images each worker has), and has all workers look at as many batches when statistics are only
@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_core import parallel
+from nas_core.spec import EngineOptions
 
 
-def synchronise(module: nn.Module) -> None:
-    """Make every BN of `module`, in place, normalise over all workers in a training step, if there are several."""
-    if parallel.world()[1] > 1:
+def synchronise(module: nn.Module, engine: EngineOptions) -> None:
+    """Make every BN of `module`, in place, normalise over all workers in a training step, where `engine` wants that."""
+    if engine.synchronised_bn and parallel.world()[1] > 1:
         for part in module.modules():
             if type(part) is nn.BatchNorm2d:
                 part.__class__ = SynchronisedBatchNorm  # the same layer with the same state, and another way there

@@ -130,7 +130,7 @@ class Retraining:
             self.network = Network(architecture)
             self.trainee = Trainee(self.network, self.settings)
         self.trainee.to(self.device)
-        synchronise(self.trainee)
+        synchronise(self.trainee, spec.engine)
         self.weights = list(self.trainee.parameters())
         self.optimizer = weight_optimizer(
             self.weights,

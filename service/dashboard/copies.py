@@ -36,6 +36,7 @@ def as_command(url: str, request: Mapping[str, Any]) -> str | None:
     words += [f"--budget {shlex.quote(str(budget))}" for budget in rest.pop("budgets", None) or ()]
     words += [_pair("--limit", *limit) for limit in rest.pop("limits", {}).items()]
     words += [_pair("--set", *setting) for setting in rest.pop("settings", {}).items()]
+    words += [_pair("--engine", *option) for option in rest.pop("engine", {}).items()]
     if (export := dict(rest.pop("export", None) or {})).pop("normalise", False):
         words.append("--normalise")
     words += [f"--{name} {shlex.quote(str(value))}" for name, value in export.items()]

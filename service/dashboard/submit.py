@@ -118,6 +118,7 @@ FIELDS: dict[str, Callable[[Sequence[str]], Any]] = {
     "export.opset": _number,
     "export.ir": _number,
     "export.normalise": _truth,
+    "engine.synchronised_bn": _truth,
 }
 """What the form asks for, by the API's names, and how the texts are read."""
 DATA = {
@@ -136,6 +137,7 @@ FOLDED = {
     "Search space": ("space.channels", "space.blocks", "space.levels", "space.operations"),
     "Training schedule": ("settings.",),
     "ONNX": ("export.",),
+    "Engine": ("engine.",),
 }
 """The parts of the form that are folded away while nothing in them is filled in or wrong, by what their fields begin
 with."""
@@ -151,6 +153,7 @@ CHOICES: dict[str, list[tuple[str, str]]] = {
     "settings.penalty": [("", "the preset's"), *((name, name) for name in PENALTIES)],
     "export.opset": [("", f"{ExportOptions.opset}, the default"), *((str(opset), str(opset)) for opset in OPSETS)],
     "export.normalise": [("", "outside: the file takes normalised images"), ("true", "inside: the file takes 0 … 255")],
+    "engine.synchronised_bn": [("", "of all workers' images"), ("false", "of each worker's own images")],
 }
 """What can be chosen, as value and words."""
 

@@ -23,6 +23,7 @@ from nas_core.spec import (
     NO_LIMITS,
     OPSETS,
     DataOptions,
+    EngineOptions,
     ExportOptions,
     Limits,
     SearchSpec,
@@ -218,6 +219,10 @@ class SearchRequest(BaseModel):
         f"{ExportOptions.opset}), ir (the version of the file format, at most {NEWEST_IR}, by default the oldest that "
         "the opset allows), and normalise (true: the file normalises, and takes bytes as floats).",
     )
+    engine: Fields = Field(
+        default_factory=dict,
+        description="How a search is computed: " + ", ".join(field.name for field in fields(EngineOptions)) + ".",
+    )
     data: DataRequest = Field(default_factory=DataRequest)
     seed: int = 0
     workers: Annotated[int | WorkerRange, WrapValidator(_number_or_range)] = Field(
@@ -296,8 +301,9 @@ def check(
     if capacity is not None:
         problems += _too_much(request, capacity)
     export = collect(lambda: ExportOptions.parse(request.export))
+    engine = collect(lambda: EngineOptions.parse(request.engine))
     unread = looked is None or options is None or space is None
-    if unread or settings is None or limits is None or export is None or problems:
+    if unread or settings is None or limits is None or export is None or engine is None or problems:
         raise InvalidRequest(problems)
     assert looked is not None and options is not None and space is not None
     least, most = _least_and_most(request)
@@ -315,6 +321,7 @@ def check(
             min_workers=least if least != most else None,
             accelerator_type=request.accelerator_type,
             export=export,
+            engine=engine,
             data=options,
             inspection=_inspection(looked, space),
         )

@@ -22,7 +22,7 @@ MOST_WAYS = 64
 """Datasets and ways of reading them in one sweep: each is looked at, and all must be known together."""
 VARIED = ("dataset", "workers", "cpus_per_worker", "gpus_per_worker", "accelerator_type")
 """Fields that a grid may vary, besides those of `NESTED`."""
-NESTED = ("space", "settings", "limits", "data")
+NESTED = ("space", "settings", "limits", "engine", "data")
 """Fields that hold others, which a grid names as `space.share`."""
 
 

@@ -234,7 +234,7 @@ def test_a_checkpoint_from_before_a_field_was_there_is_taken_up() -> None:
     ours, theirs = job(tiny_spec()), job(tiny_spec())
     theirs.advance()
     state = theirs.state_dict()
-    for field in ("export", "data"):
+    for field in ("export", "data", "engine"):
         del state["spec"][field]
     del state["spec"]["settings"]["choose_by"]
     ours.load_state_dict(state)

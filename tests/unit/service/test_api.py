@@ -66,6 +66,8 @@ def test_a_search_is_queued_and_found_again(http: httpx.Client) -> None:
         ({"export": {"opset": 21, "ir": 9}}, "export.ir", 9, "10 to 11"),
         ({"export": {"normalise": 1}}, "export.normalise", 1, "true or false"),
         ({"export": {"opsets": 17}}, "export.opsets", 17, "opset, ir, normalise"),
+        ({"engine": {"synchronised_bn": 1}}, "engine.synchronised_bn", 1, "true or false"),
+        ({"engine": {"batch_norm": 1}}, "engine.batch_norm", 1, "synchronised_bn"),
         ({"workers": 0}, "workers", 0, "1 to 4096"),
         ({"workers": 9}, "workers", 9, "at most 8 such workers"),
         ({"workers": 1.5}, "workers", 1.5, "a whole number"),

@@ -20,6 +20,7 @@ SEARCH: dict[str, Any] = {
     "space": SPACE | {"operations": ["separable3", "identity"]},
     "settings": {"search_epochs": 3, "flip": True, "lr": 0.1, "retrain_schedule": "linear"},
     "export": {"opset": 18, "ir": 9, "normalise": True},
+    "engine": {"synchronised_bn": False},
     "data": {"ignore": [], "channels": 1, "image_size": 8, "background": "white"},
     "workers": {"min": 1, "max": 2},
     "accelerator_type": "A100",

@@ -87,6 +87,14 @@ def test_what_networks_are_judged_by_and_how_onnx_is_written_can_be_asked_for(ap
         assert one.spec["settings"]["choose_by"] == "balanced_accuracy" and one.spec["export"] == export
 
 
+def test_how_a_search_is_computed_can_be_asked_for(app: FastAPI, url: str) -> None:
+    words = ["--engine", "synchronised_bn=false"]
+    search = json.loads(yoso("submit", "digits", "-b", "300k", "--json", *words, url=url).stdout)
+    assert parts(app).searches.get(search["id"]).spec["engine"]["synchronised_bn"] is False
+    again = as_command("http://here", search["request"])
+    assert again is not None and " ".join(words) in again
+
+
 def test_submits_limits_with_or_without_a_budget(url: str) -> None:
     told = yoso("submit", "digits", "--limit", "parameters=20k", "--limit", "latency_ms=2.5", "--json", url=url)
     search = json.loads(told.stdout)
