@@ -11,6 +11,7 @@ from nas_core.data import decoding
 from nas_core.deliver.preprocessing import Preprocessing
 from nas_core.files import FILES
 from nas_core.space import Architecture
+from nas_core.space.topology import INPUT, ConvBnRelu, Join, Operate
 from nas_core.supernet.layers import SqueezeExcitation
 from nas_core.supernet.network import Network, NetworkBlock, NetworkReduction
 
@@ -41,12 +42,8 @@ def to_python(
     if any(isinstance(module, SqueezeExcitation) for module in network.modules()):
         sections.append(_SQUEEZE_EXCITATION)
     for name, part in network.body.named_children():
-        if isinstance(part, NetworkBlock):
-            sections.append(_block(name.title(), part, architecture))
-        elif isinstance(part, NetworkReduction):
-            sections.append(_reduction(name.title(), part))
-        else:
-            raise TypeError(f"no stand-alone code for a {type(part).__name__}")
+        assert isinstance(part, (NetworkBlock, NetworkReduction))
+        sections.append(_MODULE.format(name=name.title(), **_body(part)))
     sections.append(_HEAD.format(bn=_code(network.head.bn), classifier=_code(network.head.classifier)))
     body = "".join(f"                {name}={name.title()}(),\n" for name, _ in network.body.named_children())
     sections.append(_NETWORK.format(shape=shape, classes=space.classes, stem=_code(network.stem, 2), body=body))
@@ -84,55 +81,42 @@ def _code(module: nn.Module, depth: int = 0) -> str:
         return f"nn.BatchNorm2d({module.num_features}, {module.eps}, {module.momentum})"
     if isinstance(module, SqueezeExcitation):
         return f"SqueezeExcitation({module.squeeze.in_channels}, {module.squeeze.out_channels})"
+    indent = "    " * depth
     if isinstance(module, nn.Sequential):
-        indent = "    " * depth
         parts = "".join(f"{indent}    {_code(part, depth + 1)},\n" for part in module)
         return f"nn.Sequential(\n{parts}{indent})" if parts else "nn.Sequential()"
+    if isinstance(module, nn.ModuleList):
+        parts = "".join(f"{indent}        {_code(part, depth + 2)},\n" for part in module)
+        return f"nn.ModuleList(\n{indent}    [\n{parts}{indent}    ]\n{indent})"
+    if isinstance(module, nn.ModuleDict):
+        parts = "".join(f'{indent}        "{name}": {_code(part, depth + 2)},\n' for name, part in module.items())
+        return f"nn.ModuleDict(\n{indent}    {{\n{parts}{indent}    }}\n{indent})"
     if type(module).__module__.startswith("torch.nn.modules."):
         return f"nn.{module!r}"  # torch writes its layers as the calls that make them
     raise TypeError(f"no stand-alone code for a {type(module).__name__}")
 
 
-def _block(name: str, block: NetworkBlock, architecture: Architecture) -> str:
-    made, steps = [], []
-    shortcut = "x0"
-    if not isinstance(block.shortcut, nn.Identity):
-        made.append(f"        self.shortcut = {_code(block.shortcut, 2)}\n")
-        shortcut = "self.shortcut(x0)"
-    if block.outputs:
-        operations = "".join(
-            f'                "{node}": {_code(part, 4)},\n' for node, part in block.operations.items()
-        )
-        made.append(
-            f"        self.operations = nn.ModuleDict(\n            {{\n{operations}            }}\n        )\n"
-        )
-        made.append(f"        self.output = {_code(block.output)}\n        self.output_bn = {_code(block.output_bn)}\n")
-    for node, sources in block.inputs.items():
-        entering = " + ".join(f"x{source}" for source in sources)
-        steps.append(f'        x{node} = self.operations["{node}"]({entering})  # {architecture.node_name(node)}\n')
-    if block.outputs:
-        joined = ", ".join(f"x{node}" for node in block.outputs)
-        steps.append(f"        joined = self.output(torch.cat([{joined}], 1))\n")
-        shortcut += " + F.relu(self.output_bn(joined))"
-    return _MODULE.format(
-        name=name,
-        told="Operations over sums of what they read, joined by a 1×1 convolution" if block.outputs else "A shortcut",
-        made="".join(made),
-        input="x0",
-        steps="".join(steps) + f"        return {shortcut}\n",
-    )
-
-
-def _reduction(name: str, reduction: NetworkReduction) -> str:
-    branches = "".join(f"                {_code(branch, 4)},\n" for branch in reduction.branches)
-    total = " + ".join(f"self.branches[{index}](x)" for index in range(len(reduction.branches)))
-    return _MODULE.format(
-        name=name,
-        told="Halves height and width",
-        made=f"        self.branches = nn.ModuleList(\n            [\n{branches}            ]\n        )\n",
-        input="x",
-        steps=f"        return {total}\n",
-    )
+def _body(module: NetworkBlock | NetworkReduction) -> dict[str, str]:
+    """What `_MODULE` tells of a part of a network, what it makes and the steps that it takes."""
+    part, told = module.part, "A shortcut"
+    values, steps = {INPUT: "x"}, []
+    for index, step in enumerate(part.steps):
+        reads = [values[name] for name in step.reads]
+        match step:
+            case ConvBnRelu(name=value) if part.kind == "reduction":
+                told, call = "Halves height and width", f"self.branches[{index}]({reads[0]})"
+            case ConvBnRelu(name=value):
+                call = f"self.shortcut({reads[0]})"
+            case Operate(name=name, node=node):
+                value, call = f"x{node}", f'self.operations["{node}"]({" + ".join(reads)})  # {name}'
+            case Join(name=value):
+                told = "Operations over sums of what they read, joined by a 1×1 convolution"
+                call = f"F.relu(self.output_bn(self.output(torch.cat([{', '.join(reads)}], 1))))"
+        values[step.name] = value
+        steps.append(f"        {value} = {call}\n")
+    total = " + ".join(values[name] for name in part.leaves)
+    made = (f"        self.{name} = {_code(child, 2)}\n" for name, child in module.named_children())
+    return {"told": told, "made": "".join(made), "steps": "".join(steps) + f"        return {total}\n"}
 
 
 _NORMALISE = '''def normalise(images: Tensor) -> Tensor:
@@ -161,7 +145,7 @@ _MODULE = '''class {name}(nn.Module):
     def __init__(self) -> None:
         super().__init__()
 {made}
-    def forward(self, {input}: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
 {steps}'''
 
 _HEAD = '''class Head(nn.Module):

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import pairwise
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -20,8 +19,8 @@ from torch import Tensor, nn
 
 from nas_core.space import Architecture, Block, Reduction, SearchSpace
 from nas_core.space.topology import ConvBnRelu, Join, Operate
-from nas_core.supernet.layers import batch_norm, conv_bn_relu, convolution, operation
-from nas_core.supernet.network import Network
+from nas_core.supernet.layers import batch_norm, convolution, operation
+from nas_core.supernet.network import Network, module_of
 
 
 class Latency(NamedTuple):
@@ -155,15 +154,16 @@ def measure_table(space: SearchSpace, device: torch.device | str, threads: int) 
             _measure_stage(space, width, _activations(width, space.resolution(stage)).to(device), ms)
             for stage, width in enumerate(space.widths)
         )
+        complete = space.complete()
         reductions = []
-        for stage, (width, wide) in enumerate(pairwise(space.widths)):
-            x = _activations(width, space.resolution(stage)).to(device)
-            small, large = (conv_bn_relu(kernel, width, wide, 2).to(device).eval() for kernel in (1, 3))
-            reductions.append((ms(partial(small, x)), ms(partial(large, x))))
+        for part in complete.parts():
+            if part.kind == "reduction":
+                x = _activations(part.channels, part.size).to(device)
+                small, wide = (ms(partial(module_of(step).to(device).eval(), x)) for step in part.steps)
+                reductions.append((small, wide))
         blocks = (Block(()),) * sum(space.blocks)
         bare = Architecture(space, space.widths, blocks, (Reduction(1.0, 0.0),) * len(reductions))
         rest = max(0.0, whole(bare) - sum(small for small, _ in reductions))
-        complete = space.complete()
         unscaled = LatencyTable(stages, tuple(reductions), rest).estimate(complete)
         return LatencyTable(stages, tuple(reductions), rest, whole(complete) / unscaled)
 

@@ -55,10 +55,6 @@ def peak_of_execution(network: Network) -> int:
     """The most elements held at once when the steps of the network's own trace run one after the other."""
     space = network.architecture.space
     traced = fx.symbolic_trace(network)
-    for node in traced.graph.nodes:
-        if node.op == "call_module" and isinstance(network.get_submodule(node.target), nn.Identity):
-            node.replace_all_uses_with(node.args[0])  # it hands on what it gets
-            traced.graph.erase_node(node)
     images = torch.empty(1, space.channels_in, space.image_size, space.image_size, device="meta")
     ShapeProp(traced).propagate(images)
     steps = [node for node in traced.graph.nodes if node.op not in ("get_attr", "output")]

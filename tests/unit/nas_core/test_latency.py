@@ -19,12 +19,10 @@ def test_an_estimate_counts_the_parts_of_the_network(architecture: Architecture)
     # Every part is a digit of its own.
     stage = StageTimes({name: 1.0 if name == names[0] else 1e3 for name in names}, 1e6, 1e9, 1e12)
     table = LatencyTable((stage,) * len(space.blocks), ((0.25, 0.5),) * len(architecture.reductions), 0.125)
-    network = Network(architecture)
-    blocks = [part for name, part in network.body.named_children() if name.startswith("block")]
     total = 0.125
-    for block in blocks:
-        total += sum(1.0 if space.operation(int(node)) == names[0] else 1e3 for node in block.operations)
-        total += 1e6 * sum(len(sources) - 1 for sources in block.inputs.values())
+    for block in architecture.blocks:
+        total += sum(1.0 if space.operation(node) == names[0] else 1e3 for node in block.operations)
+        total += 1e6 * sum(len(block.inputs(node)) - 1 for node in block.operations)
         total += 1e9 * len(block.outputs) + 1e12 * bool(block.outputs)
     for reduction in architecture.reductions:
         total += 0.25 * (reduction.conv1 > 0) + 0.5 * (reduction.conv3 > 0)

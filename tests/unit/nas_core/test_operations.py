@@ -159,7 +159,8 @@ def network_of(supernet: Supernet, architecture: Architecture) -> Network:
         network.get_submodule(name).load_state_dict(supernet.get_submodule(name).state_dict())
     for index, (wide, block) in enumerate(zip(supernet.blocks, architecture.blocks, strict=True), start=1):
         narrow = network.get_submodule(f"body.block{index}")
-        narrow.shortcut.load_state_dict(wide.shortcut.state_dict(), strict=False)
+        if hasattr(narrow, "shortcut"):
+            narrow.shortcut.load_state_dict(wide.shortcut.state_dict(), strict=False)
         for node in block.operations:
             level = wide.levels[space.level(node) - 1]
             body, bn, _ = narrow.operations[str(node)]
