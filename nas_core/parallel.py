@@ -1,14 +1,12 @@
 """Data-parallel training with torch.distributed, where it is initialised; otherwise every function is the identity.
 
-Yoso averages gradients itself rather than through DistributedDataParallel: the supernet loses parameters while it
-trains, and DDP would have to be built anew each time. All workers see the same λ gradients, so they take the same
-λ steps and remove the same parts.
+All workers see the same λ gradients, so they take the same λ steps and remove the same parts.
 
 A batch need not be a multiple of the workers: shares differ by an image then, and every mean is over images, never over
 workers. So the workers may be more or fewer after each start, and what a step does stays the same.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -49,18 +47,28 @@ def weight(size: int) -> float:
     return (part.stop - part.start) / size
 
 
-def sum_(tensors: Iterable[Tensor]) -> None:
+class Sum:
+    """The sums over the workers of some tensors of one type, in one message, which is under way until `wait`."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self.shapes = [tensor.shape for tensor in tensors]
+        self.together = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        with exchange():
+            self.message = dist.all_reduce(self.together, async_op=True)
+
+    def wait(self) -> list[Tensor]:
+        """The sums, each a view of what the message brought."""
+        with exchange():
+            self.message.wait()
+        parts = self.together.split([shape.numel() for shape in self.shapes])
+        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+
+def sum_(tensors: Sequence[Tensor]) -> None:
     """Replace each tensor by its sum over the workers, all in one message."""
-    together = list(tensors)
-    if world()[1] == 1 or not together:
-        return
-    flat = torch.cat([tensor.reshape(-1) for tensor in together])
-    with exchange():
-        dist.all_reduce(flat)
-    start = 0
-    for tensor in together:
-        tensor.copy_(flat[start : start + tensor.numel()].view_as(tensor))
-        start += tensor.numel()
+    if world()[1] > 1 and tensors:
+        for tensor, summed in zip(tensors, Sum(tensors).wait(), strict=True):
+            tensor.copy_(summed)
 
 
 def average_buffers(module: nn.Module, images: int) -> None:
@@ -71,19 +79,10 @@ def average_buffers(module: nn.Module, images: int) -> None:
     if world()[1] == 1:
         return
     buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
-    seen = total(torch.tensor(images, device=buffers[0].device if buffers else None)).item()
-    for buffer in buffers:
-        buffer.mul_(images / seen)
-    sum_(buffers)
-
-
-def total(values: Tensor) -> Tensor:
-    """The sum of `values` over the workers."""
-    if world()[1] > 1:
-        values = values.clone()
-        with exchange():
-            dist.all_reduce(values)
-    return values
+    if buffers:
+        *sums, seen = Sum([*(buffer * images for buffer in buffers), buffers[0].new_full((1,), images)]).wait()
+        for buffer, summed in zip(buffers, sums, strict=True):
+            buffer.copy_(summed / seen)
 
 
 def first(make: Callable[[], Value]) -> Value:

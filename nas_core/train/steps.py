@@ -12,6 +12,7 @@ from nas_core.data.loading import Data
 from nas_core.errors import Diverged
 from nas_core.supernet.layers import BN_MOMENTUM
 from nas_core.train.evaluation import Evaluation, names_of
+from nas_core.train.gradients import summed
 
 CALIBRATION_BATCHES = 8
 MOST_UNREAD = 50
@@ -81,10 +82,10 @@ def backward(loss: Tensor, size: int, wanted: list[nn.Parameter]) -> Tensor:
     """
     weight = parallel.weight(size)
     mean = loss.detach() * weight
-    gradients = torch.autograd.grad(loss * weight, wanted, allow_unused=True)
-    for parameter, gradient in zip(wanted, gradients, strict=True):
-        parameter.grad = gradient
-    parallel.sum_([mean, *(parameter.grad for parameter in wanted if parameter.grad is not None)])
+    for parameter in wanted:
+        parameter.grad = None
+    with summed(wanted, mean):
+        torch.autograd.backward(loss * weight, inputs=wanted)
     return mean
 
 

@@ -5,20 +5,25 @@ Three share the batches unevenly: 5, 5 and 6 of 16 images, 21, 21 and 22 of 64.
 
 import multiprocessing
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.multiprocessing.spawn import start_processes
 
 from nas_core import Search
 from nas_core.data.loading import Data
-from nas_core.parallel import average_buffers, world
+from nas_core.parallel import average_buffers, each, share, world
+from nas_core.spec import EngineOptions
 from nas_core.supernet.layers import batch_norm
+from nas_core.train import gradients
+from nas_core.train.batch_norm import synchronise
 from nas_core.train.retrain import Retraining
 from nas_core.train.steps import evaluate
 from tests.unit.nas_core.networks import tiny_data, tiny_spec
@@ -77,11 +82,58 @@ def looked() -> dict[str, Any]:
     return {"mean": norm.running_mean}
 
 
+def normalised() -> dict[str, Any]:
+    """What BN makes of values far from zero, its gradients and its statistics: of 7 images, by shares of 2, 2 and 3."""
+    random = torch.Generator().manual_seed(0)
+    images, wanted = (torch.randn(7, 3, 4, 4, generator=random) for _ in range(2))
+    norm = nn.Sequential(batch_norm(3))
+    norm[0].weight.data.copy_(torch.tensor([0.5, 1.0, 2.0]))
+    synchronise(norm, EngineOptions())
+    own = (images + 1000)[share(7)].requires_grad_()
+    given = norm(own)
+    (given * wanted[share(7)]).sum().backward()
+    parts = each((given.detach(), own.grad, norm[0].weight.grad, norm[0].bias.grad))
+    given, of_images, of_scale, of_shift = zip(*parts, strict=True)
+    return {
+        "output": torch.cat(given),
+        "images": torch.cat(of_images),
+        "scale": sum(of_scale),
+        "shift": sum(of_shift),
+        "mean": norm[0].running_mean,
+        "variance": norm[0].running_var,
+        "batches": norm[0].num_batches_tracked,
+    }
+
+
 def judged() -> dict[str, Any]:
     """What a network answers for 149 images."""
     spec = tiny_spec()
     training = Retraining(spec, spec.space.complete(), tiny_data(), "cpu")
     return evaluate(training.network, training.data, torch.arange(1, 150)).to_dict()
+
+
+def exchanged(synchronised: bool, least: int) -> dict[str, Any]:
+    """The messages of a step of W and of one of λ, and whether workers then hold the same W.
+
+    `least` are the bytes that a message of gradients holds.
+    """
+    search = Search(replace(tiny_spec(), engine=EngineOptions(synchronised)), tiny_data(), "cpu")
+    sent, all_reduce = [], dist.all_reduce
+
+    def counting(tensor: Tensor, *args: Any, **options: Any) -> Any:
+        sent.append(tensor.numel())
+        return all_reduce(tensor, *args, **options)
+
+    steps = []
+    with patch.object(dist, "all_reduce", counting), patch.object(gradients, "LEAST_BYTES", least):
+        for step in (search._weight_step, partial(search._scaling_step, 1)):
+            step()
+            steps.append(len(sent))
+            sent.clear()
+    norms = sum(isinstance(part, nn.BatchNorm2d) for part in search.supernet.modules())
+    weights = torch.cat([weight.detach().flatten() for weight in search.weights])
+    same = all(torch.equal(weights, other) for other in each(weights))
+    return {"steps": steps, "norms": norms, "W": weights, "same": same}
 
 
 def worker(rank: int, folder: Path, workers: int, find: Found) -> None:
@@ -115,10 +167,33 @@ def test_several_workers_take_the_steps_of_one(
         torch.testing.assert_close(shared[name], alone[name], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("least", "messages"), [(2**20, 1), (1, 4)])
+def test_gradients_take_few_messages_and_bn_one_each_way(tmp_path: Path, least: int, messages: int) -> None:
+    alone, shared = exchanged(True, least), together(tmp_path, 3, partial(exchanged, True, least))
+    of_weights, of_scaling = shared["steps"]
+    assert alone["steps"] == [0, 0] and of_weights == 2 * shared["norms"] + messages
+    # Below the first λ nothing is differentiated for them.
+    assert shared["norms"] < of_scaling < 2 * shared["norms"] + 1
+    torch.testing.assert_close(shared["W"], alone["W"], atol=1e-5, rtol=1e-5)
+    assert shared["same"]
+
+
+def test_bn_that_is_not_synchronised_takes_no_message(tmp_path: Path) -> None:
+    alone, shared = exchanged(False, 2**20), together(tmp_path, 2, partial(exchanged, False, 2**20))
+    assert shared["steps"] == [1, 1] and shared["same"]
+    assert not torch.allclose(shared["W"], alone["W"], atol=1e-5, rtol=1e-5)
+
+
 def test_three_workers_take_the_steps_of_one_in_retraining(tmp_path: Path) -> None:
     alone, shared = retrained(), together(tmp_path, 3, retrained)
     for name in ("loss", "W"):
         torch.testing.assert_close(shared[name], alone[name], atol=1e-4, rtol=1e-4)
+
+
+def test_three_workers_normalise_values_far_from_zero_as_one_does(tmp_path: Path) -> None:
+    alone, shared = normalised(), together(tmp_path, 3, normalised)
+    for name, value in alone.items():
+        torch.testing.assert_close(shared[name], value, atol=2e-3, rtol=1e-4)
 
 
 def test_running_statistics_count_for_the_images_that_they_come_from(tmp_path: Path) -> None:
