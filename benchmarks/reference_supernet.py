@@ -67,7 +67,7 @@ class ReferenceSupernet(nn.Module):
         super().__init__()
         self.space = space
         widths, stages = space.widths, space.stage_of_block
-        self.stem = stem(space.channels_in, widths[0], space.stem)
+        self.stem = stem(space, widths[0])
         self.blocks = nn.ModuleList(
             ReferenceBlock(space, widths[stage], first=index == 0 or stages[index - 1] != stage)
             for index, stage in enumerate(stages)

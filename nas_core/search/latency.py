@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from nas_core.space import Architecture, Block, Reduction, SearchSpace
 from nas_core.space.topology import ConvBnRelu, Join, Operate
-from nas_core.supernet.layers import batch_norm, convolution, operation
-from nas_core.supernet.network import Network, module_of
+from nas_core.supernet.layers import batch_norm, convolution, module_of, operation
+from nas_core.supernet.network import Network
 
 
 class Latency(NamedTuple):

@@ -157,8 +157,7 @@ class Liveness:
         """
         there = weakest > -math.inf
         costs = torch.where(there, self.group_costs(*self.reach(paths)), 0)
-        infinite = torch.full((), math.inf, dtype=reductions.dtype, device=reductions.device)
-        left = target - self.fixed - (branches_above(reductions, infinite) * self.of_branches).sum()
+        left = target - self.fixed - (branches_above(reductions, math.inf) * self.of_branches).sum()
         # The strongest first; of equals the last first.
         order = weakest.flip(0).sort(descending=True, stable=True).indices
         order = len(order) - 1 - order
@@ -173,10 +172,8 @@ class Liveness:
         return edges[..., level].unflatten(-1, (-1, below))
 
 
-def branches_above(reductions: Tensor, level: Tensor) -> Tensor:
-    """Which branches (…, R, 2) of the `reductions` (R, 2) live at levels (…), 1×1 and 3×3; the stronger one always
-    does.
-    """
+def branches_above(reductions: Tensor, level: Tensor | float) -> Tensor:
+    """Which branches (…, R, 2) of the `reductions` (R, 2) live at levels (…), as `blocks.branches` has it."""
     above = reductions > level
     larger = reductions[..., :1] > reductions[..., 1:]
     stronger = torch.cat([larger, ~larger], -1)

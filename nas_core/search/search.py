@@ -264,8 +264,7 @@ class Search:
                 factor.grad.mul_(factor > 0)
         blocks.gamma_scale = self._penalty_weights().float()  # type: ignore[attr-defined]
         paths, before = self.liveness.strongest_paths(blocks)
-        small_stronger = reductions[:, :1] >= reductions[:, 1:]
-        stronger = torch.cat([small_stronger, ~small_stronger], 1)
+        stronger = branches_above(reductions, math.inf)
         self.scaling_step.step()
         # The gradient may not empty a block or a reduction: only the budget may, and of a reduction never the rest.
         _, after = self.liveness.strongest_paths(blocks)

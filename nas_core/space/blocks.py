@@ -74,7 +74,7 @@ def live(edges: list[tuple[int, int]], output: int) -> list[tuple[int, int]]:
 
 
 def branches(pair: Sequence[float], level: float) -> tuple[bool, bool]:
-    """Which branches of a reduction live at a level, 1×1 and 3×3; the stronger one always does."""
+    """Which branches of a reduction live at a level, 1×1 and 3×3; the stronger one, of equals the 3×3, always does."""
     small, wide = pair[0] > level, pair[1] > level
     if not small and not wide:
         small, wide = pair[0] > pair[1], pair[0] <= pair[1]

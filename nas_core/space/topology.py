@@ -91,7 +91,7 @@ def parts(
     """The parts of a network on `skeleton` in order, with `widths` channels per stage and what lives of its blocks and
     reductions.
     """
-    yield _stem(skeleton, widths[0])
+    yield stem(skeleton, widths[0])
     before = 0
     for number, (stage, block) in enumerate(zip(skeleton.stage_of_block, blocks, strict=True), start=1):
         if stage > before:
@@ -105,7 +105,8 @@ def parts(
     yield Part("head", "head", before, width, size, (pool, classifier), (classifier.name,))
 
 
-def _stem(skeleton: Skeleton, width: Any) -> Part:
+def stem(skeleton: Skeleton, width: Any) -> Part:
+    """The stem of a network whose first stage has `width` channels: all but its last convolution have half of them."""
     steps: list[Step] = []
     name, channels, size = INPUT, skeleton.channels_in, skeleton.image_size
     for index, stride in enumerate(skeleton.stem, start=1):

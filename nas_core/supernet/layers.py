@@ -7,7 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nas_core.space import topology
 from nas_core.space.operations import Convolution, Layer, Normalise, Pool, SqueezeExcite, flow
+from nas_core.space.skeleton import Skeleton
+from nas_core.space.topology import ConvBnRelu, Operate, Step
 
 BN_EPS = 2e-5
 """As in the published code."""
@@ -132,11 +135,16 @@ def auxiliary_head(channels: int, size: int, classes: int) -> nn.Sequential:
     )
 
 
-def stem(channels_in: int, width: int, strides: tuple[int, ...]) -> nn.Sequential:
-    """3×3 Conv-BN-ReLU, one for each stride, of which all but the last have half of `width`."""
-    layers, channels = [], channels_in
-    for index, stride in enumerate(strides):
-        out = width if index == len(strides) - 1 else width // 2
-        layers.append(conv_bn_relu(3, channels, out, stride))
-        channels = out
-    return nn.Sequential(*layers)
+def module_of(step: Step) -> nn.Sequential:
+    """What computes a step of one input, freshly initialised. Raises `TypeError` for a step of another kind."""
+    match step:
+        case ConvBnRelu():
+            return conv_bn_relu(step.kernel, step.channels_in, step.channels, step.stride)
+        case Operate(operation=name, channels=width):
+            return nn.Sequential(operation(name, width), batch_norm(width), nn.ReLU())
+    raise TypeError(f"no module of its own computes a {type(step).__name__}")
+
+
+def stem(space: Skeleton, width: int) -> nn.Sequential:
+    """The 3×3 Conv-BN-ReLU that a network of `space` begins with, whose first stage is to have `width` channels."""
+    return nn.Sequential(*map(module_of, topology.stem(space, width).steps))

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_core.space import Architecture
-from nas_core.space.topology import INPUT, ConvBnRelu, Join, Operate, Part, Step
-from nas_core.supernet.layers import Head, batch_norm, conv_bn_relu, convolution, operation
+from nas_core.space.topology import INPUT, ConvBnRelu, Join, Operate, Part
+from nas_core.supernet.layers import Head, batch_norm, convolution, module_of, stem
 
 
 class NetworkBlock(nn.Module):
@@ -79,8 +79,8 @@ class Network(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.architecture = architecture
-        stem, *body, head = architecture.parts()
-        self.stem = nn.Sequential(*map(module_of, stem.steps))
+        _, *body, head = architecture.parts()
+        self.stem = stem(architecture.space, architecture.widths[0])
         self.body = nn.Sequential()
         for part in body:
             self.body.add_module(part.name, (NetworkBlock if part.kind == "block" else NetworkReduction)(part))
@@ -89,16 +89,6 @@ class Network(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Class logits of a batch of images."""
         return self.head(self.body(self.stem(images)))
-
-
-def module_of(step: Step) -> nn.Sequential:
-    """What computes a step of one input, freshly initialised. Raises `TypeError` for a step of another kind."""
-    match step:
-        case ConvBnRelu():
-            return conv_bn_relu(step.kernel, step.channels_in, step.channels, step.stride)
-        case Operate(operation=name, channels=width):
-            return nn.Sequential(operation(name, width), batch_norm(width), nn.ReLU())
-    raise TypeError(f"no module of its own computes a {type(step).__name__}")
 
 
 def _sum(terms: list[Tensor]) -> Tensor:

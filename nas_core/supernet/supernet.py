@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_core.space import Architecture, Block, Edge, Reduction, SearchSpace, live
+from nas_core.space import Architecture, Block, Edge, Reduction, SearchSpace, branches, live
 from nas_core.supernet.layers import (
     Head,
     batch_norm,
@@ -235,7 +235,7 @@ class Supernet(nn.Module):
         super().__init__()
         self.space = space
         widths, stages = space.widths, space.stage_of_block
-        self.stem = stem(space.channels_in, widths[0], space.stem)
+        self.stem = stem(space, widths[0])
         self.blocks = nn.ModuleList(
             SupernetBlock(space, widths[stage], first=index == 0 or stages[index - 1] != stage)
             for index, stage in enumerate(stages)
@@ -286,11 +286,9 @@ class Supernet(nn.Module):
             alive = live([edge for edge in edges if strength[edge] > 0], output)
             per_vector.append(Block(tuple(Edge(*edge, strength[edge]) for edge in alive)))
         reductions = []
-        for parameter in self.reduction_scaling:
-            small, large = parameter.tolist()
-            if max(small, large) <= 0:
-                small, large = (0.0, 1.0) if large >= small else (1.0, 0.0)
-            reductions.append(Reduction(max(small, 0.0), max(large, 0.0)))
+        for pair in self.reduction_scaling.tolist():
+            strengths = (max(s, 0.0) or float(lives) for s, lives in zip(pair, branches(pair, 0.0), strict=True))
+            reductions.append(Reduction(*strengths))
         blocks = per_vector * len(self.blocks) if self.space.share else per_vector
         return Architecture(self.space, self.space.widths, tuple(blocks), tuple(reductions))
 

@@ -1,6 +1,7 @@
 """The supernet shrinks without changing what it computes; a search keeps its budgets and can be cut anywhere."""
 
 import io
+import math
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -15,9 +16,10 @@ from nas_core.errors import InvalidValue
 from nas_core.job import SearchJob
 from nas_core.search import latency
 from nas_core.search.latency import Latency, LatencyTable, StageTimes
+from nas_core.search.liveness import branches_above
 from nas_core.search.prices import memory_access_weights
 from nas_core.search.spending import spend
-from nas_core.space import Block, Edge
+from nas_core.space import Block, Edge, Reduction, branches
 from nas_core.spec import Limits, SearchSpec
 from nas_core.supernet.network import Network
 from nas_core.supernet.supernet import follow
@@ -150,6 +152,18 @@ def test_a_reduction_keeps_its_last_branch_whatever_presses_on_it() -> None:
     finish(done)
     for architecture in done.architectures.values():
         assert [strength > 0 for strength in architecture.reductions[0].strengths] == [True, False]
+
+
+def test_of_equal_branches_that_go_together_the_wider_stays_whoever_is_asked() -> None:
+    search = Search(tiny_spec(settings={"gamma": 100.0}), tiny_data(), "cpu")
+    reductions = search.supernet.reduction_scaling
+    assert reductions.tolist() == [[1.0, 1.0]] and branches([1.0, 1.0], 1.0) == (False, True)
+    for factor in search.supernet.scaling_factors():
+        factor.grad = torch.zeros_like(factor)
+    search._move_scaling_factors()
+    assert (reductions > 0).tolist() == branches_above(reductions, math.inf).tolist() == [[False, True]]
+    reductions.data.zero_()
+    assert search.supernet.architecture().reductions == (Reduction(0.0, 1.0),)
 
 
 def test_a_candidate_is_the_supernet_with_its_factors_as_they_were_when_it_passed_the_budget() -> None:
