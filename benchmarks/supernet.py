@@ -20,7 +20,8 @@ from torch import Tensor
 
 from benchmarks.reference_supernet import ReferenceBlock, ReferenceSupernet
 from nas_core import ApgNag, Search, SearchSpace
-from nas_core.data.loading import Data, TensorImages
+from nas_core.data.images import TensorImages
+from nas_core.data.loading import Data
 from nas_core.search.press import Press
 from nas_core.search.spending import FLOOR
 from nas_core.seeds import generator

@@ -67,3 +67,15 @@ class DataChanged(RuntimeError):
 
 class ReadFailed(OSError):
     """A file system that did not give a file, though it was asked again; the text says which and why."""
+
+
+class LoaderDied(RuntimeError):
+    """A process that loads images is gone: which, of what, and what it read, if it read anything."""
+
+    def __init__(self, process: int, cause: str, read: str | None) -> None:
+        doing = f"while it read {read}" if read is not None else "before it read anything"
+        super().__init__(f"process {process}, which loads images, died {doing}: {cause}")
+        self.process, self.cause, self.read = process, cause, read
+
+    def __reduce__(self) -> tuple[type["LoaderDied"], tuple[Any, ...]]:
+        return type(self), (self.process, self.cause, self.read)

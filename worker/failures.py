@@ -21,7 +21,8 @@ from typing import Any
 
 from ray.train import UserCallback
 
-from nas_core.errors import DataChanged, Diverged, InvalidValue, LostPeer, ReadFailed
+from nas_core.errors import DataChanged, Diverged, InvalidValue, LoaderDied, LostPeer, ReadFailed
+from nas_core.memory import of_host
 from nas_core.spec import SearchSpec
 from worker.run_folder import VERSION, RunFolder
 
@@ -106,7 +107,7 @@ def failure_of(error: Exception, spec: SearchSpec) -> Failure:
         return Failure("diverged", str(error))
     if isinstance(error, DataChanged):
         return Failure("data_changed", str(error), changes=error.changes)
-    if isinstance(error, ReadFailed):
+    if isinstance(error, (ReadFailed, LoaderDied)):
         return Failure("data", str(error), retryable=True)
     if isinstance(error, InvalidValue):
         field = error.field.split(".")[0]
@@ -192,7 +193,7 @@ def _memory_told(error: BaseException, spec: SearchSpec) -> str:
         held = torch.cuda.memory_allocated()
         there = f"of the {_gib(total)} of its {where} {_gib(free)} were free"
     else:
-        held, (free, total) = _held(), _node_memory()
+        held, (free, total) = _held(), of_host()
         there = f"of the {_gib(total)} that it may use {_gib(free)} were free"
     return f"out of memory: the worker held {_gib(held)}, and {there}; {_batches(spec)}"
 
@@ -220,16 +221,3 @@ def _held() -> int:
     """The bytes of memory that this process holds."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _node_memory() -> tuple[int, int]:
-    """The bytes of memory that are free for this process, and those that it may use: its node's or its container's."""
-    with open("/proc/meminfo") as file:
-        node = {name: int(value.split()[0]) * 1024 for name, value in (line.split(":") for line in file)}
-    free, total = node["MemAvailable"], node["MemTotal"]
-    try:
-        with open("/sys/fs/cgroup/memory.max") as limit, open("/sys/fs/cgroup/memory.current") as current:
-            allowed = int(limit.read())
-            return min(free, allowed - int(current.read())), min(total, allowed)
-    except (OSError, ValueError):  # no limit
-        return free, total

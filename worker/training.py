@@ -232,6 +232,7 @@ def dataset(data: Data) -> dict[str, Any]:
         "deviation": data.deviation,
         "counts": data.counts(),
         "decoding": data.decoding.to_dict() if data.decoding else None,
+        "kept": data.kept._asdict() if data.kept else None,
         "left_out": [asdict(one) | {"examples": list(one.examples)} for one in data.left_out[:MOST_NAMED]],
         "skipped": {"count": len(data.skipped), "files": list(data.skipped[:MOST_NAMED])},
     }

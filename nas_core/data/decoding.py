@@ -13,7 +13,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -50,6 +50,10 @@ Bytes = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 Values = np.ndarray[tuple[int, ...], np.dtype[Any]]
 Kind = Literal["integers", "floats"]
 """What the values of an image are that are not bytes."""
+Box = tuple[float, float, float, float]
+"""A part of an image, in pixels: left, upper, right, lower."""
+Choose = Callable[[int, int], Box]
+"""Which part is chosen of an image of a width and a height."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -70,8 +74,9 @@ _large = threading.RLock()
 class Decoding:
     """How every image of a dataset is decoded: to `channels` (1 or 3) by `size` by `size` bytes.
 
-    Transparent pixels show `background`. Values of 16 or 32 bits are scaled from the range `integers` to 0 … 255,
-    floating-point values from `floats`; what is outside is clipped.
+    It is scaled until its shorter side has `resize` pixels, and cropped about its centre; where that is None, it is
+    scaled until it covers the square. Transparent pixels show `background`. Values of 16 or 32 bits are scaled from the
+    range `integers` to 0 … 255, floating-point values from `floats`; what is outside is clipped.
     """
 
     channels: int
@@ -79,10 +84,12 @@ class Decoding:
     background: str = "white"
     integers: tuple[float, float] = (0.0, 65535.0)
     floats: tuple[float, float] = (0.0, 1.0)
+    resize: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The decoding as JSON values."""
-        return asdict(self) | {"integers": list(self.integers), "floats": list(self.floats)}
+        """The decoding as JSON values; `resize` only where it is given."""
+        values = asdict(self) | {"integers": list(self.integers), "floats": list(self.floats)}
+        return {name: value for name, value in values.items() if value is not None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -100,24 +107,54 @@ def why(error: OSError) -> str:
     return str(error) if error.errno is None else (error.strerror or str(error)).lower()
 
 
-def decode(file: Path | str, decoding: Decoding) -> Bytes:
+def decode(file: Path | str, decoding: Decoding, choose: Choose | None = None) -> Bytes:
     """The image in `file` as bytes (channels, size, size).
 
-    It is scaled until it covers the square, and cropped about its centre, as `PIL.ImageOps.fit` does. Raises `Damaged`
-    where the file holds no whole image.
+    It is scaled and cropped as `decoding` says, or is the part that `choose` names of it, scaled to the square. Raises
+    `Damaged` where the file holds no whole image.
     """
-    size = decoding.size
     with opened(file) as image:
         # A JPEG decoder can give a half, a quarter or an eighth for less; twice the size leaves the filter its work.
-        image.draft(None, (2 * size, 2 * size))
-        return fitted(shown(image, file, decoding), decoding)
+        # No other format has a draft, and of these the orientation is known before they are decoded.
+        if choose is None:
+            least = 2 * (decoding.resize or decoding.size)
+            image.draft(None, (least, least))
+            return fitted(shown(image, file, decoding), decoding)
+        if image.format not in ("JPEG", "MPO"):
+            pixels = shown(image, file, decoding)
+            return fitted(pixels, decoding, choose(*pixels.size))
+        turned = orientation(image) >= 5
+        width, height = image.size[::-1] if turned else image.size
+        left, upper, right, lower = choose(width, height)
+        shrink = max(1, int(min(right - left, lower - upper) / (2 * decoding.size)))
+        image.draft(None, (image.width // shrink, image.height // shrink))
+        pixels = shown(image, file, decoding)
+        across, down = pixels.width / width, pixels.height / height
+        return fitted(pixels, decoding, (left * across, upper * down, right * across, lower * down))
 
 
-def fitted(image: Image.Image, decoding: Decoding) -> Bytes:
-    """The image as bytes (channels, size, size), scaled until it covers the square and cropped about its centre."""
-    coloured = image.convert("L" if decoding.channels == 1 else "RGB")
-    pixels = np.array(ImageOps.fit(coloured, (decoding.size, decoding.size), Image.Resampling.BILINEAR), dtype=np.uint8)
+def fitted(image: Image.Image, decoding: Decoding, box: Box | None = None) -> Bytes:
+    """The image as bytes (channels, size, size), scaled and cropped as `decoding` says, or the `box` of it, scaled."""
+    mode, side = "L" if decoding.channels == 1 else "RGB", (decoding.size, decoding.size)
+    coloured = image if image.mode == mode else image.convert(mode)
+    if box is None and decoding.resize is None:
+        square = ImageOps.fit(coloured, side, Image.Resampling.BILINEAR)
+    else:
+        square = coloured.resize(side, Image.Resampling.BILINEAR, box or centre(coloured.size, decoding))
+    pixels = np.array(square, dtype=np.uint8)
     return pixels[None] if decoding.channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def centre(size: tuple[int, int], decoding: Decoding) -> Box:
+    """Which part of an image of `size` is in the crop, as torchvision's Resize and CenterCrop round it."""
+    shorter, resize = min(size), decoding.resize or decoding.size
+    scaled = [resize * one // shorter for one in size]
+    begin = [round((one - decoding.size) / 2) for one in scaled]
+    (left, right), (upper, lower) = (
+        (start * one / of, (start + decoding.size) * one / of)
+        for start, one, of in zip(begin, size, scaled, strict=True)
+    )
+    return left, upper, right, lower
 
 
 @contextmanager

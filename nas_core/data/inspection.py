@@ -228,12 +228,9 @@ def _folder(
 
     size = image_size or _size(examined.values())
     grey = bool(examined) and all(one.grey for one in examined.values())
-    decoded = Decoding(
-        options.channels or (1 if grey else 3),
-        max(size, SMALLEST_SIZE),
-        options.background,
-        **ranges(examined.values()),
-    )
+    decoded = Decoding(options.channels or (1 if grey else 3), max(size, SMALLEST_SIZE), options.background)
+    scales: dict[str, Any] = dict(ranges(examined.values()).items())
+    decoded = replace(decoded, **scales)
     problems = [_about(problem, info.name) for problem in listing.problems]
     problems += _damage(info.name, damaged, len(told))
     # A dataset that is wrong in one way often is in others too, which would say the same again.

@@ -106,14 +106,15 @@ def take(
     roots: Sequence[str],
     options: DataOptions,
     shape: tuple[int, int, int],
+    resize: int | None,
     weights_share: float | None,
     submitted: str | None,
 ) -> tuple[Path, Snapshot]:
     """Look at every file of the image folder `dataset`, and divide its images; returns its path too.
 
-    `shape` is how many classes, channels and pixels a side the search is for, `submitted` the fingerprint of the
-    inspection when it was submitted. Raises `DataChanged` where they are of another dataset, `InvalidValue` where the
-    dataset cannot be used, and `ReadFailed` for what the file system does not give.
+    `shape` is how many classes, channels and pixels a side the search is for, `resize` as `Decoding` has it, and
+    `submitted` the fingerprint of the inspection when it was submitted. Raises `DataChanged` where they are of another
+    dataset, `InvalidValue` where the dataset cannot be used, and `ReadFailed` for what the file system does not give.
     """
     classes, channels, size = shape
     root = _located(dataset, roots)  # by every worker for itself: its node may lack it
@@ -133,7 +134,7 @@ def take(
         names = ", ".join(repr(name) for name in found.class_names[:20])
         message = f"the search was submitted for {classes} classes, and {dataset!r} has {there}: {names}"
         raise DataChanged(message, {"classes": [classes, len(found.class_names)]})
-    decoding = replace(found.decoding, channels=channels)
+    decoding = replace(found.decoding, channels=channels, resize=resize)
     listed = listing.files
     looked = shared(partial(look_at, decoding), [root / file.path for file in listed])
     damaged = {file.path: one.told for file, one in zip(listed, looked, strict=True) if isinstance(one.told, str)}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from nas_core.data.loading import Data
 from nas_core.data.summary import in_words
-from nas_core.deliver.preprocessing import RESIZE, Preprocessing
+from nas_core.deliver.preprocessing import Preprocessing, resizing
 from nas_core.files import FILES
 from nas_core.search.latency import Latency
 from nas_core.space import Architecture
@@ -136,7 +136,7 @@ def _recipe(preprocessing: Preprocessing) -> str:
     given = preprocessing.decoding
     return (
         f"An image file is turned upright as its orientation tag says, shown on {given.background} where it is "
-        f"transparent,\n{RESIZE}."
+        f"transparent,\n{resizing(given)}."
     )
 
 

@@ -44,12 +44,14 @@ class Preprocessing:
             "mean": json.dumps(self.mean),
             "deviation": json.dumps(self.deviation),
             "mean_and_deviation_scale": "bytes, 0 to 255",
-            "resize": RESIZE,
+            "resize": resizing(self.decoding),
             "orientation": "as the EXIF tag says",
             "background": self.decoding.background,
             "decoding": json.dumps(self.decoding.to_dict()),
         }
 
 
-RESIZE = "scaled until it covers the square (bilinear, antialiased), then cropped about the centre"
-"""How an image becomes a square (`nas_core.data.decoding.decode`)."""
+def resizing(given: Decoding) -> str:
+    """How an image becomes a square, in words (`nas_core.data.decoding.decode`)."""
+    until = "it covers the square" if given.resize is None else f"its shorter side has {given.resize} pixels"
+    return f"scaled until {until} (bilinear, antialiased), then cropped about the centre"

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from nas_core.data import decoding
-from nas_core.deliver.preprocessing import Preprocessing
+from nas_core.deliver.preprocessing import Preprocessing, resizing
 from nas_core.files import FILES
 from nas_core.space import Architecture
 from nas_core.space.topology import INPUT, ConvBnRelu, Join, Operate
@@ -215,6 +215,7 @@ def to_predict(preprocessing: Preprocessing, onnx_normalises: bool = False) -> s
         mean=preprocessing.mean,
         deviation=preprocessing.deviation,
         given=preprocessing.decoding,
+        resizing=resizing(preprocessing.decoding),
         shape=f"{preprocessing.decoding.channels}, {preprocessing.decoding.size}, {preprocessing.decoding.size}",
         onnx_input='read_pixels(file).astype("float32")' if onnx_normalises else "read_image(file)",
     )
@@ -231,7 +232,7 @@ _PREDICT = '''"""Classifies image files: python predict.py photo.jpg
 
 It needs numpy, Pillow, and onnxruntime with `{files[onnx]}` beside it, or else torch with `{files[python]}` and
 `{files[weights]}`. Images are decoded as those were that the network was trained on: turned as the orientation tag
-says, on the background where they are transparent, scaled until they cover the square, and cropped about its centre.
+says, on the background where they are transparent, and {resizing}.
 """
 
 import sys

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nas_core import parallel
-from nas_core.data.loading import Augment, Data, steps_per_epoch
+from nas_core.data.augmentation import Augment
+from nas_core.data.loading import Data, steps_per_epoch
 from nas_core.errors import InvalidValue
 from nas_core.search import latency
 from nas_core.search.liveness import Liveness, Pressed, branches_above

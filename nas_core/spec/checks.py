@@ -34,13 +34,13 @@ def whole(default: int, least: int, most: int = 1_000_000) -> Any:
     return _field(default, lambda value: type(value) is int and least <= value <= most, "not a usable number", accepted)
 
 
-def number(default: float, above: float | None = None, below: float | None = None) -> Any:
-    """A field that is a number from 0 to `LARGEST`, or `above` and `below` these."""
+def number(default: float, above: float | None = None, below: float | None = None, most: float = LARGEST) -> Any:
+    """A field that is a number from 0 to `most`, or `above` and `below` these."""
     start = "from 0" if above is None else f"above {above:g}"
-    end = f"to {LARGEST:g}" if below is None else f"to below {below:g}"
+    end = f"to {most:g}" if below is None else f"to below {below:g}"
 
     def usable(value: Any) -> bool:
-        within = type(value) in (int, float) and 0 <= value <= LARGEST
+        within = type(value) in (int, float) and 0 <= value <= most
         return within and (above is None or value > above) and (below is None or value < below)
 
     return _field(default, usable, "not a usable number", f"a number {start} {end}")
@@ -59,3 +59,10 @@ def check(part: Any, name: str) -> None:
         value, wanted = getattr(part, one.name), one.metadata.get("check")
         if wanted and not wanted.usable(value):
             raise InvalidValue(f"{name}.{one.name}", value, wanted.reason, wanted.accepted)
+
+
+class Phase:
+    """A part of the settings, whose fields are checked when it is made."""
+
+    def __post_init__(self) -> None:
+        check(self, "settings")

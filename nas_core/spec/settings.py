@@ -4,7 +4,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 from nas_core.errors import InvalidValue, refuse_unknown
-from nas_core.spec.checks import check, choice, number, switch, whole
+from nas_core.spec.augmentation import AugmentationSettings
+from nas_core.spec.checks import Phase, choice, number, switch, whole
 
 FORMS = ("cut", "press", "paper")
 """How a search brings the cost down: a fixed L1 weight presses, and the weakest edges are cut on a schedule (`cut`);
@@ -23,15 +24,8 @@ CHOOSE_BY = ("accuracy", "balanced_accuracy")
 over the classes, in which a rare class counts as much as a frequent one (`nas_core.train.evaluation`)."""
 
 
-class _Phase:
-    """A part of the settings, whose fields are checked when it is made."""
-
-    def __post_init__(self) -> None:
-        check(self, "settings")
-
-
 @dataclass(frozen=True)
-class SupernetSettings(_Phase):
+class SupernetSettings(Phase):
     """How the supernet's weights W train: first alone, in pretraining, and then in the search, in turns with λ.
 
     An epoch of pretraining passes over its part of the training data once, one of the search over W's part.
@@ -49,7 +43,7 @@ class SupernetSettings(_Phase):
 
 
 @dataclass(frozen=True)
-class ScalingSettings(_Phase):
+class ScalingSettings(Phase):
     """How λ are learned and how the cost comes down.
 
     `ratio` is how many weight steps go with one λ step, whose rate is `scaling_lr`. `gamma` is the L1 weight that
@@ -65,7 +59,7 @@ class ScalingSettings(_Phase):
 
 
 @dataclass(frozen=True)
-class RetrainSettings(_Phase):
+class RetrainSettings(Phase):
     """How a network that was found trains from scratch.
 
     An epoch passes over all training data. `retrain_batch_size` counts the images of one step over all workers.
@@ -96,17 +90,14 @@ class RetrainSettings(_Phase):
 
 
 @dataclass(frozen=True)
-class Settings(RetrainSettings, ScalingSettings, SupernetSettings):
+class Settings(AugmentationSettings, RetrainSettings, ScalingSettings, SupernetSettings):
     """How long and how fast every phase trains; everything that is not the space.
 
-    To users the phases' fields are one flat list. All phases share `momentum`, and the shift by `crop_padding` pixels
-    and the `flip` of their images; `choose_by` is what networks that compete are judged by (`CHOOSE_BY`). Raises
-    `InvalidValue` where a field cannot be used.
+    To users the phases' fields are one flat list. All phases share `momentum`; `choose_by` is what networks that
+    compete are judged by (`CHOOSE_BY`). Raises `InvalidValue` where a field cannot be used.
     """
 
     momentum: float = number(0.9, below=1)
-    crop_padding: int = whole(4, 0)
-    flip: bool = switch(True)
     choose_by: str = choice("accuracy", CHOOSE_BY)
 
     @classmethod
@@ -158,5 +149,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
         drop_path=0.0,
         dropout=0.0,
         cutout=0,
+        crop="resized",
     ),
 }

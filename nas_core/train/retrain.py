@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_core import parallel
-from nas_core.data.loading import Augment, Data, steps_per_epoch
+from nas_core.data.augmentation import Augment
+from nas_core.data.loading import Data, steps_per_epoch
 from nas_core.seeds import generator
 from nas_core.space import Architecture
 from nas_core.spec import SearchSpec, Settings

@@ -102,10 +102,10 @@ def calibrate(module: nn.Module, data: Data, indices: Tensor, batch_size: int) -
     module.train()
     chosen = indices[:: max(1, len(indices) // (CALIBRATION_BATCHES * batch_size))]
     shares = data.shares(chosen, batch_size)[:CALIBRATION_BATCHES]
-    for number, share in enumerate(shares):
+    for number, (images, _) in enumerate(data.each(shares)):
         for norm in norms:
             norm.momentum = 1 / (number + 1)
-        module(data.load(share)[0])
+        module(images)
     for norm in norms:
         norm.momentum = BN_MOMENTUM
     parallel.average_buffers(module, sum(map(len, shares)))
@@ -120,13 +120,12 @@ def evaluate(module: nn.Module, data: Data, indices: Tensor) -> Evaluation:
     # Of every image the answer, and whether its class is among the first five; each worker fills its share in.
     found = torch.zeros(2, len(indices), dtype=torch.long, device=data.device)
     start, workers = parallel.world()
-    for share in data.shares(indices):
-        images, wanted = data.load(share)
+    for images, wanted in data.each(data.shares(indices)):
         logits = module(images).float()
         first = logits.topk(min(5, logits.shape[1])).indices
-        own = slice(start, start + workers * len(share), workers)
+        own = slice(start, start + workers * len(wanted), workers)
         found[0, own], found[1, own] = logits.argmax(1), (first == wanted[:, None]).any(1).long()
-        start += workers * len(share)
+        start += workers * len(wanted)
     parallel.sum_([found])
     module.train(training)
     labels, names = data.labels[indices].tolist(), names_of(data.classes, data.class_names)

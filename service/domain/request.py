@@ -32,6 +32,7 @@ from nas_core.spec import (
     parse_count,
     unmet,
 )
+from nas_core.spec.augmentation import crop_of
 from service.domain.patience import carry_on
 from service.domain.scheduling import Capacity
 
@@ -292,8 +293,10 @@ def check(
         if limits is not None and budgets and not unfit:
             unfit = unmet(limits, budgets[0], space)
         problems += unfit
-    unmirrored = {} if info is None or info.flip else {"flip": False}
-    settings = collect(lambda: Settings.preset(_preset(request, info), **(unmirrored | request.settings)))
+    suited: dict[str, Any] = {} if info is None or info.flip else {"flip": False}
+    if space is not None:
+        suited["crop"] = crop_of(space.image_size)
+    settings = collect(lambda: Settings.preset(_preset(request, info), **(suited | request.settings)))
     if alone and settings is not None and settings.choose_by != Settings.choose_by:
         reason = "has no effect on a search by itself, whose networks do not compete"
         accepted = f"{Settings.choose_by}, or a sweep, whose finals choose"

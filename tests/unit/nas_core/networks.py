@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-from nas_core.data.loading import Data, TensorImages, split
+from nas_core.data.images import TensorImages
+from nas_core.data.loading import Data, split
 from nas_core.seeds import generator
 from nas_core.space import Architecture, Block, Edge, Reduction, SearchSpace, live
 from nas_core.space.operations import OPERATIONS, Convolution, Layer, Normalise, Pool, SqueezeExcite, register

@@ -4,11 +4,8 @@ import json
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 import zlib
 from collections.abc import Callable
-from concurrent.futures import wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,23 +18,18 @@ from PIL import Image, ImageOps
 from PIL.JpegImagePlugin import JpegImageFile
 from sklearn.datasets import load_digits
 
+from nas_core.data.augmentation import Augment
 from nas_core.data.datasets import DATASETS, LAYOUTS, at_hand, describe
 from nas_core.data.decoding import Decoding, decode
+from nas_core.data.images import TensorImages
 from nas_core.data.inspection import _named_rows, inspect
-from nas_core.data.loading import (
-    IN_MEMORY_BYTES,
-    PREPARED_BATCHES,
-    Augment,
-    Data,
-    FileImages,
-    TensorImages,
-    load,
-)
+from nas_core.data.loading import Data, load
 from nas_core.data.previews import rows
 from nas_core.errors import InvalidValue
 from nas_core.seeds import generator
 from nas_core.space import SearchSpace
 from nas_core.spec import SearchSpec, Settings
+from nas_core.spec.augmentation import crop_of
 from nas_core.train.evaluation import wilson
 from tests.unit.nas_core.networks import tiny_data
 
@@ -47,7 +39,8 @@ def spec_for(dataset: str, roots: tuple[str, ...], **space: Any) -> SearchSpec:
     made = SearchSpace.preset(
         info.preset, **{"channels_in": info.channels, "image_size": info.image_size, "classes": info.classes} | space
     )
-    return SearchSpec(dataset, (made.feasible_budgets()[1],), made, Settings.preset(info.preset))
+    settings = Settings.preset(info.preset, crop=crop_of(made.image_size))
+    return SearchSpec(dataset, (made.feasible_budgets()[1],), made, settings)
 
 
 def cifar(root: Path, kind: str, classes: int) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
@@ -394,7 +387,7 @@ def test_large_folders_are_decoded_batch_by_batch_and_give_the_same(
     spec = spec_for(str(root), ())
     assert spec.space.channels_in == 1
     held = load(spec, (), "cpu")
-    monkeypatch.setattr("nas_core.data.loading.IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("nas_core.data.loading.free_on", lambda device: 0)
     streamed = load(spec, (), "cpu")
     assert type(held.images) is not type(streamed.images)
     assert held.fingerprint == streamed.fingerprint
@@ -407,44 +400,8 @@ def test_large_folders_are_decoded_batch_by_batch_and_give_the_same(
 @pytest.fixture
 def streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Data:
     """A folder that is decoded batch by batch."""
-    monkeypatch.setattr("nas_core.data.loading.IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr("nas_core.data.loading.free_on", lambda device: 0)
     return load(spec_for(str(folder(tmp_path / "pets", ("",))), ()), (), "cpu")
-
-
-def test_the_next_batch_is_decoded_ahead_and_is_the_same(streamed: Data) -> None:
-    images, training = streamed.images, streamed.training
-    assert isinstance(images, FileImages)
-    alone = FileImages(images.files, images.decoding, images.digests)
-    steps = [replace(streamed, images=alone).batch(training, step, 4, 0, "test", None)[0] for step in range(4)]
-    alone.prepared.clear()
-    assert not images.prepared
-    assert torch.equal(streamed.batch(training, 2, 4, 0, "test", None)[0], steps[2])
-    wait(next(iter(images.prepared.values())))
-    for file in images.files:
-        file.unlink()
-    assert torch.equal(streamed.batch(training, 3, 4, 0, "test", None)[0], steps[3])
-    with pytest.raises(OSError, match=r"pets/.*: no such file"):
-        streamed.batch(training, 2, 4, 0, "test", None)
-
-
-def test_few_batches_wait_decoded(streamed: Data) -> None:
-    assert isinstance(streamed.images, FileImages)
-    for step in range(2 * PREPARED_BATCHES):
-        streamed.batch(streamed.training, 0, 4, step, "test", None)
-    assert len(streamed.images.prepared) == PREPARED_BATCHES
-
-
-def test_images_in_files_go_to_another_process_which_ends(streamed: Data) -> None:
-    streamed.images.prepare(torch.arange(8))
-    script = """
-import pickle, sys, torch
-images = pickle.load(sys.stdin.buffer)
-images.prepare(torch.arange(20))
-print(images.fetch(torch.arange(8)).long().sum().item())
-"""
-    ran = subprocess.run([sys.executable, "-c", script], input=pickle.dumps(streamed.images), capture_output=True)
-    assert (ran.returncode, ran.stderr) == (0, b"")
-    assert int(ran.stdout) == streamed.images.fetch(torch.arange(8)).long().sum().item()
 
 
 def damage(files: list[Path]) -> None:
@@ -454,11 +411,11 @@ def damage(files: list[Path]) -> None:
         file.write_bytes(whole[: len(whole) // 2] if number == 0 else b"" if number == 1 else b"no image")
 
 
-@pytest.mark.parametrize("memory", [0, IN_MEMORY_BYTES])
+@pytest.mark.parametrize("memory", [0, 2**30])
 def test_a_few_broken_files_are_skipped_and_more_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory: int
 ) -> None:
-    monkeypatch.setattr("nas_core.data.loading.IN_MEMORY_BYTES", memory)
+    monkeypatch.setattr("nas_core.data.loading.free_on", lambda device: memory)
     root = folder(tmp_path / "pets", ("",), count=100)
     files = [root / "cats" / "1.jpg", root / "cats" / "0.png", root / "dogs" / "7.jpg"]
     damage(files[:2])

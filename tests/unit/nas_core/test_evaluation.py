@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from sklearn import metrics as reference
 from torch import Tensor, nn
 
-from nas_core.data.loading import Data, TensorImages
+from nas_core.data.images import TensorImages
+from nas_core.data.loading import Data
 from nas_core.errors import InvalidValue
 from nas_core.job import SearchJob
 from nas_core.train.evaluation import MOST_CONFUSED, TOP5_ABOVE, Evaluation

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from nas_core.data.decoding import Damaged, Decoding, decode
 from nas_core.data.examination import examine
+from nas_core.data.images import FileImages
 from nas_core.data.inspection import inspect
 from nas_core.data.layout import Listing, list_images, readable
-from nas_core.data.loading import FileImages
 from nas_core.data.snapshot import PARTS, compare, take
 from nas_core.errors import DataChanged, InvalidValue
 from nas_core.spec import NO_OPTIONS, DataOptions
@@ -130,7 +130,7 @@ def test_edits_between_attempts_end_the_search_with_what_changed_or_change_nothi
         if found.problems:
             return
         shape = (len(found.class_names), found.channels, found.image_size)
-        _, first = take(dataset, (), NO_OPTIONS, shape, 0.5, found.fingerprint)
+        _, first = take(dataset, (), NO_OPTIONS, shape, None, 0.5, found.fingerprint)
         assert len({file.path for file in first.files}) == len(first.files)
         assert all(bool(file.part) != bool(file.reason) for file in first.files)
         seen = {part: set[bytes]() for part in (*PARTS, "training")}

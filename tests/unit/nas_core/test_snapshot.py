@@ -15,8 +15,9 @@ from PIL import Image
 
 from nas_core.data import decoding
 from nas_core.data.datasets import describe
+from nas_core.data.images import TensorImages
 from nas_core.data.inspection import inspect
-from nas_core.data.loading import IN_MEMORY_BYTES, Data, TensorImages, load
+from nas_core.data.loading import Data, load
 from nas_core.data.snapshot import FEWEST_OUTSIDE_TEST, PARTS, SAME, Snapshot, divide
 from nas_core.errors import DataChanged, InvalidValue, ReadFailed
 from nas_core.space import SearchSpace
@@ -164,11 +165,11 @@ def test_a_dataset_that_changed_between_attempts_ends_the_search_with_what_chang
     assert raised.value.changes
 
 
-@pytest.mark.parametrize("memory", [0, IN_MEMORY_BYTES])
+@pytest.mark.parametrize("memory", [0, 2**30])
 def test_a_file_that_changed_under_its_old_size_and_times_is_found_when_it_is_read(
     pets: Path, monkeypatch: pytest.MonkeyPatch, memory: int
 ) -> None:
-    monkeypatch.setattr("nas_core.data.loading.IN_MEMORY_BYTES", memory)
+    monkeypatch.setattr("nas_core.data.loading.free_on", lambda device: memory)
     spec = spec_of(pets)
     known = taken(load(spec, (), "cpu"))
     recoloured(pets / known.used[0].path, same_times=True)
