@@ -2,7 +2,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .PHONY: help setup demo test lint format clean bench-quality bench-ablation bench-budget bench-path bench-service soak \
-	compose-by-hand bench-finalists bench-supernet bench-sweep soak-cluster screenshots break-in
+	compose-by-hand bench-finalists bench-supernet bench-sweep bench-start soak-cluster screenshots break-in
 .DEFAULT_GOAL := help
 # Otherwise each of the many processes of a search and of the tests would compile Yoso anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -45,6 +45,9 @@ bench-finalists: .venv/installed ## What does stopping finalists early save, and
 
 bench-sweep: .venv/installed ## Six budgets in one sweep on the digits, its front, and its cost (ten minutes)
 	$(BIN)/python -m benchmarks.sweep $(ARGS)
+
+bench-start: .venv/installed ## How long until the first training step, and what does not train after it? (ten minutes)
+	$(BIN)/python -m benchmarks.start $(ARGS)
 
 bench-service: .venv/installed ## What does the service cost, beside references? (16 minutes)
 	$(BIN)/python -m benchmarks.service $(ARGS)

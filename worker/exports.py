@@ -1,9 +1,14 @@
 """The forms in which a retrained network is given out, written into its run's folder."""
 
 import json
+import os
+import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
+from multiprocessing import get_context, parent_process
 from typing import Any
 
+import torch
 from safetensors.torch import save
 from torch import Tensor
 
@@ -14,7 +19,7 @@ from nas_core.files import FILES
 from nas_core.search.latency import Latency, measure_latency
 from nas_core.space import Architecture
 from nas_core.space.picture import draw
-from nas_core.spec import SearchSpec
+from nas_core.spec import ExportOptions, SearchSpec
 from nas_core.train.evaluation import Evaluation
 from worker.run_folder import RunFolder
 
@@ -38,45 +43,108 @@ def write_evaluation(folder: RunFolder, path: str, evaluation: Evaluation) -> di
     return {"evaluation": FILES["evaluation"]}
 
 
-def write_exports(
-    folder: RunFolder,
-    path: str,
-    spec: SearchSpec,
+def beside() -> Executor:
+    """One process beside this one, in which networks are exported while the next one trains.
+
+    A thread would not do: to export is Python's work for seconds, and torch.export changes how modules are called.
+    """
+    pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_serve)
+    pool.submit(bool)  # starts it, so that it has loaded what it needs when the first network comes
+    return pool
+
+
+def _serve() -> None:
+    """Leave the processor to the training, and this world with the process that it is for."""
+    os.nice(19)
+    torch.set_num_threads(1)
+    parent = parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+class Exports:
+    """A retrained network on its way into every form, at `path` of the folder; the slow forms are made by `pool`.
+
+    It was found for `budget`, and `evaluation` is its test; `latency` is measured where it is not known.
+    """
+
+    def __init__(
+        self,
+        pool: Executor,
+        folder: RunFolder,
+        path: str,
+        spec: SearchSpec,
+        architecture: Architecture,
+        weights: Mapping[str, Tensor],
+        data: Data,
+        evaluation: Evaluation,
+        budget: int,
+        versions: Mapping[str, str],
+        latency: Latency | None = None,
+    ) -> None:
+        self.folder, self.path = folder, path
+        write_weights(folder, path, weights)
+        write_evaluation(folder, path, evaluation)
+        preprocessing = Preprocessing.of(data, spec)
+        network = programs.restore(architecture, weights)
+        found = latency or measure_latency(network, spec.cpus_per_worker, device=data.device)
+        self.latency = found
+        slow = {
+            "onnx": pool.submit(_onnx, architecture, weights, spec.export, preprocessing, versions.get("yoso", "")),
+            "torch_export": pool.submit(_torch_export, architecture, weights),
+        }
+        self.slow = slow.values()
+        self.not_exported: dict[str, str] = {}
+        self.forms: dict[str, Callable[[], bytes]] = {
+            **{kind: one.result for kind, one in slow.items()},
+            "predict": lambda: standalone.to_predict(preprocessing, spec.export.normalise).encode(),
+            "python": lambda: standalone.to_python(architecture, data.mean, data.deviation, data.class_names).encode(),
+            # A class is called what its folder is called, which need not be text.
+            "card": lambda: card.model_card(
+                spec, architecture, data, budget, evaluation, found, versions, self.not_exported
+            ).encode(errors="backslashreplace"),
+        }
+
+    @property
+    def ready(self) -> bool:
+        """Whether `write` has nothing to wait for."""
+        return all(one.done() for one in self.slow)
+
+    def write(self) -> dict[str, Any]:
+        """Write every form, and return what the network's result says of them.
+
+        Returned are its `files` by kind, its `latency_ms` (that which was held to a limit, where there is one), and
+        under `not_exported` by kind why a form is missing: a network that one format cannot express is a result all the
+        same. Raises `BrokenExecutor` where the process that exports has died.
+        """
+        for kind, form in self.forms.items():
+            try:
+                content = form()
+            except BrokenExecutor:
+                raise
+            except Exception as error:
+                self.not_exported[kind] = f"{type(error).__name__}: {error}"
+            else:
+                self.folder.write(f"{self.path}/{FILES[kind]}", content)
+        files = {kind: name for kind, name in FILES.items() if kind not in self.not_exported}
+        told = {"latency_ms": self.latency.median, "latency_device": self.latency.where}
+        return told | {"files": files, "not_exported": self.not_exported}
+
+
+def _onnx(
     architecture: Architecture,
     weights: Mapping[str, Tensor],
-    data: Data,
-    evaluation: Evaluation,
-    budget: int,
-    versions: Mapping[str, str],
-    latency: Latency | None = None,
-) -> dict[str, Any]:
-    """Write a retrained network in every form at `path` of the folder; returns what its result says of them.
+    options: ExportOptions,
+    preprocessing: Preprocessing,
+    version: str,
+) -> bytes:
+    return programs.to_onnx(programs.restore(architecture, weights), options, preprocessing, version)
 
-    It was found for `budget`, and `evaluation` is its test; `latency` is measured where it is not known. Returned are
-    its `files` by kind, its `latency_ms` (that which was held to a limit, where there is one), and under `not_exported`
-    by kind why a form is missing: a network that one format cannot express is a result all the same.
-    """
-    write_weights(folder, path, weights)
-    write_evaluation(folder, path, evaluation)
-    network, preprocessing = programs.restore(architecture, weights), Preprocessing.of(data, spec)
-    latency = latency or measure_latency(network, spec.cpus_per_worker, device=data.device)
-    not_exported: dict[str, str] = {}
-    forms: dict[str, Callable[[], bytes]] = {
-        "onnx": lambda: programs.to_onnx(network, spec.export, preprocessing, versions.get("yoso", "")),
-        "torch_export": lambda: programs.to_torch_export(network),
-        "predict": lambda: standalone.to_predict(preprocessing, spec.export.normalise).encode(),
-        "python": lambda: standalone.to_python(architecture, data.mean, data.deviation, data.class_names).encode(),
-        # A class is called what its folder is called, which need not be text.
-        "card": lambda: card.model_card(
-            spec, architecture, data, budget, evaluation, latency, versions, not_exported
-        ).encode(errors="backslashreplace"),
-    }
-    for kind, form in forms.items():
-        try:
-            content = form()
-        except Exception as error:
-            not_exported[kind] = f"{type(error).__name__}: {error}"
-        else:
-            folder.write(f"{path}/{FILES[kind]}", content)
-    files = {kind: name for kind, name in FILES.items() if kind not in not_exported}
-    return {"latency_ms": latency.median, "latency_device": latency.where, "files": files, "not_exported": not_exported}
+
+def _torch_export(architecture: Architecture, weights: Mapping[str, Tensor]) -> bytes:
+    return programs.to_torch_export(programs.restore(architecture, weights))

@@ -12,6 +12,7 @@ import socket
 import time
 import zlib
 from collections.abc import Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -32,7 +33,7 @@ from nas_core.errors import DataChanged, Diverged, InvalidValue
 from nas_core.job import SearchJob, path
 from nas_core.spec import SearchSpec
 from worker.checkpoints import Checkpoints, Clock
-from worker.exports import write_exports, write_genotype
+from worker.exports import Exports, beside, write_genotype
 from worker.failures import Failure, ends_run
 from worker.journal import Journal
 from worker.run_folder import VERSION, RunFolder
@@ -67,43 +68,120 @@ def search(
     device = ray.train.torch.get_device()
     begin = time.time()
     data = load_data(folder, spec, values, device)
+    loaded = time.time()
     job = SearchJob(spec, data, device)
     checkpoints, clock = Checkpoints(folder, "train", spec, attempt), Clock(checkpoint_seconds)
     state = checkpoints.load()
+    trained = 0.0
+    """Seconds in which the search has trained, over all attempts."""
     if state is not None:
         job.load_state_dict(state["job"])
-        begin -= state["seconds"]
+        trained = state.get("training_seconds", 0.0)
+        begin, loaded = begin - state["seconds"], loaded - state["seconds"]
 
     if rank == 0:
         folder.take("search")
-    journal = Journal(folder, attempt) if rank == 0 else None
-    note(journal, {"kind": "started", "workers": workers, "device": str(device), "resumed": state is not None,
-                   "host": socket.gethostname(), "pid": os.getpid()})  # fmt: skip
+    writer = Writer(folder, attempt, job) if rank == 0 else None
+    if writer is not None:
+        took = {"data_seconds": round(loaded - begin, 3), "build_seconds": round(time.time() - loaded, 3)}
+        writer.tell({"kind": "started", "workers": workers, "device": str(device), "resumed": state is not None,
+                     "host": socket.gethostname(), "pid": os.getpid()} | took)  # fmt: skip
     try:
         while not job.done:
-            for line in job.advance():
-                if rank == 0:
-                    write_files(folder, job, line)
-                note(journal, line)
-            if journal is not None:
-                journal.flush()
-            if not job.done and clock.due(ready=lambda: not checkpoints.pending):
+            before = time.monotonic()
+            lines = job.advance()
+            trained += time.monotonic() - before
+            if writer is not None:
+                writer.take(lines)
+            if not job.done and clock.due(ready=lambda: not (checkpoints.pending or (writer and writer.exports))):
                 check_agreement(job)
-                state = {"job": job.state_dict(), "seconds": time.time() - begin}
-                if journal is not None:
-                    journal.flush(force=True)  # whoever goes on from there does not tell again what is behind it
+                state = {"job": job.state_dict(), "seconds": time.time() - begin, "training_seconds": trained}
+                if writer is not None:
+                    writer.flush()  # whoever goes on from there does not tell again what is behind it
                 checkpoints.report({}, state, {"kind": "checkpoint", "step": job.search.step})
-            while checkpoints.written:
-                note(journal, checkpoints.written.pop(0))
+            while writer is not None and checkpoints.written:
+                writer.tell(checkpoints.written.pop(0))
     except (Diverged, InvalidValue):
-        if journal is not None:
-            journal.close()
+        if writer is not None:
+            writer.close()
         raise
     check_agreement(job)
-    if rank == 0:
-        assert journal is not None
-        journal.close()
-        folder.write_json("result.json", result(values, attempt, job, data, time.time() - begin))
+    if writer is not None:
+        writer.close()
+        told = result(values, attempt, job, data, time.time() - begin)
+        folder.write_json("result.json", told | {"training_seconds": trained})
+
+
+class Writer:
+    """What worker 0 writes of a search into its `folder`: its journal, and what it finds in every form.
+
+    A network is exported while the next one is trained. The line that tells of it is written when its files are there;
+    until then no checkpoint is taken, so that whoever goes on from one never believes in files that there are not.
+    """
+
+    def __init__(self, folder: RunFolder, attempt: int, job: SearchJob) -> None:
+        self.folder, self.job = folder, job
+        self.journal = Journal(folder, attempt)
+        self.pool: Executor | None = None
+        self.exports: Exports | None = None
+        """What is being exported, of which these are the line and the result."""
+        self.line: dict[str, Any] = {}
+        self.found: dict[str, Any] = {}
+
+    def take(self, lines: Sequence[dict[str, Any]]) -> None:
+        """Write the journal `lines` of a step, and before each the files that it tells of."""
+        for line in lines:
+            if line.get("phase") == "retrain" and self.pool is None:
+                last = len(self.job.spec.budgets) - len(self.job.results) == 1  # beside which nothing is trained
+                self.pool = ThreadPoolExecutor(1) if last else beside()
+            if line["kind"] == "architecture":
+                self._write_found(line["budget"])
+            if line["kind"] == "retrained":
+                self._finish()
+                self._export(line)
+            else:
+                self.tell(line)
+        if self.exports is not None and self.exports.ready:
+            self._finish()
+        self.journal.flush()
+
+    def tell(self, line: dict[str, Any]) -> None:
+        """Write a line that tells of no files."""
+        self.journal.write(line)
+
+    def flush(self) -> None:
+        """Write all lines that may be written by now."""
+        self.journal.flush(force=True)
+
+    def close(self) -> None:
+        """Write what is left, once it is there."""
+        self._finish()
+        if self.pool is not None:
+            self.pool.shutdown(wait=False)
+        self.journal.close()
+
+    def _write_found(self, budget: int) -> None:
+        write_genotype(self.folder, path(budget), self.job.architectures[budget])
+        if candidate := self.job.search.candidates.get(budget):
+            metadata = {"architecture": candidate.live.to_json()}
+            self.folder.write(f"candidates/{budget}.safetensors", save(candidate.state, metadata))
+
+    def _export(self, line: dict[str, Any]) -> None:
+        job, budget = self.job, line["budget"]
+        evaluation, architecture, weights = job.evaluation, job.architectures[budget], job.weights[budget]
+        assert self.pool is not None and evaluation is not None
+        self.line, self.found = line, job.results[-1]
+        self.exports = Exports(
+            self.pool, self.folder, path(budget), job.spec, architecture, weights, job.data, evaluation, budget,
+            versions(), job.search.latencies.get(budget),
+        )  # fmt: skip
+
+    def _finish(self) -> None:
+        """Write the files of the network that is being exported, wait for them, and tell of it."""
+        if self.exports is not None:
+            self.found |= self.exports.write()
+            self.exports = None
+            self.tell(self.line)
 
 
 def load_data(folder: RunFolder, spec: SearchSpec, values: dict[str, Any], device: torch.device) -> Data:
@@ -169,12 +247,6 @@ def recall_data(folder: RunFolder) -> Snapshot | str | None:
     return folder.read(FINGERPRINT).decode() if folder.exists(FINGERPRINT) else None
 
 
-def note(journal: Journal | None, line: dict[str, Any]) -> None:
-    """Write `line` into the journal, on the worker that has one."""
-    if journal is not None:
-        journal.write(line)
-
-
 def check_agreement(job: SearchJob) -> None:
     """Raise `RuntimeError` unless all workers hold the same λ, bit for bit, and the same architectures."""
     digest = hashlib.blake2b()
@@ -185,24 +257,6 @@ def check_agreement(job: SearchJob) -> None:
     digests = parallel.each(digest.hexdigest())
     if len(set(digests)) > 1:
         raise RuntimeError(f"the workers disagree about λ or the architectures: {digests}")
-
-
-def write_files(folder: RunFolder, job: SearchJob, line: dict[str, Any]) -> None:
-    """Write the files that a journal line tells of, before the line itself; a result notes which it has."""
-    if line["kind"] == "architecture":
-        architecture = job.architectures[line["budget"]]
-        write_genotype(folder, path(line["budget"]), architecture)
-        if candidate := job.search.candidates.get(line["budget"]):
-            metadata = {"architecture": candidate.live.to_json()}
-            folder.write(f"candidates/{line['budget']}.safetensors", save(candidate.state, metadata))
-    elif line["kind"] == "retrained":
-        budget, found = line["budget"], job.results[-1]
-        weights, latency = job.weights[budget], job.search.latencies.get(budget)
-        architecture, evaluation = job.architectures[budget], job.evaluation
-        assert evaluation is not None
-        found |= write_exports(
-            folder, path(budget), job.spec, architecture, weights, job.data, evaluation, budget, versions(), latency
-        )
 
 
 def result(values: dict[str, Any], attempt: int, job: SearchJob, data: Data, seconds: float) -> dict[str, Any]:

@@ -13,6 +13,7 @@ epochs that the driver may have died without telling of it tells again, from a f
 import os
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -38,7 +39,7 @@ from nas_core.spec import CHOOSE_BY, SearchSpec
 from nas_core.train.evaluation import Evaluation
 from nas_core.train.retrain import Retraining
 from worker.checkpoints import Checkpoints, Clock
-from worker.exports import write_evaluation, write_exports, write_genotype, write_weights
+from worker.exports import Exports, write_evaluation, write_genotype, write_weights
 from worker.failures import Failure, ends_run
 from worker.journal import Journal
 from worker.launch import trainer
@@ -538,9 +539,10 @@ def write_network(
     found = {"budget": finalist.budget, "path": finalist.path} | cost_of(architecture) | tested.summary()
     found |= validated
     if finalist.origin == "search":
-        found |= write_exports(
-            folder, finalist.path, spec, architecture, weights, data, tested, finalist.budget, versions()
-        )
+        with ThreadPoolExecutor(1) as pool:
+            found |= Exports(
+                pool, folder, finalist.path, spec, architecture, weights, data, tested, finalist.budget, versions()
+            ).write()
     else:
         files |= write_weights(folder, finalist.path, weights) | write_evaluation(folder, finalist.path, tested)
         found |= {"latency_ms": None, "files": files, "not_exported": {}}

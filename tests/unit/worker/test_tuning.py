@@ -16,6 +16,7 @@ from nas_core.search.baselines import random_architecture
 from nas_core.spec import SearchSpec, Settings
 from worker import tuning
 from worker.checkpoints import Checkpoints
+from worker.exports import Exports
 from worker.run_folder import RunFolder
 from worker.tuning import Finalist, Heats, past, train_finalist, verdict
 
@@ -52,7 +53,8 @@ def test_a_trial_that_goes_on_tells_all_epochs_that_are_behind_it(
     monkeypatch.setattr(Checkpoints, "report", report)
     monkeypatch.setattr(tuning, "REPORT_SECONDS", 0.0)
     monkeypatch.setattr(Checkpoints, "load", lambda self: None)
-    monkeypatch.setattr(tuning, "write_exports", lambda *of_what: {})
+    monkeypatch.setattr(Exports, "__init__", lambda *of_what: None)
+    monkeypatch.setattr(Exports, "write", lambda self: {})
     assert train() == [[1], [2], [3], [4]]
     halfway = states[-10]
     assert train() == [[1, 2, 3, 4]], "it had been stopped"
