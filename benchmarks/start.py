@@ -38,7 +38,7 @@ PHASES = {
 def main() -> int:
     """Run the searches and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--searches", type=int, default=4, help="how many are run, of which the first is not counted")
+    parser.add_argument("--searches", type=int, default=4, help="how many are run; of several the first is not counted")
     parser.add_argument("--short", action="store_true", help="searches of one epoch each, for the start alone")
     options = parser.parse_args()
     terminal.prepare()
@@ -61,7 +61,7 @@ def main() -> int:
         record = {"cpus": os.cpu_count(), "processor": platform.processor(), "torch": torch.__version__}
         if not options.short:
             FILE.write_text(json.dumps(record | {"starts": starts} | whole, indent=1) + "\n")
-        print(report(runs[1:], options.short))
+        print(report(runs[1:] or runs, options.short))
     return code
 
 
