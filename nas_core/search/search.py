@@ -1,7 +1,7 @@
 """The search: pretrain W, then learn W and λ in turn while the cost is pressed down to the budgets.
 
 One object, advanced one optimiser step at a time, whose whole state can be saved between any two steps and loaded
-again: what it then returns is bit for bit what it would have returned.
+again: what it then returns is what it would have returned, bit for bit on a CPU.
 """
 
 import copy
