@@ -7,7 +7,7 @@
         writer-{name}-0001                    Ray Train started the workers of `name` for the first time
         train/, tune/                         Ray Train's checkpoints, Ray Tune's notes of the trials
         architectures/{budget}/               a network's files, as `nas_core/files.py` names them
-        dataset/                              files of the dataset with their parts; a picture of it
+        dataset/                              files of the dataset with their parts; mean and deviation; a picture
         candidates/{budget}.safetensors       the supernet when it passed a budget, its architecture in the metadata
         verdicts/, epochs/                    what finals decide and remember (`worker/tuning.py`)
         result.json                           written last: where it is, the attempt has succeeded

@@ -27,7 +27,7 @@ from safetensors.torch import save
 from nas_core import parallel
 from nas_core.data.contact_sheet import MOST_IMAGES, MOST_ROWS, contact_sheet
 from nas_core.data.layout import readable
-from nas_core.data.loading import Data, load
+from nas_core.data.loading import Data, Moments, load
 from nas_core.data.snapshot import MOST_NAMED, Snapshot, compare
 from nas_core.errors import DataChanged, Diverged, InvalidValue
 from nas_core.job import SearchJob, path
@@ -41,6 +41,7 @@ from worker.run_folder import VERSION, RunFolder
 BEFORE = "dataset/before.jsonl.gz"
 """In a run of finals the manifest of one of its searches."""
 MANIFEST, FINGERPRINT, SHEET = "dataset/manifest.jsonl.gz", "dataset/fingerprint", "dataset/contact-sheet.png"
+MOMENTS = "dataset/moments.json"
 
 
 def train_loop(config: dict[str, Any]) -> None:
@@ -194,7 +195,7 @@ def load_data(folder: RunFolder, spec: SearchSpec, values: dict[str, Any], devic
         submitted = (spec.inspection or {}).get("fingerprint") or None  # of a dataset with a name there is none
         roots = values.get("data_roots", [])
         try:
-            data = load(spec, roots, device, known, submitted)
+            data = load(spec, roots, device, known, submitted, recall_moments(folder, spec.space.channels_in))
         except DataChanged:
             if known is None:
                 compare_with_searches(folder, spec, roots)
@@ -226,6 +227,7 @@ def remember_data(folder: RunFolder, data: Data) -> None:
         known = recall_data(folder)
         if data.fingerprint != (known.fingerprint if isinstance(known, Snapshot) else known):
             raise DataChanged(f"{data.name!r} changed while it was loaded", {}) from None
+    folder.write_json(MOMENTS, {"mean": data.mean, "deviation": data.deviation})
     folder.write(SHEET, sheet(data))
 
 
@@ -238,6 +240,19 @@ def sheet(data: Data) -> bytes:
         rows.append((name, f"training, {len(own):,}", list(data.images.fetch(own[:MOST_IMAGES]).cpu().numpy())))
     more = f"and {data.classes - len(rows):,} more classes" if data.classes > len(rows) else ""
     return contact_sheet(readable(data.name), rows, more)
+
+
+def recall_moments(folder: RunFolder, channels: int) -> Moments | None:
+    """Mean and deviation of each of so many channels, as the start that found the run's data has measured them.
+
+    None where they are not there, or are none: then they are measured again.
+    """
+    with suppress(FileNotFoundError, ValueError, TypeError, KeyError):
+        told = folder.read_json(MOMENTS)
+        mean, deviation = (tuple(map(float, told[name])) for name in ("mean", "deviation"))
+        if len(mean) == len(deviation) == channels and all(0 <= m <= 255 for m in mean):
+            return Moments(mean, deviation) if all(0 < one <= 255 for one in deviation) else None
+    return None
 
 
 def recall_data(folder: RunFolder) -> Snapshot | str | None:

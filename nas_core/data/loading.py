@@ -14,7 +14,7 @@ Shapes: images are (B, C, H, W); stored as bytes, given out as normalised floats
 import hashlib
 import socket
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -55,6 +55,13 @@ class Kept(NamedTuple):
     reason: str = ""
 
 
+class Moments(NamedTuple):
+    """The mean and the standard deviation of each channel, 0 … 255."""
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+
 @dataclass(frozen=True)
 class Data:
     """A loaded dataset; `parts` are the indices of each part's images in `images` and `labels`.
@@ -62,7 +69,7 @@ class Data:
     `class_names` are in the order of the labels, and empty where the dataset does not tell them; `left_out` says what
     is in no part and why, and `skipped` are the files of it that cannot be read. `snapshot` has the files of an image
     folder, and `decoding` is how its images became bytes. So many `processes` read images that are not on the device
-    ahead; `kept` says where they are.
+    ahead; `kept` says where they are. `moments` are those that were measured before, if they were.
     """
 
     name: str
@@ -79,6 +86,7 @@ class Data:
     decoding: Decoding | None = None
     processes: int = 0
     kept: Kept | None = None
+    moments: Moments | None = None
 
     @property
     def splits(self) -> dict[str, int]:
@@ -92,6 +100,9 @@ class Data:
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
         """Mean and deviation (C,), exact sums over the bytes of at most 10,000 training images."""
+        if self.moments is not None:
+            mean, deviation = (torch.tensor(one, dtype=torch.double) for one in self.moments)
+            return mean, deviation
         sample = self.training[:: max(1, -(-len(self.training) // 10_000))]
         count, total, squares = 0, torch.zeros((), dtype=torch.long), torch.zeros((), dtype=torch.long)
         for chunk in sample.split(200):
@@ -226,13 +237,14 @@ def load(
     device: torch.device | str,
     known: Snapshot | str | None = None,
     submitted: str | None = None,
+    moments: Moments | None = None,
 ) -> Data:
     """Load the dataset of `spec` onto `device`; a dataset with a name is looked for below `roots`.
 
     A search that goes on gives what is `known` from its first attempt, the snapshot of an image folder or the
-    fingerprint of another dataset, and one that begins the fingerprint of the inspection when it was `submitted`, if
-    there was one. Raises `DataChanged` where the data are others, `OSError` or `ValueError` where files are missing or
-    damaged, or too few are left for every class.
+    fingerprint of another dataset, and its `moments`, which it would read thousands of images for; one that begins
+    gives the fingerprint of the inspection when it was `submitted`, if there was one. Raises `DataChanged` where the
+    data are others, `OSError` or `ValueError` where files are missing or damaged, or too few are left for every class.
     """
     device = torch.device(device)
     info = locate(spec.dataset, roots, anywhere=True)
@@ -256,6 +268,8 @@ def load(
     _check_parts(spec.dataset, data)
     if spec.workers > (fewest := min(map(len, data.parts.values()))):
         raise InvalidValue("workers", spec.workers, "more than a part of the data has images", f"at most {fewest}")
+    if known is not None and moments is not None:
+        return replace(data, moments=moments)
     _ = data.mean  # refuses data that are the same everywhere
     return data
 

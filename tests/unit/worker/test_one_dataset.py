@@ -15,7 +15,7 @@ from nas_core.data.inspection import inspect
 from nas_core.spec import SearchSpec, Settings
 from worker.failures import Failure
 from worker.run_folder import RunFolder
-from worker.training import BEFORE, FINGERPRINT, MANIFEST, SHEET, dataset, load_data
+from worker.training import BEFORE, FINGERPRINT, MANIFEST, MOMENTS, SHEET, dataset, load_data
 
 
 def draw(file: Path, seed: int) -> None:
@@ -46,6 +46,21 @@ def test_a_run_keeps_its_manifest_and_tells_of_it_in_its_result(tmp_path: Path, 
     assert told["fingerprint"] == data.fingerprint and told["decoding"]["size"] == 8
     assert {part: sum(counts) for part, counts in told["counts"].items()} == told["splits"]
     assert told["skipped"] == {"count": 0, "files": []} and told["left_out"] == []
+
+
+@pytest.mark.parametrize(
+    "left", [None, "{}", '{"mean": [1, 2], "deviation": [3, 4]}', '{"mean": [NaN], "deviation": [3]}']
+)
+def test_who_goes_on_measures_no_images_again_unless_what_was_measured_is_none(
+    tmp_path: Path, spec: SearchSpec, left: str | None
+) -> None:
+    folder = RunFolder(str(tmp_path / "run"))
+    data = load_data(folder, spec, {}, torch.device("cpu"))
+    if left is not None:
+        folder.write(MOMENTS, left.encode())
+    again = load_data(folder, spec, {}, torch.device("cpu"))
+    assert (again.moments is None) == (left is not None)
+    assert torch.equal(again.load(again.training)[0], data.load(data.training)[0]), "bit for bit"
 
 
 def test_an_attempt_that_finds_other_data_than_the_first_ends_the_run_for_good(
