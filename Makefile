@@ -2,7 +2,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .PHONY: help setup demo test lint format clean bench-quality bench-ablation bench-budget bench-path bench-service soak \
-	compose-by-hand bench-finalists bench-supernet bench-parallel bench-sweep bench-start soak-cluster screenshots break-in
+	compose-by-hand bench-finalists bench-supernet bench-input bench-parallel bench-sweep bench-start soak-cluster screenshots break-in
 .DEFAULT_GOAL := help
 # Otherwise each of the many processes of a search and of the tests would compile Yoso anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -42,6 +42,9 @@ bench-supernet: .venv/installed ## How much faster is the supernet than the plai
 
 bench-parallel: .venv/installed ## What do several workers gain, and what do they say to each other? (six minutes)
 	$(BIN)/python -m benchmarks.parallel $(ARGS)
+
+bench-input: .venv/installed ## Are images ready as fast as torchvision has them, and does training wait? (three minutes)
+	$(BIN)/python -m benchmarks.input $(ARGS)
 
 bench-finalists: .venv/installed ## What does stopping finalists early save, and does the same one win? (half an hour)
 	$(BIN)/python -m benchmarks.finalists $(ARGS)
