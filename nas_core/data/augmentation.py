@@ -28,7 +28,8 @@ ERASING_TRIES = 10
 
 @dataclass(frozen=True)
 class Vary:
-    """What happens to one image while it is read: a resized crop, colour jitter and a policy, as `Settings` names them.
+    """What happens to one image while it is read: a resized crop, colour jitter, a policy, and a flip, as `Settings`
+    names them.
 
     `crop_scale` is the least share of the image's area that a crop has, 0 for no crop.
     """
@@ -38,6 +39,7 @@ class Vary:
     policy: str = "none"
     operations: int = 2
     magnitude: int = 9
+    flip: bool = False
 
     def __call__(self, read: Callable[[Choose | None], Bytes], purpose: tuple[Any, ...]) -> Bytes:
         """What `read` gives for the part of the image that is chosen, altered; `purpose` says what is drawn."""
@@ -49,6 +51,8 @@ class Vary:
             return left, top, left + drawn["width"], top + drawn["height"]
 
         pixels = read(choose if self.crop_scale else None)
+        if self.flip and torch.rand((), generator=generator(*purpose, "flip")) < 0.5:
+            pixels = pixels[..., ::-1]
         if not self.colour_jitter and self.policy == "none":
             return pixels
         with seeded(*purpose, "alter"):
@@ -184,10 +188,11 @@ class Augment:
             settings.policy if strong else "none",
             settings.rand_augment_operations,
             settings.rand_augment_magnitude,
+            resized and settings.flip,  # a process that reads anyway mirrors for less than a host that trains
         )
         return cls(
             0 if resized else settings.crop_padding,
-            settings.flip,
+            settings.flip and not resized,
             settings.cutout if retraining else 0,
             settings.random_erasing if strong else 0.0,
             settings.mixup if strong else 0.0,

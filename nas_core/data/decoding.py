@@ -262,7 +262,8 @@ def shown(image: ImageFile.ImageFile, file: Path | str, decoding: Decoding) -> I
         below = Image.new("RGBA", plain.size, decoding.background)
         pixels = Image.alpha_composite(below, plain.convert("RGBA")).convert("RGB")
     else:
-        pixels = image.convert("L" if image.mode in ("1", "L") else "RGB")
+        mode = "L" if image.mode in ("1", "L") else "RGB"
+        pixels = image if image.mode == mode else image.convert(mode)  # what is as it should be is not copied
     return upright(pixels, image)
 
 

@@ -152,7 +152,7 @@ class Data:
 
     def _normalised(self, pixels: Tensor) -> Tensor:
         mean, deviation = self._normalisation
-        return (pixels.to(self.device, non_blocking=True).float() - mean) / deviation
+        return pixels.to(self.device, non_blocking=True).float().sub_(mean).div_(deviation)
 
     def load(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised images (n, C, H, W) and labels (n,) on the device, without augmentation."""
@@ -167,7 +167,7 @@ class Data:
             yield self._whole(parts), self.labels[indices].to(self.device)
 
     def _whole(self, parts: Sequence[Tensor]) -> Tensor:
-        return torch.cat([self._normalised(part) for part in parts])
+        return self._normalised(torch.cat([part.to(self.device, non_blocking=True) for part in parts]))
 
     def batch(
         self, indices: Tensor, step: int, batch_size: int, seed: int, purpose: str, augment: "Augment | None"
