@@ -1,8 +1,8 @@
 """The completely connected network with a scaling factor λ on every edge.
 
-Shapes: B images, n live operations of a level, C channels, H×W pixels. The outputs of a level are kept side by side
-as (B, n·C, H, W), so that one matrix product applies all λ between two levels, one grouped convolution serves all
-closing 1×1 convolutions, and one BN normalises the level.
+Shapes: B images, n live operations of a level, C channels, H×W pixels. Activations lie in memory as (B, H, W, C), in
+which CPUs and tensor cores convolve fastest, and those of a level one after another, (n, B, H, W, C): one matrix
+product applies all λ between two levels, and what every operation reads and gives out is contiguous.
 
 The λ of all blocks are one tensor, a row for each block in the order of `SearchSpace.edges()`. Removing dead operations
 takes their weights away (`Supernet.prune`); λ keeps its shape, with zeros for the dead.
@@ -26,6 +26,7 @@ from nas_core.supernet.layers import (
     operation,
     stem,
 )
+from nas_core.supernet.quick import quicken
 
 
 class Replacement(NamedTuple):
@@ -55,20 +56,32 @@ class Level(nn.Module):
         self.bodies = nn.ModuleDict(
             {str(node): operation(space.operation(node), width, scale, closing_pointwise=False) for node in self.nodes}
         )
+        quicken(self.bodies)
         self.pointwise = nn.Parameter(torch.empty(len(self.mixed), width, width, 1, 1))
         for weight in self.pointwise.data:
             he_normal_(weight)
         self.bn = batch_norm(kinds * width, scale)
 
     def forward(self, entering: Tensor) -> Tensor:
-        """(B, n, C, H, W), one sum of inputs for each live operation → (B, n·C, H, W)."""
-        width, mixed = self.width, len(self.mixed)
-        computed = [self.bodies[str(node)](x) for node, x in zip(self.nodes, entering.unbind(1), strict=True)]
-        if mixed:
-            joined = torch.cat(computed[:mixed], 1) if mixed > 1 else computed[0]
-            weight = self.pointwise.view(mixed * width, width, 1, 1)
-            computed[:mixed] = [F.conv2d(joined, weight, groups=mixed)]
-        return F.relu(self.bn(torch.cat(computed, 1) if len(computed) > 1 else computed[0]))
+        """(n, B, H, W, C), one sum of inputs for each live operation → (n, B, H, W, C)."""
+        pointwise = self.pointwise.unbind()
+        computed = []
+        for index, (node, x) in enumerate(zip(self.nodes, entering.unbind(), strict=True)):
+            x = self.bodies[str(node)](x.permute(0, 3, 1, 2))
+            computed.append(F.conv2d(x, pointwise[index]) if index < len(self.mixed) else x)
+        return torch.stack([x.permute(0, 2, 3, 1) for x in self._normalise(computed)]).relu_()
+
+    def _normalise(self, computed: list[Tensor]) -> Sequence[Tensor]:
+        """BN of what each operation has computed (B, C, H, W)."""
+        bn, count = self.bn, len(computed)
+        if type(bn) is not nn.BatchNorm2d:  # it asks the other workers, and asks once for all
+            return bn(torch.cat(computed, 1)).chunk(count, 1)
+        own = [bn.get_buffer("running_mean"), bn.get_buffer("running_var"), bn.weight, bn.bias]
+        rows = zip(*(tensor.view(count, -1).unbind() for tensor in own), strict=True)
+        return [
+            F.batch_norm(x, mean, variance, weight, bias, self.training, bn.momentum or 0.0, bn.eps)
+            for x, (mean, variance, weight, bias) in zip(computed, rows, strict=True)
+        ]
 
     def prune(self, alive: set[int]) -> list[Replacement]:
         """Keep only the operations in `alive`."""
@@ -132,15 +145,14 @@ class SupernetBlock(nn.Module):
                     )
                     sources.append((below, name))
             self._plan_in.append(sources)
-        # The output reads, of every level, the operations with a live edge to it.
-        self._plan_out: list[tuple[int, list[int], slice]] = []
-        start = 0
-        for m in range(1, len(nodes)):
-            read = [i for i, node in enumerate(nodes[m]) if node in self.outputs]
-            if read:
-                self._plan_out.append((m, read, slice(start, start + len(read))))
-                start += len(read)
-        order = [nodes[m][i] for m, read, _ in self._plan_out for i in read]
+        self._plan_out = [
+            (m, position)
+            for m, own in enumerate(nodes[1:], 1)
+            for position, node in enumerate(own)
+            if node in self.outputs
+        ]
+        """The level of every operation that the output reads, and its position there."""
+        order = [nodes[m][position] for m, position in self._plan_out]
         self._keep("to_output", [self._position[node, self.space.nodes + 1] for node in order])
         self._keep("output_order", [self.outputs.index(node) for node in order])
 
@@ -155,33 +167,31 @@ class SupernetBlock(nn.Module):
         batch, width, height, breadth = x.shape
         # One zero more stands for every dead edge.
         scaling = F.pad(scaling, (0, 1)).to(x.dtype)
-        per_level = [x]
+        per_level = [x.permute(0, 2, 3, 1).unsqueeze(0)]
         for level, sources in zip(self._levels(), self._plan_in, strict=True):
-            n = len(level.nodes)
-            if n == 0:
-                per_level.append(x.new_empty(0))
-                continue
             entering: Tensor | None = None
             for below, name in sources:
-                # (n, n_below) · (B, n_below, C·H·W) → (B, n, C·H·W)
-                factors = scaling[self.get_buffer(name)].expand(batch, -1, -1)
-                values = per_level[below].reshape(batch, factors.shape[2], -1)
-                entering = torch.bmm(factors, values) if entering is None else torch.baddbmm(entering, factors, values)
-            assert entering is not None  # a live operation reads something
-            per_level.append(level(entering.view(batch, n, width, height, breadth)))
+                # (n, n_below) · (n_below, B·H·W·C) → (n, B·H·W·C)
+                factors, values = scaling[self.get_buffer(name)], per_level[below].flatten(1)
+                entering = factors @ values if entering is None else entering.addmm_(factors, values)
+            if entering is None:
+                per_level.append(x.new_empty(0))
+            else:
+                per_level.append(level(entering.view(-1, batch, height, breadth, width)))
         to_output = scaling[self.get_buffer("to_output")]
-        weights = self.output[self.get_buffer("output_order")] * to_output.view(-1, 1, 1, 1, 1)
-        # (n, C_out, C_in, 1, 1) → (C_out, n·C_in, 1, 1): a convolution over the concatenation.
-        parts = []
-        for m, read, part in self._plan_out:
-            values = per_level[m]
-            if len(read) * width != values.shape[1]:
-                values = values.view(batch, -1, width, height, breadth)[:, read].flatten(1, 2)
-            kernel = weights[part].transpose(0, 1).reshape(width, -1, 1, 1)
-            parts.append(F.conv2d(values, kernel))
+        weighted = self.output[self.get_buffer("output_order")] * to_output.view(-1, 1, 1, 1, 1)
+        kernels = weighted.to(x.dtype).flatten(2).unbind()
+        read = [() if not level.numel() else level.flatten(1, 3).unbind() for level in per_level]
+        joined: Tensor | None = None
+        for (m, position), kernel in zip(self._plan_out, kernels, strict=True):
+            # (B·H·W, C) · (C, C)
+            values = read[m][position]
+            joined = values @ kernel.T if joined is None else joined.addmm_(values, kernel.T)
+        assert joined is not None  # a block with outputs reads one
+        joined = joined.view(batch, height, breadth, width).permute(0, 3, 1, 2)
         # A block whose last path is dead is its shortcut, though its output's BN would still give out its shift.
         alive = (to_output > 0).any().to(x.dtype)
-        return torch.addcmul(shortcut, F.relu(self.output_bn(sum(parts[1:], parts[0]))), alive)
+        return torch.addcmul(shortcut, F.relu(self.output_bn(joined)), alive)
 
     def prune(self, edges: Sequence[tuple[int, int]]) -> list[Replacement]:
         """Keep only `edges` (each on a path) and the operations between them."""
@@ -249,7 +259,7 @@ class Supernet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Class logits of a batch of images."""
-        x = self.stem(images)
+        x = self.stem(images).contiguous(memory_format=torch.channels_last)
         stages = self.space.stage_of_block
         rows, pairs = self.block_scaling.unbind(), self.reduction_scaling.unbind()
         for index, block in enumerate(self.blocks):

@@ -16,6 +16,7 @@ from nas_core.space import Architecture
 from nas_core.spec import SearchSpec, Settings
 from nas_core.supernet.layers import auxiliary_head
 from nas_core.supernet.network import Network, NetworkBlock
+from nas_core.supernet.quick import quicken
 from nas_core.train.batch_norm import synchronise
 from nas_core.train.evaluation import Evaluation
 from nas_core.train.steps import Losses, backward, bn_scales, evaluate, weight_optimizer
@@ -73,6 +74,7 @@ class Trainee(nn.Module):
     def __init__(self, network: Network, settings: Settings) -> None:
         super().__init__()
         self.network, self.settings = network, settings
+        quicken(network)
         architecture = network.architecture
         space, width = architecture.space, architecture.widths[-1]
         last = len(space.blocks) - 1
@@ -98,7 +100,7 @@ class Trainee(nn.Module):
         factors: Tensor | None = None
         if settings.drop_path:
             factors = keep_factors(settings.drop_path * progress * self.depth, size, random)[:, share].to(images)
-        x, start = self.network.stem(images), 0
+        x, start = self.network.stem(images).contiguous(memory_format=torch.channels_last), 0
         logits: Tensor | None = None
         for name, part in self.network.body.named_children():
             if isinstance(part, NetworkBlock):

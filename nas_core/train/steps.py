@@ -34,7 +34,9 @@ def weight_optimizer(
         {"params": [parameter for parameter in together if id(parameter) not in apart]},
         {"params": [parameter for parameter in together if id(parameter) in apart], "weight_decay": 0.0},
     ]
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=momentum > 0)
+    return torch.optim.SGD(
+        groups, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=momentum > 0, fused=True
+    )
 
 
 def bn_scales(module: nn.Module) -> list[nn.Parameter]:

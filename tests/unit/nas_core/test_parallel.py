@@ -53,7 +53,9 @@ def found(steps: int | None, precise: bool, images: int = 150, **settings: Any) 
     return {
         "λ": torch.cat([parameter.detach().flatten() for parameter in search.supernet.scaling_factors()]),
         "W": torch.cat([parameter.detach().flatten() for parameter in search.supernet.weights()]),
-        "statistics": torch.cat([buffer.flatten().double() for buffer in search.supernet.buffers()]),
+        "statistics": torch.cat(
+            [buffer.flatten().double() for buffer in search.supernet.buffers() if buffer.is_floating_point()]
+        ),
         "networks": [
             (a.widths, [[edge[:2] for edge in block.edges] for block in a.blocks])
             for a in search.architectures.values()
@@ -187,7 +189,7 @@ def test_bn_that_is_not_synchronised_takes_no_message(tmp_path: Path) -> None:
 def test_three_workers_take_the_steps_of_one_in_retraining(tmp_path: Path) -> None:
     alone, shared = retrained(), together(tmp_path, 3, retrained)
     for name in ("loss", "W"):
-        torch.testing.assert_close(shared[name], alone[name], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(shared[name], alone[name], atol=5e-4, rtol=1e-4)
 
 
 def test_three_workers_normalise_values_far_from_zero_as_one_does(tmp_path: Path) -> None:
