@@ -47,7 +47,7 @@ class Level(nn.Module):
         super().__init__()
         kinds = len(space.operations)
         first = (level - 1) * kinds + 1
-        # Those that close with a 1×1 convolution come first: theirs are one grouped convolution.
+        # Those that close with a 1×1 convolution come first: the weights of theirs are one parameter.
         self.nodes = sorted(
             range(first, first + kinds), key=lambda node: (not closes_pointwise(space.operation(node)), node)
         )
@@ -112,7 +112,7 @@ class SupernetBlock(nn.Module):
 
     def __init__(self, space: SearchSpace, width: int, first: bool, scale: bool = False) -> None:
         super().__init__()
-        self.space, self.width = space, width
+        self.space = space
         self.shortcut = conv_bn_relu(1, width, width, scale=scale) if first else nn.Identity()
         self.levels = nn.ModuleList(Level(space, m, width, scale) for m in range(1, space.levels + 1))
         self.outputs = list(range(1, space.nodes + 1))
@@ -167,25 +167,26 @@ class SupernetBlock(nn.Module):
         batch, width, height, breadth = x.shape
         # One zero more stands for every dead edge.
         scaling = F.pad(scaling, (0, 1)).to(x.dtype)
-        per_level = [x.permute(0, 2, 3, 1).unsqueeze(0)]
+        # Of each level what its operations give out, (n, B·H·W·C).
+        per_level = [x.permute(0, 2, 3, 1).reshape(1, -1)]
         for level, sources in zip(self._levels(), self._plan_in, strict=True):
             entering: Tensor | None = None
             for below, name in sources:
                 # (n, n_below) · (n_below, B·H·W·C) → (n, B·H·W·C)
-                factors, values = scaling[self.get_buffer(name)], per_level[below].flatten(1)
+                factors, values = scaling[self.get_buffer(name)], per_level[below]
                 entering = factors @ values if entering is None else entering.addmm_(factors, values)
             if entering is None:
-                per_level.append(x.new_empty(0))
+                per_level.append(x.new_empty(0, 0))
             else:
-                per_level.append(level(entering.view(-1, batch, height, breadth, width)))
+                per_level.append(level(entering.view(-1, batch, height, breadth, width)).flatten(1))
         to_output = scaling[self.get_buffer("to_output")]
         weighted = self.output[self.get_buffer("output_order")] * to_output.view(-1, 1, 1, 1, 1)
         kernels = weighted.to(x.dtype).flatten(2).unbind()
-        read = [() if not level.numel() else level.flatten(1, 3).unbind() for level in per_level]
+        read = [level.unbind() for level in per_level]
         joined: Tensor | None = None
         for (m, position), kernel in zip(self._plan_out, kernels, strict=True):
             # (B·H·W, C) · (C, C)
-            values = read[m][position]
+            values = read[m][position].view(-1, width)
             joined = values @ kernel.T if joined is None else joined.addmm_(values, kernel.T)
         assert joined is not None  # a block with outputs reads one
         joined = joined.view(batch, height, breadth, width).permute(0, 3, 1, 2)
