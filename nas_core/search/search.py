@@ -104,6 +104,7 @@ class Search:
         self.snapshot_cost = self.live.multiply_adds
         self.losses, self.scaling_losses = Losses(), Losses()
         self.started = time.monotonic()
+        """When the running epoch began, as if nothing had interrupted it."""
 
     def _on_device(self, values: Sequence[Sequence[float]]) -> Tensor:
         return torch.tensor(values, dtype=torch.double, device=self.device)
@@ -411,8 +412,8 @@ class Search:
         validation = evaluate(self.supernet, self.data, parts["validation"])
         loss = self.losses.mean()  # each is the mean over a whole batch already
         self.losses = Losses()
-        now, self.started = time.monotonic(), time.monotonic() - self.started
-        seconds, self.started = self.started, now
+        now = time.monotonic()
+        seconds, self.started = now - self.started, now
         return {
             "kind": "epoch",
             "phase": phase,
@@ -449,6 +450,7 @@ class Search:
             "level": self.level,
             "snapshot_cost": self.snapshot_cost,
             "losses": list(self.losses.read()),
+            "epoch_seconds": time.monotonic() - self.started,
             "latency_table": self.latency_table.to_dict() if self.latency_table else None,
             "latencies": {budget: list(measured) for budget, measured in self.latencies.items()},
         }
@@ -470,6 +472,7 @@ class Search:
         self.passed_with = [kept.to(self.device) for kept in state["passed_with"]]
         self.step, self.snapshot_cost = state["step"], state["snapshot_cost"]
         self.losses, self.scaling_losses = Losses(state["losses"]), Losses()
+        self.started = time.monotonic() - state.get("epoch_seconds", 0.0)
         if state["latency_table"]:
             self._use(latency.LatencyTable.from_dict(state["latency_table"]))
         self.latencies = {budget: latency.Latency(*measured) for budget, measured in state["latencies"].items()}

@@ -146,6 +146,7 @@ class Retraining:
         self.step = 0
         self.losses = Losses()
         self.started = time.monotonic()
+        """When the running epoch began, as if nothing had interrupted it."""
 
     @property
     def batch_size(self) -> int:
@@ -227,6 +228,7 @@ class Retraining:
             "trainee": self.trainee.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "losses": list(self.losses.read()),
+            "epoch_seconds": time.monotonic() - self.started,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -234,3 +236,4 @@ class Retraining:
         self.trainee.load_state_dict(state["trainee"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.losses = state["step"], Losses(state["losses"])
+        self.started = time.monotonic() - state.get("epoch_seconds", 0.0)

@@ -2,6 +2,7 @@
 
 import io
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -198,3 +199,29 @@ def test_a_training_that_diverges_says_where_and_stops(phase: str) -> None:
             job.advance()
     assert (told.value.phase, told.value.step) == (phase, 1) and math.isnan(told.value.loss)
     assert phase in str(told.value) and "step 1" in str(told.value) and "nan" in str(told.value)
+
+
+@pytest.mark.parametrize("kind", [Search, Retraining])
+def test_an_epoch_that_was_cut_counts_the_seconds_before_and_none_between(
+    kind: type[Search | Retraining], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(f"{kind.__module__}.time", SimpleNamespace(monotonic=lambda: clock.now))
+
+    def made() -> Search | Retraining:
+        spec = tiny_spec()
+        return Search(spec, tiny_data(), "cpu") if kind is Search else retraining()
+
+    def step(job: Search | Retraining) -> list[dict[str, Any]]:
+        clock.now += 1
+        return [line for line in job.advance() if line["kind"] == "epoch"]
+
+    cut = made()
+    for _ in range(2):
+        step(cut)
+    state = cut.state_dict()
+    clock.now += 1000
+    resumed = made()
+    resumed.load_state_dict(state)
+    lines = [line for _ in range(2 * cut.steps_per_epoch - 2) for line in step(resumed)]
+    assert [line["seconds"] for line in lines] == [cut.steps_per_epoch] * 2
