@@ -1,12 +1,14 @@
 """What a dataset dictates to the search space and to the schedule."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nas_core.data.datasets import LAYOUTS
 from nas_core.spec import SearchSpec
 from service.domain.request import SearchRequest, check
+from tests import seeding
 
 
 @pytest.fixture
@@ -19,9 +21,9 @@ def root(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
-def asked(dataset: str, root: str, **settings: bool) -> SearchSpec:
-    request = SearchRequest(dataset=dataset, budgets=["300M"], settings=dict(settings))
-    return check(request, (root,), any_folder=False)
+def asked(dataset: str, root: str, size: int | None = None, **settings: Any) -> SearchSpec:
+    fields = {"dataset": dataset, "limits": {"parameters": "2M"}, "space": {"image_size": size}, "settings": settings}
+    return check(SearchRequest.model_validate(fields), (root,), any_folder=False)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -35,3 +37,13 @@ def test_characters_are_not_mirrored_unless_asked_to(root: str) -> None:
     assert asked("cifar10", root).settings.flip and asked("fashion_mnist", root).settings.flip
     assert not asked("mnist", root).settings.flip and not asked("gtsrb", root).settings.flip
     assert asked("mnist", root, flip=True).settings.flip
+
+
+def test_from_64_pixels_on_training_crops_parts_of_any_size_unless_asked_not_to(root: str) -> None:
+    for name, layout in LAYOUTS.items():
+        assert asked(name, root).settings.crop == ("resized" if layout.image_size >= 64 else "shift")
+    pets = seeding.images(Path(root) / "pets", "cat", "dog")
+    for name in (str(pets), "cifar10"):
+        assert [asked(name, root, size).settings.crop for size in (32, 63, 64, 224)] == ["shift"] * 2 + ["resized"] * 2
+        assert asked(name, root, 64, crop="shift").settings.crop == "shift"
+        assert asked(name, root, 63, crop="resized").settings.crop == "resized"
