@@ -12,6 +12,7 @@ from PIL import Image
 
 from nas_core import SearchSpace
 from nas_core.data.inspection import inspect
+from nas_core.data.loading import load
 from nas_core.spec import SearchSpec, Settings
 from worker.failures import Failure
 from worker.run_folder import RunFolder
@@ -46,6 +47,25 @@ def test_a_run_keeps_its_manifest_and_tells_of_it_in_its_result(tmp_path: Path, 
     assert told["fingerprint"] == data.fingerprint and told["decoding"]["size"] == 8
     assert {part: sum(counts) for part, counts in told["counts"].items()} == told["splits"]
     assert told["skipped"] == {"count": 0, "files": []} and told["left_out"] == []
+
+
+@pytest.mark.parametrize(
+    ("crop", "lacking", "where", "reason"),
+    [
+        ("shift", 0, {"pets": "cpu", "digits": "cpu"}, ""),
+        ("shift", 1, {"pets": "files", "digits": "host"}, "more than 25% of the memory that was free on cpu"),
+        ("resized", 0, {"pets": "files", "digits": "host"}, "each is cropped anew from all of its pixels"),
+    ],
+)
+def test_a_result_says_where_the_images_were_and_why(
+    crop: str, lacking: int, where: dict[str, str], reason: str, spec: SearchSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(spec.settings, crop=crop)
+    digits = replace(spec, dataset="digits", space=replace(spec.space, classes=10), inspection=None)
+    for name, given, size in (("pets", spec, 40 * 8 * 8), ("digits", digits, 1797 * 8 * 8)):
+        monkeypatch.setattr("nas_core.data.loading.free_on", lambda _, room=size - lacking: 4 * room)
+        told = dataset(load(replace(given, settings=settings), (), "cpu"))["kept"]
+        assert told == {"where": where[name], "bytes": size, "room": size - lacking, "reason": reason}
 
 
 @pytest.mark.parametrize(
