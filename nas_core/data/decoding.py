@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -113,24 +114,29 @@ def decode(file: Path | str, decoding: Decoding, choose: Choose | None = None) -
     It is scaled and cropped as `decoding` says, or is the part that `choose` names of it, scaled to the square. Raises
     `Damaged` where the file holds no whole image.
     """
+    if choose is None and decoding.resize is not None:
+        choose = partial(centre, decoding)
     with opened(file) as image:
         # A JPEG decoder can give a half, a quarter or an eighth for less; twice the size leaves the filter its work.
         # No other format has a draft, and of these the orientation is known before they are decoded.
         if choose is None:
-            least = 2 * (decoding.resize or decoding.size)
-            image.draft(None, (least, least))
+            image.draft(None, (2 * decoding.size, 2 * decoding.size))
             return fitted(shown(image, file, decoding), decoding)
         if image.format not in ("JPEG", "MPO"):
             pixels = shown(image, file, decoding)
             return fitted(pixels, decoding, choose(*pixels.size))
-        turned = orientation(image) >= 5
-        width, height = image.size[::-1] if turned else image.size
-        left, upper, right, lower = choose(width, height)
-        shrink = max(1, int(min(right - left, lower - upper) / (2 * decoding.size)))
-        image.draft(None, (image.width // shrink, image.height // shrink))
+        turn, size = orientation(image), image.size
+        width, height = size[::-1] if turn >= 5 else size
+        box = choose(width, height)
+        shrink = max(1, int(min(box[2] - box[0], box[3] - box[1]) / (2 * decoding.size)))
+        drafted = image.draft(None, (size[0] // shrink, size[1] // shrink))
+        scale = size[0] / drafted[1][2] if drafted else 1.0
         pixels = shown(image, file, decoding)
-        across, down = pixels.width / width, pixels.height / height
-        return fitted(pixels, decoding, (left * across, upper * down, right * across, lower * down))
+        # The last column and the last row may hold less than the others: they come first where they are turned round.
+        across = pixels.width - width / scale if turn in (2, 3, 6, 7) else 0.0
+        down = pixels.height - height / scale if turn in (3, 4, 7, 8) else 0.0
+        left, upper, right, lower = (one / scale for one in box)
+        return fitted(pixels, decoding, (left + across, upper + down, right + across, lower + down))
 
 
 def fitted(image: Image.Image, decoding: Decoding, box: Box | None = None) -> Bytes:
@@ -140,15 +146,15 @@ def fitted(image: Image.Image, decoding: Decoding, box: Box | None = None) -> By
     if box is None and decoding.resize is None:
         square = ImageOps.fit(coloured, side, Image.Resampling.BILINEAR)
     else:
-        square = coloured.resize(side, Image.Resampling.BILINEAR, box or centre(coloured.size, decoding))
+        square = coloured.resize(side, Image.Resampling.BILINEAR, box or centre(decoding, *coloured.size))
     pixels = np.array(square, dtype=np.uint8)
     return pixels[None] if decoding.channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def centre(size: tuple[int, int], decoding: Decoding) -> Box:
-    """Which part of an image of `size` is in the crop, as torchvision's Resize and CenterCrop round it."""
-    shorter, resize = min(size), decoding.resize or decoding.size
-    scaled = [resize * one // shorter for one in size]
+def centre(decoding: Decoding, width: int, height: int) -> Box:
+    """Which part of an image of so many pixels is in the crop, as torchvision's Resize and CenterCrop round it."""
+    size, resize = (width, height), decoding.resize or decoding.size
+    scaled = [resize * one // min(size) for one in size]
     begin = [round((one - decoding.size) / 2) for one in scaled]
     (left, right), (upper, lower) = (
         (start * one / of, (start + decoding.size) * one / of)

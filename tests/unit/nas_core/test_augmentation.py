@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision.transforms import v2
 
 from nas_core.data.augmentation import Augment, Vary
@@ -30,27 +30,29 @@ def photo(width: int, height: int, channels: int = 3) -> Image.Image:
     return Image.fromarray(pixels if channels == 3 else pixels[..., 0])
 
 
-@pytest.mark.parametrize(("width", "height"), [(500, 375), (375, 500), (67, 64), (64, 300), (301, 257), (2000, 1500)])
+@pytest.mark.parametrize(
+    ("width", "height"), [(500, 375), (375, 500), (67, 64), (64, 300), (301, 257), (2000, 1500), (1501, 1999)]
+)
 @pytest.mark.parametrize("size", [224, 64])
 def test_evaluation_is_torchvisions(tmp_path: Path, width: int, height: int, size: int) -> None:
-    file = tmp_path / ("photo.jpg" if width == 2000 else "photo.png")
+    file = tmp_path / ("photo.jpg" if width > 1000 else "photo.png")
     photo(width, height).save(file)
     resize = resize_of("resized", size)
     assert resize == {224: 256, 64: 73}[size]
     seen = decode(file, Decoding(3, size, resize=resize)).astype(int)
     reference = v2.Compose([v2.Resize(resize), v2.CenterCrop(size), v2.PILToTensor()])
     wanted = reference(Image.open(file)).numpy().astype(int)
-    # Few bytes round otherwise; a JPEG of at least twice the size is scaled down while it is decoded.
     off = np.abs(seen - wanted)
-    assert (off.max() <= 2 and (off > 0).mean() < 0.02) if width != 2000 else off.mean() < 5
+    # Few bytes round otherwise; of a JPEG that is scaled down by its decoder, half of them do.
+    assert off.max() <= 2 and off.mean() < (0.5 if file.suffix == ".jpg" else 0.02)
 
 
-@pytest.mark.parametrize("orientation", [1, 3, 6])
+@pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["jpg", "png"])
 def test_the_part_that_is_chosen_is_one_of_the_upright_image(tmp_path: Path, orientation: int, kind: str) -> None:
     exif = Image.Exif()
     exif[274] = orientation
-    photo(900, 600).save(tmp_path / f"photo.{kind}", exif=exif)
+    photo(901, 603).save(tmp_path / f"photo.{kind}", exif=exif)
     sizes = []
 
     def choose(width: int, height: int) -> tuple[float, float, float, float]:
@@ -58,11 +60,11 @@ def test_the_part_that_is_chosen_is_one_of_the_upright_image(tmp_path: Path, ori
         return 20, 10, 420, 310
 
     seen = decode(tmp_path / f"photo.{kind}", Decoding(3, 32), choose).astype(int)
-    turned = {1: photo(900, 600), 3: photo(900, 600).rotate(180), 6: photo(900, 600).rotate(270, expand=True)}
-    upright = turned[orientation]
+    with Image.open(tmp_path / f"photo.{kind}") as image:
+        upright = ImageOps.exif_transpose(image)
     assert sizes == [upright.size]
     wanted = np.asarray(upright.resize((32, 32), Image.Resampling.BILINEAR, (20, 10, 420, 310))).astype(int)
-    assert np.abs(seen - wanted.transpose(2, 0, 1)).max() <= 8
+    assert np.abs(seen - wanted.transpose(2, 0, 1)).max() <= 2
 
 
 def varied(vary: Vary, places: range, channels: int = 3) -> list[Bytes]:
