@@ -20,10 +20,12 @@ import onnxruntime
 import pytest
 import torch
 from hypothesis import given, settings
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 from safetensors.torch import save_file
+from sklearn import datasets
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
+from torchvision.transforms import v2
 
 from nas_core import Architecture, Network, SearchSpace
 from nas_core.data.decoding import Decoding, decode
@@ -38,6 +40,7 @@ from nas_core.search.latency import Latency, measure_latency
 from nas_core.space import Block, Edge
 from nas_core.space.operations import OPERATIONS
 from nas_core.spec import OPSETS, ExportOptions, SearchSpec
+from nas_core.spec.augmentation import resize_of
 from nas_core.train.evaluation import Evaluation
 from tests.unit.nas_core.networks import architectures, tiny_data, tiny_spec
 
@@ -352,6 +355,32 @@ def test_images_are_decoded_as_the_datasets_own_were() -> None:
     given = Preprocessing.of(replace(tiny_data(), decoding=decoding), tiny_spec())
     assert given.decoding == decoding and f"\nDECODING = {decoding}\n" in standalone.to_predict(given)
     assert json.loads(given.metadata(False)["decoding"])["integers"] == [0, 4095]
+
+
+@pytest.mark.parametrize("size", [64, 224])
+def test_a_photograph_of_another_shape_is_read_alone_as_torchvision_crops_it(tmp_path: Path, size: int) -> None:
+    photograph = Path(datasets.__file__).parent / "images" / "china.jpg"
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 8
+    with Image.open(photograph) as lying:
+        lying.save(tmp_path / "standing.jpg", quality=95, exif=exif)
+    (tmp_path / "lying.jpg").write_bytes(photograph.read_bytes())
+    resize = resize_of("resized", size)
+    data = replace(tiny_data(), decoding=Decoding(3, size, resize=resize))
+    given = replace(Preprocessing.of(data, tiny_spec()), mean=(110.0, 120.0, 130.0), deviation=(60.0, 50.0, 70.0))
+    (tmp_path / FILES["predict"]).write_text(standalone.to_predict(given))
+    code = "import predict\nfor name in ('lying', 'standing'): predict.read_image(f'{name}.jpg').tofile(name)"
+    run_beside(tmp_path, code, ("torch", "nas_core"))
+    reference = v2.Compose([v2.Resize(resize), v2.CenterCrop(size), v2.PILToTensor()])
+    for name, shape in (("lying", (640, 427)), ("standing", (427, 640))):
+        with Image.open(tmp_path / f"{name}.jpg") as image:
+            upright = ImageOps.exif_transpose(image)
+        assert upright.size == shape
+        mean, deviation = (np.reshape(one, (3, 1, 1)) for one in (given.mean, given.deviation))
+        seen = np.fromfile(tmp_path / name, np.float32).reshape(3, size, size) * deviation + mean
+        off = np.abs(seen - reference(upright).numpy())
+        # For 64 pixels the decoder scales the JPEG down, by its own filter.
+        assert off.max() < (1.1 if size == 224 else 7) and off.mean() < 0.6
 
 
 def test_the_stand_alone_network_refuses_images_of_another_size_and_values_that_are_no_bytes(
