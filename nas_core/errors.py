@@ -50,6 +50,18 @@ class Diverged(RuntimeError):
         return type(self), (self.phase, self.step, self.loss)
 
 
+class OutOfMemory(MemoryError):
+    """A training step does not fit into memory: the step's batch of `size` images, which the settings call `field`,
+    the bytes that it keeps `per_image`, and what could not be had."""
+
+    def __init__(self, field: str, size: int, per_image: int, cause: str) -> None:
+        super().__init__(cause)
+        self.field, self.size, self.per_image, self.cause = field, size, per_image, cause
+
+    def __reduce__(self) -> tuple[type["OutOfMemory"], tuple[Any, ...]]:
+        return type(self), (self.field, self.size, self.per_image, self.cause)
+
+
 class LostPeer(RuntimeError):
     """The workers could not exchange something, since another one has failed or cannot be reached."""
 

@@ -1,4 +1,4 @@
-"""How much memory there is."""
+"""How much memory there is, and whether it was too little."""
 
 from typing import TYPE_CHECKING
 
@@ -24,3 +24,13 @@ def free_on(device: "torch.device") -> int:
     import torch
 
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else of_host()[0]
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether `error` says that there was not enough memory."""
+    import torch
+
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    told = str(error).lower()  # torch's allocator, the C library, C++
+    return any(words in told for words in ("can't allocate memory", "cannot allocate memory", "bad_alloc"))

@@ -118,7 +118,7 @@ Normalise = Annotated[
 
 Engine = Annotated[
     list[str] | None,
-    typer.Option(metavar="OPTION=VALUE", help="How it is computed, such as synchronised_bn=false; may be repeated."),
+    typer.Option(metavar="OPTION=VALUE", help="How it is computed, such as precision=bfloat16; may be repeated."),
 ]
 
 
@@ -742,7 +742,7 @@ def request_body(
     written = {"opset": opset, "ir": ir, "normalise": normalise or None}
     export = {name: value for name, value in written.items() if value is not None}
     asked |= {"export": export} if export else {}
-    options = named_values("--engine", engine, "such as synchronised_bn=false")
+    options = named_values("--engine", engine, "such as precision=bfloat16")
     asked |= {"engine": options} if options else {}
     chosen = {"choose_by": choose_by} if choose_by is not None else {}
     asked |= {"data": data} if data else {}

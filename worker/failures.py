@@ -17,19 +17,22 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from ray.train import UserCallback
 
-from nas_core.errors import DataChanged, Diverged, InvalidValue, LoaderDied, LostPeer, ReadFailed
-from nas_core.memory import of_host
+from nas_core.errors import DataChanged, Diverged, InvalidValue, LoaderDied, LostPeer, OutOfMemory, ReadFailed
+from nas_core.memory import of_host, ran_out
 from nas_core.spec import SearchSpec
 from worker.run_folder import VERSION, RunFolder
 
 CAUSE_FIRST_SECONDS = 5.0
 """A worker that lost another one waits for so long before it says so, for the controller to see the cause first."""
-_OF_ALL = ("diverged", "limits", "checkpoint", "data_changed")
+_OF_ALL = ("diverged", "limits", "checkpoint", "data_changed", "engine")
 """What all workers find alike, so that it does not matter which of them tells it."""
+ROOM_FOR_BATCH = 0.7
+"""The share of a worker's memory that a batch may fill: the rest is for weights, gradients and what is in between."""
 _GIB = 2**30
 _NODE_MEMORY = re.compile(r"node \(IP: ([^,)]+)[^)]*\) was ([\d.]+)GB used / ([\d.]+)GB limit")
 _WORKER_MEMORY = re.compile(r"memory used[=:] ?([\d.]+) ?Gi?B", re.IGNORECASE)
@@ -111,8 +114,8 @@ def failure_of(error: Exception, spec: SearchSpec) -> Failure:
         return Failure("data", str(error), retryable=True)
     if isinstance(error, InvalidValue):
         field = error.field.split(".")[0]
-        return Failure(field if field in ("checkpoint", "limits") else "data", str(error))
-    if _out_of_memory(error):
+        return Failure(field if field in ("checkpoint", "limits", "engine") else "data", str(error))
+    if ran_out(error):
         return Failure("out_of_memory", _memory_told(error, spec))
     return Failure("failed", f"{type(error).__name__}: {error}", retryable=True)
 
@@ -170,15 +173,6 @@ def _causes(error: BaseException | None) -> list[BaseException]:
     return [error, *(one for cause in (*inner, error.__cause__) for one in _causes(cause))]
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    import torch
-
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    told = str(error).lower()  # torch's allocator, the C library, C++
-    return any(words in told for words in ("can't allocate memory", "cannot allocate memory", "bad_alloc"))
-
-
 def _killed_for_memory(text: str) -> bool:
     return "running low on memory" in text or "OutOfMemoryError" in text
 
@@ -190,21 +184,42 @@ def _memory_told(error: BaseException, spec: SearchSpec) -> str:
     if isinstance(error, torch.OutOfMemoryError) and torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         where = torch.cuda.get_device_name()
-        held = torch.cuda.memory_allocated()
+        held = torch.cuda.memory_reserved()
         there = f"of the {_gib(total)} of its {where} {_gib(free)} were free"
     else:
         held, (free, total) = _held(), of_host()
         there = f"of the {_gib(total)} that it may use {_gib(free)} were free"
-    return f"out of memory: the worker held {_gib(held)}, and {there}; {_batches(spec)}"
+    told = f"out of memory: the worker held {_gib(held)}, and {there}; {_batches(spec)}"
+    if not isinstance(error, OutOfMemory):
+        return told
+    return f"{told}; a step {_fitting(error.field, error.size, error.per_image, held + free, spec)}"
+
+
+def _fitting(field: str, size: int, per_image: int, room: float, spec: SearchSpec) -> str:
+    """How much a step keeps, and which batch would fit instead of `size`, when a worker may fill `room` bytes."""
+    fits = spec.workers * int(ROOM_FOR_BATCH * room / per_image)
+    told = f"keeps {per_image / 2**20:.3g} MiB for each image: "
+    return told + (f"a {field} of about {min(fits, size // 2) or 1} would fit" if fits else "not even one fits")
 
 
 def _killed_told(text: str, spec: SearchSpec) -> str:
     """One sentence about a worker that Ray has killed because its node's memory was nearly used up."""
+    import torch
+
     node, worker = _NODE_MEMORY.search(text), _WORKER_MEMORY.search(text)
     held = f"it held {worker[1]} GB" if worker else "Ray does not say how much it held"
     where = f" on node {node[1]}" if node else ""
     there = f", and {node[2]} of the node's {node[3]} GB were in use" if node else ""
-    return f"out of memory: Ray stopped a worker{where}; {held}{there}; {_batches(spec)}"
+    told = f"out of memory: Ray stopped a worker{where}; {held}{there}; {_batches(spec)}"
+    if not (node and worker):
+        return told
+    from nas_core.search.search import supernet_per_image
+    from nas_core.train.engine import Engine
+
+    engine = Engine(replace(spec.engine, precision="float32", compile=False), torch.device("cpu"))
+    room = (float(worker[1]) + float(node[3]) - float(node[2])) * _GIB
+    per_image = supernet_per_image(spec.space, engine)
+    return f"{told}; a step of the search {_fitting('batch_size', spec.settings.batch_size, per_image, room, spec)}"
 
 
 def _batches(spec: SearchSpec) -> str:

@@ -29,7 +29,7 @@ from nas_core.data.contact_sheet import MOST_IMAGES, MOST_ROWS, contact_sheet
 from nas_core.data.layout import readable
 from nas_core.data.loading import Data, Moments, load
 from nas_core.data.snapshot import MOST_NAMED, Snapshot, compare
-from nas_core.errors import DataChanged, Diverged, InvalidValue
+from nas_core.errors import DataChanged, Diverged, InvalidValue, OutOfMemory
 from nas_core.job import SearchJob, path
 from nas_core.spec import SearchSpec
 from worker.checkpoints import Checkpoints, Clock
@@ -86,7 +86,8 @@ def search(
     if writer is not None:
         took = {"data_seconds": round(loaded - begin, 3), "build_seconds": round(time.time() - loaded, 3)}
         writer.tell({"kind": "started", "workers": workers, "device": str(device), "resumed": state is not None,
-                     "host": socket.gethostname(), "pid": os.getpid()} | took)  # fmt: skip
+                     "host": socket.gethostname(), "pid": os.getpid(),
+                     "precision": job.search.engine.precision} | took)  # fmt: skip
     try:
         while not job.done:
             before = time.monotonic()
@@ -102,7 +103,7 @@ def search(
                 checkpoints.report({}, state, {"kind": "checkpoint", "step": job.search.step})
             while writer is not None and checkpoints.written:
                 writer.tell(checkpoints.written.pop(0))
-    except (Diverged, InvalidValue):
+    except (Diverged, InvalidValue, OutOfMemory):
         if writer is not None:
             writer.close()
         raise
@@ -284,6 +285,7 @@ def result(values: dict[str, Any], attempt: int, job: SearchJob, data: Data, sec
         "seconds": seconds,
         "versions": versions(),
         "dataset": dataset(data) | {"inspection": job.spec.inspection},
+        "engine": job.search.engine.told(),
         "supernet": job.supernet_cost,
         "architectures": [one | {"path": path(one["budget"])} for one in job.results],
     }

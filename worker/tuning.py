@@ -235,7 +235,7 @@ class Follow(tune.Callback):
             self._write(finalist, {"kind": "stopped", "epoch": told["epoch"], "accuracy": told["accuracy"]})
         else:
             result = own_folder(self.folder).read_json(f"{finalist.path}/result.json")
-            untold = ("dataset", "files", "latency_ms", "not_exported")
+            untold = ("dataset", "engine", "files", "latency_ms", "not_exported")
             line = {name: value for name, value in result.items() if name not in untold}
             self._write(finalist, {"kind": "retrained", "epoch": told["epoch"]} | line)
         self._flush(force=True)
@@ -370,7 +370,7 @@ def result(
         if winner:
             best.add(one["budget"])
         name = str(one["budget"]) if winner else f"{one['budget']}-{one['trial']}"
-        architectures.append({key: value for key, value in one.items() if key != "dataset"}
+        architectures.append({key: value for key, value in one.items() if key not in ("dataset", "engine")}
                              | {"name": name, "winner": winner})  # fmt: skip
     complete = spec.space.complete()
     short = ("trial", "budget", "origin", "seed", "source", "epochs", "validation_accuracy",
@@ -383,6 +383,7 @@ def result(
         "choose_by": spec.settings.choose_by,
         "versions": versions(),
         "dataset": trained[0]["dataset"],
+        "engine": trained[0].get("engine"),
         "supernet": {"multiply_adds": complete.multiply_adds, "parameters": complete.parameters},
         "architectures": sorted(architectures, key=lambda one: (one["budget"], not one["winner"], one["trial"])),
         "trials": [{key: one[key] for key in short if key in one} for one in trials],
@@ -546,5 +547,5 @@ def write_network(
     else:
         files |= write_weights(folder, finalist.path, weights) | write_evaluation(folder, finalist.path, tested)
         found |= {"latency_ms": None, "files": files, "not_exported": {}}
-    found |= {"dataset": dataset(data) | {"inspection": spec.inspection}}
+    found |= {"dataset": dataset(data) | {"inspection": spec.inspection}, "engine": retraining.engine.told()}
     folder.write_json(f"{finalist.path}/result.json", found)

@@ -8,6 +8,7 @@ import copy
 import math
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -26,11 +27,12 @@ from nas_core.search.prices import memory_access_weights
 from nas_core.search.proximal import ApgNag, soft_threshold
 from nas_core.search.spending import FLOOR, effective_cost, fit_widths, narrowest, spend
 from nas_core.seeds import generator
-from nas_core.space import Architecture
+from nas_core.space import Architecture, SearchSpace
 from nas_core.spec import NO_LIMITS, SearchSpec
 from nas_core.supernet.network import Network
 from nas_core.supernet.supernet import Replacement, Supernet, follow
-from nas_core.train.batch_norm import synchronise
+from nas_core.train.engine import Engine, apart_from
+from nas_core.train.footprint import batch_named, kept_per_image
 from nas_core.train.steps import Losses, backward, bn_scales, calibrate, evaluate, weight_optimizer
 
 SNAPSHOT_SHARE = 0.97
@@ -61,6 +63,11 @@ class Candidate(NamedTuple):
         return supernet
 
 
+def supernet_per_image(space: SearchSpace, engine: Engine) -> int:
+    """The bytes that a step of W keeps for each image while all of the supernet lives."""
+    return kept_per_image(lambda: Supernet(space), lambda supernet, images: supernet(images), space.input_shape, engine)
+
+
 class Search:
     """Finds an architecture for each budget of `spec` on `data`.
 
@@ -77,7 +84,8 @@ class Search:
             torch.manual_seed(generator(spec.seed, "supernet").initial_seed())
             self.supernet = Supernet(spec.space)
         self.supernet.to(self.device)
-        synchronise(self.supernet, spec.engine)
+        self.engine = Engine(spec.engine, self.device)
+        self.engine.prepare(self.supernet)
         self.augment = Augment.of(self.settings, retraining=False)
         self.liveness, self.press = Liveness(spec.space, self.device), Press(spec.space)
         if self.settings.penalty == "memory":
@@ -241,7 +249,8 @@ class Search:
         )
         phase = "search" if self.searching else "pretrain"
         size = min(settings.batch_size, len(parts["weights"]))
-        loss = backward(F.cross_entropy(self.supernet(images), labels), size, self.weights)
+        with apart_from(self.supernet.scaling_factors()), self._batch_named(size):
+            loss = backward(self._loss(images, labels), size, self.weights)
         self.losses.add(phase, self.step, loss)
         torch.nn.utils.clip_grad_value_(self.weights, settings.clip)
         self.weight_step.step()
@@ -253,9 +262,19 @@ class Search:
             parts["scaling"], number, settings.batch_size, self.spec.seed, "scaling", self.augment
         )
         size = min(settings.batch_size, len(parts["scaling"]))
-        loss = backward(F.cross_entropy(self.supernet(images), labels), size, self.supernet.scaling_factors())
+        with apart_from(self.weights), self._batch_named(size):
+            loss = backward(self._loss(images, labels), size, self.supernet.scaling_factors())
         self.scaling_losses.add("search", self.step, loss)
         self._move_scaling_factors()
+
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """The cross-entropy () of what the supernet answers for a worker's share of a batch."""
+        with self.engine.arithmetic():
+            logits = self.supernet(images)
+        return F.cross_entropy(logits.float(), labels)
+
+    def _batch_named(self, size: int) -> AbstractContextManager[None]:
+        return batch_named("batch_size", size, lambda: supernet_per_image(self.spec.space, self.engine))
 
     @torch.no_grad()
     def _move_scaling_factors(self) -> None:
@@ -408,8 +427,9 @@ class Search:
 
     def _epoch_line(self, phase: str, epoch: int, epochs: int) -> dict[str, Any]:
         parts = self.data.parts
-        calibrate(self.supernet, self.data, parts["weights"], self.settings.batch_size)
-        validation = evaluate(self.supernet, self.data, parts["validation"])
+        with self.engine.arithmetic():
+            calibrate(self.supernet, self.data, parts["weights"], self.settings.batch_size)
+            validation = evaluate(self.supernet, self.data, parts["validation"])
         loss = self.losses.mean()  # each is the mean over a whole batch already
         self.losses = Losses()
         now = time.monotonic()

@@ -93,6 +93,11 @@ class Skeleton:
             )
 
     @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """What an image is: channels, height, width."""
+        return self.channels_in, self.image_size, self.image_size
+
+    @property
     def stage_of_block(self) -> tuple[int, ...]:
         """The stage of each block, counted from 0."""
         return tuple(stage for stage, count in enumerate(self.blocks) for _ in range(count))

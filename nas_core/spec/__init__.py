@@ -1,6 +1,6 @@
 """What one search is asked to do: the content of a run's `spec.json`."""
 
-from nas_core.spec.engine import NO_ENGINE_OPTIONS, EngineOptions
+from nas_core.spec.engine import NO_ENGINE_OPTIONS, PRECISIONS, EngineOptions
 from nas_core.spec.limits import NO_LIMITS, Limits, infeasible, parse_count, unmet
 from nas_core.spec.options import NEWEST_IR, NO_EXPORT_OPTIONS, NO_OPTIONS, OPSETS, DataOptions, ExportOptions
 from nas_core.spec.settings import CHOOSE_BY, FORMS, PENALTIES, Settings
@@ -16,6 +16,7 @@ __all__ = [
     "NO_OPTIONS",
     "OPSETS",
     "PENALTIES",
+    "PRECISIONS",
     "DataOptions",
     "EngineOptions",
     "ExportOptions",

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from nas_core.space import Architecture
 from nas_core.space.topology import INPUT, ConvBnRelu, Join, Operate, Part
 from nas_core.supernet.layers import Head, batch_norm, convolution, module_of, stem
+from nas_core.supernet.passes import PassedBlock
 
 
-class NetworkBlock(nn.Module):
+class NetworkBlock(PassedBlock):
     """One block: operations over sums of their live inputs, a 1×1 convolution over those the output reads."""
 
     def __init__(self, part: Part) -> None:

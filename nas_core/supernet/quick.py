@@ -47,14 +47,15 @@ class _WideDepthwise(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        x, weight = (tensor.to(gradient.dtype) for tensor in ctx.saved_tensors)
+        saved_x, saved_weight = ctx.saved_tensors
+        x, weight = saved_x.to(gradient.dtype), saved_weight.to(gradient.dtype)
         rows, columns = weight.shape[2:]
         half = columns // 2
         of_x: Tensor | None = None
         of_weight: Tensor | None = None
         if ctx.needs_input_grad[0]:
             of_x, _ = _convolution_backward(gradient, x, weight, [rows // 2, half], (True, False))
-            of_x = of_x.to(ctx.saved_tensors[0].dtype)
+            of_x = of_x.to(saved_x.dtype)
         if ctx.needs_input_grad[1]:
             parts = []
             for first in range(0, columns, 3):
@@ -63,7 +64,7 @@ class _WideDepthwise(torch.autograd.Function):
                 shifted = F.pad(x, (half - first, last - half))
                 part = weight[..., first : last + 1]
                 parts.append(_convolution_backward(gradient, shifted, part, [rows // 2, 0], (False, True))[1])
-            of_weight = torch.cat(parts, 3).to(ctx.saved_tensors[1].dtype)
+            of_weight = torch.cat(parts, 3).to(saved_weight.dtype)
         return of_x, of_weight
 
 

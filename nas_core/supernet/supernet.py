@@ -26,6 +26,7 @@ from nas_core.supernet.layers import (
     operation,
     stem,
 )
+from nas_core.supernet.passes import PassedBlock, pass_through
 from nas_core.supernet.quick import quicken
 
 
@@ -103,7 +104,7 @@ class Level(nn.Module):
         return replaced
 
 
-class SupernetBlock(nn.Module):
+class SupernetBlock(PassedBlock):
     """One block: levels of operations, each reading the λ-weighted sum of all below.
 
     The output is a 1×1 convolution over the λ-weighted concatenation of all operations, BN, ReLU, plus the shortcut
@@ -267,7 +268,7 @@ class Supernet(nn.Module):
             if index and stages[index] != stages[index - 1]:
                 stage = stages[index - 1]
                 x = self.reductions[stage](x, pairs[stage])
-            x = block(x, rows[self.row_of_block(index)])
+            x = pass_through(cast(SupernetBlock, block), x, rows[self.row_of_block(index)])
         return self.head(x)
 
     def row_of_block(self, index: int) -> int:

@@ -33,10 +33,11 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
         """(B, C, H, W) → (B, C, H, W)."""
         if not (self.training and torch.is_grad_enabled()):
             return super().forward(input)
-        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        assert self.running_mean is not None and self.running_var is not None
         with torch.no_grad():
             mean, variance, count = self._statistics(input)
-            self.num_batches_tracked.add_(1)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean, self.momentum or 0.0)
             self.running_var.lerp_(variance * (count / (count - 1)), self.momentum or 0.0)
         return _Normalise.apply(input, self.weight, self.bias, mean, variance, count, self.eps)

@@ -16,9 +16,11 @@ from nas_core.space import Architecture
 from nas_core.spec import SearchSpec, Settings
 from nas_core.supernet.layers import auxiliary_head
 from nas_core.supernet.network import Network, NetworkBlock
+from nas_core.supernet.passes import pass_through
 from nas_core.supernet.quick import quicken
-from nas_core.train.batch_norm import synchronise
+from nas_core.train.engine import Engine
 from nas_core.train.evaluation import Evaluation
+from nas_core.train.footprint import batch_named, kept_per_image
 from nas_core.train.steps import Losses, backward, bn_scales, evaluate, weight_optimizer
 
 WARMUP_START = 0.2
@@ -104,7 +106,7 @@ class Trainee(nn.Module):
         logits: Tensor | None = None
         for name, part in self.network.body.named_children():
             if isinstance(part, NetworkBlock):
-                x = part(x, None if factors is None else factors[start : start + part.droppable])
+                x = pass_through(part, x, None if factors is None else factors[start : start + part.droppable])
                 start += part.droppable
             else:
                 x = part(x)
@@ -133,7 +135,8 @@ class Retraining:
             self.network = Network(architecture)
             self.trainee = Trainee(self.network, self.settings)
         self.trainee.to(self.device)
-        synchronise(self.trainee, spec.engine)
+        self.engine = Engine(spec.engine, self.device)
+        self.engine.prepare(self.trainee)
         self.weights = list(self.trainee.parameters())
         self.optimizer = weight_optimizer(
             self.weights,
@@ -179,8 +182,9 @@ class Retraining:
         images, labels = self.data.batch(
             self.data.training, self.step, self.batch_size, self.seed, self.purpose, self.augment
         )
-        loss = self._loss(images, labels)
-        self.losses.add("retrain", self.step, backward(loss, self.batch_size, self.weights))
+        with batch_named("retrain_batch_size", self.batch_size, self._per_image):
+            loss = backward(self._loss(images, labels), self.batch_size, self.weights)
+        self.losses.add("retrain", self.step, loss)
         if self.settings.retrain_clip:
             nn.utils.clip_grad_norm_(self.weights, self.settings.retrain_clip)
         self.optimizer.step()
@@ -209,13 +213,26 @@ class Retraining:
         """The smoothed cross-entropy of this worker's share of the batch, with the auxiliary head's part in it."""
         random = generator(self.seed, self.purpose, "drop", self.step)
         share = parallel.share(self.batch_size)
-        logits, auxiliary = self.trainee(images, random, self.batch_size, share, self.step / self.steps)
+        with self.engine.arithmetic():
+            logits, auxiliary = self.trainee(images, random, self.batch_size, share, self.step / self.steps)
         smoothing = self.settings.label_smoothing
-        loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
         if auxiliary is not None:
-            part = F.cross_entropy(auxiliary, labels, label_smoothing=smoothing)
+            part = F.cross_entropy(auxiliary.float(), labels, label_smoothing=smoothing)
             loss = loss + self.settings.auxiliary_weight * part
         return loss
+
+    def _per_image(self) -> int:
+        """The bytes that a step keeps for each image."""
+        random = generator("memory")
+
+        def passes(trainee: Trainee, images: Tensor) -> object:
+            return trainee(images, random, len(images), slice(0, len(images)), 1.0)
+
+        def make() -> Trainee:
+            return Trainee(Network(self.architecture), self.settings)
+
+        return kept_per_image(make, passes, self.architecture.space.input_shape, self.engine)
 
     def test(self) -> Evaluation:
         """What the network answers for the test part."""

@@ -2,7 +2,8 @@
 
 ADVICE = {
     "out_of_memory": "A worker used more memory than there is, and would again. Ask for smaller batches "
-    "(settings.batch_size, settings.retrain_batch_size), fewer channels, or more workers to share a batch out to.",
+    "(settings.batch_size, settings.retrain_batch_size), fewer channels, more workers to share a batch out to, or "
+    "engine.recompute, which keeps less and computes more.",
     "worker_failed": "A worker died; the traceback and the driver's log say of what. If its node went away, try again: "
     "it goes on from the last checkpoint.",
     "failed": "The traceback and the driver's log say where. If the cluster was at fault, try again: it goes on from "
@@ -16,6 +17,8 @@ ADVICE = {
     "diverged": "The loss became infinite. Ask for a smaller learning rate (settings.lr or settings.retrain_lr), or "
     "for another seed.",
     "limits": "The limits turned out not to be feasible on the search's device. Loosen the one that is named.",
+    "engine": "The workers' devices cannot do what was asked for. Queue the search anew with a value that is accepted, "
+    "or with an accelerator type that can do it.",
     "waiting": "By Yoso's count there was room for its workers, and Ray found none: see what else runs on the "
     "cluster's nodes. It is tried again by itself, as often as it takes.",
     "vanished": "Ray was started anew or has forgotten the job. Try again: it goes on from the last checkpoint.",

@@ -306,7 +306,8 @@ def sentence(event: Event) -> str:
         case "started":
             how = "resumed from a checkpoint" if data.get("resumed") else "started"
             device = f" on {data['device']}" if data.get("device") else ""
-            return f"{how} with {data['workers']} worker{'s' if data['workers'] > 1 else ''}{device}"
+            precision = f" in {data['precision']}" if data.get("precision") else ""
+            return f"{how} with {data['workers']} worker{'s' if data['workers'] > 1 else ''}{device}{precision}"
         case "phase":
             budget = f" for {formats.exact(data['budget'])}" if data.get("budget") else ""
             several = f" of {data['finalists']} networks" if data.get("finalists") else ""

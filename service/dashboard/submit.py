@@ -19,7 +19,7 @@ from nas_core.data.summary import in_words, summarise
 from nas_core.errors import InvalidValue
 from nas_core.space import PRESETS, SearchSpace
 from nas_core.space.operations import OPERATIONS, PAPER_OPERATIONS
-from nas_core.spec import FORMS, OPSETS, PENALTIES, ExportOptions, Settings
+from nas_core.spec import FORMS, OPSETS, PENALTIES, PRECISIONS, ExportOptions, Settings
 from service.api import datasets
 from service.api import searches as api
 from service.api.checks import CHECKED
@@ -119,6 +119,9 @@ FIELDS: dict[str, Callable[[Sequence[str]], Any]] = {
     "export.ir": _number,
     "export.normalise": _truth,
     "engine.synchronised_bn": _truth,
+    "engine.precision": _text,
+    "engine.compile": _truth,
+    "engine.recompute": _truth,
 }
 """What the form asks for, by the API's names, and how the texts are read."""
 DATA = {
@@ -154,6 +157,9 @@ CHOICES: dict[str, list[tuple[str, str]]] = {
     "export.opset": [("", f"{ExportOptions.opset}, the default"), *((str(opset), str(opset)) for opset in OPSETS)],
     "export.normalise": [("", "outside: the file takes normalised images"), ("true", "inside: the file takes 0 … 255")],
     "engine.synchronised_bn": [("", "of all workers' images"), ("false", "of each worker's own images")],
+    "engine.precision": [("", "what suits the device"), *((name, name) for name in PRECISIONS if name != "auto")],
+    "engine.compile": [("", "run as written"), ("true", "compile each block")],
+    "engine.recompute": [("", "keep activations"), ("true", "compute activations twice")],
 }
 """What can be chosen, as value and words."""
 

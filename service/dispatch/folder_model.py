@@ -121,6 +121,7 @@ class Line(_Strict):
     workers: Annotated[int, Field(ge=1, le=10**6)] | None = None
     finalists: Count | None = None
     device: Name | None = None
+    precision: Word | None = None
     host: Name | None = None
     pid: Count | None = None
     resumed: bool | None = None

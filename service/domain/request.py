@@ -305,6 +305,9 @@ def check(
         problems += _too_much(request, capacity)
     export = collect(lambda: ExportOptions.parse(request.export))
     engine = collect(lambda: EngineOptions.parse(request.engine))
+    if engine is not None and engine.precision == "tf32" and not request.gpus_per_worker:
+        accepted = "auto, float32 or bfloat16; or gpus_per_worker 1"
+        problems.append(InvalidValue("engine.precision", "tf32", "for GPUs, of which its workers have none", accepted))
     unread = looked is None or options is None or space is None
     if unread or settings is None or limits is None or export is None or engine is None or problems:
         raise InvalidRequest(problems)

@@ -66,6 +66,7 @@ def test_the_form_queues_what_the_api_would_and_leads_to_the_search(app: FastAPI
     }
     filled |= {"settings.retrain_epochs": "5", "limits.parameters": "90k", "workers": "1-2", "priority": "-1"}
     filled |= {"export.opset": "18", "export.normalise": "true", "engine.synchronised_bn": "false"}
+    filled |= {"engine.precision": "bfloat16", "engine.recompute": "true"}
     filled |= {"settings.lr": "0.05", "space.operations": ["separable3", "identity"], "project": " vision "}
     sent = browser.post("/submit", data=filled)
     assert sent.status_code == 303, text(sent.text)
@@ -76,7 +77,8 @@ def test_the_form_queues_what_the_api_would_and_leads_to_the_search(app: FastAPI
         "space": {"preset": "digits", "share": True, "blocks": [2, 2], "operations": ["separable3", "identity"]},
         "settings": {"retrain_epochs": 5, "lr": 0.05},
         "export": {"opset": 18, "normalise": True}, "limits": {"parameters": "90k"},
-        "engine": {"synchronised_bn": False}, "workers": {"min": 1, "max": 2}, "priority": -1,
+        "engine": {"synchronised_bn": False, "precision": "bfloat16", "recompute": True},
+        "workers": {"min": 1, "max": 2}, "priority": -1,
     }  # fmt: skip
     assert search.request == by_api
     made = browser.post("/api/v1/searches", json=by_api)

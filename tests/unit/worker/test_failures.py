@@ -11,7 +11,7 @@ import pytest
 import torch
 from ray.train import WorkerGroupError
 
-from nas_core.errors import LostPeer
+from nas_core.errors import LostPeer, OutOfMemory
 from tests.unit.nas_core.networks import tiny_spec
 from worker.failures import EndAtOnce, Failure, RunEnded, compose, ends_run
 from worker.run_folder import RunFolder
@@ -68,16 +68,27 @@ def test_a_worker_that_runs_out_of_memory_says_how_much_there_is_in_one_sentence
     assert re.search("DefaultCPUAllocator|MemoryError", told["traceback"])
 
 
+def test_a_batch_that_does_not_fit_is_told_with_one_that_would(folder: RunFolder) -> None:
+    error = OutOfMemory("batch_size", 512, 2**27, "DefaultCPUAllocator: can't allocate memory")
+    told = compose(folder, 1, ended(folder, error))
+    assert "a step keeps 128 MiB for each image" in told["message"]
+    fits = re.search(r"a batch_size of about (\d+) would fit$", told["message"])
+    assert fits is not None and 1 <= int(fits[1]) <= 256
+    huge = OutOfMemory("batch_size", 512, 2**50, "DefaultCPUAllocator: can't allocate memory")
+    assert compose(folder, 1, ended(folder, huge))["message"].endswith("not even one fits")
+
+
 def test_a_worker_that_ray_kills_for_its_memory_ends_the_run_with_figures(folder: RunFolder) -> None:
     error = RuntimeError(KILLED)
     with pytest.raises(RuntimeError, match="low on memory"):
         EndAtOnce().after_exception(None, {1: error})
     told = compose(folder, 1, WorkerGroupError("…", {1: error}))
     assert told["kind"] == "out_of_memory" and not told["retryable"]
-    assert told["message"] == (
+    assert told["message"].startswith(
         "out of memory: Ray stopped a worker on node 192.0.2.2; it held 9.05 GB, and 22.84 of the node's 23.54 GB were "
-        "in use; batch_size 16 and retrain_batch_size 16 for 1 workers"
+        "in use; batch_size 16 and retrain_batch_size 16 for 1 workers; a step of the search keeps "
     )
+    assert told["message"].endswith("MiB for each image: a batch_size of about 8 would fit")
     assert "Refer to the documentation" in told["traceback"]
 
 
