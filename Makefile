@@ -2,7 +2,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .PHONY: help setup demo test lint format clean bench-quality bench-ablation bench-budget bench-path bench-service soak \
-	compose-by-hand bench-finalists bench-supernet bench-input bench-parallel bench-sweep bench-start soak-cluster screenshots break-in
+	compose-by-hand bench-finalists bench-supernet bench-input bench-parallel bench-precision bench-sweep bench-start soak-cluster screenshots break-in
 .DEFAULT_GOAL := help
 # Otherwise each of the many processes of a search and of the tests would compile Yoso anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -39,6 +39,9 @@ bench-path: .venv/installed ## Does one search serve eight budgets? (half an hou
 
 bench-supernet: .venv/installed ## How much faster is the supernet than the plainest one that is right? (half an hour)
 	$(BIN)/python -m benchmarks.supernet $(ARGS)
+
+bench-precision: .venv/installed ## Does a search in bfloat16 find networks as good as one in float32? (ten minutes)
+	$(BIN)/python -m benchmarks.precision $(ARGS)
 
 bench-parallel: .venv/installed ## What do several workers gain, and what do they say to each other? (six minutes)
 	$(BIN)/python -m benchmarks.parallel $(ARGS)

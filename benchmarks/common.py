@@ -17,7 +17,7 @@ from benchmarks.glyphs import CLASSES, SIZE, write
 from nas_core import Architecture, Search, SearchSpace
 from nas_core.data.loading import Data, load
 from nas_core.search.baselines import random_architecture, thin_complete
-from nas_core.spec import SearchSpec, Settings
+from nas_core.spec import NO_ENGINE_OPTIONS, EngineOptions, SearchSpec, Settings
 from nas_core.train.retrain import Retraining
 
 SCRATCH = Path("build/benchmarks")
@@ -41,10 +41,17 @@ class Task:
         complete = self.space.complete().multiply_adds
         return tuple(sorted(round(share * complete) for share in self.shares))
 
-    def spec(self, seed: int, budgets: tuple[int, ...] | None = None, **settings: Any) -> SearchSpec:
+    def spec(
+        self,
+        seed: int,
+        budgets: tuple[int, ...] | None = None,
+        engine: EngineOptions = NO_ENGINE_OPTIONS,
+        **settings: Any,
+    ) -> SearchSpec:
         """One search of this task, with some settings replaced."""
         dataset = str(write(SCRATCH / "glyphs")) if self.name == "glyphs" else self.name
-        return SearchSpec(dataset, budgets or self.budgets, self.space, replace(self.settings, **settings), seed=seed)
+        own = replace(self.settings, **settings)
+        return SearchSpec(dataset, budgets or self.budgets, self.space, own, seed=seed, engine=engine)
 
 
 TASKS = {
@@ -82,9 +89,9 @@ def search(task: Task, spec: SearchSpec) -> Search:
     return done
 
 
-def retrained(task: Task, architecture: Architecture, seed: int) -> float:
+def retrained(task: Task, architecture: Architecture, seed: int, engine: EngineOptions = NO_ENGINE_OPTIONS) -> float:
     """The test accuracy of an architecture that is trained from scratch."""
-    training = Retraining(task.spec(seed), architecture, data(task), "cpu")
+    training = Retraining(task.spec(seed, engine=engine), architecture, data(task), "cpu")
     while not training.done:
         training.advance()
     return float(training.test().accuracy)
@@ -108,12 +115,14 @@ def arm_run(job: dict[str, Any]) -> list[dict[str, Any]]:
     return measure(job, TASKS[job["task"]], ARMS[job["arm"]])
 
 
-def measure(job: dict[str, Any], task: Task, arm: Arm) -> list[dict[str, Any]]:
+def measure(
+    job: dict[str, Any], task: Task, arm: Arm, engine: EngineOptions = NO_ENGINE_OPTIONS
+) -> list[dict[str, Any]]:
     """What `arm` finds with the job's seed and how well it does, retrained as `task` says; a record for each budget."""
     torch.set_num_threads(1)
     records = []
     for budget, architecture in sorted(arm(task, job["seed"]).items()):
-        accuracy = retrained(task, architecture, job["seed"])
+        accuracy = retrained(task, architecture, job["seed"], engine)
         found = {"budget": budget, "multiply_adds": architecture.multiply_adds, "live_edges": architecture.live_edges}
         records.append(job | found | {"widths": list(architecture.widths), "accuracy": accuracy})
     return records
