@@ -50,15 +50,15 @@ def _field(default: Any, usable: Callable[[Any], bool], reason: str, accepted: s
     return field(default=default, metadata={"check": Check(usable, reason, accepted)})
 
 
-def check(part: Any, name: str) -> None:
-    """Hold the dataclass `part`, which requests call `name`, to what its fields say.
+def check(part: Any, name: str = "") -> None:
+    """Hold the dataclass `part`, which requests call `name` where it is not the whole, to what its fields say.
 
     Raises `InvalidValue` for the first value that cannot be used.
     """
     for one in fields(part):
         value, wanted = getattr(part, one.name), one.metadata.get("check")
         if wanted and not wanted.usable(value):
-            raise InvalidValue(f"{name}.{one.name}", value, wanted.reason, wanted.accepted)
+            raise InvalidValue(f"{name}.{one.name}" if name else one.name, value, wanted.reason, wanted.accepted)
 
 
 class Phase:

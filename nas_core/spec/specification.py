@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from nas_core.errors import InvalidValue
 from nas_core.space import SearchSpace
+from nas_core.spec.checks import check, whole
 from nas_core.spec.engine import NO_ENGINE_OPTIONS, EngineOptions
 from nas_core.spec.limits import NO_LIMITS, Limits, infeasible, unmet
 from nas_core.spec.options import NO_EXPORT_OPTIONS, NO_OPTIONS, DataOptions, ExportOptions
@@ -32,10 +33,10 @@ class SearchSpec:
     budgets: tuple[int, ...]
     space: SearchSpace
     settings: Settings
-    seed: int = 0
-    workers: int = 1
-    cpus_per_worker: int = 1
-    gpus_per_worker: int = 0
+    seed: int = whole(0, 0, 2**31 - 1)
+    workers: int = whole(1, 1, 4096)
+    cpus_per_worker: int = whole(1, 1, 1024)
+    gpus_per_worker: int = whole(0, 0, 1)
     limits: Limits = NO_LIMITS
     min_workers: int | None = None
     accelerator_type: str | None = None
@@ -46,15 +47,7 @@ class SearchSpec:
     inspection: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        for field, smallest, largest in (
-            ("seed", 0, 2**31 - 1),
-            ("workers", 1, 4096),
-            ("cpus_per_worker", 1, 1024),
-            ("gpus_per_worker", 0, 1),
-        ):
-            value = getattr(self, field)
-            if type(value) is not int or not smallest <= value <= largest:
-                raise InvalidValue(field, value, "not a usable number", f"an integer from {smallest} to {largest}")
+        check(self)
         least = self.least_workers
         if type(least) is not int or not 1 <= least <= self.workers:
             accepted = f"an integer from 1 to {self.workers}, the most workers"
