@@ -13,8 +13,9 @@ from nas_core.spec import SearchSpec
 from nas_core.train.evaluation import Evaluation
 from nas_core.train.retrain import Retraining
 
-VERSION = 3
-"""Of what `SearchJob.state_dict` gives; before version 3 BN was Yoso's own, and before 2 every block's λ a tensor."""
+VERSION = 4
+"""Of what `SearchJob.state_dict` gives. Before version 4 the fixed L1 could take the cost ahead of the schedule, which
+ended with the search; before 3 BN was Yoso's own, and before 2 every block's λ a tensor."""
 
 INDIFFERENT = ("workers", "min_workers", "cpus_per_worker", "gpus_per_worker", "accelerator_type", "export")
 """The fields of a specification that change nothing of what a search finds."""
@@ -118,7 +119,7 @@ class SearchJob:
         step takes the same images however many share them.
         """
         if (version := state.get("version", 1)) != VERSION:
-            reason = "of another version of Yoso, which kept its networks otherwise"
+            reason = "of another version of Yoso, which searched otherwise or kept its networks otherwise"
             raise InvalidValue("checkpoint", f"version {version}", reason, f"version {VERSION}; start the search anew")
         # Read and written again, it has the fields that are younger than the checkpoint.
         theirs, ours = (_deciding(spec.to_dict()) for spec in (SearchSpec.from_dict(state["spec"]), self.spec))

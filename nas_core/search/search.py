@@ -25,6 +25,7 @@ from nas_core.search.liveness import Liveness, Pressed, branches_above
 from nas_core.search.press import Edges, Press
 from nas_core.search.prices import memory_access_weights
 from nas_core.search.proximal import ApgNag, soft_threshold
+from nas_core.search.schedule import Schedule
 from nas_core.search.spending import FLOOR, effective_cost, fit_widths, narrowest, spend
 from nas_core.seeds import generator
 from nas_core.space import Architecture, SearchSpace
@@ -98,7 +99,7 @@ class Search:
         self.candidates: dict[int, Candidate] = {}
         self.live = self.built = spec.space.complete()
         self._optimizers()
-        self.complete_cost: float | None = None
+        self.schedule: Schedule | None = None
         self.budgets = torch.tensor(spec.budgets, dtype=torch.double, device=self.device)
         self.passed = torch.zeros_like(self.budgets, dtype=torch.bool)
         """Which budgets the cost has passed, and the λ (budgets, …) of blocks and reductions as they were then."""
@@ -108,7 +109,7 @@ class Search:
         ]
         self.step = 0
         self.level = torch.zeros((), dtype=torch.double, device=self.device)
-        """The level that λ were pressed to last."""
+        """The level below which λ fell last."""
         self.snapshot_cost = self.live.multiply_adds
         self.losses, self.scaling_losses = Losses(), Losses()
         self.started = time.monotonic()
@@ -256,7 +257,7 @@ class Search:
         self.weight_step.step()
 
     def _scaling_step(self, number: int) -> None:
-        """One step of λ on its own part of the data: APG-NAG under the standing γ, weighted by adaptive FLOPs."""
+        """One step of λ on its own part of the data: APG-NAG under the fixed γ, weighted by the penalty."""
         settings, parts = self.settings, self.data.parts
         images, labels = self.data.batch(
             parts["scaling"], number, settings.batch_size, self.spec.seed, "scaling", self.augment
@@ -278,12 +279,22 @@ class Search:
 
     @torch.no_grad()
     def _move_scaling_factors(self) -> None:
-        """APG-NAG along the gradient that λ have: what is dead stays dead, and no block and no reduction is emptied."""
+        """APG-NAG along the gradient that λ have: what is dead stays dead, and what lives dies by the schedule alone.
+
+        Where there is none, in the paper's form, it may die here, but no block and no reduction is emptied.
+        """
         factors = blocks, reductions = self.supernet.scaling_factors()
         for factor in factors:
             if factor.grad is not None:
                 factor.grad.mul_(factor > 0)
         blocks.gamma_scale = self._penalty_weights().float()  # type: ignore[attr-defined]
+        if self.settings.form != "paper":
+            # A λ that would reach zero waits where it was for the press, which takes the weakest first.
+            were = [factor.clone() for factor in factors]
+            self.scaling_step.step()
+            for factor, was in zip(factors, were, strict=True):
+                factor.copy_(torch.where(factor > 0, factor, was))
+            return
         paths, before = self.liveness.strongest_paths(blocks)
         stronger = branches_above(reductions, math.inf)
         self.scaling_step.step()
@@ -310,19 +321,13 @@ class Search:
 
         Returns whether a budget is passed by then for certain.
         """
-        # In terms of the largest budget, so that the limits are kept when that is reached, and not at one blow.
-        if self.complete_cost is None:
-            self.complete_cost = float(self._cost(self.spec.space.complete(), self.spec.budgets[-1]))
-        if progress >= 1:
-            target = float(self.spec.budgets[0])
-        elif self.settings.form == "paper":
-            target = self.complete_cost
-        else:
-            target = self.complete_cost + (self.spec.budgets[0] - self.complete_cost) * progress
+        if self.schedule is None:
+            # In terms of the largest budget, so that the limits are kept when that is reached, and not at one blow.
+            complete = float(self._cost(self.spec.space.complete(), self.spec.budgets[-1]))
+            self.schedule = Schedule(complete, self.spec.budgets, gradual=self.settings.form != "paper")
         # Budgets between here and the target are stops on the way, so that each gets an architecture of its own.
-        stops = [budget for budget in reversed(self.spec.budgets) if budget not in self.architectures]
-        due = [budget for budget in stops if budget >= target]
-        for stop in [*due, target]:
+        due = self.schedule.due(progress, self.architectures)
+        for stop in [*due, self.schedule.target(progress)]:
             self._press_to(stop)
             self._note_passed()
         return bool(due) or progress >= 1
@@ -332,11 +337,12 @@ class Search:
         factors = blocks, reductions = self.supernet.scaling_factors()
         weights = self._penalty_weights()
         solve = self.liveness.press if self.spec.limits == NO_LIMITS else self._solve_within_limits
-        self.level, alive, spared = solve(blocks, reductions, weights, target)
-        alive_branches = branches_above(reductions, self.level)
+        level, alive, spared = solve(blocks, reductions, weights, target)
+        self.level = torch.where(level > 0, level, self.level)
+        alive_branches = branches_above(reductions, level)
         if self.settings.form != "cut":
-            blocks.copy_(soft_threshold(blocks, (self.level * weights).float()))
-            reductions.copy_(soft_threshold(reductions, self.level.float()))
+            blocks.copy_(soft_threshold(blocks, (level * weights).float()))
+            reductions.copy_(soft_threshold(reductions, level.float()))
         self._spare(blocks, spared)
         reductions.clamp_(min=FLOOR)
         for factor, stays in zip(factors, (alive, alive_branches), strict=True):
@@ -361,14 +367,15 @@ class Search:
         return Pressed(torch.tensor(level, dtype=torch.double, device=self.device), mask(alive), mask(spared))
 
     def _note_passed(self) -> None:
-        """Keep λ as they are now for every budget that the cost has just passed."""
+        """Keep λ as they are now for every budget that the cost has just passed, and for the smallest to the end."""
         factors = blocks, reductions = self.supernet.scaling_factors()
         if self.spec.limits == NO_LIMITS:
             costs = self.liveness.cost(blocks > 0, reductions, torch.zeros_like(self.level))
         else:
             architecture = self.supernet.architecture()
             costs = self._on_device([[self._cost(architecture, budget) for budget in self.spec.budgets]])[0]
-        now = (costs <= self.budgets) & ~self.passed
+        now = costs <= self.budgets
+        now[1:] &= ~self.passed[1:]
         self.passed_with = [
             torch.where(now.view(-1, 1, 1), factor, kept)
             for factor, kept in zip(factors, self.passed_with, strict=True)
@@ -386,7 +393,7 @@ class Search:
         lines: list[dict[str, Any]] = []
         for number, passed in reversed([*enumerate(self.passed.tolist())]):
             budget = self.spec.budgets[number]
-            if passed and budget not in self.architectures:
+            if passed and budget not in self.architectures and (number or self.done):
                 candidate = self.candidates[budget] = self._candidate(number)
                 self.architectures[budget] = self._fit(candidate.live, budget)
                 lines.append({"kind": "architecture", "budget": budget})
@@ -450,7 +457,7 @@ class Search:
 
     @property
     def gamma(self) -> float:
-        """The standing L1 weight and what the last press added to it."""
+        """The fixed L1 weight and what, in one step, would have taken what the press took last."""
         return self.settings.gamma + float(self.level) / self.settings.scaling_lr
 
     def state_dict(self) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from nas_core.spec.augmentation import AugmentationSettings
 from nas_core.spec.checks import Phase, choice, number, switch, whole
 
 FORMS = ("cut", "press", "paper")
-"""How a search brings the cost down: a fixed L1 weight presses, and the weakest edges are cut on a schedule (`cut`);
-the proximal step does it alone, with a level that is solved for at each step (`press`); or a fixed L1 weight presses,
-with an exact cut at the end where that was not enough (`paper`)."""
+"""How a search brings the cost down: the weakest edges are cut on a schedule (`cut`); a proximal step whose level is
+solved for takes them on the same schedule (`press`); or a fixed L1 weight does it on none, with an exact cut at the end
+where that was not enough (`paper`)."""
 
 PENALTIES = ("uniform", "flops", "memory", "latency")
-"""How the L1 weight differs between edges: not at all; by what is alive of the block (paper, eq. 9); by the memory
+"""How the pressure differs between edges: not at all; by what is alive of the block (paper, eq. 9); by the memory
 access of the operation that the edge enters (eq. 10); or by that operation's measured latency."""
 
 RETRAIN_SCHEDULES = ("cosine", "cosine_restarts", "linear")
@@ -46,14 +46,14 @@ class SupernetSettings(Phase):
 class ScalingSettings(Phase):
     """How λ are learned and how the cost comes down.
 
-    `ratio` is how many weight steps go with one λ step, whose rate is `scaling_lr`. `gamma` is the L1 weight that
-    always presses. `form` says how the cost comes down (`FORMS`), `penalty` how the L1 weight is shared out among the
-    edges (`PENALTIES`).
+    `ratio` is how many weight steps go with one λ step, whose rate is `scaling_lr`. `form` says how the cost comes down
+    (`FORMS`). `gamma` is a fixed L1 weight: all that presses in the form `paper`, and by default none in the others.
+    `penalty` says how that, and the level at which edges are cut, differ between edges (`PENALTIES`).
     """
 
     ratio: int = whole(1, 1)
     scaling_lr: float = number(0.1, above=0)
-    gamma: float = number(1e-3)
+    gamma: float = number(0.0)
     form: str = choice("cut", FORMS)
     penalty: str = choice("flops", PENALTIES)
 
@@ -104,12 +104,14 @@ class Settings(AugmentationSettings, RetrainSettings, ScalingSettings, SupernetS
     def preset(cls, name: str, **overrides: Any) -> Self:
         """The schedule that goes with the space called `name`, with some of its fields replaced.
 
+        With the form `paper` comes its `gamma`, where none is given.
         Raises `InvalidValue` for an unknown name or field.
         """
         if name not in SETTINGS:
             raise InvalidValue("space.preset", name, "no such preset", "one of " + ", ".join(SETTINGS))
         refuse_unknown("settings", overrides, [field.name for field in fields(cls)])
-        return replace(cls(**SETTINGS[name]), **overrides)
+        gamma = {"gamma": PAPER_GAMMA[name]} if overrides.get("form") == "paper" else {}
+        return replace(cls(**SETTINGS[name]), **gamma | overrides)
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -117,7 +119,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
         pretrain_epochs=12,
         search_epochs=30,
         retrain_epochs=60,
-        gamma=1e-2,
         batch_size=64,
         retrain_batch_size=64,
         retrain_lr=0.1,
@@ -142,7 +143,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
         retrain_warmup_epochs=5,
         weight_decay=4e-5,
         retrain_weight_decay=4e-5,
-        gamma=1e-2,
         retrain_clip=0.0,
         ratio=4,
         label_smoothing=0.1,
@@ -152,3 +152,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         crop="resized",
     ),
 }
+
+PAPER_GAMMA = {"digits": 1e-2, "cifar10": 1e-3, "imagenet": 1e-2}
+"""The L1 weight of the form `paper`, by preset: the published code's, and for the digits, whose search is short, ten
+times that for CIFAR-10."""

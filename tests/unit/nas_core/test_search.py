@@ -105,7 +105,7 @@ def job(spec: SearchSpec) -> SearchJob:
 
 @pytest.mark.parametrize("share", [False, True])
 def test_what_comes_out_keeps_its_budget_and_uses_it(share: bool) -> None:
-    done = job(tiny_spec(share=share))
+    done = job(tiny_spec(share=share, seed=1))
     lines = finish(done)
     for budget, architecture in done.architectures.items():
         assert 0.9 * budget <= architecture.multiply_adds <= budget
@@ -145,7 +145,7 @@ def test_the_same_seed_finds_the_same_and_another_does_not() -> None:
 
 
 def test_a_reduction_keeps_its_last_branch_whatever_presses_on_it() -> None:
-    done = job(tiny_spec(settings={"pretrain_epochs": 0, "gamma": 100.0}))
+    done = job(tiny_spec(settings={"form": "paper", "pretrain_epochs": 0, "gamma": 100.0}))
     supernet = done.search.supernet
     supernet.reduction_scaling[0].data.copy_(torch.tensor([1.0, 0.0]))
     supernet.prune(supernet.architecture())
@@ -155,7 +155,7 @@ def test_a_reduction_keeps_its_last_branch_whatever_presses_on_it() -> None:
 
 
 def test_of_equal_branches_that_go_together_the_wider_stays_whoever_is_asked() -> None:
-    search = Search(tiny_spec(settings={"gamma": 100.0}), tiny_data(), "cpu")
+    search = Search(tiny_spec(settings={"form": "paper", "gamma": 100.0}), tiny_data(), "cpu")
     reductions = search.supernet.reduction_scaling
     assert reductions.tolist() == [[1.0, 1.0]] and branches([1.0, 1.0], 1.0) == (False, True)
     for factor in search.supernet.scaling_factors():
@@ -166,7 +166,7 @@ def test_of_equal_branches_that_go_together_the_wider_stays_whoever_is_asked() -
     assert search.supernet.architecture().reductions == (Reduction(0.0, 1.0),)
 
 
-def test_a_candidate_is_the_supernet_with_its_factors_as_they_were_when_it_passed_the_budget() -> None:
+def test_a_candidate_has_the_factors_with_which_its_budget_was_passed_and_the_smallest_those_of_the_end() -> None:
     search = Search(tiny_spec(), tiny_data(), "cpu")
     images = torch.randn(4, 1, 8, 8)
     factors: dict[int, list[torch.Tensor]] = {}
@@ -176,7 +176,8 @@ def test_a_candidate_is_the_supernet_with_its_factors_as_they_were_when_it_passe
     def watched(target: float) -> None:
         """One step may pass several budgets, and go on behind the last: so every press is looked at."""
         press_to(target)
-        for budget in set(search.spec.budgets) - set(factors):
+        smallest = search.spec.budgets[0]
+        for budget in set(search.spec.budgets) - (set(factors) - {smallest}):
             if search.supernet.architecture().multiply_adds <= budget:
                 factors[budget] = [factor.detach().clone() for factor in search.supernet.scaling_factors()]
 
@@ -198,6 +199,8 @@ def test_a_candidate_is_the_supernet_with_its_factors_as_they_were_when_it_passe
     for budget, expected in logits.items():
         found = search.candidates[budget]
         assert spend(found.live, budget) == search.architectures[budget]
+        for ours, then in zip(found.supernet().scaling_factors(), factors[budget], strict=True):
+            assert torch.equal(ours, then)
         torch.testing.assert_close(found.supernet()(images), expected, atol=1e-5, rtol=1e-4)
 
 

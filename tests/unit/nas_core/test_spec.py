@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nas_core.errors import InvalidValue
 from nas_core.space import MOST_OPERATIONS, PRESETS, Architecture, Block, Edge, Reduction, SearchSpace
 from nas_core.space.operations import OPERATIONS
-from nas_core.spec import Limits, SearchSpec, Settings, parse_count
+from nas_core.spec import FORMS, Limits, SearchSpec, Settings, parse_count
 from tests.unit.nas_core.networks import spaces, tiny_spec
 
 
@@ -142,6 +142,16 @@ def test_a_setting_that_cannot_be_used_is_refused(field: str, value: Any) -> Non
     with pytest.raises(InvalidValue) as refused:
         Settings.preset("digits", **{field: value})
     assert refused.value.field == f"settings.{field}" and refused.value.accepted
+
+
+@pytest.mark.parametrize(("preset", "published"), [("cifar10", 1e-3), ("imagenet", 1e-2)])
+def test_a_fixed_l1_presses_in_the_form_of_the_paper_alone_unless_one_is_asked_for(
+    preset: str, published: float
+) -> None:
+    assert Settings.preset(preset).gamma == Settings.preset(preset, form="press").gamma == 0
+    assert Settings.preset(preset, form="paper").gamma == published
+    for form in FORMS:
+        assert Settings.preset(preset, form=form, gamma=0.5).gamma == 0.5
 
 
 def test_the_method_tells_where_every_setting_comes_from() -> None:
