@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.glyphs import CLASSES, SIZE, write
 from nas_core import Architecture, Search, SearchSpace
-from nas_core.data.loading import Data, load
+from nas_core.data.loading import Data, load, steps_per_epoch
 from nas_core.search.baselines import random_architecture, thin_complete
 from nas_core.spec import NO_ENGINE_OPTIONS, EngineOptions, SearchSpec, Settings
 from nas_core.train.retrain import Retraining
@@ -58,13 +58,13 @@ TASKS = {
     "glyphs": Task(
         "glyphs",
         SearchSpace("glyphs", 1, SIZE, CLASSES, (2,), 8, (1, 1)),
-        Settings.preset("digits", pretrain_epochs=12, search_epochs=36, retrain_epochs=16, scaling_lr=0.03, gamma=0.01),
+        Settings.preset("digits", pretrain_epochs=12, search_epochs=36, retrain_epochs=16),
         (0.30, 0.50),
     ),
     "digits": Task(
         "digits",
         SearchSpace.preset("digits", channels=8, blocks=[1, 1]),
-        Settings.preset("digits", pretrain_epochs=8, search_epochs=20, retrain_epochs=30, scaling_lr=0.03),
+        Settings.preset("digits", pretrain_epochs=8, search_epochs=20, retrain_epochs=30),
         (0.25, 0.50),
     ),
 }
@@ -97,14 +97,21 @@ def retrained(task: Task, architecture: Architecture, seed: int, engine: EngineO
     return float(training.test().accuracy)
 
 
+def whole_way(task: Task) -> float:
+    """The γ with which the L1 alone takes λ from 1 to 0 in the task's search: (1 − μ) / (ηT) for T steps of λ."""
+    settings = task.settings
+    steps = steps_per_epoch(len(data(task).parts["weights"]), settings.batch_size) * settings.search_epochs
+    return (1 - settings.momentum) / (settings.scaling_lr * steps / settings.ratio)
+
+
 Arm = Callable[[Task, int], dict[int, Architecture]]
 """How an architecture for each budget is come by, from a task and a seed."""
 
 ARMS: dict[str, Arm] = {
     "searched": lambda task, seed: search(task, task.spec(seed)).architectures,
-    "γ = 0": lambda task, seed: search(task, task.spec(seed, form="cut", gamma=0.0)).architectures,
-    "press": lambda task, seed: search(task, task.spec(seed, form="press", gamma=1e-3)).architectures,
-    "paper's form": lambda task, seed: search(task, task.spec(seed, form="paper", gamma=0.01)).architectures,
+    "L1": lambda task, seed: search(task, task.spec(seed, gamma=whole_way(task))).architectures,
+    "press": lambda task, seed: search(task, task.spec(seed, form="press")).architectures,
+    "paper's form": lambda task, seed: search(task, task.spec(seed, form="paper", gamma=whole_way(task))).architectures,
     "random": lambda task, seed: {b: random_architecture(task.space, b, seed) for b in task.budgets},
     "thin": lambda task, seed: {b: thin_complete(task.space, b) for b in task.budgets},
 }

@@ -45,7 +45,7 @@ def accuracies(records: list[dict[str, Any]], arm: str, budget: int) -> list[flo
 
 
 def report(task: Task, records: list[dict[str, Any]]) -> str:
-    """For each budget a table of the arms in Markdown, and each one's difference from the searched."""
+    """For each budget a table of the arms measured twice or more, and each one's difference from the searched."""
     lines = []
     for share, budget in zip(sorted(task.shares), task.budgets, strict=True):
         searched = accuracies(records, "searched", budget)
@@ -56,6 +56,8 @@ def report(task: Task, records: list[dict[str, Any]]) -> str:
         ]
         for arm in ARMS:
             own = accuracies(records, arm, budget)
+            if len(own) < 2:
+                continue
             used = statistics.mean(
                 r["multiply_adds"] / budget for r in records if r["arm"] == arm and r["budget"] == budget
             )
@@ -105,6 +107,8 @@ def draw(tasks: list[Task], records: list[dict[str, Any]], file: Path) -> None:
         own = [record for record in records if record["task"] == task.name]
         for row, arm in enumerate(reversed(ARMS)):
             values = accuracies(own, arm, budget)
+            if not values:
+                continue
             axis.plot(values, [row] * len(values), "o", alpha=0.5, markersize=4)
             axis.plot(statistics.mean(values), row, "k|", markersize=18)
         axis.set_yticks(range(len(ARMS)), list(reversed(ARMS)))

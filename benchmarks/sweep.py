@@ -24,7 +24,7 @@ BUDGETS = {"from": "50k", "to": "300k", "count": 6}
 SEARCH: dict[str, Any] = {
     "dataset": "digits",
     "space": {"channels": 8, "blocks": [1, 1]},
-    "settings": {"pretrain_epochs": 8, "search_epochs": 20, "retrain_epochs": 30, "scaling_lr": 0.03},
+    "settings": {"pretrain_epochs": 8, "search_epochs": 20, "retrain_epochs": 30},
 }
 
 
