@@ -2,7 +2,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .PHONY: help setup demo test lint format clean bench-quality bench-ablation bench-budget bench-path bench-service soak \
-	compose-by-hand bench-finalists bench-supernet bench-input bench-parallel bench-precision bench-sweep bench-start soak-cluster screenshots break-in
+	compose-by-hand bench-finalists bench-supernet bench-gpu bench-input bench-parallel bench-precision bench-sweep bench-start soak-cluster screenshots break-in
 .DEFAULT_GOAL := help
 # Otherwise each of the many processes of a search and of the tests would compile Yoso anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -42,6 +42,9 @@ bench-supernet: .venv/installed ## How much faster is the supernet than the plai
 
 bench-precision: .venv/installed ## Does a search in bfloat16 find networks as good as one in float32? (ten minutes)
 	$(BIN)/python -m benchmarks.precision $(ARGS)
+
+bench-gpu: .venv/installed ## How fast does a GPU train the supernet, and in what memory? (eight minutes at a time)
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 bench-parallel: .venv/installed ## What do several workers gain, and what do they say to each other? (six minutes)
 	$(BIN)/python -m benchmarks.parallel $(ARGS)

@@ -1,23 +1,32 @@
 """`make bench-supernet`: how much faster than the plainest correct supernet is the one that searches?
 
-Both take the same steps on the same images in turn, so that a busy machine slows down both; what is given is the ratio
-of each pair, its median and its quartiles. Memory is what autograd keeps for the backward pass, counted and not timed.
+Both take the same steps on the same images in turn, on one core, so that a busy machine slows down both; what is given
+is the ratio of each pair of processor times, its median and its quartiles. Memory is what autograd keeps for the
+backward pass, and operations are counted: neither is timed. The floor (`benchmarks.floor`) is measured in turn with
+ours too. Every row is kept when it is found, so that `--only` takes the benchmark in parts.
 """
 
 import argparse
+import ctypes
 import json
-import platform
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from rich.progress import track
 from torch import Tensor
 
+from benchmarks.counting import Counting
+from benchmarks.floor import Work as Needed
+from benchmarks.floor import block_work, floor, iteration_work
+from benchmarks.profiled import shares
 from benchmarks.reference_supernet import ReferenceBlock, ReferenceSupernet
 from nas_core import ApgNag, Search, SearchSpace
 from nas_core.data.images import TensorImages
@@ -31,48 +40,102 @@ from nas_core.supernet.supernet import SupernetBlock
 from nas_core.train.steps import weight_optimizer
 
 FILE = Path("docs/benchmarks/supernet.json")
-BATCH = 32
+BATCH, OF_CIFAR10, OF_WIDE = 32, 16, 8
+"""Images of a step, and of one of the whole CIFAR-10 supernet with 16 and with 48 channels."""
 BUDGET_SHARE = 0.3
-
-
-def main() -> int:
-    """Measure every pair and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=7, help="how often each pair is timed")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--only", default="", help="the pairs whose name contains this")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    rows = [measure(name, make, options.pairs) for name, make in PAIRS.items() if options.only in name]
-    rows += [bookkeeping(preset) for preset in ("cifar10", "imagenet") if options.only in "bookkeeping"]
-    record = {"torch": torch.__version__, "processor": platform.processor(), "threads": options.threads, "rows": rows}
-    if not options.only:
-        FILE.write_text(json.dumps(record, indent=1) + "\n")
-    print(report(rows))
-    return 0
-
 
 Work = Callable[[], object]
 
 
-def measure(name: str, make: Callable[[], tuple[Work, Work]], pairs: int) -> dict[str, Any]:
-    """Time ours and the reference in turn, after one round that is not counted."""
-    ours, reference = make()
-    kept = saved_bytes(ours), saved_bytes(reference)
-    ratios = [seconds(reference) / seconds(ours) for _ in track(range(pairs), name)]
-    low, median, high = statistics.quantiles(ratios, n=4)
-    return {"what": name, "ratio": median, "quartiles": [low, high], "saved_bytes": kept}
+class Pair(NamedTuple):
+    """Ours and the reference, what the floor of both is made of, where they have one, and whether to profile both: the
+    profiler keeps every event, for which the memory has to suffice.
+    """
+
+    ours: Work
+    reference: Work
+    needed: Needed | None = None
+    profiled: bool = False
+
+
+def main() -> int:
+    """Measure every pair, keep each as it is found, and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=7, help="how often each pair is timed")
+    parser.add_argument("--only", default="", help="the rows whose name contains this")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_memory()
+    for name, make in ROWS.items():
+        if options.only in name:
+            store({"what": name} | make(name, options.pairs))
+    print(report(json.loads(FILE.read_text())["rows"]))
+    return 0
+
+
+def keep_memory() -> None:
+    """Have the process keep what it frees, as a search does by itself: alone, a block's memory is given back, and asked
+    of the system anew, at every pass.
+    """
+    if sys.platform == "linux":
+        trim_threshold, mmap_threshold = -1, -3
+        library = ctypes.CDLL(None)
+        library.mallopt(mmap_threshold, 2**25)
+        library.mallopt(trim_threshold, 2**31 - 1)
+
+
+def store(row: dict[str, Any]) -> None:
+    """Put a row in the file, in place of the one that had its name."""
+    rows = json.loads(FILE.read_text())["rows"] if FILE.exists() else []
+    found = {one["what"]: one for one in rows} | {row["what"]: row}
+    ordered = [found[name] for name in ROWS if name in found]
+    record = {
+        "torch": torch.__version__,
+        "threads": 1,
+        "batch": {"CIFAR-10": OF_CIFAR10, "other": BATCH},
+        "rows": ordered,
+    }
+    FILE.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def measure(make: Callable[[], Pair], name: str, pairs: int) -> dict[str, Any]:
+    """Time ours, the reference and the floor in turn, and count what is launched and kept, in a round not timed."""
+    pair = make()
+    pair.ours()  # what lasts is made the first time
+    ours, reference = counted(pair.ours), counted(pair.reference)
+    ratios, multiples, floors = [], [], []
+    for _ in track(range(pairs), name):
+        own = seconds(pair.ours)
+        ratios.append(seconds(pair.reference) / own)
+        if pair.needed is not None:
+            floors.append(floor(pair.needed))
+            multiples.append([own / floors[-1].seconds(cached) for cached in (False, True)])
+    row = {"ratio": spread(ratios), "ours": ours, "reference": reference}
+    if floors:
+        row["multiple"], row["multiple_cached"] = [*map(spread, zip(*multiples, strict=True))]
+        row["floor"] = {
+            part: 1000 * statistics.median(getattr(one, part) for one in floors) for part in floors[0]._fields
+        }
+    if pair.profiled:
+        row["profile"] = {"ours": shares(pair.ours), "reference": shares(pair.reference)}
+    return row
+
+
+def spread(values: Any) -> list[float]:
+    """Median and quartiles."""
+    low, median, high = statistics.quantiles(values, n=4)
+    return [median, low, high]
 
 
 def seconds(work: Work) -> float:
-    """How long it takes."""
-    begin = time.perf_counter()
+    """How long a core computes for it."""
+    begin = time.process_time()
     work()
-    return time.perf_counter() - begin
+    return time.process_time() - begin
 
 
-def saved_bytes(work: Work) -> int:
-    """The most bytes that autograd keeps at once for backward passes."""
+def counted(work: Work) -> dict[str, int]:
+    """What it launches, and the most bytes that autograd keeps at once for backward passes."""
     held: dict[int, int] = {}
     most = 0
 
@@ -86,9 +149,9 @@ def saved_bytes(work: Work) -> int:
         held.clear()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+    with Counting() as counting, torch.autograd.graph.saved_tensors_hooks(pack, unpack):
         work()
-    return most
+    return {"launched": len(counting.asked), "saved_bytes": most}
 
 
 def spec_of(preset: str, channels: int, blocks: tuple[int, ...] | None = None, **settings: Any) -> SearchSpec:
@@ -98,50 +161,66 @@ def spec_of(preset: str, channels: int, blocks: tuple[int, ...] | None = None, *
     return SearchSpec("made", (budget,), space, Settings.preset(preset, **settings))
 
 
-def data_of(space: SearchSpace, count: int) -> Data:
-    """Noise in the shape of the space's images, half of it for W and half for λ."""
+def data_of(space: SearchSpace, count: int, device: str = "cpu") -> Data:
+    """Noise in the shape of the space's images on `device`, half of it for W and half for λ."""
     random = generator("bench-supernet")
     shape = (count, space.channels_in, space.image_size, space.image_size)
     images = torch.randint(0, 256, shape, generator=random, dtype=torch.uint8)
     labels = torch.randint(0, space.classes, (count,), generator=random)
     half = torch.arange(count).split(count // 2)
     parts = {"weights": half[0], "scaling": half[1], "validation": half[0][:BATCH], "test": half[1][:BATCH]}
-    return Data("made", space.classes, TensorImages(images), labels, parts, "made", torch.device("cpu"))
+    return Data("made", space.classes, TensorImages(images.to(device)), labels, parts, "made", torch.device(device))
 
 
-def one_block(channels: int) -> tuple[Work, Work]:
-    """Forward and backward pass of one block of the CIFAR-10 preset's first stage."""
+def one_block(channels: int, precision: torch.dtype = torch.float32) -> Pair:
+    """Forward and backward pass of one block of the CIFAR-10 preset's first stage, with what it has in a network: ours
+    (B, H, W, C) in memory, in `precision`, and the reference (B, C, H, W) in float32.
+    """
     space = SearchSpace.preset("cifar10", channels=channels)
-    x = torch.randn(BATCH, channels, space.image_size, space.image_size)
+    x, gradient = torch.randn(2, BATCH, channels, space.image_size, space.image_size).unbind()
     scaling = torch.rand(len(space.edges())).requires_grad_()
 
-    def work(block: torch.nn.Module) -> Work:
-        return lambda: block(x, scaling).sum().backward()
+    def work(block: torch.nn.Module, x: Tensor, gradient: Tensor) -> Work:
+        x.requires_grad_()
 
-    return work(SupernetBlock(space, channels, first=False)), work(ReferenceBlock(space, channels, first=False))
+        def both_passes() -> None:
+            with torch.autocast("cpu", precision, enabled=x.dtype != torch.float32):
+                given = block(x, scaling)
+            given.backward(gradient)
+
+        return both_passes
+
+    own = [one.to(precision, memory_format=torch.channels_last, copy=True) for one in (x, gradient)]
+    ours = work(SupernetBlock(space, channels, first=False), *own)
+    plain = precision == torch.float32
+    reference = work(ReferenceBlock(space, channels, first=False), x, gradient)
+    return Pair(ours, reference, block_work(space, BATCH) if plain else None, profiled=plain)
 
 
-def iteration(preset: str, channels: int, blocks: tuple[int, ...] | None = None) -> tuple[Work, Work]:
-    """One step of W and one of λ with its press, early in a search."""
-    spec = spec_of(preset, channels, blocks, batch_size=BATCH)
-    data = data_of(spec.space, 8 * BATCH)
-    search, plain = Search(spec, data, "cpu"), ReferenceSearch(spec, data)
+def iteration(preset: str, channels: int, batch: int = BATCH, precision: str = "float32") -> Pair:
+    """One step of W and one of λ with its press, early in a search; ours in `precision`."""
+    spec = spec_of(preset, channels, batch_size=batch)
+    data = data_of(spec.space, 8 * batch)
+    engine = replace(spec.engine, precision=precision)
+    search, plain = Search(replace(spec, engine=engine), data, "cpu"), ReferenceSearch(spec, data)
 
     def ours() -> None:
         search._weight_step()
         search._scaling_step(0)
         search._press(0.01)
 
-    return ours, plain.iteration
+    needed = iteration_work(spec.space, batch) if precision == "float32" else None
+    return Pair(ours, plain.iteration, needed, profiled=needed is not None and channels == 16)
 
 
-def whole_search() -> tuple[Work, Work]:
-    """A whole search on the digits' space, with its removal of what is dead."""
+def whole_search(precision: str) -> Pair:
+    """A whole search on the digits' space, with its removal of what is dead; ours in `precision`."""
     spec = spec_of("digits", 16, pretrain_epochs=2, search_epochs=12, batch_size=64)
-    data = data_of(spec.space, 1200)
+    data = data_of(spec.space, 600)
+    engine = replace(spec.engine, precision=precision)
 
     def ours() -> None:
-        search = Search(spec, data, "cpu")
+        search = Search(replace(spec, engine=engine), data, "cpu")
         while not search.done:
             search.advance()
 
@@ -150,17 +229,7 @@ def whole_search() -> tuple[Work, Work]:
         for step in range(Search(spec, data, "cpu").steps):
             plain.step(step)
 
-    return ours, reference
-
-
-PAIRS: dict[str, Callable[[], tuple[Work, Work]]] = {
-    "one block of CIFAR-10, 16 channels": lambda: one_block(16),
-    "one block of CIFAR-10, 48 channels": lambda: one_block(48),
-    "W and λ step, digits": lambda: iteration("digits", 16),
-    "W and λ step, CIFAR-10, 16 channels": lambda: iteration("cifar10", 16),
-    "W and λ step, CIFAR-10, 48 channels": lambda: iteration("cifar10", 48),
-    "whole search, digits": whole_search,
-}
+    return Pair(ours, reference)
 
 
 class ReferenceSearch:
@@ -230,7 +299,6 @@ def bookkeeping(preset: str) -> dict[str, Any]:
     """Milliseconds of one core for what a λ step does besides training: strengths, paths, press and cost."""
     spec = spec_of(preset, 2)
     search = Search(spec, data_of(spec.space, 64), "cpu")
-    torch.set_num_threads(1)
     times = []
     for number in range(12):
         for factor in search.supernet.scaling_factors():
@@ -239,23 +307,88 @@ def bookkeeping(preset: str) -> dict[str, Any]:
         search._move_scaling_factors()
         search._press(0.05 + 0.02 * number)
         times.append(1000 * (time.process_time() - begin))
-    return {"what": f"bookkeeping of a λ step, {preset}", "milliseconds": statistics.median(times[2:])}
+    return {"milliseconds": statistics.median(times[2:])}
+
+
+PAIRS: dict[str, Callable[[], Pair]] = {
+    "a block, 16 channels": lambda: one_block(16),
+    "a block, 48 channels": lambda: one_block(48),
+    "a block, 16 channels, bfloat16": lambda: one_block(16, torch.bfloat16),
+    "a block, 48 channels, bfloat16": lambda: one_block(48, torch.bfloat16),
+    "W and λ, digits": lambda: iteration("digits", 16),
+    "W and λ, digits, bfloat16": lambda: iteration("digits", 16, precision="bfloat16"),
+    "W and λ, CIFAR-10, 16 channels": lambda: iteration("cifar10", 16, OF_CIFAR10),
+    "W and λ, CIFAR-10, 16 channels, bfloat16": lambda: iteration("cifar10", 16, OF_CIFAR10, "bfloat16"),
+    "W and λ, CIFAR-10, 48 channels": lambda: iteration("cifar10", 48, OF_WIDE),
+    "whole search, digits": lambda: whole_search("float32"),
+    "whole search, digits, bfloat16": lambda: whole_search("bfloat16"),
+}
+
+ROWS: dict[str, Callable[[str, int], dict[str, Any]]] = {
+    **{name: partial(measure, make) for name, make in PAIRS.items()},
+    "bookkeeping of a λ step, cifar10": lambda *_: bookkeeping("cifar10"),
+    "bookkeeping of a λ step, imagenet": lambda *_: bookkeeping("imagenet"),
+}
 
 
 def report(rows: list[dict[str, Any]]) -> str:
-    """The table in Markdown."""
-    lines = ["| what | times as fast (quartiles) | kept for backward, ours / reference |", "|---|---|---|"]
-    for row in rows:
-        if "ratio" in row:
-            low, high = row["quartiles"]
-            ours, reference = row["saved_bytes"]
-            lines.append(
-                f"| {row['what']} | {row['ratio']:.2f} ({low:.2f} – {high:.2f}) | "
-                f"{ours / 2**20:.1f} / {reference / 2**20:.1f} MiB |"
-            )
-        else:
-            lines.append(f"| {row['what']} | {row['milliseconds']:.1f} ms of one core | |")
-    return "\n".join(lines)
+    """The tables in Markdown."""
+    paired = [row for row in rows if "ratio" in row]
+    floored = [row for row in paired if "floor" in row]
+    profiled = [row for row in paired if "profile" in row]
+    return "\n\n".join(
+        (
+            table(
+                ("ours over the reference", "times as fast", "launched", "kept, MiB"),
+                ((row["what"], told(row["ratio"]), launched(row), kept(row)) for row in paired),
+            ),
+            table(
+                ("bookkeeping", "ms of one core"),
+                ((row["what"], f"{row['milliseconds']:.1f}") for row in rows if "milliseconds" in row),
+            ),
+            table(
+                ("floor", "products, ms", "depthwise", "memory", "from cache", "ours is so many times it", "cached"),
+                (
+                    (
+                        row["what"],
+                        *(f"{value:.1f}" for value in row["floor"].values()),
+                        told(row["multiple"]),
+                        told(row["multiple_cached"]),
+                    )
+                    for row in floored
+                ),
+            ),
+            table(
+                ("share of time, %", *(profiled[0]["profile"]["ours"] if profiled else ())),
+                (
+                    (f"{row['what']}, {whose}", *(f"{100 * share:.0f}" for share in row["profile"][whose].values()))
+                    for row in profiled
+                    for whose in ("ours", "reference")
+                ),
+            ),
+        )
+    )
+
+
+def table(names: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table in Markdown."""
+    heads = [*names]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (heads, ["---"] * len(heads), *rows))
+
+
+def told(values: Sequence[float]) -> str:
+    """A median and its quartiles."""
+    return f"{values[0]:.2f} ({values[1]:.2f} – {values[2]:.2f})"
+
+
+def launched(row: dict[str, Any]) -> str:
+    """What ours and the reference launch."""
+    return f"{row['ours']['launched']:,} / {row['reference']['launched']:,}"
+
+
+def kept(row: dict[str, Any]) -> str:
+    """What ours and the reference keep for the backward pass."""
+    return " / ".join(f"{row[whose]['saved_bytes'] / 2**20:.1f}" for whose in ("ours", "reference"))
 
 
 if __name__ == "__main__":

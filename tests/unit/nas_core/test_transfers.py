@@ -1,34 +1,11 @@
 """A steady step asks nothing of the device: whoever reads a number waits for all that was asked before."""
 
-from collections import Counter
-from collections.abc import Sequence
-from typing import Any
-
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.counting import Counting
 from nas_core import Search
 from tests.unit.nas_core.networks import tiny_data, tiny_spec
-
-READS = ("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select")
-"""What has to know a value on the host, or a size that depends on one."""
-
-
-class Counting(TorchDispatchMode):
-    """Counts the operations that wait for a device; there need be none."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.reads: Counter[str] = Counter()
-
-    def __torch_dispatch__(
-        self, function: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        name = function.overloadpacket.__name__
-        if name in READS:
-            self.reads[name] += 1
-        return function(*args, **kwargs or {})
 
 
 @pytest.mark.parametrize("form", ["cut", "press", "paper"])
@@ -45,4 +22,4 @@ def test_a_steady_step_of_the_search_waits_for_nothing(form: str, monkeypatch: p
         search._scaling_step(1)
         search._press(0.01)
     monkeypatch.undo()
-    assert counting.reads == {} and read == []
+    assert counting.asked and counting.reads == {} and read == []
