@@ -5,6 +5,9 @@ Ray Train runs the loop in the worker's own process, which is no actor of Ray's:
 
 import json
 import multiprocessing
+import os
+import re
+import signal
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +21,7 @@ from torch.multiprocessing.spawn import start_processes
 
 from nas_core import SearchSpace
 from nas_core.spec import Limits, SearchSpec, Settings
+from tests import seeding
 from worker.checkpoints import Checkpoints
 from worker.failures import RunEnded
 from worker.training import train_loop
@@ -82,3 +86,33 @@ def test_the_journal_tells_of_every_epoch_before_a_checkpoint_holds_it(
     assert steps > 1
     assert told[: 4 * steps] == [epochs[: step // steps] for step in range(1, 4 * steps + 1)]
     assert held[: 4 * steps] == [(step, step % steps) for step in range(1, 4 * steps + 1)], "half an epoch's losses too"
+
+
+def test_a_process_that_loads_images_and_is_killed_ends_the_attempt_with_what_it_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[int] = []
+    others = set(multiprocessing.active_children())
+
+    def report(*_: object) -> None:
+        if not killed:
+            [reader] = set(multiprocessing.active_children()) - others
+            assert reader.pid
+            os.kill(reader.pid, signal.SIGKILL)
+            killed.append(reader.pid)
+
+    monkeypatch.setattr(Checkpoints, "report", report)
+    pets = seeding.images(tmp_path / "pets", "cat", "dog", each=40)
+    settings = Settings.preset("digits", batch_size=4, crop="resized")
+    space = replace(SPACE, classes=2)
+    budgets = space.feasible_budgets()[1:]
+    spec = SearchSpec(str(pets), budgets, space, settings)
+    (tmp_path / "spec.json").write_text(json.dumps(spec.to_dict()))
+    config = {"folder": str(tmp_path), "attempt": 1, "checkpoint_seconds": 0.0}
+    with pytest.raises(RunEnded) as ended:
+        TorchTrainer(train_loop, train_loop_config=config, scaling_config=ScalingConfig(num_workers=0)).fit()
+    error = json.loads((tmp_path / "errors" / "0001-0000.json").read_text())
+    assert error["kind"] == "data" and error["retryable"] and error["message"] == str(ended.value)
+    read = rf"process {killed[0]}, which loads images, died while it read {pets}/(cat|dog)/\d+\.png"
+    assert re.search(f"{read}: it was killed by SIGKILL", error["message"])
+    assert not (tmp_path / "result.json").exists()
