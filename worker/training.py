@@ -175,7 +175,7 @@ class Writer:
         self.line, self.found = line, job.results[-1]
         self.exports = Exports(
             self.pool, self.folder, path(budget), job.spec, architecture, weights, job.data, evaluation, budget,
-            versions(), job.search.latencies.get(budget),
+            versions(), job.search.fitting.latencies.get(budget),
         )  # fmt: skip
 
     def _finish(self) -> None:

@@ -9,28 +9,24 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nas_core import parallel
 from nas_core.data.augmentation import Augment
 from nas_core.data.loading import Data, steps_per_epoch
-from nas_core.errors import InvalidValue
-from nas_core.search import latency
+from nas_core.search.fitting import Fitting
 from nas_core.search.liveness import Liveness, Pressed, branches_above
 from nas_core.search.press import Edges, Press
 from nas_core.search.prices import memory_access_weights
 from nas_core.search.proximal import ApgNag, soft_threshold
 from nas_core.search.schedule import Schedule
-from nas_core.search.spending import FLOOR, effective_cost, fit_widths, narrowest, spend
+from nas_core.search.spending import FLOOR
 from nas_core.seeds import generator
 from nas_core.space import Architecture, SearchSpace
 from nas_core.spec import NO_LIMITS, SearchSpec
-from nas_core.supernet.network import Network
 from nas_core.supernet.supernet import Replacement, Supernet, follow
 from nas_core.train.engine import Engine, apart_from
 from nas_core.train.footprint import batch_named, kept_per_image
@@ -45,9 +41,6 @@ READ_STEPS = 8
 REBUILD_SHARE = 0.9
 """The supernet is rebuilt without what is dead when its cost has fallen to this share of what it was built for. Until
 then the dead are multiplied by zero: a shape that lives long is compiled, captured and tuned once."""
-
-NARROWINGS = 6
-"""How often widths between the fewest and those of the budget are halved, in search of those fast enough."""
 
 
 class Candidate(NamedTuple):
@@ -89,12 +82,8 @@ class Search:
         self.engine.prepare(self.supernet)
         self.augment = Augment.of(self.settings, retraining=False)
         self.liveness, self.press = Liveness(spec.space, self.device), Press(spec.space)
-        if self.settings.penalty == "memory":
-            self.edge_factors = self._on_device(memory_access_weights(spec.space))
-        else:
-            self.edge_factors = torch.ones_like(self.supernet.block_scaling, dtype=torch.double)
-        self.latency_table: latency.LatencyTable | None = None
-        self.latencies: dict[int, latency.Latency] = {}
+        self.fitting = Fitting(spec, self.device)
+        self._weigh_edges()
         self.architectures: dict[int, Architecture] = {}
         self.candidates: dict[int, Candidate] = {}
         self.live = self.built = spec.space.complete()
@@ -158,8 +147,9 @@ class Search:
         Raises `InvalidValue` where no network, or none with the edges that live, is as fast as the limit wants.
         """
         lines: list[dict[str, Any]] = []
-        if self.latency_table is None and (self.settings.penalty == "latency" or self.spec.limits.latency_ms):
-            self._measure_parts()
+        if self.fitting.wants_table:
+            self.fitting.measure_parts()
+            self._weigh_edges()
         phase, epochs = (
             ("search", self.settings.search_epochs) if self.searching else ("pretrain", self.settings.pretrain_epochs)
         )
@@ -182,65 +172,14 @@ class Search:
             lines.append(self._epoch_line(phase, done_here // self.steps_per_epoch, epochs))
         return lines
 
-    def _measure_parts(self) -> None:
-        """Make the table of latencies, and refuse a limit that no network keeps before any time is spent on it."""
-        space, limit, threads = self.spec.space, self.spec.limits.latency_ms, self.spec.cpus_per_worker
-        self._use(parallel.first(lambda: latency.measure_table(space, self.device, threads)))
-        if limit is not None:
-            fastest = self._time(self._lightest(self.spec.budgets[0])).median
-            if fastest > limit:
-                reason = f"no network of this search space is that fast on {self.device} with {threads} threads"
-                raise InvalidValue("limits.latency_ms", limit, reason, f"{fastest:.3g} or more")
-
-    def _use(self, table: latency.LatencyTable) -> None:
-        self.latency_table = table
-        if self.settings.penalty == "latency":
-            self.edge_factors = self._on_device(table.penalty_weights(self.spec.space))
-
-    def _time(self, architecture: Architecture) -> latency.Latency:
-        """How long worker 0 takes for one image with a network of `architecture`."""
-
-        def measure() -> latency.Latency:
-            with torch.random.fork_rng(devices=[]):
-                network = Network(architecture)
-            return latency.measure_latency(network, self.spec.cpus_per_worker, device=self.device)
-
-        return parallel.first(measure)
-
-    def _cost(self, architecture: Architecture, budget: float) -> Any:
-        """What `architecture` costs by the budget and the limits, in terms of `budget` (`effective_cost`)."""
-        estimate = self.latency_table.estimate if self.latency_table else None
-        return effective_cost(architecture, budget, self.spec.limits, estimate)
-
-    def _lightest(self, budget: int) -> Architecture:
-        """The network of the space that uses the least of `budget` and the limits."""
-        return min(self.spec.space.single_paths(), key=lambda architecture: self._cost(architecture, budget))
-
-    def _fit(self, architecture: Architecture, budget: int) -> Architecture:
-        """What `spend` makes of the architecture for `budget` and the limits; latency is measured."""
-        limits = self.spec.limits
-        fitted = spend(architecture, budget, limits)
-        if limits.latency_ms is None:
-            return fitted
-        architecture = replace(fitted, widths=self.spec.space.widths)
-        measured = self._time(fitted)
-        if measured.median > limits.latency_ms:
-            low, high = narrowest(architecture).multiply_adds, fitted.multiply_adds
-            fitted = narrowest(architecture)
-            measured = self._time(fitted)
-            if measured.median > limits.latency_ms:
-                reason = f"the network found for {budget} multiply-adds takes longer even with the fewest channels"
-                raise InvalidValue("limits.latency_ms", limits.latency_ms, reason, f"{measured.median:.3g} or more")
-            for _ in range(NARROWINGS):
-                middle = round(math.sqrt(low * high))
-                wider = fit_widths(architecture, middle, limits)
-                tried = self._time(wider)
-                if tried.median <= limits.latency_ms:
-                    low, fitted, measured = middle, wider, tried
-                else:
-                    high = middle
-        self.latencies[budget] = measured
-        return fitted
+    def _weigh_edges(self) -> None:
+        """Find out how the L1 weight differs between edges for good; by latency, as soon as that is measured."""
+        space, penalty, table = self.spec.space, self.settings.penalty, self.fitting.table
+        self.edge_factors = torch.ones_like(self.supernet.block_scaling, dtype=torch.double)
+        if penalty == "memory":
+            self.edge_factors = self._on_device(memory_access_weights(space))
+        elif penalty == "latency" and table is not None:
+            self.edge_factors = self._on_device(table.penalty_weights(space))
 
     def _weight_step(self) -> None:
         """One step of W on its own part of the data."""
@@ -323,7 +262,7 @@ class Search:
         """
         if self.schedule is None:
             # In terms of the largest budget, so that the limits are kept when that is reached, and not at one blow.
-            complete = float(self._cost(self.spec.space.complete(), self.spec.budgets[-1]))
+            complete = float(self.fitting.cost(self.spec.space.complete(), self.spec.budgets[-1]))
             self.schedule = Schedule(complete, self.spec.budgets, gradual=self.settings.form != "paper")
         # Budgets between here and the target are stops on the way, so that each gets an architecture of its own.
         due = self.schedule.due(progress, self.architectures)
@@ -355,7 +294,7 @@ class Search:
         reference = min(target, self.spec.budgets[-1])
 
         def cost_of(alive: Sequence[Edges], pairs: Sequence[Sequence[float]], level: float) -> Any:
-            return self._cost(self.press.architecture(alive, pairs, level), reference)
+            return self.fitting.cost(self.press.architecture(alive, pairs, level), reference)
 
         level, alive, spared = self.press.solve(blocks.tolist(), reductions.tolist(), weights.tolist(), target, cost_of)
 
@@ -373,7 +312,7 @@ class Search:
             costs = self.liveness.cost(blocks > 0, reductions, torch.zeros_like(self.level))
         else:
             architecture = self.supernet.architecture()
-            costs = self._on_device([[self._cost(architecture, budget) for budget in self.spec.budgets]])[0]
+            costs = self._on_device([[self.fitting.cost(architecture, budget) for budget in self.spec.budgets]])[0]
         now = costs <= self.budgets
         now[1:] &= ~self.passed[1:]
         self.passed_with = [
@@ -395,13 +334,13 @@ class Search:
             budget = self.spec.budgets[number]
             if passed and budget not in self.architectures and (number or self.done):
                 candidate = self.candidates[budget] = self._candidate(number)
-                self.architectures[budget] = self._fit(candidate.live, budget)
+                self.architectures[budget] = self.fitting.fit(candidate.live, budget)
                 lines.append({"kind": "architecture", "budget": budget})
         if self.done:
             # Where even a single path of what lives is over the budget or a limit, the space holds a lighter network.
             for budget in reversed(self.spec.budgets):
                 if budget not in self.architectures:
-                    self.architectures[budget] = self._fit(self._lightest(budget), budget)
+                    self.architectures[budget] = self.fitting.fit(self.fitting.lightest(budget), budget)
                     lines.append({"kind": "architecture", "budget": budget})
         self.live = self.supernet.architecture()
         if self.live.multiply_adds <= REBUILD_SHARE * self.built.multiply_adds:
@@ -478,9 +417,7 @@ class Search:
             "snapshot_cost": self.snapshot_cost,
             "losses": list(self.losses.read()),
             "epoch_seconds": time.monotonic() - self.started,
-            "latency_table": self.latency_table.to_dict() if self.latency_table else None,
-            "latencies": {budget: list(measured) for budget, measured in self.latencies.items()},
-        }
+        } | self.fitting.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Become the search that `state_dict` described; it must be one of the same specification."""
@@ -500,6 +437,5 @@ class Search:
         self.step, self.snapshot_cost = state["step"], state["snapshot_cost"]
         self.losses, self.scaling_losses = Losses(state["losses"]), Losses()
         self.started = time.monotonic() - state.get("epoch_seconds", 0.0)
-        if state["latency_table"]:
-            self._use(latency.LatencyTable.from_dict(state["latency_table"]))
-        self.latencies = {budget: latency.Latency(*measured) for budget, measured in state["latencies"].items()}
+        self.fitting.load_state_dict(state)
+        self._weigh_edges()

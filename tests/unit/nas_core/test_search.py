@@ -345,7 +345,7 @@ def test_a_network_keeps_the_latency_that_is_measured_and_not_only_estimated(
     complete = tiny_spec().space.complete()
     limit = table_of(complete.space).estimate(complete) / 2
     done = searched(tiny_spec(budgets=(complete.multiply_adds,), limits=Limits(latency_ms=limit)))
-    [found], [measured] = done.architectures.values(), done.search.latencies.values()
+    [found], [measured] = done.architectures.values(), done.search.fitting.latencies.values()
     assert measured == watch.time(Network(found)) and 0.85 * limit <= measured.median <= limit
     assert found.live_edges < complete.live_edges
 
@@ -362,7 +362,10 @@ def test_a_resumed_search_does_not_measure_the_parts_again(monkeypatch: pytest.M
     resumed = job(spec)
     resumed.load_state_dict(torch.load(kept, weights_only=True))
     assert finish(resumed) == finish(whole)
-    assert resumed.architectures == whole.architectures and resumed.search.latencies == whole.search.latencies
+    assert (
+        resumed.architectures == whole.architectures
+        and resumed.search.fitting.latencies == whole.search.fitting.latencies
+    )
     assert watch.measured == 1
 
 
