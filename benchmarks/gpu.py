@@ -29,7 +29,7 @@ ARMS = [
     for precision in ("float32", "tf32", "bfloat16")
     for compiled in (False, True)
 ]
-IMAGES = 25_000
+IMAGES = 22_500
 """CIFAR-10's training images less those of validation, halved: W's, and as many of λ."""
 WARM, TIMED = 5, 20
 
