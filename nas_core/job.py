@@ -92,12 +92,14 @@ class SearchJob:
         lines += [line | {"budget": budget} for line in self.retraining.advance()]
         if self.retraining.done:
             self.evaluation = self.retraining.test()
-            result = {"budget": budget} | cost_of(self.architectures[budget]) | self.evaluation.summary()
-            state = self.retraining.network.state_dict()
+            epochs = self.retraining.epochs
+            result = {"budget": budget, "epochs": epochs} | cost_of(self.architectures[budget])
+            result |= self.evaluation.summary()
+            state = self.retraining.delivered.state_dict()
             self.weights[budget] = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
             self.results.append(result)
             self.retraining = None
-            told = {"kind": "retrained", "epoch": self.spec.settings.retrain_epochs, "path": path(budget)}
+            told = {"kind": "retrained", "epoch": epochs, "path": path(budget)}
             lines.append(told | result)
         return lines
 

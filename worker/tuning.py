@@ -237,7 +237,7 @@ class Follow(tune.Callback):
             result = own_folder(self.folder).read_json(f"{finalist.path}/result.json")
             untold = ("dataset", "engine", "files", "latency_ms", "not_exported")
             line = {name: value for name, value in result.items() if name not in untold}
-            self._write(finalist, {"kind": "retrained", "epoch": told["epoch"]} | line)
+            self._write(finalist, {"kind": "retrained", "epoch": line.get("epochs", told["epoch"])} | line)
         self._flush(force=True)
 
     def on_experiment_end(self, trials: list[Trial], **info: Any) -> None:
@@ -335,7 +335,8 @@ def _name(trial: Trial) -> str:
 def trial_result(folder: RunFolder, finalist: Finalist, told: dict[str, Any], epochs: int) -> dict[str, Any]:
     """What became of a finalist: its `outcome` is "trained", "stopped" or "dropped", the latter with a `reason`.
 
-    `validation_accuracy` and `validation_balanced_accuracy` are those after the last of its `epochs`.
+    `validation_accuracy` and `validation_balanced_accuracy` are those after the last of its `epochs`, or of what is
+    delivered.
     """
     own = {"trial": finalist.number, "budget": finalist.budget, "origin": finalist.origin, "seed": finalist.seed,
            "source": finalist.source, "epochs": told["epoch"]}  # fmt: skip
@@ -488,9 +489,8 @@ def retrain(
     tested = retraining.test()
     keep()
     if rank == 0:
-        validated = {f"validation_{name}": value for name, value in scores(lines[-1]).items()}
-        write_network(folder, finalist, spec, retraining, data, tested, validated)
-    tell(epochs, lines[-1])
+        write_network(folder, finalist, spec, retraining, data, tested)
+    tell(epochs, retraining.validated)
 
 
 def scores(reached: Mapping[str, Any]) -> dict[str, Any]:
@@ -528,17 +528,16 @@ def write_network(
     retraining: Retraining,
     data: Data,
     tested: Evaluation,
-    validated: Mapping[str, Any],
 ) -> None:
     """Write a retrained finalist's files, and `result.json` beside them when all are there.
 
-    `tested` is what `Retraining.test` told; of the validation part there are the `scores`.
+    `tested` is what `Retraining.test` told. Where its patience was at its end, its `epochs` are fewer than were asked.
     """
     architecture = retraining.architecture
-    weights = {name: tensor.detach().cpu().clone() for name, tensor in retraining.network.state_dict().items()}
+    weights = {name: tensor.detach().cpu().clone() for name, tensor in retraining.delivered.state_dict().items()}
     files = write_genotype(folder, finalist.path, architecture)
-    found = {"budget": finalist.budget, "path": finalist.path} | cost_of(architecture) | tested.summary()
-    found |= validated
+    found = {"budget": finalist.budget, "epochs": retraining.epochs, "path": finalist.path} | cost_of(architecture)
+    found |= tested.summary() | {f"validation_{name}": value for name, value in retraining.validated.items()}
     if finalist.origin == "search":
         with ThreadPoolExecutor(1) as pool:
             found |= Exports(

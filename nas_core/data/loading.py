@@ -170,10 +170,18 @@ class Data:
         return self._normalised(torch.cat([part.to(self.device, non_blocking=True) for part in parts]))
 
     def batch(
-        self, indices: Tensor, step: int, batch_size: int, seed: int, purpose: str, augment: "Augment | None"
+        self,
+        indices: Tensor,
+        step: int,
+        batch_size: int,
+        seed: int,
+        purpose: str,
+        augment: "Augment | None",
+        chances: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """This worker's share of training step `step` over `indices`, augmented; labels are shares of every class
-        (B, classes) where images are mixed.
+        (B, classes) where images are mixed. With `chances`, one for each of `indices`, an epoch is so many drawn by
+        them, with replacement, rather than each of them once.
 
         All workers draw the same order and the same augmentations for the whole batch of `batch_size` and take
         their slice, so that the workers together see what one worker would have seen. Raises `DataChanged`,
@@ -187,7 +195,7 @@ class Data:
 
         def chosen(step: int) -> Tensor:
             epoch, position = divmod(step, len(indices) // size)
-            order = _order(len(indices), seed, purpose, epoch)
+            order = _order(len(indices), seed, purpose, epoch, chances)
             return indices[order[position * size + places]]
 
         own = chosen(step)
@@ -226,9 +234,13 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
 
 
 @lru_cache(maxsize=8)
-def _order(count: int, seed: int, purpose: str, epoch: int) -> Tensor:
-    """The order of an epoch: a permutation of `count`; every step of the epoch asks for it."""
-    return torch.randperm(count, generator=generator(seed, purpose, "order", epoch))
+def _order(count: int, seed: int, purpose: str, epoch: int, chances: Tensor | None) -> Tensor:
+    """The order of an epoch: a permutation of `count`, or so many drawn by their `chances`; every step of the epoch
+    asks for it."""
+    random = generator(seed, purpose, "order", epoch)
+    if chances is not None:
+        return chances.multinomial(count, replacement=True, generator=random)
+    return torch.randperm(count, generator=random)
 
 
 def load(

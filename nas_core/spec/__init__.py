@@ -3,10 +3,11 @@
 from nas_core.spec.engine import NO_ENGINE_OPTIONS, PRECISIONS, EngineOptions
 from nas_core.spec.limits import NO_LIMITS, Limits, infeasible, parse_count, unmet
 from nas_core.spec.options import NEWEST_IR, NO_EXPORT_OPTIONS, NO_OPTIONS, OPSETS, DataOptions, ExportOptions
-from nas_core.spec.settings import CHOOSE_BY, FORMS, PENALTIES, Settings
+from nas_core.spec.settings import BALANCES, CHOOSE_BY, FORMS, PENALTIES, RECIPES, Settings
 from nas_core.spec.specification import SearchSpec
 
 __all__ = [
+    "BALANCES",
     "CHOOSE_BY",
     "FORMS",
     "NEWEST_IR",
@@ -17,6 +18,7 @@ __all__ = [
     "OPSETS",
     "PENALTIES",
     "PRECISIONS",
+    "RECIPES",
     "DataOptions",
     "EngineOptions",
     "ExportOptions",

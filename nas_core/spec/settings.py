@@ -19,6 +19,10 @@ access of the operation that the edge enters (eq. 10); or by that operation's me
 RETRAIN_SCHEDULES = ("cosine", "cosine_restarts", "linear")
 """How the learning rate of retraining may fall (`nas_core.train.retrain.learning_rate`)."""
 
+BALANCES = ("none", "loss", "sampling")
+"""What makes a rare class count as much as a frequent one in retraining: nothing; its images' losses, which weigh more;
+or that its images are drawn more often, with replacement."""
+
 CHOOSE_BY = ("accuracy", "balanced_accuracy")
 """What decides between networks, on the validation part: the share of images answered right, or the mean of that share
 over the classes, in which a rare class counts as much as a frequent one (`nas_core.train.evaluation`)."""
@@ -67,6 +71,13 @@ class RetrainSettings(Phase):
     gradient, 0 does not. `drop_path` and `dropout` are probabilities to drop, that of the last block at the end and
     that before the classifier; `auxiliary_weight` is what the auxiliary head's loss counts, 0 for no such head;
     `cutout` is in pixels.
+
+    With `decay_biases` weight decay acts on biases too, those of BN among them; on BN's scales it never does. A step's
+    batch passes in `retrain_accumulation` parts, one after another, whose gradients are added up: memory holds one
+    part, and BN's statistics are of one part. `ema_share` is the share of the training over which weights and BN's
+    statistics are averaged (exponentially); what is judged and delivered is the average, with 0 the weights themselves.
+    `balance` is what makes classes count alike (`BALANCES`). With a `retrain_patience` above 0 training ends when
+    validation has not improved for so many epochs, and what is delivered is the best epoch's.
     """
 
     retrain_epochs: int = whole(630, 1)
@@ -81,6 +92,11 @@ class RetrainSettings(Phase):
     dropout: float = number(0.4, below=1)
     auxiliary_weight: float = number(0.4)
     cutout: int = whole(16, 0)
+    decay_biases: bool = switch(True)
+    retrain_accumulation: int = whole(1, 1)
+    ema_share: float = number(0.0, most=0.25)
+    balance: str = choice("none", BALANCES)
+    retrain_patience: int = whole(0, 0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -101,17 +117,20 @@ class Settings(AugmentationSettings, RetrainSettings, ScalingSettings, SupernetS
     choose_by: str = choice("accuracy", CHOOSE_BY)
 
     @classmethod
-    def preset(cls, name: str, **overrides: Any) -> Self:
-        """The schedule that goes with the space called `name`, with some of its fields replaced.
+    def preset(cls, name: str, /, recipe: str = "paper", **overrides: Any) -> Self:
+        """The schedule that goes with the space called `name`, retrained by `recipe` (`RECIPES`), with some fields
+        replaced.
 
         With the form `paper` comes its `gamma`, where none is given.
-        Raises `InvalidValue` for an unknown name or field.
+        Raises `InvalidValue` for an unknown name, recipe or field.
         """
         if name not in SETTINGS:
             raise InvalidValue("space.preset", name, "no such preset", "one of " + ", ".join(SETTINGS))
-        refuse_unknown("settings", overrides, [field.name for field in fields(cls)])
+        if recipe not in list(RECIPES):
+            raise InvalidValue("settings.recipe", recipe, "no such recipe", "one of " + ", ".join(RECIPES))
+        refuse_unknown("settings", overrides, ["recipe", *(field.name for field in fields(cls))])
         gamma = {"gamma": PAPER_GAMMA[name]} if overrides.get("form") == "paper" else {}
-        return replace(cls(**SETTINGS[name]), **gamma | overrides)
+        return replace(cls(**SETTINGS[name] | RECIPES[recipe]), **gamma | overrides)
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -156,3 +175,23 @@ SETTINGS: dict[str, dict[str, Any]] = {
 PAPER_GAMMA = {"digits": 1e-2, "cifar10": 1e-3, "imagenet": 1e-2}
 """The L1 weight of the form `paper`, by preset: the published code's, and for the digits, whose search is short, ten
 times that for CIFAR-10."""
+
+STANDARD: dict[str, Any] = dict(
+    retrain_batch_size=128,
+    retrain_lr=0.1,
+    retrain_schedule="cosine",
+    retrain_warmup_epochs=1,
+    retrain_weight_decay=5e-4,
+    decay_biases=False,
+    retrain_clip=0.0,
+    label_smoothing=0.1,
+    drop_path=0.0,
+    dropout=0.0,
+    auxiliary_weight=0.0,
+    cutout=0,
+    ema_share=0.05,
+)
+RECIPES: dict[str, dict[str, Any]] = {"paper": {}, "standard": STANDARD, "quick": STANDARD | dict(retrain_epochs=15)}
+"""The fields of retraining that a recipe replaces in a preset: none (`paper`: the preset's own, which are the paper's
+for `cifar10` and `imagenet`); all but the epochs, by what was measured to pay (`standard`, `benchmarks/recipes.py`); or
+these and the epochs (`quick`)."""

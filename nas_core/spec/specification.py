@@ -65,14 +65,18 @@ class SearchSpec:
                 raise problem
         for problem in unmet(self.limits, self.budgets[0], self.space):
             raise problem
-        for name in ("batch_size", "retrain_batch_size"):
-            size = getattr(self.settings, name)
-            if size < 2 * self.workers:
+        parts = self.settings.retrain_accumulation
+        for name, least, told in (
+            ("batch_size", 2, ""),
+            ("retrain_batch_size", 2 * parts, f" in {parts} parts of retrain_accumulation" if parts > 1 else ""),
+        ):
+            size, images = getattr(self.settings, name), f"{least} images a worker"
+            if size < least * self.workers:
                 raise InvalidValue(
                     f"settings.{name}",
                     size,
-                    f"cannot be shared out to {self.workers} workers",
-                    f"{2 * self.workers} or more, 2 images a worker",
+                    f"cannot be shared out to {self.workers} workers{told}",
+                    f"{least * self.workers} or more, {images}",
                 )
         if self.settings.auxiliary_weight and len(self.space.blocks) < 2:
             raise InvalidValue(

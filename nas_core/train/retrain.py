@@ -7,13 +7,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from nas_core import parallel
 from nas_core.data.augmentation import Augment
 from nas_core.data.loading import Data, steps_per_epoch
 from nas_core.seeds import generator
 from nas_core.space import Architecture
-from nas_core.spec import SearchSpec, Settings
+from nas_core.spec import CHOOSE_BY, SearchSpec, Settings
 from nas_core.supernet.layers import auxiliary_head
 from nas_core.supernet.network import Network, NetworkBlock
 from nas_core.supernet.passes import pass_through
@@ -21,7 +22,7 @@ from nas_core.supernet.quick import quicken
 from nas_core.train.engine import Engine
 from nas_core.train.evaluation import Evaluation
 from nas_core.train.footprint import batch_named, kept_per_image
-from nas_core.train.steps import Losses, backward, bn_scales, evaluate, weight_optimizer
+from nas_core.train.steps import Losses, backward, bn_scales, evaluate, vectors, weight_optimizer
 
 WARMUP_START = 0.2
 """The share of the learning rate that warm-up starts from: 0.1 of 0.5 in the published code."""
@@ -62,6 +63,23 @@ def keep_factors(drop: Tensor, images: int, random: torch.Generator) -> Tensor:
     """
     kept = torch.rand(len(drop), images, generator=random) >= drop[:, None]
     return kept / (1 - drop[:, None])
+
+
+def moving_average(network: nn.Module, steps: float) -> AveragedModel:
+    """The exponential moving average of weights and BN's statistics of `network` over about so many `steps`.
+
+    It begins at the first step that it is told of, and each later one makes 1 / `steps` of it, all below one step.
+    """
+    decay = 1 - 1 / max(1.0, steps)
+    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+def class_weights(labels: Tensor, classes: int) -> Tensor:
+    """What images of each class are to count (classes,), so that classes count alike and the mean over `labels` is 1.
+
+    A class without an image gets what one with a single image would.
+    """
+    return len(labels) / (classes * labels.bincount(minlength=classes).clamp(min=1).float())
 
 
 class Trainee(nn.Module):
@@ -135,6 +153,8 @@ class Retraining:
             self.network = Network(architecture)
             self.trainee = Trainee(self.network, self.settings)
         self.trainee.to(self.device)
+        length = self.settings.ema_share * self.steps
+        self.average = moving_average(self.network, length) if length else None
         self.engine = Engine(spec.engine, self.device)
         self.engine.prepare(self.trainee)
         self.weights = list(self.trainee.parameters())
@@ -143,10 +163,19 @@ class Retraining:
             self.settings.retrain_lr,
             self.settings.momentum,
             self.settings.retrain_weight_decay,
-            bn_scales(self.trainee),
+            (bn_scales if self.settings.decay_biases else vectors)(self.trainee),
         )
         self.augment = Augment.of(self.settings, retraining=True)
+        labels, balance = data.labels[data.training].cpu(), self.settings.balance
+        weights = class_weights(labels, data.classes)
+        self.class_weights = weights.to(self.device) if balance == "loss" else None
+        self.chances = weights[labels] if balance == "sampling" else None
         self.step = 0
+        self.validated: dict[str, float] = {}
+        """What is delivered has reached on the validation part, by the names of `CHOOSE_BY`; empty in the first epoch.
+        """
+        self.best: dict[str, Any] | None = None
+        """With patience the best `epoch` so far, what it `reached`, and its `weights`."""
         self.losses = Losses()
         self.started = time.monotonic()
         """When the running epoch began, as if nothing had interrupted it."""
@@ -155,6 +184,12 @@ class Retraining:
     def batch_size(self) -> int:
         """Images of one step over all workers."""
         return min(self.settings.retrain_batch_size, len(self.data.training))
+
+    @property
+    def parts(self) -> int:
+        """In how many parts a step's batch passes: fewer than were asked for where there are too few images for the
+        batch, so that each worker has two or more in every one."""
+        return max(1, self.batch_size * self.settings.retrain_accumulation // self.settings.retrain_batch_size)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -167,9 +202,20 @@ class Retraining:
         return self.steps_per_epoch * self.settings.retrain_epochs
 
     @property
+    def epochs(self) -> int:
+        """How many epochs are behind."""
+        return self.step // self.steps_per_epoch
+
+    @property
     def done(self) -> bool:
-        """Whether no step is left."""
-        return self.step >= self.steps
+        """Whether no step is left, or the patience is at its end."""
+        waited = self.epochs - self.best["epoch"] if self.best else 0
+        return self.step >= self.steps or 0 < self.settings.retrain_patience <= waited
+
+    @property
+    def delivered(self) -> nn.Module:
+        """The network that is judged, and at the end delivered: the average of the weights where there is one."""
+        return self.network if self.average is None else self.average.module
 
     def advance(self) -> list[dict[str, Any]]:
         """Take one step; returns the journal lines it gives rise to.
@@ -180,18 +226,22 @@ class Retraining:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.settings, self.step / self.steps_per_epoch)
         images, labels = self.data.batch(
-            self.data.training, self.step, self.batch_size, self.seed, self.purpose, self.augment
+            self.data.training, self.step, self.batch_size, self.seed, self.purpose, self.augment, self.chances
         )
-        with batch_named("retrain_batch_size", self.batch_size, self._per_image):
-            loss = backward(self._loss(images, labels), self.batch_size, self.weights)
+        field = "retrain_batch_size" if self.parts == 1 else "retrain_batch_size / retrain_accumulation"
+        with batch_named(field, self.batch_size // self.parts, self._per_image):
+            loss = self._gradients(images, labels)
         self.losses.add("retrain", self.step, loss)
         if self.settings.retrain_clip:
             nn.utils.clip_grad_norm_(self.weights, self.settings.retrain_clip)
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.network)
         self.step += 1
         if self.step % self.steps_per_epoch:
             return []
-        validation = evaluate(self.network, self.data, self.data.parts["validation"])
+        validation = evaluate(self.delivered, self.data, self.data.parts["validation"])
+        self._judge({name: getattr(validation, name) for name in CHOOSE_BY})
         mean = self.losses.mean()
         self.losses = Losses()
         now = time.monotonic()
@@ -200,7 +250,7 @@ class Retraining:
             {
                 "kind": "epoch",
                 "phase": "retrain",
-                "epoch": self.step // self.steps_per_epoch,
+                "epoch": self.epochs,
                 "epochs": self.settings.retrain_epochs,
                 "loss": mean,
                 "accuracy": validation.accuracy,
@@ -209,18 +259,46 @@ class Retraining:
             }
         ]
 
-    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """The smoothed cross-entropy of this worker's share of the batch, with the auxiliary head's part in it."""
+    def _gradients(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Leave the gradients of a step, whose batch passes in parts; returns its loss ()."""
+        start, losses = parallel.share(self.batch_size).start, list[Tensor]()
+        for some, told in zip(images.tensor_split(self.parts), labels.tensor_split(self.parts), strict=True):
+            loss = self._loss(some, told, slice(start, start + len(some))) * (len(some) / len(images))
+            losses.append(backward(loss, self.batch_size, self.weights, add=bool(losses)))
+            start += len(some)
+        return torch.stack(losses).sum()
+
+    def _loss(self, images: Tensor, labels: Tensor, share: slice) -> Tensor:
+        """The loss of the `share` of a batch that `images` are, with the auxiliary head's part in it."""
         random = generator(self.seed, self.purpose, "drop", self.step)
-        share = parallel.share(self.batch_size)
         with self.engine.arithmetic():
             logits, auxiliary = self.trainee(images, random, self.batch_size, share, self.step / self.steps)
-        smoothing = self.settings.label_smoothing
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        loss = self._entropy(logits, labels)
         if auxiliary is not None:
-            part = F.cross_entropy(auxiliary.float(), labels, label_smoothing=smoothing)
-            loss = loss + self.settings.auxiliary_weight * part
+            loss = loss + self.settings.auxiliary_weight * self._entropy(auxiliary, labels)
         return loss
+
+    def _entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The mean smoothed cross-entropy () of `logits` (B, classes), weighted by class where that is asked for."""
+        smoothing, weight = self.settings.label_smoothing, self.class_weights
+        if weight is None:
+            return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        # torch's own mean would divide by the weights of this very batch.
+        summed = F.cross_entropy(logits.float(), labels, weight, reduction="sum", label_smoothing=smoothing)
+        return summed / len(labels)
+
+    def _judge(self, reached: dict[str, float]) -> None:
+        """Take in what an epoch has `reached`; with patience, keep the best and, at the end, return to it."""
+        self.validated = reached
+        if not self.settings.retrain_patience:
+            return
+        chosen = self.settings.choose_by
+        if self.best is None or reached[chosen] > self.best["reached"][chosen]:
+            weights = {name: tensor.detach().clone() for name, tensor in self.delivered.state_dict().items()}
+            self.best = {"epoch": self.epochs, "reached": reached, "weights": weights}
+        self.validated = self.best["reached"]
+        if self.done:
+            self.delivered.load_state_dict(self.best["weights"])
 
     def _per_image(self) -> int:
         """The bytes that a step keeps for each image."""
@@ -235,14 +313,16 @@ class Retraining:
         return kept_per_image(make, passes, self.architecture.space.input_shape, self.engine)
 
     def test(self) -> Evaluation:
-        """What the network answers for the test part."""
-        return evaluate(self.network, self.data, self.data.parts["test"])
+        """What the network that is delivered answers for the test part."""
+        return evaluate(self.delivered, self.data, self.data.parts["test"])
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
         return {
             "step": self.step,
             "trainee": self.trainee.state_dict(),
+            "average": self.average and self.average.state_dict(),
+            "best": self.best,
             "optimizer": self.optimizer.state_dict(),
             "losses": list(self.losses.read()),
             "epoch_seconds": time.monotonic() - self.started,
@@ -251,6 +331,9 @@ class Retraining:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Become the retraining that `state_dict` described."""
         self.trainee.load_state_dict(state["trainee"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.best = state.get("best")
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.losses = state["step"], Losses(state["losses"])
         self.started = time.monotonic() - state.get("epoch_seconds", 0.0)

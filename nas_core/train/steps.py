@@ -45,6 +45,11 @@ def bn_scales(module: nn.Module) -> list[nn.Parameter]:
     return [norm.weight for norm in norms if norm.weight.requires_grad]
 
 
+def vectors(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters of `module` with one dimension: scales and shifts of BN, and biases."""
+    return [parameter for parameter in module.parameters() if parameter.ndim == 1]
+
+
 class Losses:
     """The losses of an epoch so far, which stay on the device until they are read: to read is to wait for it."""
 
@@ -75,8 +80,9 @@ class Losses:
         return sum(self.values) / len(self.values)
 
 
-def backward(loss: Tensor, size: int, wanted: list[nn.Parameter]) -> Tensor:
-    """Put the gradients of the mean loss over a batch of `size` images into `wanted`; returns that loss.
+def backward(loss: Tensor, size: int, wanted: list[nn.Parameter], add: bool = False) -> Tensor:
+    """Put the gradients of the mean loss over a batch of `size` images into `wanted`, or `add` them to what is there;
+    returns that loss.
 
     `loss` () is the mean over this worker's share, and counts for as many images as that has: weighted before it is
     differentiated, since BN's statistics carry gradients from every share to the others. What is returned is the same
@@ -84,10 +90,14 @@ def backward(loss: Tensor, size: int, wanted: list[nn.Parameter]) -> Tensor:
     """
     weight = parallel.weight(size)
     mean = loss.detach() * weight
+    before = [parameter.grad if add else None for parameter in wanted]
     for parameter in wanted:
         parameter.grad = None
     with summed(wanted, mean):
         torch.autograd.backward(loss * weight, inputs=wanted)
+    for parameter, gradient in zip(wanted, before, strict=True):
+        if gradient is not None:
+            parameter.grad = gradient if parameter.grad is None else gradient.add_(parameter.grad)
     return mean
 
 

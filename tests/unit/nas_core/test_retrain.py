@@ -2,20 +2,24 @@
 
 import io
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_core import Network, Retraining, Search, SearchSpace
+from nas_core.data.loading import Data
 from nas_core.errors import Diverged
+from nas_core.job import SearchJob
 from nas_core.seeds import generator
 from nas_core.spec import Settings
 from nas_core.supernet.network import NetworkBlock
-from nas_core.train.retrain import Trainee, keep_factors, learning_rate
-from nas_core.train.steps import bn_scales, weight_optimizer
+from nas_core.train.retrain import Trainee, class_weights, keep_factors, learning_rate
+from nas_core.train.steps import evaluate
 from tests.unit.nas_core.networks import tiny_data, tiny_spec
 
 EVERYTHING: dict[str, Any] = {
@@ -29,6 +33,12 @@ EVERYTHING: dict[str, Any] = {
     "auxiliary_weight": 0.4,
     "cutout": 2,
     "flip": True,
+    "mixup": 0.2,
+    "policy": "trivial_augment",
+    "decay_biases": False,
+    "retrain_accumulation": 3,
+    "ema_share": 0.25,
+    "retrain_patience": 1,
 }
 
 
@@ -136,8 +146,8 @@ def test_the_auxiliary_head_classifies_images_of_any_size(preset: str, smaller: 
     assert auxiliary is not None and own.shape == auxiliary.shape == (2, space.classes)
 
 
-def retraining() -> Retraining:
-    spec = tiny_spec(settings=EVERYTHING)
+def retraining(**settings: Any) -> Retraining:
+    spec = tiny_spec(settings=EVERYTHING | settings)
     return Retraining(spec, spec.space.complete(), tiny_data(), "cpu")
 
 
@@ -149,9 +159,9 @@ def finish(learner: Retraining) -> list[dict[str, Any]]:
     return lines
 
 
-@pytest.mark.parametrize("cut", [1, 8])
-def test_cut_and_resumed_with_everything_switched_on_it_gives_bit_for_bit_the_same(cut: int) -> None:
-    whole, broken, resumed = retraining(), retraining(), retraining()
+@pytest.mark.parametrize(("cut", "balance"), [(1, "sampling"), (8, "loss")])
+def test_cut_and_resumed_with_everything_switched_on_it_gives_bit_for_bit_the_same(cut: int, balance: str) -> None:
+    whole, broken, resumed = (retraining(balance=balance) for _ in range(3))
     for _ in range(cut):
         whole.advance()
         broken.advance()
@@ -159,9 +169,114 @@ def test_cut_and_resumed_with_everything_switched_on_it_gives_bit_for_bit_the_sa
     torch.save(broken.state_dict(), kept)
     kept.seek(0)
     resumed.load_state_dict(torch.load(kept, weights_only=True))
-    assert finish(resumed) == finish(whole)
-    ours, theirs = resumed.trainee.state_dict(), whole.trainee.state_dict()
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert finish(resumed) == finish(whole) and resumed.validated == whole.validated
+    for part in ("trainee", "delivered"):
+        ours, theirs = getattr(resumed, part).state_dict(), getattr(whole, part).state_dict()
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_what_is_delivered_is_the_moving_average_of_weights_and_statistics() -> None:
+    learner = retraining(ema_share=0.2, retrain_patience=0)
+    decay = 1 - 1 / (0.2 * learner.steps)
+    learner.advance()
+    expected = {name: value.double() for name, value in learner.network.state_dict().items()}
+    for _ in range(3):
+        learner.advance()
+        for name, value in learner.network.state_dict().items():
+            expected[name] = decay * expected[name] + (1 - decay) * value
+    found = learner.delivered.state_dict()
+    for name in (name for name in expected if not name.endswith("num_batches_tracked")):
+        torch.testing.assert_close(found[name].double(), expected[name], atol=1e-6, rtol=1e-5)
+    assert not torch.equal(found["head.bn.running_var"], learner.network.state_dict()["head.bn.running_var"])
+    with torch.no_grad():
+        learner.delivered.head.classifier.bias[1] = 1e6
+    tested = learner.test()
+    assert tested.predicted[1] == tested.total, "what is judged is the average"
+
+
+def test_a_batch_in_parts_teaches_what_it_teaches_at_once() -> None:
+    once, parts = retraining(retrain_accumulation=1), retraining(retrain_accumulation=4)
+    for learner in (once, parts):
+        learner.trainee.eval()  # or BN would look at the parts
+        learner.advance()
+    assert (once.parts, parts.parts) == (1, 4)
+    for name, value in once.trainee.state_dict().items():
+        torch.testing.assert_close(parts.trainee.state_dict()[name], value, atol=1e-5, rtol=1e-3)
+    assert parts.losses.read() == pytest.approx(once.losses.read(), rel=1e-5)
+
+
+def test_parts_are_fewer_where_there_are_too_few_images_for_the_batch() -> None:
+    learner = retraining(retrain_batch_size=1000, retrain_accumulation=20)
+    images = len(learner.data.training)
+    assert learner.batch_size == images < 1000 and learner.parts == images * 20 // 1000
+    learner.advance()
+
+
+def test_training_ends_when_patience_does_and_delivers_the_best_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = retraining(retrain_epochs=9, retrain_patience=2, choose_by="balanced_accuracy")
+    told = iter([0.5, 0.7, 0.6, 0.7, 0.9])
+    monkeypatch.setattr(
+        "nas_core.train.retrain.evaluate",
+        lambda *_: SimpleNamespace(accuracy=0.0, balanced_accuracy=next(told)),
+    )
+    while not learner.done:
+        learner.advance()
+        if learner.step == 2 * learner.steps_per_epoch:
+            best = {name: value.clone() for name, value in learner.delivered.state_dict().items()}
+    assert learner.epochs == 4 and learner.validated == {"accuracy": 0.0, "balanced_accuracy": 0.7}
+    assert all(torch.equal(value, best[name]) for name, value in learner.delivered.state_dict().items())
+
+
+def test_a_result_tells_how_many_epochs_there_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = evaluate
+
+    def never_better(network: nn.Module, data: Data, indices: Tensor) -> Any:
+        validating = indices is data.parts["validation"]
+        return SimpleNamespace(accuracy=0.5, balanced_accuracy=0.5) if validating else real(network, data, indices)
+
+    monkeypatch.setattr("nas_core.train.retrain.evaluate", never_better)
+    spec = tiny_spec(settings={"retrain_epochs": 5, "retrain_patience": 2, "ema_share": 0.1})
+    job, lines = SearchJob(spec, tiny_data(), "cpu"), list[dict[str, Any]]()
+    trained: Retraining | None = None
+    while not job.done:
+        trained = job.retraining or trained
+        lines += job.advance()
+    told = [line for line in lines if line["kind"] == "retrained"]
+    assert [line["epochs"] for line in told] == [line["epoch"] for line in told] == [3] * len(spec.budgets)
+    assert [result["epochs"] for result in job.results] == [3] * len(spec.budgets)
+    assert trained is not None and trained.best is not None
+    written = job.weights[spec.budgets[-1]]
+    assert all(torch.equal(value, written[name]) for name, value in trained.best["weights"].items())
+
+
+def test_rare_classes_count_as_much_as_frequent_ones() -> None:
+    labels = torch.tensor([0] * 90 + [1] * 9 + [2])
+    weights = class_weights(labels, 3)
+    counts = torch.tensor([90.0, 9.0, 1.0])
+    torch.testing.assert_close(weights * counts, torch.full((3,), 100 / 3))
+
+    weighed = retraining(balance="loss")
+    weighed.class_weights = weights
+    logits = torch.randn(100, 3)
+    by_class = torch.stack(
+        [F.cross_entropy(logits[labels == c], labels[labels == c], label_smoothing=0.0) for c in range(3)]
+    )
+    weighed.settings = replace(weighed.settings, label_smoothing=0.0)
+    torch.testing.assert_close(weighed._entropy(logits, labels), by_class.mean())
+
+    indices = torch.arange(1000, 1100)
+    data = tiny_data(count=1200)
+    uneven = replace(
+        data, labels=torch.cat([torch.zeros(1000, dtype=torch.long), labels, torch.zeros(100, dtype=torch.long)])
+    )
+    chances, seen = weights[labels], torch.zeros(3)
+    for step in range(30):
+        _, drawn = uneven.batch(indices, step, 100, 0, "test", None, chances)
+        seen += drawn.bincount(minlength=3)
+    assert (seen / seen.sum()).tolist() == pytest.approx([1 / 3] * 3, abs=0.04)
+    again = uneven.batch(indices, 29, 100, 0, "test", None, chances)[1]
+    assert torch.equal(again, drawn)
+    assert retraining(balance="sampling").chances is not None and retraining().chances is None
 
 
 def test_what_is_saved_is_the_network_and_what_counts_is_too() -> None:
@@ -174,16 +289,17 @@ def test_what_is_saved_is_the_network_and_what_counts_is_too() -> None:
     assert auxiliary is not None and {id(p) for p in auxiliary.parameters()} <= {id(p) for p in learner.weights}
 
 
-def test_only_the_scales_of_bn_do_not_decay() -> None:
-    network = Network(tiny_spec().space.complete())
-    optimizer = weight_optimizer(network.parameters(), 0.1, 0.9, 0.01, bn_scales(network))
-    for parameter in network.parameters():
+@pytest.mark.parametrize("decay_biases", [True, False])
+def test_scales_of_bn_do_not_decay_and_biases_only_where_that_is_asked_for(decay_biases: bool) -> None:
+    learner = retraining(decay_biases=decay_biases)
+    for parameter in learner.weights:
         parameter.data.fill_(1)
         parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    norms = [name for name, part in network.named_modules() if isinstance(part, nn.BatchNorm2d)]
-    kept = [name for name, parameter in network.named_parameters() if (parameter == 1).all()]
-    assert kept == [f"{name}.weight" for name in norms]
+    learner.optimizer.step()
+    norms = [name for name, part in learner.trainee.named_modules() if isinstance(part, nn.BatchNorm2d)]
+    kept = {name for name, parameter in learner.trainee.named_parameters() if (parameter == 1).all()}
+    biases = {name for name, _ in learner.trainee.named_parameters() if name.endswith("bias")}
+    assert kept == {f"{name}.weight" for name in norms} | (set() if decay_biases else biases)
 
 
 @pytest.mark.parametrize("phase", ["pretrain", "search", "retrain"])

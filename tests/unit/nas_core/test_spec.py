@@ -1,7 +1,7 @@
 """What a user asks for is read exactly, or refused with the field and what would do."""
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from nas_core.errors import InvalidValue
 from nas_core.space import MOST_OPERATIONS, PRESETS, Architecture, Block, Edge, Reduction, SearchSpace
 from nas_core.space.operations import OPERATIONS
 from nas_core.spec import FORMS, Limits, SearchSpec, Settings, parse_count
+from nas_core.spec.augmentation import AugmentationSettings
+from nas_core.spec.settings import SETTINGS, RetrainSettings
 from tests.unit.nas_core.networks import spaces, tiny_spec
 
 
@@ -135,6 +137,9 @@ def test_limits_that_no_network_keeps_together_are_refused_with_an_example() -> 
         *[("retrain_batch_size", 1), ("retrain_warmup_epochs", -1), ("retrain_warmup_epochs", 60)],
         *[("retrain_schedule", value) for value in ("step", "", None, 1, ["cosine"])],
         *[("drop_path", 1), ("drop_path", -0.1), ("dropout", 1.0), ("auxiliary_weight", -1), ("retrain_clip", "5")],
+        *[("decay_biases", 1), ("retrain_accumulation", 0), ("retrain_accumulation", 2.0), ("retrain_patience", -1)],
+        *[("ema_share", value) for value in (-1, 0.3, float("nan"), float("inf"), "1", True)],
+        *[("balance", value) for value in ("weights", "", None, True)],
         ("nonsense", 1),
     ],
 )
@@ -211,6 +216,43 @@ def test_every_worker_has_two_images_of_a_batch_however_it_is_shared_out() -> No
     with pytest.raises(InvalidValue) as refused:
         tiny_spec(workers=9, settings={"batch_size": 18})
     assert refused.value.field == "settings.retrain_batch_size"
+    tiny_spec(workers=2, settings={"retrain_accumulation": 4})
+    with pytest.raises(InvalidValue, match="in 5 parts of retrain_accumulation") as refused:
+        tiny_spec(workers=2, settings={"retrain_accumulation": 5})
+    assert refused.value.field == "settings.retrain_batch_size" and refused.value.accepted.startswith("20 or more")
+
+
+def test_a_specification_from_before_there_was_a_recipe_means_what_it_meant() -> None:
+    values = tiny_spec(settings={"retrain_epochs": 3}).to_dict()
+    younger = ("decay_biases", "retrain_accumulation", "ema_share", "balance", "retrain_patience")
+    meant = [values["settings"].pop(name) for name in younger]
+    assert meant == [True, 1, 0.0, "none", 0]
+    assert SearchSpec.from_dict(values) == tiny_spec(settings={"retrain_epochs": 3})
+
+
+@pytest.mark.parametrize("preset", SETTINGS)
+def test_a_recipe_sets_the_retraining_and_what_is_given_goes_first(preset: str) -> None:
+    own = Settings.preset(preset)
+    assert Settings.preset(preset, "paper") == own
+    standard, quick = Settings.preset(preset, recipe="standard"), Settings.preset(preset, recipe="quick")
+    assert quick == replace(standard, retrain_epochs=15) and standard.retrain_epochs == own.retrain_epochs
+    changed = {field.name for field in fields(Settings) if getattr(standard, field.name) != getattr(own, field.name)}
+    assert changed <= {field.name for part in (RetrainSettings, AugmentationSettings) for field in fields(part)}
+    # But for their epochs, networks of all presets are retrained alike.
+    for field in fields(RetrainSettings):
+        if field.name != "retrain_epochs":
+            assert getattr(standard, field.name) == getattr(Settings.preset("cifar10", recipe="standard"), field.name)
+    given = Settings.preset(preset, recipe="quick", retrain_epochs=40, label_smoothing=0.2)
+    assert given == replace(standard, retrain_epochs=40, label_smoothing=0.2)
+
+
+@pytest.mark.parametrize("recipe", ["Standard", "", None, 1, ["paper"]])
+def test_a_recipe_that_is_none_is_refused(recipe: Any) -> None:
+    with pytest.raises(InvalidValue) as refused:
+        Settings.preset("digits", recipe=recipe)
+    assert refused.value.field == "settings.recipe" and refused.value.accepted == "one of paper, standard, quick"
+    with pytest.raises(InvalidValue, match=r"settings\.name"):
+        Settings.preset("digits", **{"name": "cifar10"})
 
 
 def test_an_auxiliary_head_needs_a_stage_to_stand_at_the_end_of() -> None:
