@@ -95,7 +95,9 @@ Name = Annotated[str, typer.Option(help="A name for people.")]
 Set = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="FIELD=VALUE", help="A field of the schedule, such as retrain_epochs=30; may be repeated."
+        "--set",
+        metavar="FIELD=VALUE",
+        help="A field of the schedule, such as retrain_epochs=30 or recipe=standard; may be repeated.",
     ),
 ]
 

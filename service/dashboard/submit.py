@@ -19,7 +19,7 @@ from nas_core.data.summary import in_words, summarise
 from nas_core.errors import InvalidValue
 from nas_core.space import PRESETS, SearchSpace
 from nas_core.space.operations import OPERATIONS, PAPER_OPERATIONS
-from nas_core.spec import FORMS, OPSETS, PENALTIES, PRECISIONS, ExportOptions, Settings
+from nas_core.spec import BALANCES, FORMS, OPSETS, PENALTIES, PRECISIONS, RECIPES, ExportOptions, Settings
 from service.api import datasets
 from service.api import searches as api
 from service.api.checks import CHECKED
@@ -106,6 +106,7 @@ FIELDS: dict[str, Callable[[Sequence[str]], Any]] = {
     "limits.parameters": _text,
     "limits.activations": _text,
     "limits.latency_ms": _number,
+    "settings.recipe": _text,
     "settings.pretrain_epochs": _number,
     "settings.search_epochs": _number,
     "settings.retrain_epochs": _number,
@@ -113,6 +114,8 @@ FIELDS: dict[str, Callable[[Sequence[str]], Any]] = {
     "settings.retrain_batch_size": _number,
     "settings.lr": _number,
     "settings.retrain_lr": _number,
+    "settings.retrain_patience": _number,
+    "settings.balance": _text,
     "settings.form": _text,
     "settings.penalty": _text,
     "export.opset": _number,
@@ -152,6 +155,8 @@ CHOICES: dict[str, list[tuple[str, str]]] = {
     "space.share": [("", "each block its own"), ("true", "the same for all blocks")],
     "data.channels": [("", "what the images are"), ("1", "grey"), ("3", "colour")],
     "gpus_per_worker": [("0", "none"), ("1", "one")],
+    "settings.recipe": [("", "the preset's"), *((name, name) for name in RECIPES if name != "paper")],
+    "settings.balance": [("", "as often as their images"), *((name, name) for name in BALANCES if name != "none")],
     "settings.form": [("", "the preset's"), *((name, name) for name in FORMS)],
     "settings.penalty": [("", "the preset's"), *((name, name) for name in PENALTIES)],
     "export.opset": [("", f"{ExportOptions.opset}, the default"), *((str(opset), str(opset)) for opset in OPSETS)],

@@ -22,6 +22,7 @@ from nas_core.spec import (
     NEWEST_IR,
     NO_LIMITS,
     OPSETS,
+    RECIPES,
     DataOptions,
     EngineOptions,
     ExportOptions,
@@ -211,7 +212,8 @@ class SearchRequest(BaseModel):
     space: SpaceRequest = Field(default_factory=SpaceRequest)
     settings: Fields = Field(
         default_factory=dict,
-        description="Fields of the training schedule that differ from the preset's: "
+        description="Fields of the training schedule that differ from the preset's, and a recipe "
+        f"({', '.join(RECIPES)}) for those of retraining that are not given: "
         + ", ".join(field.name for field in fields(Settings)),
     )
     export: Fields = Field(
