@@ -112,8 +112,10 @@ ARMS: dict[str, Arm] = {
     "L1": lambda task, seed: search(task, task.spec(seed, gamma=whole_way(task))).architectures,
     "press": lambda task, seed: search(task, task.spec(seed, form="press")).architectures,
     "paper's form": lambda task, seed: search(task, task.spec(seed, form="paper", gamma=whole_way(task))).architectures,
-    "random": lambda task, seed: {b: random_architecture(task.space, b, seed) for b in task.budgets},
-    "thin": lambda task, seed: {b: thin_complete(task.space, b) for b in task.budgets},
+    "random": lambda task, seed: {
+        b: random_architecture(task.space, b, seed, task.settings.width_divisor) for b in task.budgets
+    },
+    "thin": lambda task, seed: {b: thin_complete(task.space, b, task.settings.width_divisor) for b in task.budgets},
 }
 
 

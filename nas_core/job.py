@@ -8,6 +8,7 @@ from torch import Tensor
 from nas_core.data.loading import Data, steps_per_epoch
 from nas_core.errors import InvalidValue
 from nas_core.search.search import Search
+from nas_core.search.spending import WIDE, divisor_of
 from nas_core.space import Architecture
 from nas_core.spec import SearchSpec
 from nas_core.train.evaluation import Evaluation
@@ -79,6 +80,15 @@ class SearchJob:
             if line["kind"] == "architecture":
                 architecture = self.architectures[line["budget"]]
                 line |= cost_of(architecture) | {"path": path(line["budget"])}
+        for budget in [line["budget"] for line in lines if line["kind"] == "architecture"]:
+            asked, widths = self.spec.settings.width_divisor, self.architectures[budget].widths
+            if (divisor := divisor_of(widths, asked)) < asked:
+                told = ", ".join(map(str, widths))
+                message = (
+                    f"the network for {budget} has {told} channels: multiples of {divisor} from {WIDE} on, since with "
+                    f"multiples of {asked} its stages would be out of proportion, or leave more of the budget"
+                )
+                lines.append({"kind": "warning", "message": message})
         if self.search.done and not self.spec.retrain:
             self.results = [{"budget": budget} | cost_of(self.architectures[budget]) for budget in self.spec.budgets]
         return lines

@@ -87,12 +87,13 @@ class Finalist:
 
     def build(self, spec: SearchSpec) -> Architecture:
         """Its architecture. Raises `ValueError` for a baseline that the budget is too small for."""
+        divisor = spec.settings.width_divisor
         if self.origin == "random":
-            return random_architecture(spec.space, self.budget, self.seed)
+            return random_architecture(spec.space, self.budget, self.seed, divisor)
         if self.origin == "thin":
-            return thin_complete(spec.space, self.budget)
+            return thin_complete(spec.space, self.budget, divisor)
         architecture = Architecture.from_dict(dict(self.architecture or {}))
-        return spend(architecture, self.budget, spec.limits) if self.fit else architecture
+        return spend(architecture, self.budget, spec.limits, divisor) if self.fit else architecture
 
 
 def finalists_of(values: Mapping[str, Any]) -> list[Finalist]:

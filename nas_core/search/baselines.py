@@ -16,7 +16,7 @@ CUTS = 100
 """In how many equal parts the cost of a random network falls to its budget."""
 
 
-def random_architecture(space: SearchSpace, budget: int, seed: int) -> Architecture:
+def random_architecture(space: SearchSpace, budget: int, seed: int, divisor: int = 1) -> Architecture:
     """A random network within `budget` multiply-adds: λ uniform on 0 … 1, cut down in `CUTS` steps.
 
     Raises `ValueError` where even what the cut may not remove costs more than the budget.
@@ -39,12 +39,12 @@ def random_architecture(space: SearchSpace, budget: int, seed: int) -> Architect
     if space.share:
         blocks *= sum(space.blocks)
     reductions = tuple(Reduction(*pair) for pair in pairs)
-    return spend(Architecture(space, space.widths, tuple(blocks), reductions), budget)
+    return spend(Architecture(space, space.widths, tuple(blocks), reductions), budget, divisor=divisor)
 
 
-def thin_complete(space: SearchSpace, budget: int) -> Architecture:
+def thin_complete(space: SearchSpace, budget: int, divisor: int = 1) -> Architecture:
     """The complete network with all stages narrowed (or widened) alike until it costs `budget` multiply-adds.
 
     Raises `ValueError` where it costs more even with one channel.
     """
-    return fit_widths(space.complete(), budget)
+    return fit_widths(space.complete(), budget, divisor=divisor)

@@ -60,8 +60,8 @@ class Fitting:
 
         Raises `InvalidValue` where it is too slow even with the fewest channels.
         """
-        limits = self.spec.limits
-        fitted = spend(architecture, budget, limits)
+        limits, divisor = self.spec.limits, self.spec.settings.width_divisor
+        fitted = spend(architecture, budget, limits, divisor)
         if limits.latency_ms is None:
             return fitted
         architecture = replace(fitted, widths=self.spec.space.widths)
@@ -75,7 +75,7 @@ class Fitting:
                 raise InvalidValue("limits.latency_ms", limits.latency_ms, reason, f"{measured.median:.3g} or more")
             for _ in range(NARROWINGS):
                 middle = round(math.sqrt(low * high))
-                wider = fit_widths(architecture, middle, limits)
+                wider = fit_widths(architecture, middle, limits, divisor)
                 tried = self._time(wider)
                 if tried.median <= limits.latency_ms:
                     low, fitted, measured = middle, wider, tried

@@ -1,6 +1,6 @@
 """What a network costs under a budget and limits, and how it uses them up: by its widths above all."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain, combinations, islice
@@ -16,6 +16,10 @@ FLOOR = 1e-3
 
 LEAST_USED = 0.97
 """The share of a budget that a network is to use."""
+
+WIDE, FURTHEST = 32, 0.9
+"""Widths of so many channels or more are multiples of a divisor, where that moves none further than to such a part of
+what it would be without, or back: a network whose stages are out of proportion learns worse."""
 
 RELATIVES = 200
 """How many lighter relatives of a network are tried for it, and five times as many in all."""
@@ -53,20 +57,24 @@ def narrowest(architecture: Architecture) -> Architecture:
     return replace(architecture, widths=(first, *[1] * (len(architecture.widths) - 1)))
 
 
-def spend(architecture: Architecture, budget: int, limits: Limits = NO_LIMITS) -> Architecture:
+def spend(architecture: Architecture, budget: int, limits: Limits = NO_LIMITS, divisor: int = 1) -> Architecture:
     """The network of `architecture` that uses at least `LEAST_USED` of the budget or of a limit, and passes none.
 
     The widths do it (`fit_widths`) wherever a channel is a small part of the network. Where it is not, in small spaces,
     a near relative does: without its weakest edges, and so wider; or else with an operation or two more as well. Where
     none does, the one that uses most. Raises `ValueError` as `fit_widths` does.
     """
-    best = fit_widths(architecture, budget, limits)
+    best = fit_widths(architecture, budget, limits, divisor)
     if effective_cost(best, budget, limits) >= LEAST_USED * budget:
         return best
     bases = [architecture, *islice(lighter(architecture), RELATIVES)]
     for relative in islice(chain(bases[1:], chain.from_iterable(map(heavier, bases))), 5 * RELATIVES):
         with suppress(ValueError):
-            best = max(best, fit_widths(relative, budget, limits), key=lambda a: effective_cost(a, budget, limits))
+            best = max(
+                best,
+                fit_widths(relative, budget, limits, divisor),
+                key=lambda a: effective_cost(a, budget, limits),
+            )
             if effective_cost(best, budget, limits) >= LEAST_USED * budget:
                 break
     return best
@@ -104,18 +112,48 @@ def heavier(architecture: Architecture) -> Iterator[Architecture]:
                 )
 
 
-def fit_widths(architecture: Architecture, budget: int, limits: Limits = NO_LIMITS) -> Architecture:
+def divisor_of(widths: Iterable[int], most: int) -> int:
+    """The first of `most`, its half, its quarter … that all of the `widths` that are `WIDE` are multiples of."""
+    while any(width % most for width in widths if width >= WIDE):
+        most //= 2
+    return most
+
+
+def fit_widths(architecture: Architecture, budget: int, limits: Limits = NO_LIMITS, divisor: int = 1) -> Architecture:
     """The architecture with the widths that use up `budget` or one of the `limits` on parameters and activations.
 
-    All stages are scaled by the same factor, and then moved apart by single channels where that comes closer to the
+    Those that are `WIDE` are multiples of `divisor`, or of its half, its quarter … where that would leave more than
+    `LEAST_USED` allows, or move one further than `FURTHEST`. Raises `ValueError` where the architecture is over the
+    budget or a limit even with the fewest channels.
+    """
+    finest = _fit_widths(architecture, budget, limits, 1)
+    if max(finest.widths) < WIDE or effective_cost(finest, budget, limits) < LEAST_USED * budget:
+        return finest
+    while divisor > 1:
+        fitted = _fit_widths(architecture, budget, limits, divisor)
+        moved = [one / other for one, other in zip(fitted.widths, finest.widths, strict=True)]
+        in_shape = min(moved) >= FURTHEST and max(moved) <= 1 / FURTHEST
+        if in_shape and effective_cost(fitted, budget, limits) >= LEAST_USED * budget:
+            return fitted
+        divisor //= 2
+    return finest
+
+
+def _fit_widths(architecture: Architecture, budget: int, limits: Limits, divisor: int) -> Architecture:
+    """The architecture with widths, those that are `WIDE` multiples of `divisor`, that come closest to `budget`.
+
+    All stages are scaled by the same factor, and then moved apart by a few steps where that comes closer to the
     tightest of them. Taken are the widths nearest to equal scaling that leave at most 2 % of it, since a network whose
     stages are out of proportion learns worse; where there are none, those that leave least, and of these the largest.
     Raises `ValueError` where the architecture is over the budget or a limit even with the fewest channels.
     """
     widths, fewest = architecture.widths, narrowest(architecture).widths
 
+    def rounded(width: float) -> int:
+        return round(width) if round(width) < WIDE else round(width / divisor) * divisor
+
     def scaled(factor: float) -> tuple[int, ...]:
-        return tuple(max(least, round(width * factor)) for least, width in zip(fewest, widths, strict=True))
+        return tuple(max(least, rounded(width * factor)) for least, width in zip(fewest, widths, strict=True))
 
     def costs(chosen: Any) -> Any:
         return effective_cost(architecture, budget, limits, widths=chosen)
@@ -131,10 +169,14 @@ def fit_widths(architecture: Architecture, budget: int, limits: Limits = NO_LIMI
         middle = (low + high) / 2
         low, high = (middle, high) if costs(scaled(middle)) <= budget else (low, middle)
     reach = 4 if len(widths) <= 3 else 3
-    ranges = [
-        np.arange(max(least, middle - reach), middle + reach + 1)
-        for least, middle in zip(fewest, scaled(low), strict=True)
-    ]
+
+    def near(middle: int, least: int) -> list[int]:
+        around = range(max(least, middle - reach * divisor), middle + reach * divisor + 1)
+        allowed = [width for width in around if width == rounded(width)]
+        at = allowed.index(middle)
+        return allowed[max(0, at - reach) : at + reach + 1]
+
+    ranges = [np.array(near(middle, least)) for least, middle in zip(fewest, scaled(low), strict=True)]
     grid = [axis.ravel() for axis in np.meshgrid(*ranges, indexing="ij")]
     totals = costs(grid)
     ratios = np.log([axis / width for axis, width in zip(grid, widths, strict=True)])

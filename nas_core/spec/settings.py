@@ -110,11 +110,13 @@ class Settings(AugmentationSettings, RetrainSettings, ScalingSettings, SupernetS
     """How long and how fast every phase trains; everything that is not the space.
 
     To users the phases' fields are one flat list. All phases share `momentum`; `choose_by` is what networks that
-    compete are judged by (`CHOOSE_BY`). Raises `InvalidValue` where a field cannot be used.
+    compete are judged by (`CHOOSE_BY`); widths of 32 channels or more are multiples of `width_divisor` where a budget
+    can be used up by such (`nas_core.search.spending.fit_widths`). Raises `InvalidValue` where a field cannot be used.
     """
 
     momentum: float = number(0.9, below=1)
     choose_by: str = choice("accuracy", CHOOSE_BY)
+    width_divisor: int = whole(8, 1, 64)
 
     @classmethod
     def preset(cls, name: str, /, recipe: str = "paper", **overrides: Any) -> Self:

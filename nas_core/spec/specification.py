@@ -114,7 +114,8 @@ class SearchSpec:
             | {
                 "budgets": tuple(values["budgets"]),
                 "space": SearchSpace.from_dict(values["space"]),
-                "settings": Settings(**values["settings"]),
+                # Where there was no divisor yet, widths were any.
+                "settings": Settings(**{"width_divisor": 1} | values["settings"]),
                 "limits": Limits(**values.get("limits", {})),
                 "min_workers": values.get("min_workers"),
                 "accelerator_type": values.get("accelerator_type"),

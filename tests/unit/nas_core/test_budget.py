@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas_core import Architecture, SearchSpace
+from nas_core.job import SearchJob
 from nas_core.search.press import Edges, Press, strongest_path
 from nas_core.search.spending import (
     LEAST_USED,
+    divisor_of,
     effective_cost,
     fit_widths,
     heavier,
@@ -22,7 +24,7 @@ from nas_core.search.spending import (
 )
 from nas_core.space import Block, Edge, Reduction, branches, live
 from nas_core.spec import Limits
-from tests.unit.nas_core.networks import architectures, spaces
+from tests.unit.nas_core.networks import architectures, spaces, tiny_data, tiny_spec
 
 
 def strengths_of(architecture: Architecture) -> tuple[list[list[float]], list[list[float]]]:
@@ -87,11 +89,11 @@ def test_the_press_counts_what_the_architecture_costs(space: SearchSpace) -> Non
     assert [press.alive_share(group, edges[group]) for group in range(len(edges))] == [1.0] * len(edges)
 
 
-@given(architectures(searchable=True), st.floats(0.5, 6))
-def test_widths_use_the_budget_up_and_never_pass_it(architecture: Architecture, times: float) -> None:
+@given(architectures(searchable=True), st.floats(0.5, 100), st.sampled_from([1, 2, 8, 12]))
+def test_widths_use_the_budget_up_and_never_pass_it(architecture: Architecture, times: float, divisor: int) -> None:
     budget = round(architecture.multiply_adds * times)
     try:
-        fitted = fit_widths(architecture, budget)
+        fitted = fit_widths(architecture, budget, divisor=divisor)
     except ValueError:
         first = 1 if len(architecture.space.stem) == 1 else 2
         assert replace(architecture, widths=(first, *[1] * (len(architecture.widths) - 1))).multiply_adds > budget
@@ -136,6 +138,37 @@ def test_every_feasible_budget_of_a_preset_is_used_to_97_percent(preset: str, sh
     for part in (0.0, 0.01, 0.05, 0.3, 1.0):
         budget = round(smallest + part * (largest - smallest))
         assert 0.97 * budget <= fit_widths(space.cheapest(), budget).multiply_adds <= budget
+
+
+@pytest.mark.parametrize("preset", ["digits", "cifar10", "imagenet"])
+def test_widths_from_32_on_are_multiples_of_8_where_such_use_the_budget_up(preset: str) -> None:
+    complete, rounded = SearchSpace.preset(preset).complete(), 0
+    for part in (0.1, 0.35, 1.0, 4.0):
+        budget = round(part * complete.multiply_adds)
+        finest, fitted = fit_widths(complete, budget), fit_widths(complete, budget, divisor=8)
+        assert 0.97 * budget <= fitted.multiply_adds <= budget
+        moved = [one / other for one, other in zip(fitted.widths, finest.widths, strict=True)]
+        assert min(moved) >= 0.9 and max(moved) <= 1 / 0.9
+        rounded += divisor_of(fitted.widths, 8) == 8
+    assert rounded >= 3
+
+
+def test_a_smaller_divisor_is_taken_where_the_budget_asks_for_it_and_told_in_the_journal() -> None:
+    wide = SearchSpace.preset("digits", blocks=(1,)).complete()
+    for width, divisor in ((40, 8), (44, 4), (38, 2), (35, 1), (31, 8)):
+        budget = replace(wide, widths=(width,)).multiply_adds
+        fitted = fit_widths(wide, budget, divisor=8)
+        assert fitted.widths == (width,) and divisor_of(fitted.widths, 8) == divisor
+
+    spec = tiny_spec()
+    job, budget = SearchJob(spec, tiny_data(), "cpu"), spec.budgets[0]
+    for widths, told in (((20, 40), False), ((20, 44), True)):
+        job.search.architectures[budget] = replace(spec.space.cheapest(), widths=widths)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(job.search, "advance", lambda: [{"kind": "architecture", "budget": budget}])
+            lines = job._search_step()
+        assert [line["kind"] for line in lines] == ["architecture", *["warning"] * told]
+    assert "20, 44 channels: multiples of 4 from 32 on" in lines[-1]["message"]
 
 
 def test_a_network_that_costs_too_much_at_any_width_is_refused() -> None:

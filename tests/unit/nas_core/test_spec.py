@@ -138,6 +138,7 @@ def test_limits_that_no_network_keeps_together_are_refused_with_an_example() -> 
         *[("retrain_schedule", value) for value in ("step", "", None, 1, ["cosine"])],
         *[("drop_path", 1), ("drop_path", -0.1), ("dropout", 1.0), ("auxiliary_weight", -1), ("retrain_clip", "5")],
         *[("decay_biases", 1), ("retrain_accumulation", 0), ("retrain_accumulation", 2.0), ("retrain_patience", -1)],
+        *[("width_divisor", value) for value in (0, 65, 8.0, "8", None)],
         *[("ema_share", value) for value in (-1, 0.3, float("nan"), float("inf"), "1", True)],
         *[("balance", value) for value in ("weights", "", None, True)],
         ("nonsense", 1),
@@ -227,7 +228,8 @@ def test_a_specification_from_before_there_was_a_recipe_means_what_it_meant() ->
     younger = ("decay_biases", "retrain_accumulation", "ema_share", "balance", "retrain_patience")
     meant = [values["settings"].pop(name) for name in younger]
     assert meant == [True, 1, 0.0, "none", 0]
-    assert SearchSpec.from_dict(values) == tiny_spec(settings={"retrain_epochs": 3})
+    assert values["settings"].pop("width_divisor") == 8
+    assert SearchSpec.from_dict(values) == tiny_spec(settings={"retrain_epochs": 3, "width_divisor": 1})
 
 
 @pytest.mark.parametrize("preset", SETTINGS)
