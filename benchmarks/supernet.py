@@ -32,6 +32,7 @@ from nas_core import ApgNag, Search, SearchSpace
 from nas_core.data.images import TensorImages
 from nas_core.data.loading import Data
 from nas_core.search.press import Press
+from nas_core.search.schedule import Schedule
 from nas_core.search.spending import FLOOR
 from nas_core.seeds import generator
 from nas_core.space import branches, live
@@ -244,7 +245,7 @@ class ReferenceSearch:
         settings = self.settings
         self.weight_step = weight_optimizer(self.weights, settings.lr, settings.momentum, settings.weight_decay)
         self.scaling_step = ApgNag(self.factors, settings.scaling_lr, settings.momentum, settings.gamma, settings.clip)
-        self.complete = spec.space.complete().multiply_adds
+        self.schedule = Schedule(spec.space.complete().multiply_adds, spec.budgets)
 
     def step(self, number: int) -> None:
         """A step of the schedule, which pretrains first."""
@@ -278,8 +279,12 @@ class ReferenceSearch:
         for factor in self.factors:
             factor.grad = None
         self.loss("scaling", number).backward()
+        were = [factor.detach().clone() for factor in self.factors]
         self.scaling_step.step()
-        target = self.complete + (self.spec.budgets[0] - self.complete) * progress
+        with torch.no_grad():
+            for factor, was in zip(self.factors, were, strict=True):
+                factor.copy_(torch.where(factor > 0, factor, was))
+        target = self.schedule.target(progress)
         rows, pairs = self.factors[0].tolist(), self.factors[1].tolist()
         shares: list[list[float]] = []
         for row in rows:
