@@ -111,7 +111,6 @@ WRONG: list[tuple[dict[str, str], dict[str, Any], str]] = [
     ({"space.blocks": "2 x"}, {"space": {"blocks": [2, "x"]}}, "space.blocks"),
     ({"space.levels": "9"}, {"space": {"levels": 9}}, "space.levels"),
     ({"settings.lr": "nan"}, {"settings": {"lr": "nan"}}, "settings.lr"),
-    ({"settings.recipe": "best"}, {"settings": {"recipe": "best"}}, "settings.recipe"),
     ({"settings.batch_size": "1"}, {"settings": {"batch_size": 1}}, "settings.batch_size"),
     ({"limits.parameters": "3"}, {"limits": {"parameters": "3"}}, "limits.parameters"),
 ]

@@ -4,6 +4,7 @@ import copy
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from ray.tune.experiment import Trial
 from nas_core import SearchSpace
 from nas_core.search.baselines import random_architecture
 from nas_core.spec import SearchSpec, Settings
+from nas_core.train.steps import evaluate
 from worker import tuning
 from worker.checkpoints import Checkpoints
 from worker.exports import Exports
@@ -67,6 +69,31 @@ def test_a_trial_that_goes_on_tells_all_epochs_that_are_behind_it(
     assert train() == [[1, 2, 3, 4, 5, 6, 7, 8]], "it was trained"
     folder.remove(past(0))
     assert train() == [], "by a Yoso that kept nothing"
+
+
+def test_a_trial_whose_patience_ends_is_trained_and_says_how_many_epochs_it_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = replace(SPEC, settings=replace(SPEC.settings, retrain_patience=2))
+    [budget] = spec.budgets
+    finalist: dict[str, Any] = {"budget": budget, "origin": "random", "seed": 1}
+    (tmp_path / "spec.json").write_text(json.dumps(spec.to_dict() | {"finalists": [finalist], "at_once": 1}))
+    told, reported = iter([0.5, 0.7, 0.6, 0.65, 0.8]), list[dict[str, Any]]()
+
+    def evaluated(network: Any, data: Any, indices: Any) -> Any:
+        if indices is data.parts["validation"]:
+            return SimpleNamespace(accuracy=next(told), balanced_accuracy=0.4)
+        return evaluate(network, data, indices)
+
+    monkeypatch.setattr("nas_core.train.retrain.evaluate", evaluated)
+    monkeypatch.setattr(Checkpoints, "report", lambda self, metrics, state=None: reported.append(metrics))
+    monkeypatch.setattr(Checkpoints, "load", lambda self: None)
+    config = {"folder": str(tmp_path), "attempt": 1, "number": 0, "checkpoint_seconds": 1000.0}
+    TorchTrainer(train_finalist, train_loop_config=config, scaling_config=ScalingConfig(num_workers=0)).fit()
+    assert [line["epoch"] for metrics in reported for line in metrics["lines"]] == [1, 2, 3, 4]
+    assert (reported[-1]["epoch"], reported[-1]["accuracy"]) == (8, 0.7), "nothing is left of it"
+    trial = tuning.trial_result(RunFolder(str(tmp_path)), Finalist(0, **finalist), reported[-1], 8)
+    assert (trial["outcome"], trial["epochs"], trial["validation_accuracy"]) == ("trained", 4, 0.7)
 
 
 @pytest.mark.parametrize(("choose_by", "winner"), [("accuracy", 0), ("balanced_accuracy", 1)])
