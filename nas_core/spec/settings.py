@@ -186,12 +186,11 @@ STANDARD: dict[str, Any] = dict(
     retrain_weight_decay=5e-4,
     decay_biases=False,
     retrain_clip=0.0,
-    label_smoothing=0.1,
+    label_smoothing=0.0,
     drop_path=0.0,
     dropout=0.0,
     auxiliary_weight=0.0,
     cutout=0,
-    ema_share=0.05,
 )
 RECIPES: dict[str, dict[str, Any]] = {"paper": {}, "standard": STANDARD, "quick": STANDARD | dict(retrain_epochs=15)}
 """The fields of retraining that a recipe replaces in a preset: none (`paper`: the preset's own, which are the paper's
