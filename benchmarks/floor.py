@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from nas_core.space import SearchSpace
 from nas_core.space.operations import Convolution, Normalise, flow
 from nas_core.space.operations import Pool as PoolLayer
-from nas_core.space.topology import Classify, ConvBnRelu, Join, Operate, Part, Pool
+from nas_core.space.topology import Classify, ConvBnAct, Join, Operate, Part, Pool
 
 LEAST_SECONDS = 0.02
 """A rate is measured for at least so long."""
@@ -56,7 +56,7 @@ class Work:
             mixed: set[tuple[str, ...]] = set()
             for step in part.steps:
                 match step:
-                    case ConvBnRelu():
+                    case ConvBnAct():
                         self._product(step.kernel**2 * step.channels_in, step.channels, step.size, passes)
                         self._normalise(step.channels, step.size)
                     case Operate(channels=width, size=size):

@@ -10,10 +10,12 @@ from typing import Any
 _HOME = {
     "SearchSpace": "space",
     "Architecture": "space",
+    "Reference": "space",
     "SearchSpec": "spec",
     "Settings": "spec",
     "Supernet": "supernet.supernet",
     "Network": "supernet.network",
+    "ReferenceNetwork": "supernet.references",
     "ApgNag": "search.proximal",
     "Search": "search.search",
     "Retraining": "train.retrain",

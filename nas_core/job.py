@@ -9,7 +9,7 @@ from nas_core.data.loading import Data, steps_per_epoch
 from nas_core.errors import InvalidValue
 from nas_core.search.search import Search
 from nas_core.search.spending import WIDE, divisor_of
-from nas_core.space import Architecture
+from nas_core.space import Architecture, Genotype
 from nas_core.spec import SearchSpec
 from nas_core.train.evaluation import Evaluation
 from nas_core.train.retrain import Retraining
@@ -162,7 +162,7 @@ def path(budget: int) -> str:
     return f"architectures/{budget}"
 
 
-def cost_of(architecture: Architecture) -> dict[str, int]:
+def cost_of(architecture: Genotype) -> dict[str, int]:
     """What a network costs, as a journal line or a result tells it."""
     return {
         "multiply_adds": architecture.multiply_adds,

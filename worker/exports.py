@@ -17,14 +17,14 @@ from nas_core.deliver import card, programs, standalone
 from nas_core.deliver.preprocessing import Preprocessing
 from nas_core.files import FILES
 from nas_core.search.latency import Latency, measure_latency
-from nas_core.space import Architecture
+from nas_core.space import Architecture, Reference
 from nas_core.space.picture import draw
 from nas_core.spec import ExportOptions, SearchSpec
 from nas_core.train.evaluation import Evaluation
 from worker.run_folder import RunFolder
 
 
-def write_genotype(folder: RunFolder, path: str, architecture: Architecture) -> dict[str, str]:
+def write_genotype(folder: RunFolder, path: str, architecture: Architecture | Reference) -> dict[str, str]:
     """Write a network's architecture and picture at `path` of the folder; returns these files' names by kind."""
     folder.write(f"{path}/{FILES['architecture']}", architecture.to_json().encode())
     folder.write(f"{path}/{FILES['picture']}", draw(architecture).encode())
@@ -79,7 +79,7 @@ class Exports:
         folder: RunFolder,
         path: str,
         spec: SearchSpec,
-        architecture: Architecture,
+        architecture: Architecture | Reference,
         weights: Mapping[str, Tensor],
         data: Data,
         evaluation: Evaluation,
@@ -137,7 +137,7 @@ class Exports:
 
 
 def _onnx(
-    architecture: Architecture,
+    architecture: Architecture | Reference,
     weights: Mapping[str, Tensor],
     options: ExportOptions,
     preprocessing: Preprocessing,
@@ -146,5 +146,5 @@ def _onnx(
     return programs.to_onnx(programs.restore(architecture, weights), options, preprocessing, version)
 
 
-def _torch_export(architecture: Architecture, weights: Mapping[str, Tensor]) -> bytes:
+def _torch_export(architecture: Architecture | Reference, weights: Mapping[str, Tensor]) -> bytes:
     return programs.to_torch_export(programs.restore(architecture, weights))

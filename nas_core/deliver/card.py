@@ -3,20 +3,22 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from nas_core.data.loading import Data
 from nas_core.data.summary import in_words
 from nas_core.deliver.preprocessing import Preprocessing, resizing
 from nas_core.files import FILES
 from nas_core.search.latency import Latency
-from nas_core.space import Architecture
+from nas_core.space import Architecture, Reference
 from nas_core.spec import ExportOptions, SearchSpec
 from nas_core.train.evaluation import Evaluation
+from nas_core.train.retrain import untaken
 
 
 def model_card(
     spec: SearchSpec,
-    architecture: Architecture,
+    architecture: Architecture | Reference,
     data: Data,
     budget: int,
     test: Evaluation,
@@ -28,7 +30,7 @@ def model_card(
 
     It was found for `budget`; `versions` are the software by name, `not_exported` why a kind of file is missing.
     """
-    space = architecture.space
+    channels_in, size, _ = architecture.input_shape
     preprocessing, summary = Preprocessing.of(data, spec), test.summary()
     channels = enumerate(zip(data.mean, data.deviation, strict=True))
     rows = "\n".join(f"| {channel} | {mean:.4f} | {deviation:.4f} |" for channel, (mean, deviation) in channels)
@@ -36,14 +38,14 @@ def model_card(
     missing = not_exported or {}
     loading = "\n\n".join(
         f"`{FILES[kind]}` is missing: {missing[kind]}" if kind in missing else text
-        for kind, text in _loading(spec.export).items()
+        for kind, text in _loading(spec.export, isinstance(architecture, Reference)).items()
     )
     warnings = "".join(f"> **Warning.** {_plain(warning)}\n\n" for warning in test.warnings)
     top5 = "" if test.top5_accuracy is None else f"\n- Top-5 accuracy: {test.top5_accuracy:.2%}"
     present = test.classes - len(test.absent)
     return f"""# An image classifier for {budget:,} multiply-adds
 
-Found by direct sparse optimisation ([DSO-NAS](https://arxiv.org/abs/1811.01567)) and trained from scratch, by Yoso.
+{_origin(architecture, spec)}
 
 {warnings}- Dataset: `{data.name}`, {data.classes} classes, fingerprint `{data.fingerprint}`
 - Its images by part: {splits}.
@@ -62,8 +64,8 @@ Found by direct sparse optimisation ([DSO-NAS](https://arxiv.org/abs/1811.01567)
 {_dataset(spec)}
 ## Input and output
 
-Float32 images (batch, {space.channels_in}, {space.image_size}, {space.image_size}), as many in a batch as you like, \
-{"in the order red, green, blue" if space.channels_in == 3 else "grey"}.
+Float32 images (batch, {channels_in}, {size}, {size}), as many in a batch as you like, \
+{"in the order red, green, blue" if channels_in == 3 else "grey"}.
 Each byte (0 … 255) enters as (byte − mean) / deviation of its channel:
 
 | channel | mean | deviation |
@@ -95,6 +97,56 @@ Seed {spec.seed}, with {", ".join(f"{name} {version}" for name, version in versi
 - Multiply-adds count convolutions and the classifier. What they take in time depends on the machine.
 - Weights and activations are float32; nothing is quantised.
 {_classes(data.class_names)}"""
+
+
+def _origin(architecture: Architecture | Reference, spec: SearchSpec) -> str:
+    """Where a network comes from, in a sentence or two."""
+    if not isinstance(architecture, Reference):
+        return (
+            "Found by direct sparse optimisation ([DSO-NAS](https://arxiv.org/abs/1811.01567)) and trained from "
+            "scratch, by Yoso."
+        )
+    missing = untaken(architecture, spec.settings)
+    recipe = f", but without {' and '.join(missing)}" if missing else ""
+    return (
+        f"A {architecture.variant}, which people have drawn, at {architecture.scale:.2f} times its published width.\n"
+        f"It halves an image {architecture.halvings} times, and is here for searched networks to be compared with. "
+        f"Yoso trained it from scratch as\nit trains those{recipe}."
+    )
+
+
+def beside_references(
+    network: Mapping[str, Any], references: Sequence[Mapping[str, Any]], left_out: Sequence[str], chosen_by: str
+) -> str:
+    """The end of a searched network's card: how it did beside `references` of its budget, in Markdown.
+
+    All are results of finals. The best reference is that which is best by `chosen_by`, a score on the validation part,
+    which decided nothing else of it; `left_out` says why families are missing.
+    """
+    lines = ["", REFERENCES_HEADING, ""]
+    if references:
+        best = max(references, key=lambda one: float(one[chosen_by]))
+        points = 100 * (network["accuracy"] - best["accuracy"])
+        told = "as good as" if abs(points) < 0.05 else f"{abs(points):.1f} points {'above' if points > 0 else 'below'}"
+        lines += [
+            f"Its test accuracy is **{told} the best hand-made network of this cost**, {best['variant']} with "
+            f"{best['accuracy']:.2%}.",
+            "All were trained by the same recipe on the same images; the best is the best on the validation part.",
+            "",
+            "| network | multiply-adds | parameters | validation | test | 95 % interval |",
+            "|---|---|---|---|---|---|",
+        ]
+    for one in [network, *sorted(references, key=lambda one: -float(one[chosen_by]))] if references else []:
+        lines.append(
+            f"| {one.get('variant', 'this one')} | {one['multiply_adds']:,} | {one['parameters']:,} "
+            f"| {one['validation_accuracy']:.2%} | {one['accuracy']:.2%} "
+            f"| {one['accuracy_low']:.1%} to {one['accuracy_high']:.1%} |"
+        )
+    lines += ["", *(f"- Left out: {_plain(reason)}" for reason in left_out)] if left_out else []
+    return "\n".join(lines) + "\n"
+
+
+REFERENCES_HEADING = "## Beside hand-made networks"
 
 
 MOST_TOLD = 50
@@ -155,8 +207,9 @@ def _dataset(spec: SearchSpec) -> str:
     return "\n## Dataset\n\n" + "\n".join(lines) + "\n"
 
 
-def _loading(options: ExportOptions) -> dict[str, str]:
+def _loading(options: ExportOptions, reference: bool) -> dict[str, str]:
     """How each form is used, by kind, as code that runs beside the files."""
+    described, network = ("Reference", "ReferenceNetwork") if reference else ("Architecture", "Network")
     read = 'read_pixels("photo.jpg").astype("float32")' if options.normalise else 'read_image("photo.jpg")'
     takes = "bytes (0 … 255) as floats, and normalises them itself" if options.normalise else "normalised images"
     return {
@@ -204,11 +257,11 @@ print(CLASSES[logits[0].argmax()])
 from pathlib import Path
 
 import torch
-from nas_core import Architecture, Network
+from nas_core import {described}, {network}
 from predict import CLASSES, read_image
 from safetensors.torch import load_file
 
-network = Network(Architecture.from_json(Path("{FILES["architecture"]}").read_text()))
+network = {network}({described}.from_json(Path("{FILES["architecture"]}").read_text()))
 network.load_state_dict(load_file("{FILES["weights"]}"))
 network.eval()
 logits = network(torch.from_numpy(read_image("photo.jpg")))

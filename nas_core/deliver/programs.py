@@ -15,18 +15,22 @@ import torch
 from torch import Tensor, nn
 
 from nas_core.deliver.preprocessing import Preprocessing
-from nas_core.space import Architecture
+from nas_core.space import Architecture, Reference
 from nas_core.spec import NO_EXPORT_OPTIONS, ExportOptions
 from nas_core.supernet.network import Network
+from nas_core.supernet.references import ReferenceNetwork, build
 
 TOLERANCE = 1e-4
 """How far another runtime's logits may be off, as a share of the largest logit (or of 1): it sums in another order."""
 
 
-def restore(architecture: Architecture, weights: Mapping[str, Tensor]) -> Network:
+Deployable = Network | ReferenceNetwork
+
+
+def restore(architecture: Architecture | Reference, weights: Mapping[str, Tensor]) -> Deployable:
     """The network of `architecture` with the state dict `weights`, on the CPU, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
-        network = Network(architecture)
+        network = build(architecture)
     network.load_state_dict(weights)
     return network.eval()
 
@@ -50,7 +54,7 @@ class Normalised(nn.Module):
 
 
 def to_onnx(
-    network: Network,
+    network: Deployable,
     options: ExportOptions = NO_EXPORT_OPTIONS,
     preprocessing: Preprocessing | None = None,
     version: str = "",
@@ -136,7 +140,7 @@ def _write_axes_as_attributes(graph: onnx.GraphProto) -> None:
         graph.node.remove(node)
 
 
-def to_torch_export(network: Network) -> bytes:
+def to_torch_export(network: Deployable) -> bytes:
     """`network` as a torch.export program (.pt2): images (batch, channels, height, width) → logits (batch, classes).
 
     `torch.export.load(file).module()` runs it without Yoso, for a batch of any size. Raises `RuntimeError` where that
@@ -151,17 +155,16 @@ def to_torch_export(network: Network) -> bytes:
     return file.getvalue()
 
 
-def _deployed(network: Network) -> Network:
+def _deployed(network: Deployable) -> Deployable:
     return copy.deepcopy(network).cpu().eval().requires_grad_(False)
 
 
-def _images(network: Network, count: int) -> Tensor:
-    space = network.architecture.space
-    shape = (count, space.channels_in, space.image_size, space.image_size)
+def _images(network: Deployable, count: int) -> Tensor:
+    shape = (count, *network.architecture.input_shape)
     return torch.randn(shape, generator=torch.Generator().manual_seed(count))
 
 
-def _bytes(network: Network, count: int) -> Tensor:
+def _bytes(network: Deployable, count: int) -> Tensor:
     shape = _images(network, count).shape
     return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(count)).float()
 

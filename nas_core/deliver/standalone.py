@@ -10,14 +10,15 @@ from torch import nn
 from nas_core.data import decoding
 from nas_core.deliver.preprocessing import Preprocessing, resizing
 from nas_core.files import FILES
-from nas_core.space import Architecture
-from nas_core.space.topology import INPUT, ConvBnRelu, Join, Operate
+from nas_core.space import Architecture, Reference
+from nas_core.space.topology import INPUT, ConvBnAct, Half, Join, Operate, Shuffle
 from nas_core.supernet.layers import SqueezeExcitation
-from nas_core.supernet.network import Network, NetworkBlock, NetworkReduction
+from nas_core.supernet.network import NetworkBlock, NetworkReduction
+from nas_core.supernet.references import ReferenceHead, ReferenceNetwork, ReferencePart, build, identifier
 
 
 def to_python(
-    architecture: Architecture,
+    architecture: Architecture | Reference,
     mean: Sequence[float] | None = None,
     deviation: Sequence[float] | None = None,
     class_names: Sequence[str] = (),
@@ -29,10 +30,9 @@ def to_python(
     `class_names`, in the order of the logits, its `CLASSES` holds them. Raises `TypeError` for a layer that is neither
     torch's nor written out here.
     """
-    space = architecture.space
-    shape = f"{space.channels_in}, {space.image_size}, {space.image_size}"
+    shape = ", ".join(map(str, architecture.input_shape))
     with torch.device("meta"):
-        network = Network(architecture)
+        network = build(architecture)
     sections = [_heading(architecture, shape, mean is not None, bool(class_names))]
     if class_names:
         sections[0] += "\nCLASSES = (\n" + "".join(f"    {name!r},\n" for name in class_names) + ")\n"
@@ -41,20 +41,29 @@ def to_python(
         sections.append(_NORMALISE.format(shape=shape))
     if any(isinstance(module, SqueezeExcitation) for module in network.modules()):
         sections.append(_SQUEEZE_EXCITATION)
+    if isinstance(network, ReferenceNetwork):
+        sections.append(_MODULE.format(name="Stem", **_steps(network.stem)))
     for name, part in network.body.named_children():
-        assert isinstance(part, (NetworkBlock, NetworkReduction))
-        sections.append(_MODULE.format(name=name.title(), **_body(part)))
-    sections.append(_HEAD.format(bn=_code(network.head.bn), classifier=_code(network.head.classifier)))
+        assert isinstance(part, (NetworkBlock, NetworkReduction, ReferencePart))
+        told = _steps(part) if isinstance(part, ReferencePart) else _body(part)
+        sections.append(_MODULE.format(name=name.title(), **told))
+    if isinstance(network, ReferenceNetwork):
+        stem = "Stem()"
+        sections.append(_MODULE.format(name="Head", **_steps(network.head)))
+    else:
+        stem = _code(network.stem, 2)
+        sections.append(_HEAD.format(bn=_code(network.head.bn), classifier=_code(network.head.classifier)))
     body = "".join(f"                {name}={name.title()}(),\n" for name, _ in network.body.named_children())
-    sections.append(_NETWORK.format(shape=shape, classes=space.classes, stem=_code(network.stem, 2), body=body))
+    sections.append(_NETWORK.format(shape=shape, classes=architecture.outputs, stem=stem, body=body))
     return "\n\n".join([*sections, _LOAD])
 
 
-def _heading(architecture: Architecture, shape: str, normalises: bool, named: bool) -> str:
+def _heading(architecture: Architecture | Reference, shape: str, normalises: bool, named: bool) -> str:
     imported = ", ".join(["CLASSES"] * named + ["load"] + ["normalise"] * normalises)
     argument, given = ("normalise(images)", "bytes") if normalises else ("images", "normalised floats")
     naming = "\n    names = [CLASSES[index] for index in logits.argmax(1)]" if named else ""
-    return f'''"""An image classifier that Yoso found. `{FILES["predict"]}` beside it runs it on image files.
+    origin = f"a {architecture.variant} that Yoso scaled" if isinstance(architecture, Reference) else "that Yoso found"
+    return f'''"""An image classifier, {origin}. `{FILES["predict"]}` beside it runs it on image files.
 
 It takes {architecture.multiply_adds:,} multiply-adds an image, has {architecture.parameters:,} parameters, and needs
 torch and nothing else:
@@ -62,7 +71,7 @@ torch and nothing else:
     from network import {imported}
 
     network = load("{FILES["weights"]}")
-    logits = network({argument})  # images: {given} (B, {shape}) → logits (B, {architecture.space.classes}){naming}
+    logits = network({argument})  # images: {given} (B, {shape}) → logits (B, {architecture.outputs}){naming}
 """
 
 import json
@@ -80,7 +89,7 @@ def _code(module: nn.Module, depth: int = 0) -> str:
     if isinstance(module, nn.BatchNorm2d):  # torch's own writing has words that older versions of it do not know
         return f"nn.BatchNorm2d({module.num_features}, {module.eps}, {module.momentum})"
     if isinstance(module, SqueezeExcitation):
-        return f"SqueezeExcitation({module.squeeze.in_channels}, {module.squeeze.out_channels})"
+        return f"SqueezeExcitation({module.squeeze.in_channels}, {module.squeeze.out_channels}, nn.{module.gate!r})"
     indent = "    " * depth
     if isinstance(module, nn.Sequential):
         parts = "".join(f"{indent}    {_code(part, depth + 1)},\n" for part in module)
@@ -103,9 +112,9 @@ def _body(module: NetworkBlock | NetworkReduction) -> dict[str, str]:
     for index, step in enumerate(part.steps):
         reads = [values[name] for name in step.reads]
         match step:
-            case ConvBnRelu(name=value) if part.kind == "reduction":
+            case ConvBnAct(name=value) if part.kind == "reduction":
                 told, call = "Halves height and width", f"self.branches[{index}]({reads[0]})"
-            case ConvBnRelu(name=value):
+            case ConvBnAct(name=value):
                 call = f"self.shortcut({reads[0]})"
             case Operate(name=name, node=node):
                 value, call = f"x{node}", f'self.operations["{node}"]({" + ".join(reads)})  # {name}'
@@ -119,6 +128,35 @@ def _body(module: NetworkBlock | NetworkReduction) -> dict[str, str]:
     return {"told": told, "made": "".join(made), "steps": "".join(steps) + f"        return {total}\n"}
 
 
+def _steps(module: ReferencePart) -> dict[str, str]:
+    """What `_MODULE` tells of a part of a reference network, what it makes and the steps that it takes."""
+    values, lines = {INPUT: "x"}, []
+
+    def total(names: Sequence[str]) -> str:
+        return " + ".join(values[name] for name in names)
+
+    for step in module.part.steps:
+        match step:
+            case Half(half=half, channels=channels):
+                call = f"{total(step.reads)}[:, {half * channels}:{(half + 1) * channels}]"
+            case Shuffle():
+                call = f"torch.stack([{', '.join(values[name] for name in step.reads)}], 2).flatten(1, 2)"
+            case _:
+                call = f'self.steps["{identifier(step.name)}"]({total(step.reads)})'
+        values[step.name] = identifier(step.name)
+        lines.append(f"        {values[step.name]} = {call}\n")
+    result = total(module.part.leaves)
+    if isinstance(module, ReferenceHead):
+        result = f"self.classifier({result})"
+    made = (f"        self.{name} = {_code(child, 2)}\n" for name, child in module.named_children())
+    told = {"stem": "The first convolution", "head": "The mean over all pixels, and the classifier"}
+    return {
+        "told": told.get(module.part.kind, "A block"),
+        "made": "".join(made),
+        "steps": "".join(lines) + f"        return {result}\n",
+    }
+
+
 _NORMALISE = '''def normalise(images: Tensor) -> Tensor:
     """Images as the network wants them: bytes, 0 … 255, (B, {shape}) → floats."""
     if images.dtype != torch.uint8:
@@ -130,13 +168,14 @@ _NORMALISE = '''def normalise(images: Tensor) -> Tensor:
 _SQUEEZE_EXCITATION = '''class SqueezeExcitation(nn.Module):
     """Every channel times a gate that the means of all channels decide on."""
 
-    def __init__(self, channels: int, squeezed: int) -> None:
+    def __init__(self, channels: int, squeezed: int, gate: nn.Module) -> None:
         super().__init__()
         self.squeeze = nn.Conv2d(channels, squeezed, 1)
         self.excite = nn.Conv2d(squeezed, channels, 1)
+        self.gate = gate
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3), keepdim=True)))))
+        return x * self.gate(self.excite(F.relu(self.squeeze(x.mean((2, 3), keepdim=True)))))
 '''
 
 _MODULE = '''class {name}(nn.Module):

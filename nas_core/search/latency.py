@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_core.space import Architecture, Block, Reduction, SearchSpace
-from nas_core.space.topology import ConvBnRelu, Join, Operate
+from nas_core.space.topology import ConvBnAct, Join, Operate
 from nas_core.supernet.layers import batch_norm, convolution, module_of, operation
 from nas_core.supernet.network import Network
+from nas_core.supernet.references import ReferenceNetwork
 
 
 class Latency(NamedTuple):
@@ -55,12 +56,16 @@ def device_model(device: torch.device | str) -> str:
 
 
 def measure_latency(
-    network: Network, threads: int = 1, runs: int = 100, warm_up: int = 10, device: torch.device | str = "cpu"
+    network: Network | ReferenceNetwork,
+    threads: int = 1,
+    runs: int = 100,
+    warm_up: int = 10,
+    device: torch.device | str = "cpu",
 ) -> Latency:
     """Time `runs` forward passes of one image through `network` on `device`, after `warm_up` untimed ones."""
     deployed = copy.deepcopy(network).to(device).eval()
-    space = network.architecture.space
-    image = _activations(space.channels_in, space.image_size).to(device)
+    channels, size, _ = network.architecture.input_shape
+    image = _activations(channels, size).to(device)
     times = _milliseconds(lambda: deployed(image), torch.device(device), threads, runs, warm_up)
     low, median, high = np.percentile(times, [10, 50, 90]).tolist()
     return Latency(median, low, high, threads, str(device), device_model(device))
@@ -103,7 +108,7 @@ class LatencyTable:
                         total += times.operations[step.operation] + (len(step.reads) - 1) * times.addition
                     case Join():
                         total += len(step.reads) * times.output + times.closing
-                    case ConvBnRelu() if part.kind == "reduction":
+                    case ConvBnAct() if part.kind == "reduction":
                         total += self.reductions[part.stage][step.kernel > 1]
         return self.scale * total
 

@@ -1,18 +1,21 @@
 """What a network costs under a budget and limits, and how it uses them up: by its widths above all."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from itertools import chain, combinations, islice
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from nas_core.space import Architecture, Block, Edge, cost, live, memory
+from nas_core.space import Architecture, Block, Edge, Reference, cost, live, memory
 from nas_core.spec import NO_LIMITS, Limits
 
 FLOOR = 1e-3
 """What is left of a λ that the press would have zeroed but must spare."""
+
+Fitted = TypeVar("Fitted", Architecture, Reference)
 
 LEAST_USED = 0.97
 """The share of a budget that a network is to use."""
@@ -26,10 +29,10 @@ RELATIVES = 200
 
 
 def effective_cost(
-    architecture: Architecture,
+    architecture: Fitted,
     budget: int | float,
     limits: Limits,
-    estimate: Callable[[Architecture], float] | None = None,
+    estimate: Callable[[Fitted], float] | None = None,
     widths: Any = None,
 ) -> Any:
     """The multiply-adds of `architecture`, or `budget` times the largest share of a limit where that is more.
@@ -52,9 +55,7 @@ def effective_cost(
 
 def narrowest(architecture: Architecture) -> Architecture:
     """The architecture with the fewest channels that it can have."""
-    # Half of the first stage's channels must be at least one, where the stem has several convolutions.
-    first = 1 if len(architecture.space.stem) == 1 else 2
-    return replace(architecture, widths=(first, *[1] * (len(architecture.widths) - 1)))
+    return replace(architecture, widths=architecture.fewest)
 
 
 def spend(architecture: Architecture, budget: int, limits: Limits = NO_LIMITS, divisor: int = 1) -> Architecture:
@@ -119,8 +120,8 @@ def divisor_of(widths: Iterable[int], most: int) -> int:
     return most
 
 
-def fit_widths(architecture: Architecture, budget: int, limits: Limits = NO_LIMITS, divisor: int = 1) -> Architecture:
-    """The architecture with the widths that use up `budget` or one of the `limits` on parameters and activations.
+def fit_widths(architecture: Fitted, budget: int, limits: Limits = NO_LIMITS, divisor: int = 1) -> Fitted:
+    """The network with the widths that use up `budget` or one of the `limits` on parameters and activations.
 
     Those that are `WIDE` are multiples of `divisor`, or of its half, its quarter … where that would leave more than
     `LEAST_USED` allows, or move one further than `FURTHEST`. Raises `ValueError` where the architecture is over the
@@ -139,18 +140,19 @@ def fit_widths(architecture: Architecture, budget: int, limits: Limits = NO_LIMI
     return finest
 
 
-def _fit_widths(architecture: Architecture, budget: int, limits: Limits, divisor: int) -> Architecture:
-    """The architecture with widths, those that are `WIDE` multiples of `divisor`, that come closest to `budget`.
+def _fit_widths(architecture: Fitted, budget: int, limits: Limits, divisor: int) -> Fitted:
+    """The network with widths, those that are `WIDE` multiples of `divisor`, that come closest to `budget`.
 
     All stages are scaled by the same factor, and then moved apart by a few steps where that comes closer to the
     tightest of them. Taken are the widths nearest to equal scaling that leave at most 2 % of it, since a network whose
     stages are out of proportion learns worse; where there are none, those that leave least, and of these the largest.
-    Raises `ValueError` where the architecture is over the budget or a limit even with the fewest channels.
+    Raises `ValueError` where the network is over the budget or a limit even with the fewest channels.
     """
-    widths, fewest = architecture.widths, narrowest(architecture).widths
+    widths, fewest, fine = architecture.widths, architecture.fewest, architecture.step
+    coarse = math.lcm(divisor, fine)
 
     def rounded(width: float) -> int:
-        return round(width) if round(width) < WIDE else round(width / divisor) * divisor
+        return finely if (finely := round(width / fine) * fine) < WIDE else round(width / coarse) * coarse
 
     def scaled(factor: float) -> tuple[int, ...]:
         return tuple(max(least, rounded(width * factor)) for least, width in zip(fewest, widths, strict=True))
@@ -168,10 +170,11 @@ def _fit_widths(architecture: Architecture, budget: int, limits: Limits, divisor
     for _ in range(30):
         middle = (low + high) / 2
         low, high = (middle, high) if costs(scaled(middle)) <= budget else (low, middle)
-    reach = 4 if len(widths) <= 3 else 3
+    # Steps in each direction, fewer where there are many widths: all combinations are counted at once.
+    reach = 4 if len(widths) <= 3 else 3 if len(widths) <= 6 else 1
 
     def near(middle: int, least: int) -> list[int]:
-        around = range(max(least, middle - reach * divisor), middle + reach * divisor + 1)
+        around = range(max(least, middle - reach * coarse), middle + reach * coarse + 1)
         allowed = [width for width in around if width == rounded(width)]
         at = allowed.index(middle)
         return allowed[max(0, at - reach) : at + reach + 1]

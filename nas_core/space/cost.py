@@ -13,7 +13,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from nas_core.space.operations import Convolution, Normalise, SqueezeExcite, flow
-from nas_core.space.topology import Classify, ConvBnRelu, Join, Operate, Part, Pool, Step
+from nas_core.space.topology import (
+    Activate,
+    Classify,
+    ConvBnAct,
+    Dense,
+    Gate,
+    Half,
+    Join,
+    MaxPool,
+    Mean,
+    Operate,
+    Part,
+    Pool,
+    Shuffle,
+    Step,
+)
 
 
 @dataclass(frozen=True)
@@ -47,9 +62,14 @@ def normalisation(channels: Any) -> Cost:
     return Cost(parameters=2 * channels)
 
 
-def squeeze_excite(layer: SqueezeExcite, channels: Any, size: int) -> Cost:
+def dense(channels_in: Any, channels_out: Any) -> Cost:
+    """A matrix with a bias."""
+    weights = channels_in * channels_out
+    return Cost(multiply_adds=weights, parameters=weights + channels_out)
+
+
+def squeeze_excite(channels: Any, squeezed: Any, size: int) -> Cost:
     """Gates on `channels` of `size`×`size` pixels, which are read for their means and again for the product."""
-    squeezed = layer.squeezed(channels)
     biases = squeezed + channels
     gates = convolution(1, channels, squeezed, 1) + convolution(1, squeezed, channels, 1)
     return gates + Cost(parameters=biases, memory_access=biases + 3 * size * size * channels + 2 * channels)
@@ -71,7 +91,7 @@ def operation(name: str, width: Any, size: int) -> Cost:
             case Normalise():
                 total += normalisation(channels)
             case SqueezeExcite():
-                total += squeeze_excite(layer, channels, size)
+                total += squeeze_excite(channels, layer.squeezed(channels), size)
             case _:
                 total += Cost(memory_access=2 * size * size * channels)
     if all(isinstance(layer, Normalise) for layer, _ in layers):
@@ -87,8 +107,10 @@ def output_edge(width: Any, size: int) -> Cost:
 def of(step: Step) -> Cost:
     """What a step of a network costs."""
     match step:
-        case ConvBnRelu():
-            convolved = convolution(step.kernel, step.channels_in, step.channels, step.size, step.stride)
+        case ConvBnAct():
+            convolved = convolution(
+                step.kernel, step.channels_in, step.channels, step.size, step.stride, groups=step.groups
+            )
             return convolved + normalisation(step.channels)
         case Operate():
             return operation(step.operation, step.channels, step.size)
@@ -97,8 +119,15 @@ def of(step: Step) -> Cost:
         case Pool():
             return normalisation(step.channels)
         case Classify():
-            weights = step.channels * step.classes
-            return Cost(multiply_adds=weights, parameters=weights + step.classes)
+            return dense(step.channels, step.classes)
+        case Dense():
+            return dense(step.channels_in, step.channels)
+        case Gate():
+            return squeeze_excite(step.channels, step.squeezed, step.size)
+        case MaxPool():
+            return Cost(memory_access=(2 * step.size) ** 2 * step.channels + step.size**2 * step.channels)
+        case Activate() | Half() | Shuffle() | Mean():
+            return Cost()
 
 
 def of_part(part: Part) -> Cost:

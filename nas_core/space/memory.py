@@ -7,7 +7,23 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from nas_core.space.operations import Convolution, Normalise, SqueezeExcite, flow
-from nas_core.space.topology import INPUT, Classify, ConvBnRelu, Join, Operate, Part, Pool, Step
+from nas_core.space.topology import (
+    INPUT,
+    Activate,
+    Classify,
+    ConvBnAct,
+    Dense,
+    Gate,
+    Half,
+    Join,
+    MaxPool,
+    Mean,
+    Operate,
+    Part,
+    Pool,
+    Shuffle,
+    Step,
+)
 
 
 class _Write(NamedTuple):
@@ -40,7 +56,7 @@ class _Writes(list[_Write]):
     def step(self, step: Step, reads: list[int]) -> int:
         """Add what `step` writes from the tensors that it reads."""
         match step:
-            case ConvBnRelu(channels=channels, size=size):
+            case ConvBnAct(channels=channels, size=size):
                 elements = channels * size * size
                 return self.elementwise(elements, self.write(elements, *reads))
             case Operate(operation=name, channels=channels, size=size):
@@ -53,6 +69,25 @@ class _Writes(list[_Write]):
                 return self.write(channels, self.elementwise(channels * size * size, *reads))
             case Classify(classes=classes):
                 return self.write(classes, *reads)
+            case Dense(channels=channels):
+                return self.elementwise(channels, self.write(channels, *reads))
+            case Activate(channels=channels, size=size):
+                elements = channels * size * size
+                return self.elementwise(elements, self.sum(elements, reads))
+            case Gate(channels=channels, squeezed=squeezed, size=size):
+                return self.gate(channels, squeezed, size, *reads)
+            case MaxPool(channels=channels, size=size) | Shuffle(channels=channels, size=size):
+                return self.write(channels * size * size, *reads)
+            case Mean(channels=channels):
+                return self.write(channels, *reads)
+            case Half():
+                [whole] = reads
+                return whole  # a view of it, which holds all of it
+
+    def gate(self, channels: Any, squeezed: Any, size: int, x: int) -> int:
+        """Add what gates on the tensor `x` write."""
+        gates = self.write(channels, self.write(squeezed, self.write(channels, x)))
+        return self.write(channels * size * size, x, gates, over=(x,))
 
     def operation(self, name: str, width: Any, size: int, x: int) -> int:
         """Add what operation `name` writes from the tensor `x`."""
@@ -64,9 +99,7 @@ class _Writes(list[_Write]):
                 case Normalise():
                     x = self.elementwise(channels * size * size, x)
                 case SqueezeExcite():
-                    squeezed = self.write(layer.squeezed(channels), self.write(channels, x))
-                    gates = self.write(channels, squeezed)
-                    x = self.write(channels * size * size, x, gates, over=(x,))
+                    x = self.gate(channels, layer.squeezed(channels), size, x)
                 case _:
                     x = self.write(channels * size * size, x)
         return self.elementwise(width * size * size, x)

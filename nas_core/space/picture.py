@@ -1,4 +1,4 @@
-"""An architecture as a picture: each block's operations and edges, as one SVG that needs nothing else.
+"""A network as a picture: each block's operations and edges, as one SVG that needs nothing else.
 
 Edges are as thick as they were strong when the search ended, dead operations are faint, and every part says what it
 is and costs when pointed at. Colours follow the reader's light or dark setting unless a theme is asked for.
@@ -10,6 +10,7 @@ from typing import Literal
 from nas_core.space import cost
 from nas_core.space.blocks import Block, Edge
 from nas_core.space.operations import OPERATIONS, Convolution, Pool
+from nas_core.space.references import Reference
 from nas_core.space.space import Architecture
 from nas_core.space.topology import Part
 
@@ -26,7 +27,7 @@ _LABELS = {
 
 # Distances in pixels.
 _COLUMN, _ROW, _BOX, _TALL = 104, 62, 78, 26
-_MARGIN, _TITLE = 18, 34
+_MARGIN, _TITLE, _LINE = 18, 34, 22
 _NARROWEST, _WIDEST = 800, 1500
 """What the titles need, and what a screen shows."""
 _FONT, _FONT_OF_NAMES = 'font-size="12"', 'font-size="10" font-family="monospace"'
@@ -37,11 +38,57 @@ _DARK = "--ink:#e6ebf1;--soft:#97a3b1;--paper:#14181d;--panel:#1b2128;--line:#39
 Theme = Literal["auto", "light", "dark"]
 
 
-def draw(architecture: Architecture, theme: Theme = "auto") -> str:
-    """The architecture as SVG text, one panel a block; equal neighbouring blocks share a panel.
+def draw(genotype: Architecture | Reference, theme: Theme = "auto") -> str:
+    """A network as SVG text: an architecture with one panel a block, of which equal neighbours share one; a reference
+    with one line a part.
 
     `theme` is "light", "dark" or "auto", which follows the reader's setting.
     """
+    return _lines(genotype, theme) if isinstance(genotype, Reference) else _panels(genotype, theme)
+
+
+def _lines(reference: Reference, theme: Theme) -> str:
+    """A reference's parts: what each is made of, what it gives out and what it costs."""
+    parts = reference.parts()
+    summary = (
+        f"{reference.variant}: {reference.multiply_adds:,} multiply-adds, {reference.parameters:,} parameters, "
+        f"{'/'.join(map(str, reference.widths))} channels"
+    )
+    rows = [
+        (
+            part.name,
+            " · ".join(step.name for step in part.steps),
+            f"{part.channels} channels, {part.size}×{part.size} in",
+            f"{_short(int(cost.of_part(part).multiply_adds))} multiply-adds",
+        )
+        for part in parts
+    ]
+    height = _TITLE + 30 + _LINE * len(rows)
+    drawn = _opening(summary, _NARROWEST, height, theme)
+    for number, (name, made_of, entering, counted) in enumerate(rows):
+        y = _TITLE + 30 + _LINE * number
+        drawn.append(
+            f'<text class="ink" x="{_MARGIN}" y="{y}" {_FONT} font-weight="600">{escape(name)}</text>'
+            f'<text class="ink" x="110" y="{y}" {_FONT}>{escape(made_of)}</text>'
+            f'<text class="soft" x="{_NARROWEST - 170}" y="{y}" {_FONT} text-anchor="end">{escape(entering)}</text>'
+            f'<text class="soft" x="{_NARROWEST - _MARGIN}" y="{y}" {_FONT} text-anchor="end">{escape(counted)}</text>'
+        )
+    return "\n".join([*drawn, "</svg>"]) + "\n"
+
+
+def _opening(summary: str, width: int, height: int, theme: Theme) -> list[str]:
+    """The beginning of a picture, with its title."""
+    return [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'role="img" aria-label="{escape(summary)}" font-family="system-ui, sans-serif" class="architecture">',
+        f"<title>{escape(summary)}</title>",
+        f"<style>{_style(theme)}</style>",
+        f'<rect class="paper" width="{width}" height="{height}"/>',
+        f'<text class="ink" x="{_MARGIN}" y="30" font-size="16" font-weight="600">{escape(summary)}</text>',
+    ]
+
+
+def _panels(architecture: Architecture, theme: Theme) -> str:
     space = architecture.space
     runs = _runs(architecture)
     panel_width = _COLUMN * len(space.operations) + 2 * _MARGIN
@@ -55,14 +102,7 @@ def draw(architecture: Architecture, theme: Theme = "auto") -> str:
         f"{space.name}: {architecture.multiply_adds:,} multiply-adds, {architecture.parameters:,} parameters, "
         f"{'/'.join(map(str, architecture.widths))} channels"
     )
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        f'role="img" aria-label="{escape(summary)}" font-family="system-ui, sans-serif" class="architecture">',
-        f"<title>{escape(summary)}</title>",
-        f"<style>{_style(theme)}</style>",
-        f'<rect class="paper" width="{width}" height="{height}"/>',
-        f'<text class="ink" x="{_MARGIN}" y="30" font-size="16" font-weight="600">{escape(summary)}</text>',
-    ]
+    parts = _opening(summary, width, height, theme)
     for place, (first, last) in enumerate(runs):
         x = _MARGIN + place % columns * (panel_width + _MARGIN)
         y = _TITLE + 16 + place // columns * (panel_height + _MARGIN)

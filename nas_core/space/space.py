@@ -3,13 +3,15 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from importlib.resources import files
 from typing import Any, Self
 
 from nas_core.errors import InvalidValue, refuse_unknown
-from nas_core.space import cost, memory, topology
+from nas_core.space import topology
 from nas_core.space.blocks import Block, Edge, Reduction, live
+from nas_core.space.genotype import Genotype
+from nas_core.space.references import Reference
 from nas_core.space.skeleton import Skeleton
 from nas_core.space.topology import Part
 
@@ -122,7 +124,7 @@ def schema() -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Architecture:
+class Architecture(Genotype):
     """A network of a search space: `widths` channels per stage, and the live edges of each block and reduction.
 
     Raises `InvalidValue` where the parts do not fit the space or where an edge lies on no path.
@@ -165,25 +167,30 @@ class Architecture:
         widths = self.widths if widths is None else widths
         return tuple(topology.parts(self.space, widths, self.blocks, self.reductions))
 
-    @cached_property
-    def cost(self) -> cost.Cost:
-        """Multiply-adds, parameters and memory access of the network for one image."""
-        return cost.total(self.parts())
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        return self.space.input_shape
 
     @property
-    def multiply_adds(self) -> int:
-        """Multiply-adds of one image's forward pass: convolutions and the classifier."""
-        return int(self.cost.multiply_adds)
+    def step(self) -> int:
+        """What widths must be multiples of."""
+        return 1
 
     @property
-    def parameters(self) -> int:
-        """Trainable parameters."""
-        return int(self.cost.parameters)
+    def outputs(self) -> int:
+        """How many classes it tells apart."""
+        return self.space.classes
 
     @property
-    def peak_activations(self) -> int:
-        """The most elements of activations that inference of one image holds at once; see `memory.peak_activations`."""
-        return int(memory.peak_activations(self.parts()))
+    def fewest(self) -> tuple[int, ...]:
+        """One channel a stage; half of the first stage's must be one, where the stem has several convolutions."""
+        return (1 if len(self.space.stem) == 1 else 2, *[1] * (len(self.widths) - 1))
+
+    @property
+    def tapped(self) -> str | None:
+        """The last reduction."""
+        return f"reduction{len(self.widths) - 1}" if len(self.widths) > 1 else None
 
     @property
     def live_edges(self) -> int:
@@ -217,10 +224,6 @@ class Architecture:
             "multiply_adds": self.multiply_adds,
             "parameters": self.parameters,
         }
-
-    def to_json(self) -> str:
-        """The architecture as a JSON text that `from_json` reads."""
-        return json.dumps(self.to_dict(), indent=1)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -262,11 +265,7 @@ class Architecture:
                 raise InvalidValue(name, value, "not what the network costs", str(getattr(architecture, name)))
         return architecture
 
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """The architecture in a JSON text. Raises `InvalidValue` where the text is not one."""
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InvalidValue("architecture", str(error), "not JSON", "what Architecture.to_json wrote") from error
-        return cls.from_dict(values)
+
+def read_genotype(values: dict[str, Any]) -> Architecture | Reference:
+    """What a search found, or a reference, of which `to_dict` told. Raises `InvalidValue` where it is neither."""
+    return (Reference if isinstance(values, dict) and "reference" in values else Architecture).from_dict(values)

@@ -17,8 +17,11 @@ from nas_core.space.skeleton import Skeleton
 INPUT = "input"
 
 
-class ConvBnRelu(NamedTuple):
-    """A convolution with a stride, BN and ReLU."""
+Activation = Literal["none", "relu", "relu6", "hard_swish"]
+
+
+class ConvBnAct(NamedTuple):
+    """A convolution with a stride, in groups of channels, BN and an activation."""
 
     name: str
     reads: tuple[str, ...]
@@ -27,6 +30,8 @@ class ConvBnRelu(NamedTuple):
     channels: Any
     size: int
     stride: int = 1
+    groups: Any = 1
+    activation: Activation = "relu"
 
 
 class Operate(NamedTuple):
@@ -67,7 +72,73 @@ class Classify(NamedTuple):
     classes: int
 
 
-Step = ConvBnRelu | Operate | Join | Pool | Classify
+class Activate(NamedTuple):
+    """ReLU of the sum of what is read."""
+
+    name: str
+    reads: tuple[str, ...]
+    channels: Any
+    size: int
+
+
+class Gate(NamedTuple):
+    """Every channel times a gate that the means of all decide on: 1×1 convolution with a bias to `squeezed` channels,
+    ReLU, another one back, hard sigmoid.
+    """
+
+    name: str
+    reads: tuple[str, ...]
+    channels: Any
+    squeezed: Any
+    size: int
+
+
+class MaxPool(NamedTuple):
+    """The largest of 3×3 pixels, with stride 2."""
+
+    name: str
+    reads: tuple[str, ...]
+    channels: Any
+    size: int
+
+
+class Half(NamedTuple):
+    """So many channels that are read, the first half (0) or the second (1); nothing is copied."""
+
+    name: str
+    reads: tuple[str, ...]
+    half: int
+    channels: Any
+
+
+class Shuffle(NamedTuple):
+    """What is read of two, channel by channel in turn."""
+
+    name: str
+    reads: tuple[str, ...]
+    channels: Any
+    size: int
+
+
+class Mean(NamedTuple):
+    """The mean over all of `size`² pixels."""
+
+    name: str
+    reads: tuple[str, ...]
+    channels: Any
+    size: int
+
+
+class Dense(NamedTuple):
+    """A matrix with a bias between two numbers of channels, and hard swish."""
+
+    name: str
+    reads: tuple[str, ...]
+    channels_in: Any
+    channels: Any
+
+
+Step = ConvBnAct | Operate | Join | Pool | Classify | Activate | Gate | MaxPool | Half | Shuffle | Mean | Dense
 
 
 class Part(NamedTuple):
@@ -111,7 +182,7 @@ def stem(skeleton: Skeleton, width: Any) -> Part:
     name, channels, size = INPUT, skeleton.channels_in, skeleton.image_size
     for index, stride in enumerate(skeleton.stem, start=1):
         out = width if index == len(skeleton.stem) else width // 2
-        step = ConvBnRelu(f"conv3 {index}", (name,), 3, channels, out, -(-size // stride), stride)
+        step = ConvBnAct(f"conv3 {index}", (name,), 3, channels, out, -(-size // stride), stride)
         steps.append(step)
         name, channels, size = step.name, out, step.size
     return Part("stem", "stem", 0, skeleton.channels_in, skeleton.image_size, tuple(steps), (name,))
@@ -123,7 +194,7 @@ def _block(name: str, skeleton: Skeleton, stage: int, width: Any, block: Block, 
     shortcut = INPUT
     if first:
         shortcut = "shortcut"
-        steps.append(ConvBnRelu(shortcut, (INPUT,), 1, width, width, size))
+        steps.append(ConvBnAct(shortcut, (INPUT,), 1, width, width, size))
     names = {node: skeleton.node_name(node) for node in (0, *block.operations)}
     for node in block.operations:
         reads = tuple(names[source] for source in block.inputs(node))
@@ -138,7 +209,7 @@ def _reduction(skeleton: Skeleton, widths: Sequence[Any], stage: int, reduction:
     """The live branches that end `stage`."""
     width, wide = widths[stage], widths[stage + 1]
     steps = tuple(
-        ConvBnRelu(f"conv{kernel}", (INPUT,), kernel, width, wide, skeleton.resolution(stage + 1), stride=2)
+        ConvBnAct(f"conv{kernel}", (INPUT,), kernel, width, wide, skeleton.resolution(stage + 1), stride=2)
         for kernel, strength in zip((1, 3), reduction.strengths, strict=True)
         if strength > 0
     )

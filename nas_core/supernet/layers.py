@@ -3,14 +3,13 @@
 Shapes: B images a batch, C channels, H×W pixels; activations are (B, C, H, W).
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_core.space import topology
 from nas_core.space.operations import Convolution, Layer, Normalise, Pool, SqueezeExcite, flow
 from nas_core.space.skeleton import Skeleton
-from nas_core.space.topology import ConvBnRelu, Operate, Step
+from nas_core.space.topology import Activate, Classify, ConvBnAct, Dense, Gate, MaxPool, Mean, Operate, Step
 
 BN_EPS = 2e-5
 """As in the published code."""
@@ -54,12 +53,16 @@ def conv_bn_relu(
 
 
 class SqueezeExcitation(nn.Module):
-    """Every channel times its gate, which depends on the means of all; see `operations.SqueezeExcite`."""
+    """Every channel times its gate, which depends on the means of all; see `operations.SqueezeExcite`.
 
-    def __init__(self, channels: int, squeezed: int) -> None:
+    `hard` gates are MobileNetV3's (`topology.Gate`).
+    """
+
+    def __init__(self, channels: int, squeezed: int, hard: bool = False) -> None:
         super().__init__()
         self.squeeze = nn.Conv2d(channels, squeezed, 1)
         self.excite = nn.Conv2d(squeezed, channels, 1)
+        self.gate = nn.Hardsigmoid() if hard else nn.Sigmoid()
         for name, parameter in self.named_parameters():
             if name.endswith("weight"):
                 he_normal_(parameter.data)
@@ -68,7 +71,7 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C, H, W)."""
-        return x * torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3), keepdim=True)))))
+        return x * self.gate(self.excite(F.relu(self.squeeze(x.mean((2, 3), keepdim=True)))))
 
 
 def _module(layer: Layer, multiple: int, width: int, scale: bool) -> nn.Module:
@@ -107,9 +110,7 @@ class Head(nn.Module):
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
         self.bn = batch_norm(channels)
-        self.classifier = nn.Linear(channels, classes)
-        nn.init.normal_(self.classifier.weight, std=0.01)
-        nn.init.zeros_(self.classifier.bias)
+        self.classifier = linear(channels, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Class logits (B, classes) of activations (B, C, H, W)."""
@@ -135,13 +136,44 @@ def auxiliary_head(channels: int, size: int, classes: int) -> nn.Sequential:
     )
 
 
-def module_of(step: Step) -> nn.Sequential:
-    """What computes a step of one input, freshly initialised. Raises `TypeError` for a step of another kind."""
+_ACTIVATIONS = {"relu": nn.ReLU, "relu6": nn.ReLU6, "hard_swish": nn.Hardswish}
+
+
+def linear(channels: int, outputs: int) -> nn.Linear:
+    """A matrix with a bias, as classifiers begin: small weights and a bias of zeros."""
+    layer = nn.Linear(channels, outputs)
+    nn.init.normal_(layer.weight, std=0.01)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def module_of(step: Step) -> nn.Module:
+    """What computes a step from the sum of what it reads, freshly initialised.
+
+    Raises `TypeError` for a step of another kind.
+    """
     match step:
-        case ConvBnRelu():
-            return conv_bn_relu(step.kernel, step.channels_in, step.channels, step.stride)
+        case ConvBnAct(activation=activation, channels=channels):
+            convolved = convolution(step.kernel, step.channels_in, channels, step.stride, step.groups)
+            closing = [] if activation == "none" else [_ACTIVATIONS[activation]()]
+            return nn.Sequential(convolved, batch_norm(channels), *closing)
         case Operate(operation=name, channels=width):
             return nn.Sequential(operation(name, width), batch_norm(width), nn.ReLU())
+        case Gate():
+            return SqueezeExcitation(step.channels, step.squeezed, hard=True)
+        case Activate():
+            return nn.ReLU()
+        case MaxPool():
+            return nn.MaxPool2d(3, 2, 1)
+        case Mean():
+            return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        case Dense():
+            layer = nn.Linear(step.channels_in, step.channels)
+            he_normal_(layer.weight.data)
+            nn.init.zeros_(layer.bias)
+            return nn.Sequential(layer, nn.Hardswish())
+        case Classify():
+            return linear(step.channels, step.classes)
     raise TypeError(f"no module of its own computes a {type(step).__name__}")
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_core.space import Architecture
-from nas_core.space.topology import INPUT, ConvBnRelu, Join, Operate, Part
+from nas_core.space.topology import INPUT, ConvBnAct, Join, Operate, Part
 from nas_core.supernet.layers import Head, batch_norm, convolution, module_of, stem
 from nas_core.supernet.passes import PassedBlock
 
@@ -23,7 +23,7 @@ class NetworkBlock(PassedBlock):
         operations = nn.ModuleDict()
         for step in part.steps:
             match step:
-                case ConvBnRelu():
+                case ConvBnAct():
                     self.shortcut = module_of(step)
                 case Operate():
                     operations[str(step.node)] = module_of(step)
@@ -50,7 +50,7 @@ class NetworkBlock(PassedBlock):
 
         for step in self.part.steps:
             match step:
-                case ConvBnRelu():
+                case ConvBnAct():
                     out = self.shortcut(x)
                 case Operate(reads=reads):
                     entering = [along(name) for name in reads] if len(reads) > 1 else [computed[reads[0]]]

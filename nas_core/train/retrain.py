@@ -2,6 +2,7 @@
 
 import math
 import time
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -13,12 +14,13 @@ from nas_core import parallel
 from nas_core.data.augmentation import Augment
 from nas_core.data.loading import Data, steps_per_epoch
 from nas_core.seeds import generator
-from nas_core.space import Architecture
+from nas_core.space import Architecture, Reference
 from nas_core.spec import CHOOSE_BY, SearchSpec, Settings
 from nas_core.supernet.layers import auxiliary_head
 from nas_core.supernet.network import Network, NetworkBlock
 from nas_core.supernet.passes import pass_through
 from nas_core.supernet.quick import quicken
+from nas_core.supernet.references import ReferenceNetwork, ReferencePart, build
 from nas_core.train.engine import Engine
 from nas_core.train.evaluation import Evaluation
 from nas_core.train.footprint import batch_named, kept_per_image
@@ -82,27 +84,35 @@ def class_weights(labels: Tensor, classes: int) -> Tensor:
     return len(labels) / (classes * labels.bincount(minlength=classes).clamp(min=1).float())
 
 
+def untaken(genotype: Architecture | Reference, settings: Settings) -> list[str]:
+    """What of a recipe finds nothing to act on in a network, in words."""
+    if settings.drop_path and isinstance(genotype, Reference) and not genotype.has_shortcuts:
+        return ["drop path, since it has no shortcuts"]
+    return []
+
+
 class Trainee(nn.Module):
     """`network` with what only its training has: drop path, dropout, and an auxiliary head.
 
-    Drop path cuts, image by image, inputs of operations that read others too, and connections to a block's output.
-    Its probability grows in a straight line with a block's depth, up to `settings.drop_path` in the last, and with
-    the progress of the training. The auxiliary head reads what the last reduction gives out. Evaluation is
+    Drop path cuts, image by image, inputs of operations that read others too, and connections to a block's output; of
+    a reference network what blocks add to their shortcuts. Its probability grows in a straight line with a block's
+    depth, up to `settings.drop_path` in the last, and with the progress of the training. The auxiliary head reads what
+    the last reduction gives out, or the first block of a reference network's last stage with a stride. Evaluation is
     `network`'s own affair, and it is what is saved.
     """
 
-    def __init__(self, network: Network, settings: Settings) -> None:
+    def __init__(self, network: Network | ReferenceNetwork, settings: Settings) -> None:
         super().__init__()
         self.network, self.settings = network, settings
         quicken(network)
-        architecture = network.architecture
-        space, width = architecture.space, architecture.widths[-1]
-        last = len(space.blocks) - 1
-        self.tapped = f"reduction{last}"
-        self.auxiliary = (
-            auxiliary_head(width, space.resolution(last), space.classes) if settings.auxiliary_weight else None
-        )
-        blocks = [part for part in network.body if isinstance(part, NetworkBlock)]
+        genotype = network.architecture
+        self.tapped = genotype.tapped
+        entered = {part.name: after for part, after in pairwise(genotype.parts())}
+        self.auxiliary: nn.Module | None = None
+        if settings.auxiliary_weight and self.tapped is not None:
+            after = entered[self.tapped]
+            self.auxiliary = auxiliary_head(after.channels, after.size, genotype.outputs)
+        blocks = [part for part in network.body if isinstance(part, (NetworkBlock, ReferencePart))]
         self.depth = torch.tensor(
             [(index + 1) / len(blocks) for index, block in enumerate(blocks) for _ in range(block.droppable)]
         )
@@ -123,7 +133,7 @@ class Trainee(nn.Module):
         x, start = self.network.stem(images).contiguous(memory_format=torch.channels_last), 0
         logits: Tensor | None = None
         for name, part in self.network.body.named_children():
-            if isinstance(part, NetworkBlock):
+            if isinstance(part, (NetworkBlock, ReferencePart)):
                 x = pass_through(part, x, None if factors is None else factors[start : start + part.droppable])
                 start += part.droppable
             else:
@@ -144,13 +154,15 @@ class Retraining:
     the seed and the step, for the whole batch, of which each worker takes its share.
     """
 
-    def __init__(self, spec: SearchSpec, architecture: Architecture, data: Data, device: torch.device | str) -> None:
+    def __init__(
+        self, spec: SearchSpec, architecture: Architecture | Reference, data: Data, device: torch.device | str
+    ) -> None:
         self.settings, self.seed, self.data = spec.settings, spec.seed, data
         self.architecture, self.device = architecture, torch.device(device)
         self.purpose = f"retrain {architecture.multiply_adds}"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator(spec.seed, self.purpose).initial_seed())
-            self.network = Network(architecture)
+            self.network = build(architecture)
             self.trainee = Trainee(self.network, self.settings)
         self.trainee.to(self.device)
         length = self.settings.ema_share * self.steps
@@ -308,9 +320,9 @@ class Retraining:
             return trainee(images, random, len(images), slice(0, len(images)), 1.0)
 
         def make() -> Trainee:
-            return Trainee(Network(self.architecture), self.settings)
+            return Trainee(build(self.architecture), self.settings)
 
-        return kept_per_image(make, passes, self.architecture.space.input_shape, self.engine)
+        return kept_per_image(make, passes, self.architecture.input_shape, self.engine)
 
     def test(self) -> Evaluation:
         """What the network that is delivered answers for the test part."""

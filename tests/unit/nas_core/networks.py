@@ -1,12 +1,16 @@
 """Random spaces and architectures for property tests, and the smallest search that is one."""
 
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from hypothesis import strategies as st
+from torch import fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
 
 from nas_core.data.images import TensorImages
 from nas_core.data.loading import Data, split
@@ -14,6 +18,8 @@ from nas_core.seeds import generator
 from nas_core.space import Architecture, Block, Edge, Reduction, SearchSpace, live
 from nas_core.space.operations import OPERATIONS, Convolution, Layer, Normalise, Pool, SqueezeExcite, register
 from nas_core.spec import SearchSpec, Settings
+from nas_core.supernet.network import Network
+from nas_core.supernet.references import ReferenceNetwork
 
 
 @st.composite
@@ -85,6 +91,49 @@ def architectures(draw: st.DrawFn, searchable: bool = False) -> Architecture:
     reductions = tuple(draw(branches) for _ in space.blocks[1:])
     widths = space.widths if searchable else tuple(draw(st.integers(2, 9)) for _ in space.blocks)
     return Architecture(space, widths, blocks, reductions)
+
+
+ELEMENTWISE = {
+    *(nn.ReLU, nn.ReLU6, nn.Hardswish, nn.Sigmoid, nn.Hardsigmoid, nn.BatchNorm2d),
+    *(F.relu, operator.add, operator.mul),
+}
+VIEWS = {nn.Flatten, "flatten", operator.getitem}
+
+
+def peak_of_execution(network: Network | ReferenceNetwork) -> int:
+    """The most elements held at once when the steps of the network's own trace run one after the other."""
+    traced = fx.symbolic_trace(network)
+    ShapeProp(traced).propagate(torch.empty(1, *network.architecture.input_shape, device="meta"))
+    nodes = [node for node in traced.graph.nodes if node.op not in ("get_attr", "output")]
+    does = {
+        node: type(network.get_submodule(node.target)) if node.op == "call_module" else node.target for node in nodes
+    }
+    viewed: dict[fx.Node, fx.Node] = {}
+    """Of what is only another look at a tensor, that tensor."""
+
+    def reads(node: fx.Node) -> list[fx.Node]:
+        return [viewed.get(read, read) for read in node.all_input_nodes]
+
+    def shape(node: fx.Node) -> torch.Size:
+        return torch.Size(node.meta["tensor_meta"].shape)
+
+    for node in nodes:
+        if does[node] in VIEWS:
+            [viewed[node]] = reads(node)
+    steps = [node for node in nodes if node not in viewed]
+    last = {read: step for step in steps for read in reads(step)}
+    held: list[fx.Node] = []
+    peak = 0
+    for step in steps:
+        over = reads(step) if does[step] != operator.mul else reads(step)[:1]
+        for read in over:
+            if does[step] in ELEMENTWISE and read in held and last[read] is step and shape(read) == shape(step):
+                held.remove(read)
+                break
+        held.append(step)
+        peak = max(peak, sum(shape(node).numel() for node in held))
+        held = [node for node in held if last.get(node) is not step]
+    return peak
 
 
 def tiny_spec(**changes: Any) -> SearchSpec:

@@ -1,7 +1,6 @@
 """Architectures: JSON, reachability, and costs against independent counters."""
 
 import json
-import operator
 from dataclasses import replace
 from typing import Any
 from xml.etree import ElementTree
@@ -9,19 +8,16 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
-from torch import fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas_core import Architecture, Network, SearchSpace
 from nas_core.errors import InvalidValue
 from nas_core.space import Block, Edge, Reduction, cost, live, memory, schema
 from nas_core.space.picture import draw
-from tests.unit.nas_core.networks import architectures
+from tests.unit.nas_core.networks import architectures, peak_of_execution
 
 
 @given(architectures())
@@ -46,36 +42,6 @@ def test_costs_are_those_of_the_network_itself(architecture: Architecture) -> No
         place, costs = part.name if part.name in ("stem", "head") else f"body.{part.name}", cost.of_part(part)
         assert sum(counted.get(f"Network.{place}", {}).values()) == 2 * costs.multiply_adds
         assert sum(parameter.numel() for parameter in network.get_submodule(place).parameters()) == costs.parameters
-
-
-ELEMENTWISE = {nn.ReLU, nn.BatchNorm2d, F.relu, torch.sigmoid, operator.add, operator.mul}
-
-
-def peak_of_execution(network: Network) -> int:
-    """The most elements held at once when the steps of the network's own trace run one after the other."""
-    space = network.architecture.space
-    traced = fx.symbolic_trace(network)
-    images = torch.empty(1, space.channels_in, space.image_size, space.image_size, device="meta")
-    ShapeProp(traced).propagate(images)
-    steps = [node for node in traced.graph.nodes if node.op not in ("get_attr", "output")]
-
-    def shape(node: fx.Node) -> torch.Size:
-        return torch.Size(node.meta["tensor_meta"].shape)
-
-    last = {read: step for step in steps for read in step.all_input_nodes}
-    held: list[fx.Node] = []
-    peak = 0
-    for step in steps:
-        over = step.all_input_nodes if step.target != operator.mul else step.all_input_nodes[:1]
-        does = type(network.get_submodule(step.target)) if step.op == "call_module" else step.target
-        for read in over:
-            if does in ELEMENTWISE and read in held and last[read] is step and shape(read) == shape(step):
-                held.remove(read)
-                break
-        held.append(step)
-        peak = max(peak, sum(shape(node).numel() for node in held))
-        held = [node for node in held if last.get(node) is not step]
-    return peak
 
 
 @settings(max_examples=40)

@@ -3,7 +3,7 @@
 from hypothesis import given
 
 from nas_core import Architecture, Network
-from nas_core.space.topology import INPUT, ConvBnRelu, Join, Operate
+from nas_core.space.topology import INPUT, ConvBnAct, Join, Operate
 from tests.unit.nas_core.networks import architectures
 
 
@@ -26,7 +26,7 @@ def test_what_leaves_a_part_enters_the_next(architecture: Architecture) -> None:
     for part in architecture.parts():
         assert (part.channels, part.size) == (channels, size)
         for step in part.steps:
-            if step.name in part.leaves and isinstance(step, (ConvBnRelu, Operate, Join)):
+            if step.name in part.leaves and isinstance(step, (ConvBnAct, Operate, Join)):
                 channels, size = step.channels, step.size
 
 
