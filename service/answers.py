@@ -6,13 +6,15 @@ belong to.
 
 from typing import Any, Literal, TypedDict, final
 
+from nas_core.space import Origin
+
 
 class Architecture(TypedDict):
     """A network that a search returned for a budget; costs in multiply-adds, parameters and elements of activations."""
 
     id: str
     budget: int
-    origin: Literal["search", "random", "thin"]
+    origin: Origin
     winner: bool
     multiply_adds: int
     parameters: int
@@ -48,7 +50,7 @@ class Evaluation(TypedDict):
 
 
 class ArchitectureDetail(Architecture):
-    """A network with its genotype, which `nas_core.Architecture.from_dict` reads, and its test."""
+    """A network with its genotype, which `nas_core.space.read_genotype` reads, and its test."""
 
     search_id: str
     architecture: dict[str, Any]
@@ -220,7 +222,7 @@ class Point(TypedDict):
 
     architecture: str
     search: str
-    origin: Literal["search", "random", "thin"]
+    origin: Origin
     seed: int
     budget: int
     cost: float

@@ -20,7 +20,7 @@ from rich.markup import escape
 from nas_core.data.datasets import DATASETS
 from nas_core.errors import InvalidValue
 from nas_core.files import FILES
-from nas_core.space import PRESETS
+from nas_core.space import FAMILIES, PRESETS
 from nas_core.spec import CHOOSE_BY, OPSETS, ExportOptions, SearchSpec
 from service import proxies, terminal
 from service.answers import Search
@@ -50,7 +50,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a script.")]
 SearchId = Annotated[str, typer.Argument(metavar="ID", help="The search's id.")]
 Baselines = Annotated[
     list[str] | None,
-    typer.Option("--baseline", help="random or thin: networks that nobody searched for, to compare with."),
+    typer.Option(
+        "--baseline",
+        metavar="NAME,NAME",
+        help=f"Networks that nobody searched for, to compare with: random, thin, {', '.join(FAMILIES)}.",
+    ),
 ]
 SweepId = Annotated[str, typer.Argument(metavar="SWEEP", help="The sweep's id.")]
 Dataset = Annotated[
@@ -339,7 +343,7 @@ def sweep(
             grid=dict(map(varied, grid or ())),
             strategy="independent" if independent else "path",
             finals=finals,
-            baselines=list(baseline or ()),
+            baselines=listed(baseline),
             **own,
             priority=priority,
             name=name,
@@ -363,12 +367,17 @@ def extend(
 ) -> None:
     """Retrain more networks of a sweep whose searches have ended; none is run again."""
     with refusals(), Client(url) as client:
-        seen = client.extend_sweep(sweep_id, list(budget) if budget else None, list(baseline or ()))
+        seen = client.extend_sweep(sweep_id, list(budget) if budget else None, listed(baseline))
         if as_json:
             print(json.dumps(seen))
         else:
             told = f"queued finals of sweep [bold]{escape(sweep_id)}[/]"
             out.print("\n".join([told, *map(escape, seen["notes"])]), highlight=False)
+
+
+def listed(options: list[str] | None) -> list[str]:
+    """What is named by options that may be repeated, and may each name several with commas between them."""
+    return [name.strip() for option in options or () for name in option.split(",")]
 
 
 def budget_range(text: str) -> dict[str, Any]:

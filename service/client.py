@@ -218,8 +218,8 @@ class Calls:
     ) -> Request[Sweep]:
         """Retrain more networks of a sweep whose searches have ended, which are not run again.
 
-        `budgets` as in `submit_sweep`, that the searches passed on their way down; `baselines` of "random" and "thin",
-        to compare with.
+        `budgets` as in `submit_sweep`, that the searches passed on their way down; `baselines` of "random", "thin"
+        and the families of `nas_core.space.FAMILIES`, to compare with.
         """
         asked = {} if budgets is None else {"budgets": _json(budgets)}
         return ask("POST", f"/api/v1/sweeps/{_part(sweep_id)}/networks", asked | {"baselines": list(baselines)})

@@ -20,6 +20,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from nas_core.data.summary import in_words, summarise
+from nas_core.space import BESIDE
 from service.formats import duration, exact, rival, short
 
 LINES_OF_A_PHASE = 6
@@ -319,7 +320,7 @@ MARKS = {(True, True): "●", (True, False): "·", (False, False): "○"}
 
 
 def front(seen: Mapping[str, Any]) -> Group:
-    """A sweep's networks as a plot and a table: ● that no other beats, · others, ○ those that nobody searched for."""
+    """A sweep's networks as a plot and a table: ● that no other beats, · others, ○ random and thin ones."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     balanced = seen["by"] == "balanced_accuracy"
     for heading in ("", seen["cost"], "budget", "accuracy", "balanced" if balanced else "95 %", "seed", "network"):
@@ -330,21 +331,22 @@ def front(seen: Mapping[str, Any]) -> Group:
             interval = "" if point["balanced_accuracy"] is None else f"{point['balanced_accuracy']:.2%}"
         cells = (f"{point['cost']:,g}", exact(point["budget"]), f"{point['accuracy']:.2%}", interval)
         style = None if point["on_front"] else "dim"
-        mark = MARKS[point["origin"] == "search", point["on_front"]]
-        table.add_row(mark, *cells, str(point["seed"]), point["architecture"], style=style)
+        mark = MARKS[point["origin"] not in BESIDE, point["on_front"]]
+        which = str(point["seed"]) if point["origin"] == "search" else f"{point['origin']}, {point['seed']}"
+        table.add_row(mark, *cells, which, point["architecture"], style=style)
     placed = [point | {"accuracy": point[seen["by"]]} for point in seen["points"] if point[seen["by"]] is not None]
     return Group(Text(plot(placed) if placed else ""), table)
 
 
 def plot(points: Sequence[Mapping[str, Any]], width: int = 60, height: int = 12) -> str:
-    """Accuracy over cost in characters: ● on the front, · below it, ○ what nobody searched for."""
+    """Accuracy over cost in characters: ● on the front, · below it, ○ random and thin ones."""
     costs, accuracies = ([point[name] for point in points] for name in ("cost", "accuracy"))
     left, right, low, high = min(costs), max(costs), min(accuracies), max(accuracies)
     canvas = [[" "] * width for _ in range(height)]
     for point in sorted(points, key=lambda point: bool(point["on_front"])):
         column = round((point["cost"] - left) / ((right - left) or 1) * (width - 1))
         row = round((high - point["accuracy"]) / ((high - low) or 1) * (height - 1))
-        canvas[row][column] = MARKS[point["origin"] == "search", point["on_front"]]
+        canvas[row][column] = MARKS[point["origin"] not in BESIDE, point["on_front"]]
     labels = [f"{high:7.2%}", *[" " * 7] * (height - 2), f"{low:7.2%}"]
     lines = [f"{label} │{''.join(line)}" for label, line in zip(labels, canvas, strict=True)]
     ends = short(round(left)), short(round(right))

@@ -12,7 +12,7 @@ epochs that the driver may have died without telling of it tells again, from a f
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,14 +30,19 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from nas_core import parallel
 from nas_core.data.loading import Data
+from nas_core.deliver import card
 from nas_core.errors import Diverged
+from nas_core.files import FILES
 from nas_core.job import cost_of, path
 from nas_core.search.baselines import random_architecture, thin_complete
+from nas_core.search.latency import measure_latency
+from nas_core.search.references import fit_reference
 from nas_core.search.spending import spend
-from nas_core.space import Architecture
+from nas_core.space import FAMILIES, Architecture, Reference
 from nas_core.spec import CHOOSE_BY, SearchSpec
+from nas_core.supernet.references import build
 from nas_core.train.evaluation import Evaluation
-from nas_core.train.retrain import Retraining
+from nas_core.train.retrain import Retraining, untaken
 from worker.checkpoints import Checkpoints, Clock
 from worker.exports import Exports, write_evaluation, write_genotype, write_weights
 from worker.failures import Failure, ends_run
@@ -68,7 +73,8 @@ class Finalist:
     """A network that is to be retrained for `budget`, as `spec.json` lists it under `finalists`.
 
     Its `origin` is "search" (found with `seed` by the search `source`), or "random" or "thin", which are networks of
-    the same cost that nobody searched for (`nas_core.search.baselines`). One that is to `fit` is a network that a
+    the same cost that nobody searched for (`nas_core.search.baselines`), or a family of reference networks
+    (`nas_core.search.references`). One that is to `fit` is a network that a
     search passed on its way, whose widths are still to use the budget up.
     """
 
@@ -85,9 +91,11 @@ class Finalist:
         """Where its files are, below the run's folder."""
         return f"{path(self.budget)}-{self.number}"
 
-    def build(self, spec: SearchSpec) -> Architecture:
-        """Its architecture. Raises `ValueError` for a baseline that the budget is too small for."""
+    def build(self, spec: SearchSpec) -> Architecture | Reference:
+        """Its architecture. Raises `ValueError` for a baseline that the budget or a limit is too small for."""
         divisor = spec.settings.width_divisor
+        if self.origin in FAMILIES:
+            return fit_reference(self.origin, spec.space, self.budget, spec.limits, divisor)
         if self.origin == "random":
             return random_architecture(spec.space, self.budget, self.seed, divisor)
         if self.origin == "thin":
@@ -316,7 +324,24 @@ def run_finals(folder: RunFolder, attempt: int, values: dict[str, Any], checkpoi
     if not any(one["origin"] == "search" for one in trained) and any(one.origin == "search" for one in finalists):
         reasons = "; ".join(sorted({one["reason"] for one in trials if one.get("reason")}))
         raise Failure("diverged", f"no network was trained: {reasons}")
+    compare_on_cards(folder, trials, f"validation_{spec.settings.choose_by}")
     folder.write_json("result.json", result(values, attempt, spec, trained, trials, time.time() - begin))
+
+
+def compare_on_cards(folder: RunFolder, trials: Sequence[Mapping[str, Any]], chosen_by: str) -> None:
+    """Tell on the cards of searched networks how reference networks of their budgets did, where there are any."""
+    for network in trials:
+        if network["origin"] != "search" or "card" not in network.get("files", {}):
+            continue
+        rivals = [one for one in trials if one["origin"] in FAMILIES and one["budget"] == network["budget"]]
+        trained = [one for one in rivals if one["outcome"] == "trained"]
+        left_out = [one["reason"] for one in rivals if one["outcome"] == "dropped"]
+        if rivals:
+            name = f"{network['path']}/{FILES['card']}"
+            own = (
+                folder.read(name).decode().partition(f"\n{card.REFERENCES_HEADING}")[0]
+            )  # without that of a driver before
+            folder.write(name, (own + card.beside_references(network, trained, left_out, chosen_by)).encode())
 
 
 def take_over_experiment(folder: RunFolder) -> str:
@@ -458,6 +483,8 @@ def retrain(
     data = load_data(folder, spec, values, device)
     try:
         architecture = finalist.build(spec)
+        if isinstance(architecture, Reference):
+            check_latency(architecture, spec, device)
     except ValueError as error:
         tell(0, NOTHING, dropped=f"no {finalist.origin} network for {finalist.budget}: {error}")
         return
@@ -492,6 +519,16 @@ def retrain(
     if rank == 0:
         write_network(folder, finalist, spec, retraining, data, tested)
     tell(epochs, retraining.validated)
+
+
+def check_latency(reference: Reference, spec: SearchSpec, device: torch.device) -> None:
+    """Raise `ValueError` on all workers where the first one's `device` takes too long for a reference network."""
+    limit = spec.limits.latency_ms
+    if limit is not None:
+        threads = spec.cpus_per_worker
+        took = parallel.first(lambda: measure_latency(build(reference), threads, device=device).median)
+        if took > limit:
+            raise ValueError(f"{reference.variant} takes {took:.3g} ms, over the limit of {limit:g} ms")
 
 
 def scores(reached: Mapping[str, Any]) -> dict[str, Any]:
@@ -539,7 +576,9 @@ def write_network(
     files = write_genotype(folder, finalist.path, architecture)
     found = {"budget": finalist.budget, "epochs": retraining.epochs, "path": finalist.path} | cost_of(architecture)
     found |= tested.summary() | {f"validation_{name}": value for name, value in retraining.validated.items()}
-    if finalist.origin == "search":
+    if isinstance(architecture, Reference):
+        found |= {"variant": architecture.variant, "recipe_without": untaken(architecture, spec.settings)}
+    if finalist.origin == "search" or isinstance(architecture, Reference):
         with ThreadPoolExecutor(1) as pool:
             found |= Exports(
                 pool, folder, finalist.path, spec, architecture, weights, data, tested, finalist.budget, versions()

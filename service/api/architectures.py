@@ -8,7 +8,7 @@ from fastapi.responses import StreamingResponse
 
 from nas_core.errors import InvalidValue
 from nas_core.files import FILES
-from nas_core.space import Architecture
+from nas_core.space import Architecture, Reference
 from nas_core.space.picture import Theme, draw
 from nas_core.train.evaluation import Evaluation
 from service.api.context import Context, ContextDep, ProjectDep
@@ -42,7 +42,7 @@ router = APIRouter(
 
 
 class ArchitectureDetail(ArchitectureView):
-    """A network with its genotype, as `Architecture.to_json` writes it, and its test class by class."""
+    """A network with its genotype, as its `architecture.json` has it, and its test class by class."""
 
     search_id: str
     architecture: dict[str, Any]
@@ -59,7 +59,7 @@ def picture(architecture_id: Text, service: ContextDep, project: ProjectDep, the
 
 @router.get("/{architecture_id}")
 def look(architecture_id: Text, service: ContextDep, project: ProjectDep) -> ArchitectureDetail:
-    """One network: costs, accuracy in all and by class, and which of its edges live."""
+    """One network: costs, accuracy in all and by class, and what it is made of."""
     row = found(service, project, architecture_id)
     network = genotype(service, row).to_dict()
     test = tested(service, row.search_id, folder_of(row.result))
@@ -122,11 +122,11 @@ def found(service: Context, project: str | None, architecture_id: str) -> Archit
     return row
 
 
-def genotype(service: Context, row: ArchitectureRow) -> Architecture:
-    """Which edges of a network live. Raises `ProblemError` 404 where the storage has lost it or a part of it."""
+def genotype(service: Context, row: ArchitectureRow) -> Architecture | Reference:
+    """What a network is. Raises `ProblemError` 404 where the storage has lost it or a part of it."""
     known = None
     with suppress(TornFile):
-        known = service.runs.architecture(row.search_id, folder_of(row.result))
+        known = service.runs.genotype(row.search_id, folder_of(row.result))
     if known is None:
         raise ProblemError(404, "File lost", f"The architecture of {row.id} is gone from the storage.")
     return known

@@ -12,5 +12,5 @@ router = APIRouter(prefix="/api/v1/schemas", tags=["schemas"])
 
 @router.get("/architecture", response_class=JSONResponse)
 def architecture() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of a network's genotype, `architecture.json`."""
+    """The JSON Schema (draft 2020-12) of the genotype of what was searched for, `architecture.json`."""
     return schema()

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Annotated, Any, Literal
@@ -11,6 +12,8 @@ from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
 from nas_core.errors import InvalidValue
+from nas_core.search.references import candidates
+from nas_core.space import BESIDE, FAMILIES, Origin
 from nas_core.spec import SearchSpec, infeasible
 from service.api.checks import CHECKED
 from service.api.context import Context, ContextDep, ProjectDep, confined, steered
@@ -75,7 +78,7 @@ class Point(BaseModel):
     architecture: str
     search: str
     """The search or the finals that retrained it."""
-    origin: Literal["search", "random", "thin"]
+    origin: Origin
     """Whether it was searched for, or is there to be compared with."""
     seed: int
     budget: int
@@ -87,7 +90,7 @@ class Point(BaseModel):
     balanced_accuracy: float | None
     """None where it was tested by a version that did not tell it."""
     on_front: bool
-    """Whether it was searched for, and no other such network is at once as cheap and as good."""
+    """Whether it was searched for or is a reference network, and no other such is at once as cheap and as good."""
 
 
 class Front(BaseModel):
@@ -123,6 +126,7 @@ def submit(request: SweepRequest, service: ContextDep, project: ProjectDep, key:
     request = confined(request, project)
     budgets, notes = sorted_budgets(request)
     groups = specified(service, expand(request, budgets))
+    notes += left_out(groups, budgets, request.baselines)
 
     def create(session: Session) -> Answer:
         sweep = service.sweeps.create(session, request, budgets, groups)
@@ -130,6 +134,21 @@ def submit(request: SweepRequest, service: ContextDep, project: ProjectDep, key:
         return Answer(201, shown.model_dump(mode="json"), {"Location": f"/api/v1/sweeps/{sweep.id}"})
 
     return once(service, key, create)
+
+
+def left_out(
+    groups: Sequence[Sequence[tuple[SearchRequest, SearchSpec]]], budgets: Sequence[int], baselines: Sequence[str]
+) -> list[str]:
+    """What is said of reference networks that cannot be made as small as all budgets: finals do without them there."""
+    told: dict[str, None] = {}
+    for points in groups:
+        _, spec = points[0]
+        for family in [one for one in baselines if one in FAMILIES]:
+            carry_on()
+            least = min(one.narrowest().multiply_adds for one in candidates(family, spec.space))
+            if any(budget < least for budget in budgets):
+                told[f"{family} takes at least {least:,} multiply-adds, and is left out for smaller budgets"] = None
+    return list(told)
 
 
 def specified(service: Context, groups: list[list[SearchRequest]]) -> list[list[tuple[SearchRequest, SearchSpec]]]:
@@ -318,9 +337,9 @@ def front_of(service: Context, sweep: Sweep, cost: str, by: By = "accuracy") -> 
     known = sorted(
         service.sweeps.networks(sweep.id, cost), key=lambda one: (one["cost"], -one["accuracy"], one["architecture"])
     )
-    searched = [one for one in known if one["origin"] == "search" and one[by] is not None]
-    best = front([(one["cost"], one[by]) for one in searched])
-    on_front = {one["architecture"] for one, on in zip(searched, best, strict=True) if on}
+    judged = [one for one in known if one["origin"] not in BESIDE and one[by] is not None]
+    best = front([(one["cost"], one[by]) for one in judged])
+    on_front = {one["architecture"] for one, on in zip(judged, best, strict=True) if on}
     return Front(cost=cost, by=by, points=[Point(**one, on_front=one["architecture"] in on_front) for one in known])
 
 

@@ -5,11 +5,12 @@ import contextlib
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from nas_core.errors import InvalidValue
+from nas_core.space import Origin
 from nas_core.train.evaluation import Evaluation
 from service.dispatch.folder_model import kinds
 from service.domain.lifecycle import Status
@@ -26,7 +27,7 @@ class ArchitectureView(BaseModel):
 
     id: str
     budget: int
-    origin: Literal["search", "random", "thin"]
+    origin: Origin
     """Whether it was searched for, or is there to be compared with."""
     winner: bool
     """Whether it is the one to take for its budget: finals retrain several."""

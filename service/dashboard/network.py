@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
 
-from nas_core.space import Architecture, cost
+from nas_core.space import Architecture, Reference, cost
 from nas_core.space.picture import draw
 from nas_core.train.evaluation import Evaluation
 from service.api.architectures import tested
@@ -99,15 +99,15 @@ def heatmap(test: Evaluation) -> Heatmap:
     return Heatmap(labels, rows, others)
 
 
-def genotype(service: Context, search: Search, name: str) -> Architecture:
+def genotype(service: Context, search: Search, name: str) -> Architecture | Reference:
     """The network in the folder `name`, or what finals were told to retrain. Raises `ProblemError` 404."""
     try:
-        known = service.runs.architecture(search.id, name)
+        known = service.runs.genotype(search.id, name)
         if known is None and search.kind == "finals":
             # One whose widths are still to be fitted is not yet the network that it will be.
             listed = [one for one in finalists(service, search) if one["name"] == name and not one.get("fit")]
             if listed and (told := listed[0].get("architecture")) is not None:
-                known = folder_model.architecture("spec.json", told)
+                known = folder_model.genotype("spec.json", told)
         if known is not None:
             return known
     except (BadFolder, TornFile) as error:
@@ -125,6 +125,6 @@ def finalists(service: Context, search: Search) -> list[dict[str, Any]]:
     return [one | {"trial": number, "name": f"{one['budget']}-{number}"} for number, one in enumerate(told)]
 
 
-def picture(architecture: Architecture, headers: dict[str, str] = PICTURE_HEADERS) -> Response:
+def picture(architecture: Architecture | Reference, headers: dict[str, str] = PICTURE_HEADERS) -> Response:
     """An architecture drawn."""
     return Response(draw(architecture), media_type="image/svg+xml", headers=headers)

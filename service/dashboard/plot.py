@@ -11,9 +11,14 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from nas_core.space import FAMILIES
+from nas_core.space.references import TITLES
 from service.formats import percent, short
 
-ORIGINS = {"search": "found by a search", "random": "random, of the same cost", "thin": "complete, made thinner"}
+ORIGINS = {
+    **{"search": "found by a search", "random": "random, of the same cost", "thin": "complete, made thinner"},
+    **{family: f"{TITLES[family]}, scaled" for family in FAMILIES},
+}
 """Where networks come from, and what the legend says of it: what nobody searched for is what a search must beat."""
 
 LOGARITHMIC_FROM = 4.0
@@ -151,7 +156,7 @@ def draw(
     parts.append(f'<text x="{right}" y="{height - 6}" text-anchor="end">{escape(cost)}{scale}</text>')
     for row, x, origin in legend:
         y = _TOP + _ROW * row + 4
-        parts.append(f'<g class="{origin}" aria-hidden="true">{_mark(origin, x + 6, y, 5)}</g>')
+        parts.append(f'<g class="{_kind(origin)}" aria-hidden="true">{_mark(origin, x + 6, y, 5)}</g>')
         parts.append(f'<text x="{x + 18:.1f}" y="{y + 4:.1f}">{escape(ORIGINS[origin])}</text>')
 
     parts.append('<g aria-hidden="true">')
@@ -173,7 +178,7 @@ def draw(
     parts.append("</g>")
     for point in sorted(points, key=lambda point: (point.on_front, point.cost)):
         x, y, low, high = across.at(point.cost), up.at(point.accuracy), up.at(point.low), up.at(point.high)
-        kind = f"{point.origin} {'on-front' if point.on_front else 'beaten'}"
+        kind = f"{_kind(point.origin)} {'on-front' if point.on_front else 'beaten'}"
         whisker = f'<path class="whisker" d="M{x - 3:.1f} {low:.1f}h6m-3 0V{high:.1f}m-3 0h6"/>'
         mark = _mark(point.origin, x, y, 5 if point.on_front else 4)
         drawn = f"{whisker}{mark}<title>{escape(point.title)}</title>"
@@ -224,13 +229,24 @@ def curves(lines: Sequence[Curve], name: str, unit: str = "", width: int = 440, 
     return "\n".join([*parts, "</svg>"])
 
 
+def _kind(origin: str) -> str:
+    """What colours the mark of a network."""
+    return "reference" if origin in FAMILIES else origin
+
+
 def _mark(origin: str, x: float, y: float, size: float) -> str:
-    """A disc for what was found by a search, a diamond and a square for what was not."""
+    """A disc for what was found by a search; a diamond, a square and triangles for what was not."""
     if origin == "random":
         s = size * 1.3
         return f'<path class="mark" d="M{x - s:.1f} {y:.1f}l{s:.1f} {-s:.1f} {s:.1f} {s:.1f} {-s:.1f} {s:.1f}z"/>'
     if origin == "thin":
         return f'<rect class="mark" x="{x - size:.1f}" y="{y - size:.1f}" width="{2 * size}" height="{2 * size}"/>'
+    if origin in FAMILIES:
+        # One family's triangle points elsewhere than another's.
+        turn = list(FAMILIES).index(origin) / len(FAMILIES)
+        angles = [2 * math.pi * (corner + turn) / 3 for corner in range(3)]
+        corners = " ".join(f"{x + 1.4 * size * math.sin(a):.1f},{y - 1.4 * size * math.cos(a):.1f}" for a in angles)
+        return f'<polygon class="mark" points="{corners}"/>'
     return f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="{size}"/>'
 
 

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
+from nas_core.space import FAMILIES
 from service import formats
 from service.api import sweeps as api
 from service.api.context import Context, ContextDep
@@ -50,6 +51,8 @@ class BudgetRow:
     mean: float
     random: float | None
     """The mean accuracy of random networks of the same cost, where there are any."""
+    reference: api.Point | None
+    """The most accurate reference network, where there is any."""
 
 
 def _seen(sweep_id: Text, service: ContextDep, project: ViewerDep) -> Sweep:
@@ -184,7 +187,9 @@ def drawn(points: Sequence[api.Point], cost: Cost) -> list[plot.Point]:
             title=(
                 f"{in_words(cost, point.cost)} {COSTS[cost][0].lower()}, accuracy {formats.percent(point.accuracy, 2)} "
                 f"({formats.percent(point.accuracy_low)} to {formats.percent(point.accuracy_high)}), "
-                f"for {formats.short(point.budget)}, seed {point.seed}{', on the front' if point.on_front else ''}"
+                f"for {formats.short(point.budget)}, "
+                f"{'' if point.origin == 'search' else f'{plot.ORIGINS[point.origin]}, '}seed {point.seed}"
+                f"{', on the front' if point.on_front else ''}"
             ),
             origin=point.origin,
             href=whereabouts(point),
@@ -208,7 +213,10 @@ def by_budget(points: Sequence[api.Point]) -> list[BudgetRow]:
         if found:
             mean = sum(point.accuracy for point in found) / len(found)
             best = max(found, key=lambda point: (point.accuracy, -point.cost))
-            rows.append(BudgetRow(budget, len(found), best, mean, sum(random) / len(random) if random else None))
+            references = [point for point in of_budget if point.origin in FAMILIES]
+            reference = max(references, key=lambda point: (point.accuracy, -point.cost), default=None)
+            of_random = sum(random) / len(random) if random else None
+            rows.append(BudgetRow(budget, len(found), best, mean, of_random, reference))
     return rows
 
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nas_core.errors import InvalidValue
 from nas_core.files import FILES
-from nas_core.space import Architecture
+from nas_core.space import Architecture, Origin, Reference, read_genotype
 
 LARGEST = 2**63 - 1
 """What a database holds."""
@@ -77,7 +77,6 @@ Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Amount = Annotated[float, Field(allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:@+-]+$", max_length=255)]
 Word = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,16}$")]
-Origin = Literal["search", "random", "thin"]
 Kind = Literal[
     "started", "phase", "epoch", "architecture", "snapshot", "checkpoint", "retrained", "began", "stopped", "warning"
 ]
@@ -318,14 +317,22 @@ def finalists(file: str, values: Any) -> list[dict[str, Any]]:
     return found
 
 
-def architecture(file: str, values: Any) -> Architecture:
-    """The network that a file or a line describes. Raises `BadFolder`."""
+def genotype(file: str, values: Any) -> Architecture | Reference:
+    """The network that a file describes: found by a search, or a reference. Raises `BadFolder`."""
     if not isinstance(values, dict):
         raise BadFolder(file, "architecture", type(values).__name__, "an object")
     try:
-        return Architecture.from_dict(bounded(file, values))
+        return read_genotype(bounded(file, values))
     except InvalidValue as error:
         raise BadFolder(file, error.field, error.value, f"{error.accepted} ({error.reason})") from error
+
+
+def architecture(file: str, values: Any) -> Architecture:
+    """The network of a search that a file or a line describes. Raises `BadFolder`."""
+    found = genotype(file, values)
+    if not isinstance(found, Architecture):
+        raise BadFolder(file, "reference", found.variant, "a network of a search")
+    return found
 
 
 def folder_of(found: dict[str, Any]) -> str:

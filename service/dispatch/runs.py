@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from nas_core.files import FILES
-from nas_core.space import Architecture
+from nas_core.space import Architecture, Reference
 from nas_core.storage import StorageUnavailable
 from service.dispatch import folder_model
 from service.dispatch.folder_model import MOST_BYTES, MOST_CHUNK, MOST_JSON, MOST_WEIGHTS, Asked, BadFolder
@@ -21,7 +21,7 @@ from service.dispatch.storage import Content, storage_of
 
 _CHUNK = re.compile(r"\d{4}-\d{6}\.jsonl")
 _RUN = re.compile(r"[a-z0-9_]{1,16}")
-_NETWORK = re.compile(r"\d{1,19}(-\d{1,19}-[a-z]{1,16})?")
+_NETWORK = re.compile(r"\d{1,19}(-\d{1,19}-[a-z0-9_]{1,24})?")
 _EVENTS = re.compile(r"events\.out\.tfevents\.\d{4}-\d{6}")
 
 CONTACT_SHEET = "dataset/contact-sheet.png"
@@ -156,11 +156,10 @@ class Runs:
         """The networks that finals are to retrain, as `worker.tuning.Finalist` knows them, by budget.
 
         `spec["finals"]` tells the searches `of` which networks compete, each with its `id`, `seed` and `budgets`, and
-        the `baselines` to compare with, random ones for each of `seeds`. A search that has found nothing for one of its
-        budgets has no finalist there. Raises `OSError`.
+        the `baselines` to compare with, random ones for each of `seeds`, others for the first. A search that has found
+        nothing for one of its budgets has no finalist there. Raises `OSError`.
         """
         finals = spec["finals"]
-        seeds = {"random": finals["seeds"], "thin": finals["seeds"][:1]}
         found = []
         for budget in spec["budgets"]:
             for source in finals["of"]:
@@ -169,7 +168,7 @@ class Runs:
             found += [
                 {"budget": budget, "origin": origin, "seed": seed}
                 for origin in finals["baselines"]
-                for seed in seeds[origin]
+                for seed in finals["seeds"][: None if origin == "random" else 1]
             ]
         return found
 
@@ -205,15 +204,15 @@ class Runs:
 
     def _genotype(self, search_id: str, budget: int) -> dict[str, Any] | None:
         with suppress(TornFile):
-            found = self.architecture(search_id, str(budget))
+            found = self.genotype(search_id, str(budget))
             return None if found is None else found.to_dict()
         return None
 
-    def architecture(self, search_id: str, network: str) -> Architecture | None:
+    def genotype(self, search_id: str, network: str) -> Architecture | Reference | None:
         """The network in the folder of that name, or None where there is none. Raises `TornFile`."""
         name = f"architectures/{network}/{FILES['architecture']}"
         values = self.read_json(search_id, name)
-        return None if values is None else folder_model.architecture(name, values)
+        return None if values is None else folder_model.genotype(name, values)
 
     def chunks(
         self, search_id: str, after: str, asked: Asked | None = None

@@ -8,11 +8,12 @@ since it passes them on its way down; `independent` searches for each budget by 
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nas_core.errors import InvalidValue
+from nas_core.space import Family
 from nas_core.spec import parse_count
 from service.domain.patience import carry_on
 from service.domain.request import LEGIBLE, Fields, InvalidRequest, SearchRequest, Text
@@ -47,9 +48,11 @@ class BudgetRange(BaseModel):
         return [round(first * (last / first) ** step) for step in steps]
 
 
-Baseline = Literal["random", "thin"]
-"""Networks that nobody searched for, to compare with (`nas_core.search.baselines`): what is left of the complete
-network when it is cut at random, and the complete network with fewer channels."""
+Baseline = Literal["random", "thin", Family]
+"""Networks that nobody searched for, to compare with: what is left of the complete network when it is cut at random,
+the complete network with fewer channels (`nas_core.search.baselines`), and reference networks
+(`nas_core.search.references`)."""
+Baselines = Annotated[list[Baseline], Field(max_length=len(get_args(Baseline)))]
 Budgets = Annotated[list[Any], Field(min_length=1, max_length=1000)] | BudgetRange
 
 
@@ -86,9 +89,8 @@ class SweepRequest(BaseModel):
         description="Whether the searches only find networks, which are then retrained together, and for each budget "
         "compete; otherwise each search retrains its own. By default where there are several seeds.",
     )
-    baselines: list[Baseline] = Field(
+    baselines: Baselines = Field(
         default_factory=list,
-        max_length=2,
         description="Networks that nobody searched for, retrained in the finals to compare with.",
     )
     project: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
@@ -111,9 +113,8 @@ class MoreNetworks(BaseModel):
     budgets: Budgets | None = Field(
         None, description="As in a sweep. No search is run again: they passed these budgets on their way down."
     )
-    baselines: list[Baseline] = Field(
+    baselines: Baselines = Field(
         default_factory=list,
-        max_length=2,
         description="Networks to compare with, for the budgets given here, or for those of the sweep.",
     )
 

@@ -254,8 +254,9 @@ def new_finals(
     spec = replace(spec, budgets=tuple(budgets), retrain=True, workers=each, min_workers=None)
     of = [{"id": one["id"], "seed": one["spec"]["seed"], "budgets": one["spec"]["budgets"]} for one in sources]
     seeds = sorted({one["seed"] for one in of} or {spec.seed})
-    finals = {"of": of, "baselines": list(baselines), "seeds": seeds, "workers": each}
-    each_budget = len(of) + len(seeds) * ("random" in baselines) + ("thin" in baselines)
+    finals = {"of": of, "baselines": baselines, "seeds": seeds, "workers": each}
+    baselines = list(dict.fromkeys(baselines))
+    each_budget = len(of) + len(seeds) * ("random" in baselines) + len({*baselines} - {"random"})
     at_once = max(1, min(len(budgets) * each_budget, MOST_AT_ONCE))
     row = new_search(request, spec, time)
     cpus, gpus = at_once * row["cpus"], at_once * row["gpus"]

@@ -113,7 +113,7 @@ def test_a_family_uses_any_budget_up_or_says_what_it_costs_at_least(
     assert found.parts()[-1].size <= 8 or found.halvings == found.drawn.places
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.sampled_from(sorted(FAMILIES)), shapes, st.floats(0.05, 0.9), st.sampled_from(["parameters", "activations"]))
 def test_limits_are_kept_and_used_up_too(family: str, space: SearchSpace, share: float, name: str) -> None:
     what = {"parameters": "parameters", "activations": "peak_activations"}[name]
@@ -151,7 +151,7 @@ def test_costs_are_those_of_the_network_itself(
 def test_strides_and_depth_follow_the_rule_and_no_accuracy() -> None:
     images = SearchSpace.preset("cifar10")
     for family in FAMILIES:
-        for budget in (1_500_000, 5_000_000, 15_000_000, 60_000_000):
+        for budget in (1_500_000, 15_000_000):
             chosen = fit_reference(family, images, budget)
             others = [one for one in candidates(family, images) if one.narrowest().multiply_adds <= budget]
             if chosen.scale < LEAST_SCALE:

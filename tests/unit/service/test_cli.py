@@ -312,6 +312,14 @@ def test_queues_again_and_shows_the_cluster_and_its_projects(app: FastAPI, url: 
     assert wrong.exit_code == 2 and "--max-queued" in wrong.stderr and "or none" in wrong.stderr
 
 
+def test_baselines_are_named_together_or_one_by_one(url: str) -> None:
+    asked = ("sweep", "digits", "-b", "600k", "--json", "--baseline")
+    made = json.loads(yoso(*asked, "random, resnet", "--baseline", "thin", url=url).stdout)
+    assert made["request"]["baselines"] == ["random", "resnet", "thin"]
+    refused = yoso(*asked, "resnet,vgg", url=url)
+    assert refused.exit_code == 2 and "vgg" in refused.stderr and "mobilenetv3" in refused.stderr
+
+
 def test_queues_a_sweep_and_shows_and_steers_it(app: FastAPI, url: str) -> None:
     told = yoso(
         "sweep", "digits", "--budgets", "300k:600k:2", "--seeds", "0,1", "--no-finals", "--name", "night", url=url

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from nas_core.files import FILES
 from nas_core.search.baselines import random_architecture
+from nas_core.search.references import candidates, fit_reference
 from nas_core.space import Architecture, SearchSpace
 from nas_core.spec import SearchSpec
 from service.domain.lifecycle import Status
@@ -133,7 +134,7 @@ def test_finals_wait_for_all_searches_of_their_group_and_get_what_these_found(
     assert all(one.build(space).multiply_adds <= one.budget for one in listed)
 
 
-def test_what_the_finals_retrain_is_the_sweeps_front_and_baselines_are_beside_it(
+def test_what_the_finals_retrain_is_the_sweeps_front_with_reference_networks_and_others_beside_it(
     service: Service, ray: RayDouble, http: httpx.Client
 ) -> None:
     made = sweep(http)
@@ -146,20 +147,31 @@ def test_what_the_finals_retrain_is_the_sweeps_front_and_baselines_are_beside_it
         {"trial": 1, "name": "300000", "origin": "search", "seed": 1, "winner": True},
         {"trial": 0, "name": "300000-0", "origin": "search", "seed": 0, "winner": False, "accuracy": 0.9},
         {"trial": 2, "name": "300000-2", "origin": "random", "seed": 1, "winner": False, "accuracy": 0.99},
+        {"trial": 3, "name": "300000-3", "origin": "resnet", "seed": 0, "winner": False, "accuracy": 0.98},
     ]
     networks = [seeding.result(300_000) | {"files": FILES} | row for row in rows]
+    reference = fit_reference("resnet", SPACE, 300_000)
+    (service.folder(finals) / "architectures" / "300000-3").mkdir(parents=True)
+    (service.folder(finals) / "architectures" / "300000-3" / "architecture.json").write_text(reference.to_json())
     (service.folder(finals) / "result.json").write_text(json.dumps({"architectures": networks}))
     turns(service, ray)
     assert service.status(finals) == "succeeded" and http.get(f"/api/v1/sweeps/{made['id']}").json()["done"]
     points = http.get(f"/api/v1/sweeps/{made['id']}/pareto").json()["points"]
     assert {(one["architecture"], one["origin"], one["seed"], one["on_front"]) for one in points} == {
-        (f"{finals}-300000", "search", 1, True),
+        (f"{finals}-300000", "search", 1, False),
         (f"{finals}-300000-0", "search", 0, False),
         (f"{finals}-300000-2", "random", 1, False),
+        (f"{finals}-300000-3", "resnet", 0, True),
     }
     assert all(one["search"] == finals for one in points)
     assert http.get(f"/api/v1/searches/{finals}").json()["accuracy"] == networks[0]["accuracy"] < 0.99
     assert http.get(f"/api/v1/searches/{searches[0]}").json()["architectures"] == []
+    assert http.get(f"/api/v1/architectures/{finals}-300000-3").json()["architecture"] == reference.to_dict()
+    page = http.get(f"/searches/{finals}/networks/300000-3").text
+    assert "live edges" not in page and ">block1" in page
+    assert "resnet8: " in http.get(f"/searches/{finals}/networks/300000-3.svg").text
+    sweeps_page = http.get(f"/sweeps/{made['id']}").text
+    assert "Best hand-made" in sweeps_page and "98.00\N{NO-BREAK SPACE}%, resnet" in sweeps_page
 
 
 def test_what_failed_takes_no_part_and_without_any_network_there_are_no_finals(
@@ -259,11 +271,22 @@ def test_a_budget_is_added_without_searching_again(service: Service, ray: RayDou
 
 def test_baselines_are_added_to_compare_with(service: Service, ray: RayDouble, http: httpx.Client) -> None:
     made, _ = ended(service, ray, http)
-    http.post(f"/api/v1/sweeps/{made['id']}/networks", json={"baselines": ["thin"]})
+    http.post(f"/api/v1/sweeps/{made['id']}/networks", json={"baselines": ["thin", "resnet"]})
     (finals,) = members(http, made, "finals")
     turns(service, ray)
-    listed = finalists_of(told(service, finals))
-    assert [(one.budget, one.origin) for one in listed] == [(300_000, "thin"), (600_000, "thin")]
+    spec = told(service, finals)
+    listed = finalists_of(spec)
+    assert [(one.budget, one.origin, one.seed) for one in listed] == [
+        (budget, origin, 0) for budget in (300_000, 600_000) for origin in ("thin", "resnet")
+    ]
+    assert [one.build(SearchSpec.from_dict(spec)).multiply_adds <= one.budget for one in listed] == [True] * 4
+
+
+def test_a_sweep_says_which_reference_networks_cannot_be_as_small_as_its_budgets(http: httpx.Client) -> None:
+    made = sweep(http, budgets=[100_000, 600_000], baselines=["resnet", "mobilenetv2"])
+    least = min(one.narrowest().multiply_adds for one in candidates("mobilenetv2", SPACE))
+    told = f"mobilenetv2 takes at least {least:,} multiply-adds, and is left out for smaller budgets"
+    assert 100_000 < least < 600_000 and made["notes"] == [told]
 
 
 @pytest.mark.parametrize(

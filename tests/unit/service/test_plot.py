@@ -49,6 +49,9 @@ def centre(link: ElementTree.Element) -> tuple[float, float]:
     if mark.tag == SVG + "rect":
         half = float(mark.attrib["width"]) / 2
         return float(mark.attrib["x"]) + half, float(mark.attrib["y"]) + half
+    if mark.tag == SVG + "polygon":
+        corners = [tuple(map(float, corner.split(","))) for corner in mark.attrib["points"].split()]
+        return sum(x for x, _ in corners) / 3, sum(y for _, y in corners) / 3
     x, y, across = map(float, re.findall(r"-?[\d.]+", mark.attrib["d"])[:3])
     return x + across, y
 
@@ -118,7 +121,7 @@ def test_baselines_have_marks_of_their_own_and_a_legend() -> None:
     assert set(ORIGINS.values()) <= set(words)
     assert not set(ORIGINS.values()) & {"".join(text.itertext()) for text in without.iter(f"{SVG}text")}
     marks = [next(one for one in link if one.get("class") == "mark").tag for link in with_baselines.findall(f"{SVG}a")]
-    assert len(set(marks)) == 3
+    assert len(set(marks)) == 4
 
 
 def test_costs_stand_on_a_logarithmic_axis_where_they_span_much() -> None:

@@ -2,19 +2,28 @@
 
 import copy
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 from ray.train import ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.tune.experiment import Trial
 
 from nas_core import SearchSpace
+from nas_core.files import FILES
 from nas_core.search.baselines import random_architecture
-from nas_core.spec import SearchSpec, Settings
+from nas_core.search.latency import Latency
+from nas_core.search.references import candidates
+from nas_core.space import Reference
+from nas_core.spec import Limits, SearchSpec, Settings
 from nas_core.train.steps import evaluate
 from worker import tuning
 from worker.checkpoints import Checkpoints
@@ -128,3 +137,62 @@ def test_a_rung_judges_by_what_was_asked_for(
     told = [folder.read_json(verdict(number, 2)) for number in range(2)]
     assert [one["goes_on"] for one in told] == [number == survivor for number in range(2)]
     assert told[0].items() >= scores[0].items()
+
+
+def test_reference_networks_are_finalists_with_all_files_and_cards_tell_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = replace(SPEC, settings=replace(SPEC.settings, retrain_epochs=2))
+    [budget] = spec.budgets
+    finalists: list[dict[str, Any]] = [
+        {"budget": budget, "origin": "search", "seed": 1, "source": "one"}
+        | {"architecture": random_architecture(SPACE, budget, 1).to_dict()},
+        {"budget": budget, "origin": "resnet", "seed": 1},
+        {"budget": budget, "origin": "mobilenetv2", "seed": 1},
+    ]
+    (tmp_path / "spec.json").write_text(json.dumps(spec.to_dict() | {"finalists": finalists, "at_once": 1}))
+    folder = RunFolder(str(tmp_path))
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(Checkpoints, "report", lambda self, metrics, state=None: told.append(metrics))
+    monkeypatch.setattr(tuning, "rungs", lambda epochs: [])
+    monkeypatch.setattr(Checkpoints, "load", lambda self: None)
+    trials = []
+    for number, finalist in enumerate(tuning.finalists_of({"finalists": finalists})):
+        config = {"folder": str(tmp_path), "attempt": 1, "number": number, "checkpoint_seconds": 60.0}
+        TorchTrainer(train_finalist, train_loop_config=config, scaling_config=ScalingConfig(num_workers=0)).fit()
+        trials.append(tuning.trial_result(folder, finalist, told[-1], 2))
+
+    searched, resnet, mobile = trials
+    assert (searched["outcome"], resnet["outcome"], mobile["outcome"]) == ("trained", "trained", "dropped")
+    assert resnet["variant"] == "resnet8" and 0.97 * budget <= resnet["multiply_adds"] <= budget
+    assert set(resnet["files"]) == set(FILES) and resnet["not_exported"] == {} and resnet["recipe_without"] == []
+    least = min(one.narrowest().multiply_adds for one in candidates("mobilenetv2", SPACE))
+    assert f"mobilenetv2 takes at least {least:,} multiply-adds" in mobile["reason"]
+
+    for _ in range(2):  # also where the driver before had told it, and died
+        tuning.compare_on_cards(folder, trials, "validation_accuracy")
+    card = (tmp_path / searched["path"] / FILES["card"]).read_text()
+    points = 100 * (searched["accuracy"] - resnet["accuracy"])
+    how = "as good as" if abs(points) < 0.05 else f"{abs(points):.1f} points {'above' if points > 0 else 'below'}"
+    assert card.count(f"{how} the best hand-made network of this cost**, resnet8 with {resnet['accuracy']:.2%}.") == 1
+    assert f"- Left out: {mobile['reason']}" in card
+    own = (tmp_path / resnet["path"] / FILES["card"]).read_text()
+    assert "A resnet8, which people have drawn" in own and "ReferenceNetwork" in own and "hand-made networks" not in own
+
+    files = tmp_path / resnet["path"]
+    Image.fromarray(np.full((8, 8), 120, np.uint8)).save(files / "photo.png")
+    command = [sys.executable, "-W", "error", FILES["predict"], "photo.png"]
+    found = subprocess.run(command, cwd=files, capture_output=True, text=True, env={"PYTHONPATH": ""})
+    assert found.returncode == 0 and found.stdout.startswith("photo.png: "), found.stderr
+    result = tuning.result({}, 1, spec, [searched, resnet], trials, 1.0)
+    assert [(one["origin"], one["winner"]) for one in result["architectures"]] == [("search", True), ("resnet", False)]
+    assert [one.get("reason") for one in result["trials"]] == [None, None, mobile["reason"]]
+
+
+def test_a_reference_network_that_takes_too_long_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = Finalist(0, 10**6, "resnet", 0).build(SPEC)
+    assert isinstance(reference, Reference)
+    monkeypatch.setattr(tuning, "measure_latency", lambda *network, device: Latency(2.0, 1.0, 3.0, 1))
+    tuning.check_latency(reference, replace(SPEC, limits=Limits(latency_ms=2.5)), torch.device("cpu"))
+    with pytest.raises(ValueError, match="resnet8 takes 2 ms, over the limit of 1"):
+        tuning.check_latency(reference, replace(SPEC, limits=Limits(latency_ms=1.0)), torch.device("cpu"))
