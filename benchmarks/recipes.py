@@ -8,6 +8,7 @@ they do not change. What was measured so far is kept in a file, so that a run wh
 import argparse
 import shutil
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from statistics import mean
@@ -17,8 +18,9 @@ import torch
 from scipy.stats import ttest_rel
 
 from benchmarks.common import SCRATCH, data_of, run_all
+from nas_core.search.references import candidates
 from nas_core.search.spending import fit_widths
-from nas_core.space import Architecture, Block, Edge, Reduction, SearchSpace
+from nas_core.space import Architecture, Block, Edge, Reduction, Reference, SearchSpace
 from nas_core.spec import SearchSpec, Settings
 from nas_core.train.retrain import Retraining, moving_average
 from nas_core.train.steps import evaluate
@@ -87,7 +89,13 @@ def by_hand() -> Architecture:
     )
 
 
-NETWORKS = {"by hand": cache(by_hand)}
+def resnet8() -> Reference:
+    """ResNet-8 (He et al., arXiv 1512.03385, section 4.2), as wide as the budget allows; its stem halves images too."""
+    drawn = candidates("resnet", SPACE)
+    return fit_widths(next(one for one in drawn if (one.variant, one.halvings) == ("resnet8", 3)), BUDGET)
+
+
+NETWORKS: dict[str, Callable[[], Architecture | Reference]] = {"by hand": cache(by_hand), "ResNet-8": cache(resnet8)}
 
 
 def trained(job: dict[str, Any]) -> list[dict[str, Any]]:
