@@ -2,7 +2,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .PHONY: help setup demo test lint format clean bench-quality bench-ablation bench-budget bench-recipes bench-path bench-service soak \
-	compose-by-hand bench-finalists bench-supernet bench-gpu bench-input bench-parallel bench-precision bench-sweep bench-start soak-cluster screenshots break-in
+	compose-by-hand bench-finalists bench-supernet bench-gpu bench-input bench-parallel bench-precision bench-peers bench-sweep bench-start soak-cluster screenshots break-in
 .DEFAULT_GOAL := help
 # Otherwise each of the many processes of a search and of the tests would compile Yoso anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -42,6 +42,9 @@ bench-path: .venv/installed ## Does one search serve eight budgets? (half an hou
 
 bench-supernet: .venv/installed ## How much faster is the supernet than the plainest one that is right? (half an hour)
 	$(BIN)/python -m benchmarks.supernet $(ARGS)
+
+bench-peers: .venv/installed ## Is a searched network better on photographs than what people draw? (hours; ARGS="--data FOLDER")
+	$(BIN)/python -m benchmarks.peers $(ARGS)
 
 bench-precision: .venv/installed ## Does a search in bfloat16 find networks as good as one in float32? (ten minutes)
 	$(BIN)/python -m benchmarks.precision $(ARGS)

@@ -79,14 +79,12 @@ def first_of(whole: Path, part: Path) -> None:
                     shutil.copyfile(image, copy)
 
 
-def by_hand() -> Architecture:
+def by_hand(space: SearchSpace, budget: int) -> Architecture:
     """One separable 3×3 convolution a block, and 3×3 reductions, as wide as the budget allows."""
-    node = SPACE.operations.index("separable3") + 1
-    block = Block((Edge(0, node, 1.0), Edge(node, SPACE.nodes + 1, 1.0)))
-    stages = len(SPACE.blocks)
-    return fit_widths(
-        Architecture(SPACE, SPACE.widths, (block,) * sum(SPACE.blocks), (Reduction(0.0, 1.0),) * (stages - 1)), BUDGET
-    )
+    node = space.operations.index("separable3") + 1
+    block = Block((Edge(0, node, 1.0), Edge(node, space.nodes + 1, 1.0)))
+    reductions = (Reduction(0.0, 1.0),) * (len(space.blocks) - 1)
+    return fit_widths(Architecture(space, space.widths, (block,) * sum(space.blocks), reductions), budget)
 
 
 def resnet8() -> Reference:
@@ -95,7 +93,10 @@ def resnet8() -> Reference:
     return fit_widths(next(one for one in drawn if (one.variant, one.halvings) == ("resnet8", 3)), BUDGET)
 
 
-NETWORKS: dict[str, Callable[[], Architecture | Reference]] = {"by hand": cache(by_hand), "ResNet-8": cache(resnet8)}
+NETWORKS: dict[str, Callable[[], Architecture | Reference]] = {
+    "by hand": cache(lambda: by_hand(SPACE, BUDGET)),
+    "ResNet-8": cache(resnet8),
+}
 
 
 def trained(job: dict[str, Any]) -> list[dict[str, Any]]:
