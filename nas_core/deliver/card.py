@@ -131,7 +131,8 @@ def beside_references(
         lines += [
             f"Its test accuracy is **{told} the best hand-made network of this cost**, {best['variant']} with "
             f"{best['accuracy']:.2%}.",
-            "All were trained by the same recipe on the same images; the best is the best on the validation part.",
+            "All were trained by the same recipe on the same images, and the best is the best on the validation part.",
+            "Where intervals overlap, the order may be chance.",
             "",
             "| network | multiply-adds | parameters | validation | test | 95 % interval |",
             "|---|---|---|---|---|---|",
@@ -142,7 +143,11 @@ def beside_references(
             f"| {one['validation_accuracy']:.2%} | {one['accuracy']:.2%} "
             f"| {one['accuracy_low']:.1%} to {one['accuracy_high']:.1%} |"
         )
-    lines += ["", *(f"- Left out: {_plain(reason)}" for reason in left_out)] if left_out else []
+    notes = [
+        f"- {one['variant']} was trained without {missing}." for one in references for missing in one["recipe_without"]
+    ]
+    notes += [f"- Left out: {_plain(reason)}" for reason in left_out]
+    lines += ["", *notes] if notes else []
     return "\n".join(lines) + "\n"
 
 

@@ -31,7 +31,9 @@ from nas_core.data.snapshot import Snapshot
 from nas_core.files import FILES
 from nas_core.job import SearchJob
 from nas_core.search.baselines import random_architecture
+from nas_core.space import read_genotype
 from nas_core.spec import SearchSpec, Settings
+from nas_core.supernet.references import build
 from service import keeper
 from worker.training import MANIFEST
 
@@ -410,15 +412,15 @@ def test_a_second_worker_that_is_killed_is_started_anew_and_one_that_fails_ends_
 
 
 def write_finals(folder: Path) -> SearchSpec:
-    """Finals of three networks for one budget, and one that nobody searched for."""
+    """Finals of three networks for one budget, and two that nobody searched for, of which one is a reference."""
     spec = write_spec(folder, retrain_epochs=9)
-    budget = spec.budgets[0]
+    budget = spec.budgets[-1]
     finalists: list[dict[str, Any]] = [
         {"budget": budget, "origin": "search", "seed": seed, "source": f"search{seed}"}
         | {"architecture": random_architecture(spec.space, budget, seed).to_dict()}
         for seed in range(3)
     ]
-    finalists.append({"budget": budget, "origin": "random", "seed": 7})
+    finalists += [{"budget": budget, "origin": origin, "seed": 7} for origin in ("random", "resnet")]
     values = json.loads((folder / "spec.json").read_text()) | {"finalists": finalists, "at_once": 2}
     (folder / "spec.json").write_text(json.dumps(values))
     return spec
@@ -453,24 +455,28 @@ def test_finals_that_are_killed_go_on_and_the_best_on_validation_data_wins(tmp_p
                 begun.append(line["trial"])
             assert line["attempt"] != attempt or line["kind"] != "epoch" or line["trial"] in begun
         assert len(set(begun)) == len(begun)
-    assert {line["trial"] for line in some(folder, "began")} == {0, 1, 2, 3}
+    assert {line["trial"] for line in some(folder, "began")} == {0, 1, 2, 3, 4}
     trials = {one["trial"]: one for one in result["trials"]}
-    assert sorted(trials) == [0, 1, 2, 3] and trials[3]["outcome"] == "trained", "baselines go to the end"
+    assert sorted(trials) == [0, 1, 2, 3, 4]
+    assert trials[3]["outcome"] == trials[4]["outcome"] == "trained", "baselines go to the end"
     for number, one in trials.items():
         told = {line["epoch"]: line["accuracy"] for line in some(folder, "epoch", trial=number)}
         assert sorted(told) == list(range(1, one["epochs"] + 1)) and told[one["epochs"]] == one["validation_accuracy"]
-        run = folder / "tensorboard" / "networks" / f"{spec.budgets[0]}-{number}-{one['origin']}"
+        run = folder / "tensorboard" / "networks" / f"{spec.budgets[-1]}-{number}-{one['origin']}"
         curve = EventAccumulator(str(run)).Reload().Scalars("retrain/accuracy")
         assert {event.step: event.value for event in curve} == pytest.approx(told) and len(curve) == len(told)
         assert one["outcome"] == ("trained" if one["epochs"] == 9 else "stopped")
     trained = [one for one in trials.values() if one["outcome"] == "trained" and one["origin"] == "search"]
     [winner] = [one for one in result["architectures"] if one["winner"]]
-    assert winner["name"] == str(spec.budgets[0]) and set(winner["files"]) == set(FILES)
+    assert winner["name"] == str(spec.budgets[-1]) and set(winner["files"]) == set(FILES)
     assert winner["validation_accuracy"] == max(one["validation_accuracy"] for one in trained)
+    [drawn] = [one for one in result["architectures"] if one["origin"] == "resnet"]
+    beside = f"the best hand-made network of this cost**, {drawn['variant']} with {drawn['accuracy']:.2%}"
+    assert beside in (folder / winner["path"] / FILES["card"]).read_text()
     for one in result["architectures"]:
         files = folder / one["path"]
-        network = Network(Architecture.from_json((files / "architecture.json").read_text()))
+        network = build(read_genotype(json.loads((files / "architecture.json").read_text())))
         network.load_state_dict(load_file(files / "weights.safetensors"))
-        assert network.architecture.multiply_adds == one["multiply_adds"] <= spec.budgets[0]
+        assert network.architecture.multiply_adds == one["multiply_adds"] <= spec.budgets[-1]
         assert {path.name for path in files.iterdir()} == {*one["files"].values(), "result.json"}
     assert some(folder, "epoch")[-1]["progress"] == pytest.approx(1) or some(folder, "stopped")
