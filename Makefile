@@ -17,7 +17,7 @@ demo: .venv/installed ## Search on real scans of digits with a service of its ow
 
 test: lint .venv/installed ## Run every check
 	./tools/browser
-	$(BIN)/python -m pytest --numprocesses 3 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal $(ARGS)
 
 lint: .venv/installed ## Check style, types and who may import whom
 	$(BIN)/ruff check --quiet

@@ -4,6 +4,7 @@ import functools
 import os
 import ssl
 from collections.abc import Iterator
+from itertools import islice
 
 import pytest
 from fastapi import APIRouter, FastAPI
@@ -22,6 +23,24 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let each process of tests begin with its share of the modules that have slow ones.
+
+    Each is given as many tests as the others, in this order, and takes from the end of theirs when it has run out: in
+    the order of their folders, the first would have those with a service or a Ray of their own one after the other.
+    """
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    slow = dict.fromkeys(item.path for item in items if item.get_closest_marker("slow"))
+    quick = iter([item for item in items if item.path not in slow])
+    shares: list[pytest.Item] = []
+    for process in range(processes):
+        modules = list(slow)[process::processes]
+        shares += [item for item in items if item.path in modules]
+        shares += islice(quick, max(0, (process + 1) * len(items) // processes - len(shares)))
+    items[:] = [*shares, *quick]
 
 
 @pytest.fixture(scope="session", autouse=True)
