@@ -74,8 +74,8 @@ class Finalist:
 
     Its `origin` is "search" (found with `seed` by the search `source`), or "random" or "thin", which are networks of
     the same cost that nobody searched for (`nas_core.search.baselines`), or a family of reference networks
-    (`nas_core.search.references`). One that is to `fit` is a network that a
-    search passed on its way, whose widths are still to use the budget up.
+    (`nas_core.search.references`). One that is to `fit` is a network that a search passed on its way, whose widths are
+    still to use the budget up.
     """
 
     number: int
@@ -338,9 +338,8 @@ def compare_on_cards(folder: RunFolder, trials: Sequence[Mapping[str, Any]], cho
         left_out = [one["reason"] for one in rivals if one["outcome"] == "dropped"]
         if rivals:
             name = f"{network['path']}/{FILES['card']}"
-            own = (
-                folder.read(name).decode().partition(f"\n{card.REFERENCES_HEADING}")[0]
-            )  # without that of a driver before
+            # Without what a driver before may have told.
+            own = folder.read(name).decode().partition(f"\n{card.REFERENCES_HEADING}")[0]
             folder.write(name, (own + card.beside_references(network, trained, left_out, chosen_by)).encode())
 
 

@@ -1,7 +1,7 @@
 """How a module is trained on a device: in which precision, compiled or not, and with what of a pass computed twice."""
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,18 +28,23 @@ class Engine:
         self.options, self.device = options, device
         self.remark: str | None = None
         """Why "auto" did not take the fastest, where a GPU might have been expected to."""
-        lacking = {
-            "tf32": _first(parallel.each(_lacks_tf32(device))),
-            "bfloat16": _first(parallel.each(_lacks_bfloat16(device))),
-        }
+        # What each worker's device lacks, and why.
+        told = parallel.each(
+            {
+                "tf32": _lacks_tf32(device),
+                "bfloat16": _lacks_bfloat16(device),
+                "compile": _lacks_compiler(device) if options.compile else None,
+            }
+        )
+        lacking = {name: next(filter(None, (one[name] for one in told)), None) for name in told[0]}
         self.precision = options.precision
         if options.precision == "auto":
             self.precision = "bfloat16" if device.type == "cuda" and not lacking["bfloat16"] else "float32"
             self.remark = lacking["bfloat16"] if device.type == "cuda" else None
         elif reason := lacking.get(options.precision):
-            able = ["auto", "float32", *(name for name, why in lacking.items() if not why)]
+            able = ["auto", "float32", *(name for name in ("tf32", "bfloat16") if not lacking[name])]
             raise InvalidValue("engine.precision", options.precision, reason, " or ".join(able))
-        if options.compile and (reason := _first(parallel.each(_lacks_compiler(device)))):
+        if reason := lacking["compile"]:
             raise InvalidValue("engine.compile", True, reason, "false, or a worker with a compiler")
 
     def told(self) -> dict[str, Any]:
@@ -80,10 +85,6 @@ def apart_from(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
-
-
-def _first(reasons: Iterable[str | None]) -> str | None:
-    return next((reason for reason in reasons if reason), None)
 
 
 def _lacks_tf32(device: torch.device) -> str | None:
