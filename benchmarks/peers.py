@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from scipy.stats import t, ttest_ind
 
-from benchmarks.common import SCRATCH, data_of, run_all
-from benchmarks.recipes import by_hand, first_of
-from nas_core import Architecture, Search, SearchSpace
+from benchmarks.common import data_of, run_all
+from benchmarks.recipes import PHOTOGRAPHS, add_data, by_hand, first_of, space_of
+from nas_core import Architecture, Search
 from nas_core.search.baselines import random_architecture
 from nas_core.search.references import fit_reference
 from nas_core.space import FAMILIES, Reference
@@ -32,15 +32,13 @@ ARMS = ("searched", "by hand", "random", *FAMILIES)
 def main() -> None:
     """Measure what is missing and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("build/cifar10"), help="CIFAR-10 as folders of images")
+    add_data(parser)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--budgets", nargs="+", type=int, choices=list(SUPERNETS), default=list(SUPERNETS))
     parser.add_argument("--epochs", type=int, default=15, help="of training; a search takes 6 and 12")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
     options = parser.parse_args()
-    if not (options.data / "train").is_dir() or not (options.data / "test").is_dir():
-        parser.error(f"--data {options.data}: there is no CIFAR-10 as train/<class>/*.jpg and test/<class>/*.jpg")
-    first_of(options.data, SCRATCH / "photographs")
+    first_of(options.data, parser)
     # Seed by seed rather than arm by arm, so that a run which is cut has something to compare.
     jobs = [
         {"arm": arm, "budget": budget, "seed": seed, "epochs": options.epochs}
@@ -55,10 +53,9 @@ def main() -> None:
 
 def spec_of(budget: int, seed: int, epochs: int) -> SearchSpec:
     """A search on photographs, and how what comes of it is trained."""
-    space = SearchSpace.preset("cifar10", channels=SUPERNETS[budget], blocks=(1, 1, 1), levels=3, stem=(2,))
     schedule = {"pretrain_epochs": 6, "search_epochs": 12, "batch_size": 64, "retrain_epochs": epochs}
     settings = Settings.preset("cifar10", recipe="standard", **schedule)
-    return SearchSpec(str(SCRATCH / "photographs"), (budget,), space, settings, seed=seed)
+    return SearchSpec(str(PHOTOGRAPHS), (budget,), space_of(SUPERNETS[budget]), settings, seed=seed)
 
 
 def run(job: dict[str, Any]) -> list[dict[str, Any]]:

@@ -26,7 +26,15 @@ from nas_core.train.retrain import Retraining, moving_average
 from nas_core.train.steps import evaluate
 
 BUDGET = 1_500_000
-SPACE = SearchSpace.preset("cifar10", channels=16, blocks=(1, 1, 1), levels=3, stem=(2,))
+PHOTOGRAPHS = SCRATCH / "photographs"
+
+
+def space_of(channels: int) -> SearchSpace:
+    """A space of three stages of one block, small enough for many runs on a CPU."""
+    return SearchSpace.preset("cifar10", channels=channels, blocks=(1, 1, 1), levels=3, stem=(2,))
+
+
+SPACE = space_of(16)
 TRAINING, TEST = 1000, 300
 """Images of each class: the first of CIFAR-10's."""
 AVERAGED = (0.0, 0.05, 0.1, 0.2)
@@ -46,16 +54,14 @@ ARMS: dict[str, dict[str, Any]] = {
 def main() -> None:
     """Measure what is missing and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("build/cifar10"), help="CIFAR-10 as folders of images")
+    add_data(parser)
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--results", type=Path, default=Path("docs/benchmarks"), help="where measurements are kept")
     options = parser.parse_args()
-    if not (options.data / "train").is_dir() or not (options.data / "test").is_dir():
-        parser.error(f"--data {options.data}: there is no CIFAR-10 as train/<class>/*.jpg and test/<class>/*.jpg")
-    first_of(options.data, SCRATCH / "photographs")
+    first_of(options.data, parser)
     jobs = [
         {"network": network, "arm": arm, "seed": seed, "epochs": options.epochs}
         for seed in options.seeds
@@ -68,13 +74,20 @@ def main() -> None:
         print(report(network, [r for r in own if r["epochs"] == options.epochs]))
 
 
-def first_of(whole: Path, part: Path) -> None:
-    """Copy the first images of each class of `whole` into `part`, unless they are there."""
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Let the command line say where CIFAR-10 is."""
+    parser.add_argument("--data", type=Path, default=Path("build/cifar10"), help="CIFAR-10 as folders of images")
+
+
+def first_of(whole: Path, parser: argparse.ArgumentParser) -> None:
+    """Copy the first images of each class of `whole` to `PHOTOGRAPHS`, unless they are there; without any, say so."""
+    if not (whole / "train").is_dir() or not (whole / "test").is_dir():
+        parser.error(f"--data {whole}: there is no CIFAR-10 as train/<class>/*.jpg and test/<class>/*.jpg")
     for folder, count in (("train", TRAINING), ("test", TEST)):
         for own in sorted((whole / folder).iterdir()):
-            (part / folder / own.name).mkdir(parents=True, exist_ok=True)
+            (PHOTOGRAPHS / folder / own.name).mkdir(parents=True, exist_ok=True)
             for image in sorted(own.iterdir())[:count]:
-                copy = part / folder / own.name / image.name
+                copy = PHOTOGRAPHS / folder / own.name / image.name
                 if not copy.exists():
                     shutil.copyfile(image, copy)
 
@@ -103,7 +116,7 @@ def trained(job: dict[str, Any]) -> list[dict[str, Any]]:
     """One training, and the accuracy of its weights and of each average, by the share of the training it is over."""
     torch.set_num_threads(1)
     settings = Settings.preset("cifar10", retrain_epochs=job["epochs"], **ARMS[job["arm"]])
-    spec = SearchSpec(str(SCRATCH / "photographs"), (BUDGET,), SPACE, settings, seed=job["seed"])
+    spec = SearchSpec(str(PHOTOGRAPHS), (BUDGET,), SPACE, settings, seed=job["seed"])
     architecture, start = NETWORKS[job["network"]](), time.monotonic()
     training = Retraining(spec, architecture, data_of(spec), "cpu")
     averages = {share: moving_average(training.network, share * training.steps) for share in AVERAGED if share}
