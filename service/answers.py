@@ -182,6 +182,20 @@ class Attempt(TypedDict):
     error: dict[str, Any] | None
 
 
+class Log(TypedDict):
+    """A part of what an attempt's driver has printed; `end` is what to give as `after` for what comes next.
+
+    While the attempt is `running` there may be more; `note` says why there is nothing to read.
+    """
+
+    attempt: int
+    running: bool
+    begin: int
+    end: int
+    text: str
+    note: str | None
+
+
 class SearchPage(TypedDict):
     """A page of searches; `next` is to be given as `after`."""
 

@@ -6,7 +6,19 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
 
-from service.api import architectures, cluster, datasets, health, metrics, problems, projects, schemas, searches, sweeps
+from service.api import (
+    architectures,
+    cluster,
+    datasets,
+    health,
+    logs,
+    metrics,
+    problems,
+    projects,
+    schemas,
+    searches,
+    sweeps,
+)
 from service.api.below import Below
 from service.api.context import Context
 from service.api.doors import Doors
@@ -79,7 +91,7 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
     app.add_middleware(Doors, settings=settings)
     app.add_middleware(Below, settings=settings)
     problems.install(app)
-    for resource in (searches, sweeps, architectures, datasets, projects, cluster, schemas, health, metrics):
+    for resource in (searches, logs, sweeps, architectures, datasets, projects, cluster, schemas, health, metrics):
         app.include_router(resource.router)
     add_dashboard(app)
     return app

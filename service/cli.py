@@ -6,9 +6,11 @@ import os
 import shlex
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -24,7 +26,7 @@ from nas_core.space import FAMILIES, PRESETS
 from nas_core.spec import CHOOSE_BY, OPSETS, ExportOptions, SearchSpec
 from service import proxies, terminal
 from service.answers import Search
-from service.client import ENDED, Client, ClientError, Unreachable, default_url
+from service.client import ENDED, POLL_SECONDS, Client, ClientError, Unreachable, default_url
 from service.data_options import reads_data
 from service.formats import at_most
 
@@ -41,6 +43,8 @@ app = typer.Typer(
 out, err = terminal.Console(), terminal.Console(stderr=True)
 
 FAILED, MISUSED, CANCELLED, BUSY, INTERRUPTED = 1, 2, 3, 4, 130
+KEPT_SECONDS = 10.0
+"""How long after its end a log that is followed may take to be kept."""
 EXIT = {"succeeded": 0, "failed": FAILED, "cancelled": CANCELLED}
 
 Url = Annotated[
@@ -135,6 +139,24 @@ class Steering(StrEnum):
     PAUSE = "pause"
     RESUME = "resume"
     RETRY = "retry"
+
+
+def tell_version(asked: bool) -> None:
+    """Print what is installed, where that is asked for, and leave."""
+    if asked:
+        from service.app import own_version
+
+        print(f"yoso {own_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def yoso(
+    version: Annotated[
+        bool, typer.Option("--version", callback=tell_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Find compact image networks under a FLOPs budget."""
 
 
 @app.command()
@@ -480,6 +502,50 @@ def watch(search_id: SearchId, url: Url = None, as_json: Json = False) -> None:
     """Follow a search until it ends. Exit code: 0 succeeded, 1 failed, 3 cancelled."""
     with refusals(), Client(url) as client:
         follow(client, search_id, as_json)
+
+
+@app.command()
+def logs(
+    search_id: SearchId,
+    attempt: Annotated[int | None, typer.Option(min=1, help="Which attempt's (default: the newest's).")] = None,
+    following: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the attempt ends.")] = False,
+    url: Url = None,
+) -> None:
+    """Print what a search's driver has printed: the log's last 4 MiB, and with -f what comes."""
+    with refusals(), Client(url) as client:
+        log = client.log(search_id, attempt)
+        if log["begin"]:
+            err.print(f"… {log['begin']:,} bytes before this are left out", highlight=False)
+        patience = KEPT_SECONDS
+        while True:
+            print(terminal.harmless(log["text"]), end="", flush=True)
+            if not following or (not log["running"] and not log["text"] and (log["note"] is None or patience <= 0)):
+                break
+            if not log["text"]:
+                patience -= 0 if log["running"] else POLL_SECONDS
+                time.sleep(POLL_SECONDS)
+            log = client.log(search_id, log["attempt"], log["end"])
+        if log["note"] is not None:
+            err.print(f"[yellow]{escape(log['note'])}[/]", highlight=False, soft_wrap=True)
+            raise typer.Exit(FAILED)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Look whether everything is there that Yoso needs here. Exit code: 0 all is well, 1 something is not."""
+    from service.doctor import State, examine
+
+    found = []
+    signs = {State.GOOD: "[green]good[/]  ", State.UNSURE: "[yellow]unsure[/]", State.BAD: "[red]bad[/]   "}
+    for one in examine():
+        found.append(asdict(one))
+        if not as_json:
+            out.print(f"{signs[one.state]} {one.part}: {escape(one.told)}", highlight=False, soft_wrap=True)
+            if one.remedy:
+                out.print(f"       → {escape(one.remedy)}", highlight=False, soft_wrap=True)
+    if as_json:
+        print(json.dumps(found))
+    raise typer.Exit(FAILED if any(one["state"] == State.BAD for one in found) else 0)
 
 
 @app.command()

@@ -34,6 +34,7 @@ from service.answers import (
     Cluster,
     DatasetReport,
     Front,
+    Log,
     LoginLink,
     Looking,
     Project,
@@ -168,6 +169,14 @@ class Calls:
     def attempts(self, search_id: str) -> Request[list[Attempt]]:
         """The launches of a search, in order."""
         return ask("GET", f"/api/v1/searches/{_part(search_id)}/attempts")
+
+    @Call
+    def log(self, search_id: str, attempt: int | None = None, after: int | None = None) -> Request[Log]:
+        """What the driver of an attempt, the newest unless another is named, has printed after so many bytes.
+
+        Without `after` it is the log's end, of at most 4 MiB.
+        """
+        return ask("GET", f"/api/v1/searches/{_part(search_id)}/log", attempt=attempt, after=after)
 
     @Call
     def cancel(self, search_id: str) -> Request[Search]:

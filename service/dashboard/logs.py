@@ -1,4 +1,4 @@
-"""What the drivers of a search's attempts have printed: as they run, from Ray, and afterwards what was kept."""
+"""The page of what an attempt's driver has printed, line by line."""
 
 import re
 from collections.abc import Sequence
@@ -7,17 +7,14 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
+from service.api import logs
 from service.api.context import Context, ContextDep
 from service.api.searches import seen
 from service.dashboard.frame import ViewerDep, missing, page
-from service.dispatch.dispatcher import submission_id
-from service.dispatch.executors.ray_jobs import RayUnavailable
 from service.domain.request import Text
 from service.store.changes import UnknownSearch
 from service.store.models import Attempt, Search
 
-MOST_READ = 4 * 1024 * 1024
-"""Bytes of a log that are read: its end."""
 MOST_SHOWN = 2000
 """Lines that are shown: the last."""
 LEVELS = ("info", "warning", "error")
@@ -63,9 +60,8 @@ def log_page(
 
 def shown(service: Context, search: Search, attempt: Attempt, words: str, level: str) -> dict[str, Any]:
     """What the page shows of an attempt's log."""
-    live = attempt.ended_at is None
-    content, why = running(service, search) if live else kept(service, search, attempt.number)
-    lines = content.splitlines()
+    log = logs.read(service, search, attempt)
+    lines = log.text.splitlines()
     wanted = LEVELS[LEVELS.index(level) :]
     found = [
         line for line, of in zip(lines, levels(lines), strict=True) if of in wanted and words.lower() in line.lower()
@@ -73,12 +69,12 @@ def shown(service: Context, search: Search, attempt: Attempt, words: str, level:
     return {
         "words": words,
         "level": level,
-        "live": live and why is None,
-        "why": why,
+        "live": log.running and log.note is None,
+        "why": log.note,
         "lines": found[-MOST_SHOWN:],
         "found": len(found),
         "total": len(lines),
-        "most": f"{MOST_READ // 2**20} MiB" if len(content) >= MOST_READ else None,
+        "most": f"{logs.MOST_READ // 2**20} MiB" if log.begin else None,
     }
 
 
@@ -93,24 +89,3 @@ def levels(lines: Sequence[str]) -> list[str]:
             level = str(match.lastgroup).rpartition("_")[2]
         found.append(level)
     return found
-
-
-def running(service: Context, search: Search) -> tuple[str, str | None]:
-    """What the driver of the attempt that lasts has printed so far, or why that cannot be told."""
-    if service.dispatching is None:
-        return "", "It runs, and its log is with Ray, which this process has no connection to. It is kept when it ends."
-    try:
-        return service.dispatching.jobs.logs(submission_id(search))[-MOST_READ:], None
-    except RayUnavailable as error:
-        return "", f"Ray cannot be asked: {error}"
-
-
-def kept(service: Context, search: Search, number: int) -> tuple[str, str | None]:
-    """What was kept of a driver's log, or that nothing was."""
-    try:
-        content = service.runs.tail(search.id, f"logs/driver-{number:04d}.log", MOST_READ)
-    except FileNotFoundError:
-        return "", "Nothing was kept: its job never began, or Ray had forgotten it."
-    except OSError as error:
-        return "", f"The storage cannot be read: {error.strerror or error}"
-    return content.decode(errors="replace"), None

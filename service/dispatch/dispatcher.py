@@ -604,8 +604,8 @@ class Dispatcher:
             job = self.jobs.job(name)
             if job is not None and job.status.ended:
                 with _unless_bad(search):
-                    log_file = f"logs/driver-{search.attempt:04d}.log"
-                    self.runs.write(search.id, log_file, self.jobs.logs(name).encode(errors="backslashreplace"))
+                    content = self.jobs.logs(name).encode(errors="backslashreplace")
+                    self.runs.write(search.id, driver_log(search.attempt), content)
                 self.jobs.delete(name)
         except (RayUnavailable, OSError) as error:
             log.info("job %s stays with Ray: %s", name, error)
@@ -623,6 +623,11 @@ def _unless_bad(search: Search) -> Iterator[None]:
 def asked(search: Search) -> Asked:
     """What the search was asked for, which its folder answers."""
     return Asked(tuple(search.spec["budgets"]), search.kind == "finals")
+
+
+def driver_log(attempt: int) -> str:
+    """Where what an attempt's driver has printed is kept, below the run's folder."""
+    return f"logs/driver-{attempt:04d}.log"
 
 
 def submission_id(search: Search, attempt: int | None = None) -> str:

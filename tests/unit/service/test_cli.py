@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from nas_core.train.evaluation import Evaluation
 from service import cli
 from service.cli import app as commands
 from service.dashboard.copies import as_command
+from service.doctor import Finding, State
 from service.settings import Settings
 from tests import seeding
 from tests.seeding import parts
@@ -39,7 +41,8 @@ def yoso(*words: str, url: str | None = None) -> Result:
 
 
 COMMANDS = (
-    "serve dispatch migrate submit list show watch cancel retry cluster project sweep sweeps pareto steer fetch run"
+    "serve dispatch migrate submit list show watch logs cancel retry cluster project sweep sweeps pareto steer fetch "
+    "run doctor"
 )
 
 
@@ -50,6 +53,21 @@ def test_every_command_explains_itself(command: str) -> None:
     assert command in yoso("--help").output
     if command in ("submit", "run"):
         assert all(name in told.output for name in DATASETS)
+
+
+def test_the_version_is_told() -> None:
+    told = yoso("--version")
+    assert (told.exit_code, told.output) == (0, f"yoso {version('yoso')}\n")
+
+
+def test_doctor_fails_where_something_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [Finding("database", State.GOOD, "sqlite"), Finding("Ray", State.UNSURE, "none", "start [one]")]
+    monkeypatch.setattr("service.doctor.examine", lambda: iter(found))
+    told = yoso("doctor")
+    assert told.exit_code == 0 and "start [one]" in told.output
+    found.append(Finding("clock", State.BAD, "60 s behind", "run an NTP client"))
+    told = yoso("doctor", "--json")
+    assert told.exit_code == 1 and json.loads(told.output)[2]["remedy"] == "run an NTP client"
 
 
 def test_serve_names_every_setting() -> None:

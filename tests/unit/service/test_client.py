@@ -370,6 +370,7 @@ VIEWS = {
     answers.Looking: "Looking",
     answers.Search: "SearchView",
     answers.Attempt: "AttemptView",
+    answers.Log: "LogView",
     answers.SearchPage: "Page",
     answers.Sweep: "SweepView",
     answers.SweepPage: "SweepPage",

@@ -17,8 +17,12 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import update
+from typer.testing import CliRunner
 
 from nas_core.space import Architecture
+from service.api import logs as api_logs
+from service.cli import app as commands
+from service.client import Client, ClientError
 from service.dashboard import logs
 from service.dashboard.advice import ADVICE
 from service.dispatch.process import Dispatching
@@ -270,13 +274,39 @@ def test_attempts_are_told_with_their_logs(app: FastAPI, browser: httpx.Client) 
         assert browser.get(f"/searches/{missing}").status_code == 404
 
 
+def test_a_log_is_read_in_parts(app: FastAPI, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    search_id = seeding.queue(app)
+    with Client(url) as client:
+        with pytest.raises(ClientError, match="not been launched yet"):
+            client.log(search_id)
+        seeding.Run(app, search_id).move(Status.QUEUED, not_before=0.0)
+        assert "Nothing was kept" in str(client.log(search_id)["note"])
+        content = "".join(f"line {number} é\n" for number in range(50))
+        seeding.parts(app).runs.write(search_id, "logs/driver-0001.log", content.encode())
+        assert client.log(search_id) == {
+            "attempt": 1, "running": False, "begin": 0, "end": len(content.encode()), "text": content, "note": None,
+        }  # fmt: skip
+        monkeypatch.setattr(api_logs, "MOST_READ", 100)
+        end = client.log(search_id, 1)
+        assert end["begin"] == len(content.encode()) - 100 and content.endswith(end["text"])
+        parts, after = [], 0
+        while (part := client.log(search_id, 1, after))["text"]:
+            assert part["text"].endswith("\n") and len(part["text"].encode()) <= 100, "lines are whole"
+            parts.append(part["text"])
+            after = part["end"]
+        assert "".join(parts) == content
+        assert client.log(search_id, 1, 10**9)["end"] == len(content.encode()), "a log that has become shorter"
+        with pytest.raises(ClientError, match="attempts are 1 to 1"):
+            client.log(search_id, 2)
+
+
 def test_of_a_long_log_the_end_is_shown(app: FastAPI, browser: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     search_id = seeding.queue(app)
     seeding.Run(app, search_id).move(Status.QUEUED, not_before=0.0)
     log = Path(seeding.parts(app).runs.path(search_id, "logs/driver-0001.log"))
     log.parent.mkdir(parents=True)
     log.write_text("".join(f"line {number}\n" for number in range(5000)))
-    monkeypatch.setattr(logs, "MOST_READ", 100)
+    monkeypatch.setattr(api_logs, "MOST_READ", 100)
     monkeypatch.setattr(logs, "MOST_SHOWN", 3)
     html = browser.get(f"/searches/{search_id}/logs/1").text
     assert "line 4997\nline 4998\nline 4999" in html and "line 4996" not in html
@@ -284,10 +314,10 @@ def test_of_a_long_log_the_end_is_shown(app: FastAPI, browser: httpx.Client, mon
 
 
 def test_a_log_is_read_from_ray_while_its_driver_runs(
-    app: FastAPI, browser: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    app: FastAPI, browser: httpx.Client, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     search_id = seeding.queue(app)
-    seeding.Run(app, search_id).start()
+    run = seeding.Run(app, search_id).start()
     context = seeding.parts(app)
     with ray_double() as ray:
         monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
@@ -300,6 +330,23 @@ def test_a_log_is_read_from_ray_while_its_driver_runs(
         assert "epoch &lt;2&gt;" in html and "2 lines; it goes on." in text(html) and 'hx-trigger="every' in html
         ray.drop_answers = True
         assert "Ray cannot be asked" in text(browser.get(f"/searches/{search_id}/logs/1").text)
+        ray.drop_answers = False
+        with Client(url) as client:
+            assert client.log(search_id, after=8)["text"] == "epoch <2>\n"
+        told = []
+
+        def end(seconds: float) -> None:
+            """The attempt ends and its log is kept, while somebody follows it."""
+            told.append(seconds)
+            if len(told) == 2:
+                run.move(Status.QUEUED, not_before=0.0)
+            if len(told) == 4:
+                context.runs.write(search_id, "logs/driver-0001.log", b"epoch 1\nepoch <2>\nepoch 3\n")
+
+        monkeypatch.setattr("time.sleep", end)
+        shown = CliRunner().invoke(commands, ["logs", search_id, "-f", "--url", url])
+        assert (shown.exit_code, shown.stdout) == (0, "epoch 1\nepoch <2>\nepoch 3\n"), shown.output
+        monkeypatch.undo()
         dispatching.close()
 
 

@@ -1,0 +1,251 @@
+"""Is everything there that Yoso needs on this machine? Each finding that is not well says what to do about it."""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import httpx
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from nas_core.errors import InvalidValue
+from service import proxies
+from service.client import Bearer, default_url
+from service.dispatch.executors.ray_jobs import RayJobs, RayUnavailable
+from service.dispatch.process import remote
+from service.dispatch.runs import Runs
+from service.settings import Settings
+from service.store.database import connect, reading, revision_of
+
+IMPORT_SECONDS = 120.0
+"""How long loading torch may take: on a cold disk it is slow."""
+CLOCK_SECONDS = 2.0
+"""By how much the clocks of this machine and the database may differ."""
+FREE_BYTES = 5 * 2**30
+PROBE = """
+import json, torch, torchvision
+torchvision.ops.nms(torch.zeros(0, 4), torch.zeros(0), 0.5)
+gpus = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
+print(json.dumps({"torch": torch.__version__, "torchvision": torchvision.__version__, "gpus": gpus}))
+"""
+"""What a worker needs to load. The operator is there only where torchvision was built for this very torch."""
+
+
+class State(StrEnum):
+    """How well something is."""
+
+    GOOD = "good"
+    UNSURE = "unsure"
+    """It works, or is not needed; but it may not be what was meant."""
+    BAD = "bad"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found of the `part` that was looked at, and the `remedy` where it is not good."""
+
+    part: str
+    state: State
+    told: str
+    remedy: str = ""
+
+
+def examine(environment: dict[str, str] | None = None) -> Iterator[Finding]:
+    """Look at one part after the other, in the order in which they need each other; nothing is changed.
+
+    The settings are those of the environment (default: the process's own).
+    """
+    yield installation()
+    yield worker()
+    try:
+        settings = Settings.from_environment(environment)
+    except InvalidValue as error:
+        told = f"{error.field}: {error.reason} (got {error.value!r})"
+        yield Finding("settings", State.BAD, told, f"accepted: {error.accepted}")
+        return
+    yield Finding("settings", State.GOOD, f"YOSO_* variables can be used; storage {settings.storage}")
+    yield from database(settings)
+    yield storage(settings)
+    yield from data_roots(settings)
+    yield ray(settings)
+    yield running()
+
+
+def installation() -> Finding:
+    """Python and Yoso's own package."""
+    told = f"Yoso {_version('yoso')} on Python {platform.python_version()}, {platform.machine()}"
+    if _version("yoso") == "not installed":
+        return Finding("installation", State.UNSURE, told, "`pip install .` in the checkout, or `make setup`")
+    return Finding("installation", State.GOOD, told)
+
+
+def worker() -> Finding:
+    """What searches run on: torch, torchvision and Ray load, and which GPUs there are.
+
+    It is loaded in a process of its own: the service loads none of it.
+    """
+    remedy = "where searches run on this machine, install the extra: `pip install 'yoso[worker]'`"
+    if _version("torch") == "not installed" or _version("ray") == "not installed":
+        return Finding("worker", State.UNSURE, "torch or Ray is not installed: this machine cannot search", remedy)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=IMPORT_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return Finding("worker", State.BAD, f"torch does not load within {IMPORT_SECONDS:g} s", "look at the disk")
+    if done.returncode:
+        why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        remedy = "install torch and torchvision of matching releases, as constraints.txt pins them"
+        return Finding("worker", State.BAD, f"torch {_version('torch')} cannot be used: {why}", remedy)
+    found = json.loads(done.stdout.splitlines()[-1])
+    versions = f"torch {found['torch']}, torchvision {found['torchvision']}, Ray {_version('ray')}"
+    if found["gpus"]:
+        return Finding("worker", State.GOOD, f"{versions}; GPUs: {', '.join(found['gpus'])}")
+    if shutil.which("nvidia-smi"):
+        remedy = "install a torch built for the driver's CUDA, or a newer driver: `nvidia-smi` shows its version"
+        return Finding("worker", State.BAD, f"{versions}; torch does not see this machine's GPU", remedy)
+    return Finding("worker", State.GOOD, f"{versions}; no GPU, so searches run on {os.cpu_count()} CPUs")
+
+
+def database(settings: Settings) -> Iterator[Finding]:
+    """The database: whether it answers, its revision, and whether its clock is this machine's."""
+    if settings.database_url.startswith("sqlite:///"):
+        path = Path(settings.database_url.removeprefix("sqlite:///"))
+        if not path.exists():
+            yield Finding("database", State.GOOD, f"{path} is made at the first start")
+            return
+    try:
+        engine = connect(settings.database_url)
+    except InvalidValue as error:
+        yield Finding("database", State.BAD, f"{error.reason} (got {error.value})", f"accepted: {error.accepted}")
+        return
+    try:
+        with reading(engine) as session:
+            before = time.time()
+            postgresql = engine.dialect.name == "postgresql"
+            theirs = float(session.scalar(text("SELECT extract(epoch FROM clock_timestamp())"))) if postgresql else None
+            ours = (before + time.time()) / 2
+            revision, newest = revision_of(session.connection())
+    except InvalidValue as error:
+        yield Finding("database", State.BAD, f"{error.reason} (got {error.value})", f"accepted: {error.accepted}")
+        return
+    except (SQLAlchemyError, OSError) as error:
+        told = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+        yield Finding("database", State.BAD, f"it cannot be used: {told}", "check YOSO_DATABASE_URL and the server")
+        return
+    finally:
+        engine.dispose()
+    if revision not in (None, newest) and postgresql:
+        yield Finding("database", State.BAD, f"revision {revision}, and this version needs {newest}", "`yoso migrate`")
+    else:
+        told = "empty; it is set up at the first start" if revision is None else f"revision {revision}"
+        yield Finding("database", State.GOOD, f"{engine.dialect.name}, {told}")
+    if theirs is not None:
+        apart = theirs - ours
+        well = abs(apart) <= CLOCK_SECONDS
+        told = f"the database's is {abs(apart):.1f} s {'ahead' if apart > 0 else 'behind'}"
+        yield Finding("clock", State.GOOD if well else State.BAD, told, "" if well else "run an NTP client on both")
+
+
+def storage(settings: Settings) -> Finding:
+    """Whether the storage can be written to and read, and what is free of a local one."""
+    local = "://" not in settings.storage
+    if local and not Path(settings.storage).exists():
+        return Finding("storage", State.GOOD, f"{settings.storage} is made at the first start")
+    try:
+        problem = Runs(settings.storage).problem()
+    except InvalidValue as error:
+        return Finding("storage", State.BAD, f"{error.reason} (got {error.value!r})", f"accepted: {error.accepted}")
+    if problem is not None:
+        return Finding("storage", State.BAD, problem, "check YOSO_STORAGE, its rights and its credentials")
+    if not local:
+        return Finding("storage", State.GOOD, f"{settings.storage} answers")
+    free = shutil.disk_usage(settings.storage).free
+    told = f"{settings.storage}, {free / 2**30:.1f} GiB free"
+    if free < FREE_BYTES:
+        return Finding("storage", State.UNSURE, told, "make room: delete searches, or set YOSO_KEEP_DAYS")
+    return Finding("storage", State.GOOD, told)
+
+
+def data_roots(settings: Settings) -> Iterator[Finding]:
+    """Whether the folders that datasets may lie in are there and can be read."""
+    for root in dict.fromkeys([*settings.data_roots, *settings.roots_of(None)]):
+        if not Path(root).is_dir():
+            told = f"{root} is no folder here" if Path(root).exists() else f"{root} is not there"
+            yield Finding("data root", State.BAD, told, "mount it, here and on every node, or mend YOSO_DATA_ROOTS")
+        elif not os.access(root, os.R_OK | os.X_OK):
+            yield Finding(
+                "data root", State.BAD, f"{root} may not be read by this user", f"chmod o+rx {root}, or chown"
+            )
+        else:
+            yield Finding("data root", State.GOOD, f"{root} can be read")
+
+
+def ray(settings: Settings) -> Finding:
+    """Whether the Ray cluster of the settings answers, with nodes, in this machine's version."""
+    if settings.ray_address is None:
+        if _version("ray") == "not installed":
+            told = "YOSO_RAY_ADDRESS is not set, and no Ray is installed here"
+            return Finding("Ray", State.BAD, told, "set it to a cluster's dashboard, or `pip install 'yoso[worker]'`")
+        return Finding("Ray", State.GOOD, "YOSO_RAY_ADDRESS is not set: `yoso serve` starts a Ray on this machine")
+    jobs = RayJobs(lambda: remote(settings))
+    try:
+        nodes = [node for node in jobs.nodes() if node.alive]
+        theirs = _ray_version(settings)
+    except (RayUnavailable, OSError) as error:
+        remedy = "check YOSO_RAY_ADDRESS (the dashboard's URL) and RAY_AUTH_TOKEN"
+        return Finding("Ray", State.BAD, f"{settings.ray_address}: {error}", remedy)
+    finally:
+        jobs.close()
+    told = (
+        f"{settings.ray_address}: Ray {theirs or 'of unknown version'}, {len(nodes)} nodes, "
+        f"{sum(node.cpus for node in nodes):g} CPUs, {sum(node.gpus for node in nodes):g} GPUs"
+    )
+    if not nodes or not any(node.cpus for node in nodes):
+        return Finding("Ray", State.BAD, told, "start nodes with CPUs: `ray start --address=…`")
+    return Finding("Ray", State.GOOD, told)
+
+
+def _ray_version(settings: Settings) -> str | None:
+    endpoint = remote(settings)
+    headers = {"Authorization": f"Bearer {endpoint.token}"} if endpoint.token else {}
+    try:
+        with proxies.client(httpx.Client, endpoint.url, timeout=10.0, headers=headers) as client:
+            told: Any = client.get(f"{endpoint.url}/api/version").json()
+        return str(told["ray_version"])
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        return None
+
+
+def running() -> Finding:
+    """Whether a service answers where this machine's commands look for one, and is ready."""
+    url = default_url()
+    try:
+        with proxies.client(httpx.Client, url, timeout=10.0, auth=Bearer()) as client:
+            ready, own = client.get(f"{url}/readyz"), client.get(f"{url}/api/v1/searches?limit=1")
+    except httpx.HTTPError as error:
+        told = f"none answers at {url} ({type(error).__name__})"
+        return Finding("service", State.UNSURE, told, "`yoso serve` starts one; YOSO_URL names one elsewhere")
+    if own.status_code == 401:
+        return Finding("service", State.BAD, f"{url} does not know this token", "set YOSO_TOKEN to one of its tokens")
+    if ready.status_code != 200:
+        lacks = ready.text if ready.status_code == 503 else f"it answers with {ready.status_code}"
+        return Finding("service", State.BAD, f"{url} is not ready: {lacks[:300]}", f"{url}/readyz says what it lacks")
+    return Finding("service", State.GOOD, f"{url} is ready")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
