@@ -5,12 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nas_core import parallel
 from nas_core.data.loading import Data, steps_per_epoch
 from nas_core.errors import InvalidValue
 from nas_core.search.search import Search
 from nas_core.search.spending import WIDE, divisor_of
+from nas_core.seeds import generator
 from nas_core.space import Architecture, Genotype
 from nas_core.spec import SearchSpec
+from nas_core.supernet.inherit import inherited
 from nas_core.train.evaluation import Evaluation
 from nas_core.train.retrain import Retraining
 
@@ -97,14 +100,15 @@ class SearchJob:
         budget = self.spec.budgets[len(self.results)]
         lines: list[dict[str, Any]] = []
         if self.retraining is None:
-            self.retraining = Retraining(self.spec, self.architectures[budget], self.data, self.device)
+            start = self._start(budget)
+            self.retraining = Retraining(self.spec, self.architectures[budget], self.data, self.device, start)
             lines.append({"kind": "phase", "phase": "retrain", "budget": budget})
         lines += [line | {"budget": budget} for line in self.retraining.advance()]
         if self.retraining.done:
             self.evaluation = self.retraining.test()
             epochs = self.retraining.epochs
-            result = {"budget": budget, "epochs": epochs} | cost_of(self.architectures[budget])
-            result |= self.evaluation.summary()
+            result = {"budget": budget, "epochs": epochs, "start": self._starts_from(budget)}
+            result |= cost_of(self.architectures[budget]) | self.evaluation.summary()
             state = self.retraining.delivered.state_dict()
             self.weights[budget] = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
             self.results.append(result)
@@ -112,6 +116,17 @@ class SearchJob:
             told = {"kind": "retrained", "epoch": epochs, "path": path(budget)}
             lines.append(told | result)
         return lines
+
+    def _starts_from(self, budget: int) -> str:
+        """What a network's retraining starts from: the supernet only where there was one that it was cut from."""
+        return self.spec.settings.retrain_start if budget in self.search.candidates else "scratch"
+
+    def _start(self, budget: int) -> dict[str, Tensor] | None:
+        """The state that a network's retraining starts from, the same on all workers; None is from scratch."""
+        if self._starts_from(budget) == "scratch":
+            return None
+        candidate, random = self.search.candidates[budget], generator(self.spec.seed, "start", budget)
+        return parallel.first(lambda: inherited(self.architectures[budget], candidate.supernet(), random))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, and what is already found."""

@@ -23,6 +23,10 @@ BALANCES = ("none", "loss", "sampling")
 """What makes a rare class count as much as a frequent one in retraining: nothing; its images' losses, which weigh more;
 or that its images are drawn more often, with replacement."""
 
+STARTS = ("scratch", "supernet")
+"""What retraining starts from: weights drawn anew (paper, section 3.2), or those that the supernet had for the network
+when the cost passed its budget (`nas_core.supernet.inherit`)."""
+
 CHOOSE_BY = ("accuracy", "balanced_accuracy")
 """What decides between networks, on the validation part: the share of images answered right, or the mean of that share
 over the classes, in which a rare class counts as much as a frequent one (`nas_core.train.evaluation`)."""
@@ -64,9 +68,10 @@ class ScalingSettings(Phase):
 
 @dataclass(frozen=True)
 class RetrainSettings(Phase):
-    """How a network that was found trains from scratch.
+    """How a network that was found trains.
 
-    An epoch passes over all training data. `retrain_batch_size` counts the images of one step over all workers.
+    An epoch passes over all training data. `retrain_start` is what it starts from (`STARTS`); what no search has found
+    starts from scratch. `retrain_batch_size` counts the images of one step over all workers.
     `retrain_schedule` takes `retrain_lr` down after `retrain_warmup_epochs`. `retrain_clip` bounds the norm of the
     gradient, 0 does not. `drop_path` and `dropout` are probabilities to drop, that of the last block at the end and
     that before the classifier; `auxiliary_weight` is what the auxiliary head's loss counts, 0 for no such head;
@@ -97,6 +102,7 @@ class RetrainSettings(Phase):
     ema_share: float = number(0.0, most=0.25)
     balance: str = choice("none", BALANCES)
     retrain_patience: int = whole(0, 0)
+    retrain_start: str = choice("scratch", STARTS)
 
     def __post_init__(self) -> None:
         super().__post_init__()

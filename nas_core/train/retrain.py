@@ -1,7 +1,8 @@
-"""Training an architecture from scratch: what is reported of a search is what this reaches."""
+"""Training the network of an architecture: what is reported of a search is what this reaches."""
 
 import math
 import time
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -24,7 +25,7 @@ from nas_core.supernet.references import ReferenceNetwork, ReferencePart, build
 from nas_core.train.engine import Engine
 from nas_core.train.evaluation import Evaluation
 from nas_core.train.footprint import batch_named, kept_per_image
-from nas_core.train.steps import Losses, backward, bn_scales, evaluate, vectors, weight_optimizer
+from nas_core.train.steps import Losses, backward, bn_scales, calibrate, evaluate, vectors, weight_optimizer
 
 WARMUP_START = 0.2
 """The share of the learning rate that warm-up starts from: 0.1 of 0.5 in the published code."""
@@ -148,14 +149,20 @@ class Trainee(nn.Module):
 
 
 class Retraining:
-    """Trains the network of `architecture` on all training data of `data`, λ discarded (paper, section 3.2).
+    """Trains the network of `architecture` on all training data of `data`, λ discarded (paper, section 3.2): from
+    scratch, or from the state `start` of its network.
 
     Advanced one step at a time and resumable between any two, like `Search`: what a step drops is drawn anew from
     the seed and the step, for the whole batch, of which each worker takes its share.
     """
 
     def __init__(
-        self, spec: SearchSpec, architecture: Architecture | Reference, data: Data, device: torch.device | str
+        self,
+        spec: SearchSpec,
+        architecture: Architecture | Reference,
+        data: Data,
+        device: torch.device | str,
+        start: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.settings, self.seed, self.data = spec.settings, spec.seed, data
         self.architecture, self.device = architecture, torch.device(device)
@@ -169,6 +176,9 @@ class Retraining:
         self.average = moving_average(self.network, length) if length else None
         self.engine = Engine(spec.engine, self.device)
         self.engine.prepare(self.trainee)
+        if start is not None:
+            self.network.load_state_dict(start)
+            calibrate(self.network, data, data.training, self.batch_size)
         self.weights = list(self.trainee.parameters())
         self.optimizer = weight_optimizer(
             self.weights,

@@ -19,7 +19,7 @@ from nas_core.data.summary import in_words, summarise
 from nas_core.errors import InvalidValue
 from nas_core.space import PRESETS, SearchSpace
 from nas_core.space.operations import OPERATIONS, PAPER_OPERATIONS
-from nas_core.spec import BALANCES, FORMS, OPSETS, PENALTIES, PRECISIONS, RECIPES, ExportOptions, Settings
+from nas_core.spec import BALANCES, FORMS, OPSETS, PENALTIES, PRECISIONS, RECIPES, STARTS, ExportOptions, Settings
 from service.api import datasets
 from service.api import searches as api
 from service.api.checks import CHECKED
@@ -115,6 +115,7 @@ FIELDS: dict[str, Callable[[Sequence[str]], Any]] = {
     "settings.lr": _number,
     "settings.retrain_lr": _number,
     "settings.retrain_patience": _number,
+    "settings.retrain_start": _text,
     "settings.balance": _text,
     "settings.form": _text,
     "settings.penalty": _text,
@@ -156,6 +157,7 @@ CHOICES: dict[str, list[tuple[str, str]]] = {
     "data.channels": [("", "what the images are"), ("1", "grey"), ("3", "colour")],
     "gpus_per_worker": [("0", "none"), ("1", "one")],
     "settings.recipe": [("", "the preset's"), *((name, name) for name in RECIPES if name != "paper")],
+    "settings.retrain_start": [("", "the recipe's"), *((name, name) for name in STARTS)],
     "settings.balance": [("", "as often as their images"), *((name, name) for name in BALANCES if name != "none")],
     "settings.form": [("", "the preset's"), *((name, name) for name in FORMS)],
     "settings.penalty": [("", "the preset's"), *((name, name) for name in PENALTIES)],

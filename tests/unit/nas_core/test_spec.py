@@ -141,6 +141,7 @@ def test_limits_that_no_network_keeps_together_are_refused_with_an_example() -> 
         *[("width_divisor", value) for value in (0, 65, 8.0, "8", None)],
         *[("ema_share", value) for value in (-1, 0.3, float("nan"), float("inf"), "1", True)],
         *[("balance", value) for value in ("weights", "", None, True)],
+        *[("retrain_start", value) for value in ("warm", "", None, True)],
         ("nonsense", 1),
     ],
 )
@@ -225,9 +226,9 @@ def test_every_worker_has_two_images_of_a_batch_however_it_is_shared_out() -> No
 
 def test_a_specification_from_before_there_was_a_recipe_means_what_it_meant() -> None:
     values = tiny_spec(settings={"retrain_epochs": 3}).to_dict()
-    younger = ("decay_biases", "retrain_accumulation", "ema_share", "balance", "retrain_patience")
+    younger = ("decay_biases", "retrain_accumulation", "ema_share", "balance", "retrain_patience", "retrain_start")
     meant = [values["settings"].pop(name) for name in younger]
-    assert meant == [True, 1, 0.0, "none", 0]
+    assert meant == [True, 1, 0.0, "none", 0, "scratch"]
     assert values["settings"].pop("width_divisor") == 8
     assert SearchSpec.from_dict(values) == tiny_spec(settings={"retrain_epochs": 3, "width_divisor": 1})
 
