@@ -277,6 +277,7 @@ class Node(TypedDict):
     cpus: float
     gpus: float
     accelerator_types: list[str]
+    possible: bool
 
 
 class Holder(TypedDict):

@@ -12,6 +12,8 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 from nas_core.errors import InvalidValue
 from service.domain.grants import NAME, Grant
 from service.domain.lifecycle import WAITING_SECONDS
+from service.domain.node_groups import NodeGroup
+from service.domain.node_groups import parse as parse_groups
 
 DEFAULT_PORT = 8765
 SECRETS = ("YOSO_TOKENS", "YOSO_DATABASE_URL", "YOSO_DATABASE_PASSWORD", "YOSO_MLFLOW_URI")
@@ -34,7 +36,8 @@ class Settings:
     bodies of `max_body` bytes; from one token (or address, where it is not this machine's own) `rate` requests a
     second, `rate_burst` at once, and `max_streams` open streams of events. A dataset is looked at for at most
     `inspection_seconds`; a search that waits in Ray for its workers for more than `waiting_seconds` gives its place
-    back; and searches that have ended are deleted after `keep_days`, or never. Raises `InvalidValue` where a setting
+    back; and searches that have ended are deleted after `keep_days`, or never. `node_groups` are what an autoscaler may
+    let the cluster grow by. Raises `InvalidValue` where a setting
     cannot be used.
     """
 
@@ -56,6 +59,7 @@ class Settings:
     inspection_seconds: float = 600.0
     waiting_seconds: float = WAITING_SECONDS
     keep_days: float | None = None
+    node_groups: tuple[NodeGroup, ...] = ()
 
     def __post_init__(self) -> None:
         for name, value, least in (
@@ -168,6 +172,7 @@ class Settings:
             keep_days=number(given, "YOSO_KEEP_DAYS", float, 0.0) if "YOSO_KEEP_DAYS" in given else None,
             inspection_seconds=number(given, "YOSO_INSPECTION_SECONDS", float, cls.inspection_seconds),
             waiting_seconds=number(given, "YOSO_WAITING_SECONDS", float, cls.waiting_seconds),
+            node_groups=parse_groups(given.get("YOSO_NODE_GROUPS", "")),
         )
 
 

@@ -358,7 +358,9 @@ def cluster(seen: Mapping[str, Any]) -> Group:
     first = f"{seen['held_cpus']} of {seen['cpus']:g} CPUs and {seen['held_gpus']} of {seen['gpus']:g} GPUs are held"
     types = sorted({name for node in seen["nodes"] for name in node["accelerator_types"]})
     named = f" with {', '.join(types)}" if types else ""
-    lines: list[Any] = [Text(f"{len(seen['nodes'])} nodes{named}; {first}")]
+    possible = sum(node["possible"] for node in seen["nodes"])
+    more = f", and {possible} that may be added" if possible else ""
+    lines: list[Any] = [Text(f"{len(seen['nodes']) - possible} nodes{more}{named}; {first}")]
     if seen["error"]:
         lines.append(Text(f"Ray cannot be asked: {seen['error']}", style="red"))
     if seen["holders"]:

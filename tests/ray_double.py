@@ -125,6 +125,8 @@ class RayDouble:
         self.linger_seconds, self.start_seconds, self.end_seconds = linger_seconds, start_seconds, end_seconds
         self.cpus, self.gpus, self.storage = cpus, gpus, storage
         self.accelerator_types: tuple[str, ...] = ()
+        self.labels: dict[str, str] = {}
+        """Of its one node."""
         self.random, self.clock, self.advanced = random.Random(seed), clock, 0.0
         self.faults = Faults()
         self.drop_answers = False
@@ -384,7 +386,7 @@ class RayDouble:
             resources = {"CPU": self.cpus, "GPU": self.gpus, "memory": 8e9}
             resources |= {f"accelerator_type:{name}": 1.0 for name in self.accelerator_types}
             named = {"node_id": "0" * 56, "node_ip": "127.0.0.1", "node_name": "127.0.0.1", "is_head_node": True}
-            rows.append(named | {"state": "ALIVE", "resources_total": resources, "labels": {}})
+            rows.append(named | {"state": "ALIVE", "resources_total": resources, "labels": self.labels})
         elif what == "actors":
             rows = [row for one in asked for row in _actors(one)]
         elif what == "placement_groups":

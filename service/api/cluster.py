@@ -17,13 +17,15 @@ router = APIRouter(prefix="/api/v1/cluster", tags=["cluster"], responses=PROBLEM
 
 
 class NodeView(BaseModel):
-    """A machine of the cluster that is alive, and what it has."""
+    """A machine of the cluster that is alive, or may be added to it, and what it has."""
 
     name: str
     cpus: float
     gpus: float
     accelerator_types: list[str]
     """As Ray names them, such as A100."""
+    possible: bool
+    """Whether it is not there yet: its autoscaled group, whose name it bears, may grow by it."""
 
 
 class Holder(BaseModel):
@@ -103,7 +105,13 @@ def look(service: ContextDep, project: ProjectDep, limit: Annotated[int, Query(g
         held_cpus=sum(search.cpus for search in queue.holders),
         held_gpus=sum(search.gpus for search in queue.holders),
         nodes=[
-            NodeView(name=node.name, cpus=node.cpus, gpus=node.gpus, accelerator_types=list(node.accelerator_types))
+            NodeView(
+                name=node.name,
+                cpus=node.cpus,
+                gpus=node.gpus,
+                accelerator_types=list(node.accelerator_types),
+                possible=node.possible,
+            )
             for node in known.nodes or ()
         ],
         age=state.age if state is not None else None,

@@ -104,7 +104,7 @@ def of_cluster(found: Snapshot) -> Iterator[Metric]:
     yield gauge("yoso_ray_up", "Whether a dispatcher has lately found Ray well.", well)
     if state is not None:
         yield gauge("yoso_report_age_seconds", "The age of the dispatchers' last report of the cluster.", state.age)
-    nodes = state.nodes if state is not None else ()
+    nodes = [node for node in state.nodes if not node.possible] if state is not None else []
     yield gauge("yoso_cluster_nodes", "Nodes alive.", len(nodes))
     for kind, number in (("cpus", 0), ("gpus", 1)):
         has = sum(getattr(node, kind) for node in nodes)

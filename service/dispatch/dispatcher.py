@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -30,6 +30,7 @@ from service.dispatch.executors.ray_jobs import Job, RayJobs, RayUnavailable
 from service.dispatch.folder_model import Asked, BadFolder
 from service.dispatch.runs import Runs, TornFile
 from service.domain.lifecycle import LONGEST_BACKOFF, WAITING_SECONDS, IllegalTransition, Status, backoff
+from service.domain.node_groups import NodeGroup, grown
 from service.domain.scheduling import Capacity, Node
 from service.store.changes import UnknownSearch
 from service.store.cluster import ClusterStore
@@ -68,6 +69,9 @@ CLEARED_AT_ONCE = 20
 
 SETTLE_SECONDS = 60.0
 """How long the folder of a deleted search is left alone: who has just ended it may still write its log there."""
+
+GROUP_LABEL = "ray.io/node-group"
+"""The label by which Ray's nodes tell the autoscaler's group that they are of; KubeRay sets it."""
 
 MOST_AHEAD = 100
 """Attempts by which a folder may be ahead of a database that was restored."""
@@ -119,6 +123,7 @@ class Dispatcher:
         ensure_ray: Callable[[], object] | None = None,
         keep_days: float | None = None,
         waiting_seconds: float = WAITING_SECONDS,
+        node_groups: Sequence[NodeGroup] = (),
     ) -> None:
         self.searches, self.runs, self.jobs = searches, runs, jobs
         self.work, self.cluster = Work(searches.engine), ClusterStore(searches.engine)
@@ -130,6 +135,7 @@ class Dispatcher:
         """How long searches that have ended are kept; None for ever."""
         self.waiting_seconds = waiting_seconds
         """How long a search may wait in Ray for its workers until it gives its place back."""
+        self.node_groups = node_groups
         self.capacity: Capacity | None = None
         self.ray_error: str | None = None
         self.wake = threading.Event()
@@ -232,11 +238,12 @@ class Dispatcher:
         try:
             if self.ensure_ray is not None:
                 self.ensure_ray()
-            nodes = [
-                Node(node.name, node.cpus, node.gpus, node.accelerator_types)
+            alive = [
+                (node.labels.get(GROUP_LABEL), Node(node.name, node.cpus, node.gpus, node.accelerator_types))
                 for node in self.jobs.nodes()
                 if node.alive
             ]
+            nodes = grown(alive, self.node_groups) if alive else []
             self.ray_error = None if nodes else "the cluster has no node yet"
         except (RayUnavailable, RuntimeError) as error:
             self.ray_error = str(error)
@@ -398,8 +405,8 @@ class Dispatcher:
         on = f" on nodes with {search.accelerator_type}" if search.accelerator_type else ""
         capacity = self.capacity or Capacity(0, 0)
         reason = (
-            f"waiting for Ray to start {search.workers} workers of {each}{on}; the cluster has {capacity.cpus:g} CPUs "
-            f"and {capacity.gpus:g} GPUs in all"
+            f"waiting for Ray to start {search.workers} workers of {each}{on}; the cluster "
+            f"{'may grow to' if capacity.may_grow else 'has'} {capacity.cpus:g} CPUs and {capacity.gpus:g} GPUs in all"
         )
         self.work.move(search.id, token, Status.WAITING, reason=reason)
 

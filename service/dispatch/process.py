@@ -37,6 +37,7 @@ class Dispatching:
             ensure_ray=ensure,
             keep_days=settings.keep_days,
             waiting_seconds=settings.waiting_seconds,
+            node_groups=settings.node_groups,
         )
         # A daemon, so that a turn that hangs in the storage cannot keep the process.
         self.thread = threading.Thread(target=self.dispatcher.run, name="dispatcher", daemon=True)

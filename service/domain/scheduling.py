@@ -25,12 +25,16 @@ CPUS_PER_ACCELERATOR = 8
 
 @dataclass(frozen=True)
 class Node:
-    """A machine of the cluster that is alive; `accelerator_types` as Ray names what it has, such as A100."""
+    """A machine of the cluster; `accelerator_types` as Ray names what it has, such as A100.
+
+    One that is `possible` is not there: its group, whose name it bears, may grow by it (`service.domain.node_groups`).
+    """
 
     name: str
     cpus: float
     gpus: float
     accelerator_types: tuple[str, ...] = ()
+    possible: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,11 @@ class Capacity:
     def of(cls, nodes: Sequence[Node]) -> "Capacity":
         """What `nodes` have together."""
         return cls(sum(node.cpus for node in nodes), sum(node.gpus for node in nodes), tuple(nodes))
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether it counts nodes that are not there yet."""
+        return any(node.possible for node in self.nodes or ())
 
     @property
     def accelerator_types(self) -> list[str]:
@@ -217,7 +226,11 @@ class Room:
 
     @staticmethod
     def _emptiness(space: Space, each: Ask) -> tuple[float, ...]:
-        return (space.gpus, space.cpus) if each.gpus else (-math.copysign(1, space.node.gpus - 0.5), space.cpus)
+        """What a worker goes by; a node that is there before one that would have to be added."""
+        there = -float(space.node.possible)
+        if each.gpus:
+            return there, space.gpus, space.cpus
+        return there, -math.copysign(1, space.node.gpus - 0.5), space.cpus
 
 
 def accelerators(cpus: float, gpus: float) -> float:
@@ -331,7 +344,8 @@ def too_large(ask: Ask, nodes: Capacity) -> str | None:
         return None
     return (
         f"needs {ask.workers} workers of {each_cpus:g} CPUs and {each_gpus:g} GPUs{of_type(ask)}, and the cluster's "
-        f"nodes have room for {places:g} such workers even when nothing else runs"
+        f"nodes{' and those that may be added' if nodes.may_grow else ''} have room for {places:g} such workers even "
+        f"when nothing else runs"
     )
 
 
@@ -339,7 +353,8 @@ def no_room(ask: Ask, nodes: Capacity, room: Room) -> str:
     """Why it waits, when what it needs of the nodes of its type is taken or set aside for others."""
     free = room.free(ask)
     told = (
-        f"needs {ask.cpus} CPUs and {ask.gpus} GPUs{of_type(ask)}; the cluster has {nodes.cpus:g} and {nodes.gpus:g}, "
+        f"needs {ask.cpus} CPUs and {ask.gpus} GPUs{of_type(ask)}; the cluster "
+        f"{'may grow to' if nodes.may_grow else 'has'} {nodes.cpus:g} and {nodes.gpus:g}, "
         f"of which {free.cpus:g} and {free.gpus:g} are free for it"
     )
     if ask.cpus > free.cpus or ask.gpus > free.gpus:

@@ -13,7 +13,7 @@ from service.store.models import ClusterRow, now
 
 @dataclass(frozen=True)
 class ClusterState:
-    """The newest report: the nodes alive, why Ray could not be asked, and how old that is in seconds."""
+    """The newest report: the nodes, those that may be added too, why Ray could not be asked, and its age in seconds."""
 
     nodes: tuple[Node, ...]
     error: str | None
@@ -52,4 +52,5 @@ class ClusterStore:
 
 def _node(told: dict[str, Any]) -> Node:
     """A node as it was reported, by an older dispatcher perhaps."""
-    return Node(told["name"], told["cpus"], told["gpus"], tuple(told.get("accelerator_types", ())))
+    types = tuple(told.get("accelerator_types", ()))
+    return Node(told["name"], told["cpus"], told["gpus"], types, told.get("possible", False))
