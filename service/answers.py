@@ -329,3 +329,37 @@ class LoginLink(TypedDict):
 
     url: str
     seconds: float
+
+
+class Me(TypedDict):
+    """Who asks, as events name them, and what their token opens; the project `*` is all of them."""
+
+    name: str
+    project: str
+    role: str
+    expires_at: str | None
+
+
+class Token(TypedDict):
+    """A token, without what is sent for it."""
+
+    name: str
+    project: str
+    role: str
+    created_by: str | None
+    created_at: str
+    expires_at: str | None
+    last_used_at: str | None
+
+
+class MadeToken(Token):
+    """A token that was just made, and what is to be sent for it: it is told this once."""
+
+    token: str
+
+
+class TokenPage(TypedDict):
+    """A page of tokens; `next` is to be given as `after`."""
+
+    items: list[Token]
+    next: str | None

@@ -6,6 +6,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
 
+from nas_core.errors import InvalidValue
+from service.access import Access
 from service.api import (
     architectures,
     cluster,
@@ -18,13 +20,14 @@ from service.api import (
     schemas,
     searches,
     sweeps,
+    tokens,
 )
 from service.api.below import Below
+from service.api.callers import Callers
 from service.api.context import Context
 from service.api.doors import Doors
 from service.api.heads import Heads
 from service.api.limits import Limits, Streams
-from service.api.tokens import Tokens
 from service.api.turns import Checks
 from service.dashboard import add_dashboard
 from service.dispatch.process import Dispatching
@@ -37,18 +40,23 @@ from service.store.logins import Logins
 from service.store.projects import Projects
 from service.store.searches import Searches
 from service.store.sweeps import Sweeps
+from service.store.tokens import Tokens
 
 
 def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
     """The service for `settings`; without `dispatch` it only accepts and shows.
 
-    Raises `InvalidValue` for a database it cannot use.
+    Raises `InvalidValue` for a database it cannot use, and where others have tokens to which all folders would be open.
     """
     engine = connect(settings.database_url)
     prepare(engine)
     stored, runs = Searches(engine), Runs(settings.storage)
     dispatching = Dispatching(settings, stored, runs) if dispatch else None
-    tokens = Tokens(settings, Logins(engine))
+    callers = Callers(settings, Logins(engine), Tokens(engine))
+    if settings.any_folder and callers.tokens.any():
+        engine.dispose()
+        told = "others have tokens of this service, with which they could read any folder of this machine"
+        raise InvalidValue("YOSO_DATA_ROOTS", None, told, "folders that datasets may lie in")
     context = Context(
         settings,
         stored,
@@ -57,7 +65,8 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
         runs,
         ClusterStore(engine),
         dispatching,
-        tokens,
+        callers,
+        Access(settings, callers),
         Checks(),
         Streams(settings.max_streams),
         Inspections(settings.data_roots, settings.any_folder, settings.inspection_seconds),
@@ -87,11 +96,12 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
     app.state.context = context
     app.state.metrics = metrics.Metrics(context, own_version())
     app.add_middleware(Heads)
-    app.add_middleware(Limits, settings=settings, tokens=tokens, streams=context.streams)
+    app.add_middleware(Limits, settings=settings, callers=callers, streams=context.streams)
     app.add_middleware(Doors, settings=settings)
     app.add_middleware(Below, settings=settings)
     problems.install(app)
-    for resource in (searches, logs, sweeps, architectures, datasets, projects, cluster, schemas, health, metrics):
+    every = (searches, logs, sweeps, architectures, datasets, projects, cluster, tokens, schemas, health, metrics)
+    for resource in every:
         app.include_router(resource.router)
     add_dashboard(app)
     return app

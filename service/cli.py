@@ -247,8 +247,22 @@ def login(url: Url = None, as_json: Json = False) -> None:
             print(link["url"])
 
 
-@app.command()
-def token(url: Url = None) -> None:
+tokens = typer.Typer()
+app.add_typer(tokens, name="token", invoke_without_command=True)
+TokenName = Annotated[str, typer.Argument(metavar="NAME", help="The token's name.")]
+
+
+@tokens.callback()
+def token(context: typer.Context, url: Url = None) -> None:
+    """Print the token that commands send, as `yoso token show` does; or make, list and revoke tokens."""
+    if context.invoked_subcommand is None:
+        show_token(url)
+    elif url is not None:
+        raise typer.BadParameter("put it behind the command", param_hint="--url")
+
+
+@tokens.command("show")
+def show_token(url: Url = None) -> None:
     """Print the token that commands send: YOSO_TOKEN, else that of your own service on this machine."""
     from service import own_token
 
@@ -258,6 +272,55 @@ def token(url: Url = None) -> None:
         if found is None:
             raise InvalidValue("--url", address, "no service of yours listens there", "a service on this machine")
         print(found)
+
+
+@tokens.command("create")
+def create_token(
+    name: TokenName,
+    role: Annotated[str, typer.Option(help="What may be done with it: read, submit or admin.")],
+    project: Annotated[
+        str | None, typer.Option(help="The project that it opens, or '*' for all (default: your own token's).")
+    ] = None,
+    expires: Annotated[
+        str | None, typer.Option(help="12h, 90d, 1y, or its last day, 2027-01-31 (default: with your own token).")
+    ] = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Make a token and print it, this once; it opens no more than your own."""
+    with refusals(), Client(url) as client:
+        made = client.make_token(name, role, project, expires)
+        if as_json:
+            print(json.dumps(made))
+        else:
+            ends = f", until {terminal.when(made['expires_at'])} UTC" if made["expires_at"] else ""
+            told = f"{made['name']} may {made['role']} in {made['project']}{ends}; keep it, it is shown once:"
+            err.print(escape(told), highlight=False, soft_wrap=True)
+            print(made["token"])
+
+
+@tokens.command("list")
+def list_tokens(
+    project: Annotated[str | None, typer.Option(help="Only those of this project.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="How many.")] = 100,
+    after: Annotated[str | None, typer.Option(help="Only those behind this name.")] = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """List tokens by name: what they open, when they end, and when they were last used."""
+    with refusals(), Client(url) as client:
+        page = client.tokens(limit, after, project)
+        if page["next"] is not None:
+            err.print(f"there are more: --after {escape(page['next'])}", highlight=False, soft_wrap=True)
+        tell(page, as_json, terminal.tokens(page["items"]) if page["items"] else "no tokens")
+
+
+@tokens.command("revoke")
+def revoke_token(name: TokenName, url: Url = None, as_json: Json = False) -> None:
+    """Take a token back, with the browsers' sessions that it has begun."""
+    with refusals(), Client(url) as client:
+        revoked = client.revoke_token(name)
+        tell(revoked, as_json, f"token {escape(name)} opens nothing any more")
 
 
 @app.command()

@@ -37,11 +37,15 @@ from service.answers import (
     Log,
     LoginLink,
     Looking,
+    MadeToken,
+    Me,
     Project,
     Search,
     SearchPage,
     Sweep,
     SweepPage,
+    Token,
+    TokenPage,
 )
 from service.settings import DEFAULT_PORT
 
@@ -276,6 +280,32 @@ class Calls:
     def login_link(self, next: str = "/searches") -> Request[LoginLink]:
         """A link that signs a browser in with the client's own token, once, and then shows the page `next`."""
         return ask("POST", "/api/v1/login-links", next=next)
+
+    @Call
+    def me(self) -> Request[Me]:
+        """Who the client is to the service, and what its token opens."""
+        return ask("GET", "/api/v1/me")
+
+    @Call
+    def make_token(
+        self, name: str, role: str, project: str | None = None, expires: str | None = None
+    ) -> Request[MadeToken]:
+        """Make a token that opens no more than the client's own: the only answer that has it as `token`.
+
+        `role` is read, submit or admin; `project` by default the client's own, `*` all; `expires` such as 90d or
+        2027-01-31, by default as late as the client's own.
+        """
+        return ask("POST", "/api/v1/tokens", {"name": name, "role": role, "project": project, "expires": expires})
+
+    @Call
+    def tokens(self, limit: int = 100, after: str | None = None, project: str | None = None) -> Request[TokenPage]:
+        """A page of the tokens that the service has made, by name: `items`, and `next` to be given as `after`."""
+        return ask("GET", "/api/v1/tokens", limit=limit, after=after, project=project)
+
+    @Call
+    def revoke_token(self, name: str) -> Request[Token]:
+        """Take a token back, and the sessions that it has begun."""
+        return ask("DELETE", f"/api/v1/tokens/{_part(name)}")
 
     # Last, because what stands below it in this class no longer sees the type of this name.
     @Call

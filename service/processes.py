@@ -20,8 +20,8 @@ import uvicorn
 from sqlalchemy.exc import OperationalError
 
 from service import own_token
+from service.api.callers import grant_for_own_user
 from service.api.context import Context
-from service.api.tokens import grant_for_own_user
 from service.app import create_app
 from service.connections import Connection
 from service.dashboard.login import login_url
@@ -56,7 +56,7 @@ class Server(uvicorn.Server):
             own_token.publish(settings, token)
             if sys.stdout.isatty():
                 base = settings.public_url or f"http://{settings.host}:{settings.port}"
-                link = login_url(base, self.context.tokens, digest(token))
+                link = login_url(base, self.context.callers, digest(token))
                 print(f"\n  Open {link}\n  The link signs you in once; `yoso login` prints another.\n", flush=True)
         log.info("Yoso listens at http://%s:%d; results go to %s", settings.host, settings.port, settings.storage)
         if settings.public_url is not None:

@@ -409,3 +409,18 @@ def projects(items: Iterable[Mapping[str, Any]]) -> Table:
             f"{one['used']:,.0f}",
         )
     return table
+
+
+def tokens(items: Iterable[Mapping[str, Any]]) -> Table:
+    """The table of tokens: what each opens, since when, and when it was last used."""
+    table = Table("token", "project", "may", "made by", "ends", "last used", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for one in items:
+        cells = (one["name"], one["project"], one["role"], one["created_by"] or "")
+        times = (when(one["expires_at"], "never"), when(one["last_used_at"], "never"))
+        table.add_row(*map(escape, cells), *times)
+    return table
+
+
+def when(time: str | None, never: str = "") -> str:
+    """A time of the API as people read it, to the minute, in UTC."""
+    return time[:16].replace("T", " ") if time is not None else never

@@ -8,10 +8,11 @@ from typing import Annotated, TypeVar
 from fastapi import Depends, Request
 
 from nas_core.errors import InvalidValue
+from service.access import Access
+from service.api.callers import Caller, Callers
 from service.api.doors import SAFE
 from service.api.limits import Streams
 from service.api.problems import ProblemError
-from service.api.tokens import Caller, Tokens
 from service.api.turns import Checks
 from service.dispatch.process import Dispatching
 from service.dispatch.runs import Runs
@@ -45,8 +46,10 @@ class Context:
     """What the dispatchers report of the cluster."""
     dispatching: Dispatching | None
     """The dispatcher of this process, where it has one."""
-    tokens: Tokens
+    callers: Callers
     """Who may ask."""
+    access: Access
+    """What admins do about it."""
     checks: Checks
     """Whose turn it is to have a request checked."""
     streams: Streams

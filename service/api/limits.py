@@ -17,8 +17,8 @@ from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.callers import Caller, Callers, bearer
 from service.api.problems import AWAY, answer, is_away
-from service.api.tokens import Caller, Tokens, bearer
 from service.settings import Settings, is_loopback
 from service.store.changes import BY
 
@@ -95,8 +95,8 @@ class Rate:
 class Limits:
     """ASGI middleware that holds every request to the settings' limits."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, tokens: Tokens, streams: Streams) -> None:
-        self.app, self.settings, self.tokens, self.streams = app, settings, tokens, streams
+    def __init__(self, app: ASGIApp, settings: Settings, callers: Callers, streams: Streams) -> None:
+        self.app, self.settings, self.callers, self.streams = app, settings, callers, streams
         self.rate = Rate(settings.rate, settings.rate_burst)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -106,27 +106,27 @@ class Limits:
             return
         headers, request = Headers(scope=scope), HTTPConnection(scope)
         address = str((scope.get("client") or ("",))[0])
-        caller = self.tokens.at_once(request)
+        caller = self.callers.at_once(request)
         client = counted(caller, address)
         if client is not None and (seconds := self.rate.wait(client)):
             told = f"At most {self.settings.rate:g} requests a second, and {self.settings.rate_burst} at once."
             await refuse(scope, receive, send, 429, "Too many requests", told, retry=math.ceil(seconds))
             return
-        if caller is None and bearer(request) is not None:
-            if seconds := self.tokens.guesses.wait(address):
-                told = "Too many wrong tokens came from this address."
-                await refuse(scope, receive, send, 429, "Too many wrong tokens", told, retry=seconds)
-                return
-            self.tokens.guesses.failed(address)
-        elif caller is None and self.tokens.session_of(request):
+        if caller is None and (bearer(request) is not None or self.callers.session_of(request)):
             try:
-                caller = await self.tokens.of_session(request)
+                caller = await asyncio.to_thread(self.callers.asked, request)
             except SQLAlchemyError as error:
                 if not is_away(error):
                     raise
                 await refuse(scope, receive, send, 503, "Database unavailable", AWAY, retry=RETRY_SECONDS)
                 return
             client = counted(caller, address)
+        if caller is None and bearer(request) is not None:
+            if seconds := self.callers.guesses.wait(address):
+                told = "Too many wrong tokens came from this address."
+                await refuse(scope, receive, send, 429, "Too many wrong tokens", told, retry=seconds)
+                return
+            self.callers.guesses.failed(address)
         scope.setdefault("state", {})["caller"] = caller
         BY.set(caller.name if caller is not None else None)
         length = headers.get("content-length")

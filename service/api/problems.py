@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from nas_core.errors import InvalidValue
 from nas_core.storage import StorageUnavailable
 from service.dispatch.folder_model import BadFolder
+from service.domain.grants import NotAllowed
 from service.domain.patience import OutOfPatience
 from service.domain.request import InvalidRequest
 from service.inspections import StillLooking
@@ -25,6 +26,7 @@ from service.store.idempotency import KeyReused
 from service.store.projects import OverQuota
 from service.store.searches import NotEnded
 from service.store.sweeps import UnknownSweep
+from service.store.tokens import NameTaken, UnknownToken
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 5
@@ -142,6 +144,19 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(UnknownSweep)
     def unknown_sweep(request: Request, error: UnknownSweep) -> JSONResponse:
         return answer(404, "No such sweep", f"There is no sweep {error.args[0]!r}.")
+
+    @app.exception_handler(NotAllowed)
+    def not_allowed(request: Request, error: NotAllowed) -> JSONResponse:
+        return answer(403, "Not allowed", str(error))
+
+    @app.exception_handler(NameTaken)
+    def name_taken(request: Request, error: NameTaken) -> JSONResponse:
+        told = f"There is a token named {error.args[0]!r}. Take another name, or revoke that one first."
+        return answer(409, "Name taken", told)
+
+    @app.exception_handler(UnknownToken)
+    def unknown_token(request: Request, error: UnknownToken) -> JSONResponse:
+        return answer(404, "No such token", f"There is no token named {error.args[0]!r}.")
 
     @app.exception_handler(NotEnded)
     def not_ended(request: Request, error: NotEnded) -> JSONResponse:

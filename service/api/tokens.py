@@ -1,122 +1,146 @@
-"""Who asks: the token or the session that a request carries, and what that opens."""
+"""Tokens: made, shown once, listed and taken back by those who may do everything in a project, or in all."""
 
-import asyncio
-import logging
 import math
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Annotated, Any
 
-from cachetools import TTLCache
-from starlette.requests import HTTPConnection
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.orm import Session
 
-from service.domain.grants import EVERY_PROJECT, Grant, Role
-from service.settings import Settings
-from service.store.logins import Logins, digest
+from service.api.callers import bearer
+from service.api.context import CallerDep, ContextDep
+from service.api.idempotency import KeyDep, once
+from service.api.problems import Problem, ProblemError
+from service.api.searches import PROBLEMS, UNKNOWN
+from service.api.views import iso
+from service.domain.grants import Role
+from service.domain.request import Text
+from service.store.database import writing
+from service.store.idempotency import Answer
+from service.store.models import Token
 
-log = logging.getLogger(__name__)
-REMEMBERED_SECONDS = 5.0
-"""How long a session is believed without asking the database; signed out of by another replica it lasts so long."""
-MOST_GUESSES, GUESS_SECONDS = 10, 60.0
-"""How many wrong tokens an address may send in how long."""
+router = APIRouter(prefix="/api/v1", tags=["tokens"], responses=PROBLEMS)
+FORBIDDEN: dict[int | str, dict[str, Any]] = {
+    403: {"model": Problem, "description": "The caller's token opens less, or the caller is a browser's session."}
+}
+TAKEN: dict[int | str, dict[str, Any]] = {409: {"model": Problem, "description": "There is a token of that name."}}
 
 
-@dataclass(frozen=True)
-class Caller:
-    """Who asks: the `project` that they are confined to (None: no project), their role, and their name in events.
+class CallerView(BaseModel):
+    """Who asks, as events name them, and what their token opens."""
 
-    `key` is the hash of the token that they use; None where the service asks for none. `own` says that they are the
-    user of the service's machine.
-    """
-
-    project: str | None
-    role: Role
     name: str
-    key: str | None
-    own: bool = False
+    project: str
+    """`*` for all."""
+    role: str
+    expires_at: str | None
 
 
-ANYBODY = Caller(None, Role.ADMIN, "local", None, own=True)
-"""Whoever asks a service that has no tokens."""
+class TokenView(BaseModel):
+    """A token, without what is sent for it."""
+
+    name: str
+    project: str
+    """`*` for all."""
+    role: str
+    created_by: str | None
+    created_at: str
+    expires_at: str | None
+    """None where it never ends."""
+    last_used_at: str | None
+    """To about a minute; None where it was not used yet."""
 
 
-class Tokens:
-    """The tokens of the settings, and the sessions that browsers have exchanged them for."""
+class MadeToken(TokenView):
+    """A token that was just made."""
 
-    def __init__(self, settings: Settings, logins: Logins) -> None:
-        self.logins = logins
-        self.cookie = f"yoso_{settings.port}"
-        """The name of a session's cookie. Cookies of an address go to all its ports, so that it names this one."""
-        self.guesses = Guesses()
-        self._grants = {digest(token): grant for token, grant in settings.tokens.items()}
-        self._sessions = TTLCache[str, str](10_000, REMEMBERED_SECONDS)
-
-    def of_token(self, token: str) -> Caller | None:
-        """Who has that token."""
-        return self.of_key(digest(token))
-
-    def of_key(self, key: str) -> Caller | None:
-        """Who has the token with that hash; None where there is none, or it has expired."""
-        grant = self._grants.get(key)
-        if grant is None or grant.expires_at <= time.time():
-            return None
-        project = None if grant.project == EVERY_PROJECT else grant.project
-        return Caller(project, grant.role, grant.name, key, grant.own)
-
-    def session_of(self, request: HTTPConnection) -> str:
-        """The session that a browser's request carries; empty where it has none."""
-        return request.cookies.get(self.cookie, "")
-
-    def at_once(self, request: HTTPConnection) -> Caller | None:
-        """Who asks, as far as that is known without asking the database."""
-        if not self._grants:
-            return ANYBODY
-        if (token := bearer(request)) is not None:
-            return self.of_token(token)
-        key = self._sessions.get(self.session_of(request))
-        return self.of_key(key) if key is not None else None
-
-    async def of_session(self, request: HTTPConnection) -> Caller | None:
-        """Who asks in a browser, from the database."""
-        session = self.session_of(request)
-        key = await asyncio.to_thread(self.logins.token_of, session)
-        if key is None:
-            return None
-        self._sessions[session] = key
-        return self.of_key(key)
-
-    def sign_out(self, session: str) -> None:
-        """End a session."""
-        self.logins.end(session)
-        self._sessions.pop(session, None)
+    token: str
+    """What is to be sent as `Authorization: Bearer …`; it is told here and nowhere again."""
 
 
-class Guesses:
-    """Wrong tokens by address: after `MOST_GUESSES` in `GUESS_SECONDS` the address has to wait."""
+class TokenPage(BaseModel):
+    """A page of tokens, by name; `next` asks for the following one, as `after`."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._failed = TTLCache[str, int](10_000, GUESS_SECONDS, timer=clock)
-
-    def failed(self, address: str) -> None:
-        """Count a wrong token, and log it."""
-        count = self._failed.get(address, 0) + 1
-        self._failed[address] = count
-        if count <= MOST_GUESSES:
-            log.warning("sign-in failed from %s: a wrong token (%d within %g s)", address, count, GUESS_SECONDS)
-        if count == MOST_GUESSES:
-            log.warning("sign-ins from %s are refused for %g s", address, GUESS_SECONDS)
-
-    def wait(self, address: str) -> int:
-        """How many seconds the address has to wait before it may try again; 0 where it may."""
-        return math.ceil(GUESS_SECONDS) if self._failed.get(address, 0) >= MOST_GUESSES else 0
+    items: list[TokenView]
+    next: str | None
 
 
-def bearer(request: HTTPConnection) -> str | None:
-    """The bearer token that a request carries, if it does."""
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else None
+class NewToken(BaseModel):
+    """A token to be made."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: Text = Field(description="What events will call whoever uses it; no two tokens have the same.")
+    role: Annotated[Role, Field(strict=False)] = Field(description="What may be done with it.")
+    project: Text | None = Field(None, description="By default the caller's own; `*` for all projects.")
+    expires: Text | None = Field(
+        None,
+        description="How long it holds (12h, 90d, 1y), or its last day or its end (ISO 8601); by default as "
+        "long as the caller's own.",
+    )
 
 
-def grant_for_own_user() -> Grant:
-    """What the token opens that the service makes for this machine's user."""
-    return Grant(EVERY_PROJECT, Role.ADMIN, "local", own=True)
+@router.get("/me")
+def who(caller: CallerDep) -> CallerView:
+    """Who asks."""
+    grant, ends = caller.grant, math.isfinite(caller.grant.expires_at)
+    expires_at = iso(grant.expires_at) if ends else None
+    return CallerView(name=grant.name, project=grant.project, role=grant.role, expires_at=expires_at)
+
+
+@router.post("/tokens", status_code=201, responses=FORBIDDEN | TAKEN)
+def make(request: Request, wanted: NewToken, service: ContextDep, caller: CallerDep) -> MadeToken:
+    """Make a token that opens no more than the caller's own.
+
+    It is in this answer alone. So no `Idempotency-Key` can have the answer given again: where it was lost, revoke the
+    token and make another.
+    """
+    if caller.key is not None and bearer(request) is None:
+        raise ProblemError(403, "Not for sessions", "Ask with the token itself: Authorization: Bearer ….")
+    with writing(service.searches.engine) as session:
+        made, secret = service.access.make(caller, wanted.name, wanted.role, wanted.project, wanted.expires, session)
+    return MadeToken(**view(made).model_dump(), token=secret)
+
+
+@router.get("/tokens", responses=FORBIDDEN)
+def browse(
+    service: ContextDep,
+    caller: CallerDep,
+    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+    after: Text = "",
+    project: Text | None = None,
+) -> TokenPage:
+    """Tokens that were made here, by name, a page at a time; those of `YOSO_TOKENS` are not among them."""
+    found = service.access.page(caller, limit + 1, after, project)
+    shown = found[:limit]
+    return TokenPage(items=[view(token) for token in shown], next=shown[-1].name if len(found) > limit else None)
+
+
+@router.delete("/tokens/{name}", response_model=TokenView, responses=FORBIDDEN | UNKNOWN)
+def revoke(name: Text, service: ContextDep, caller: CallerDep, key: KeyDep) -> Response:
+    """Take a token back, at once here and within five seconds on other replicas; its sessions end with it."""
+    revoked: list[str] = []
+
+    def do(session: Session) -> Answer:
+        token = service.access.revoke(caller, name, session)
+        revoked.append(token.digest)
+        return Answer(200, view(token).model_dump(mode="json"))
+
+    answer = once(service, key, do)
+    for one in revoked:
+        service.callers.forget(one)
+    return answer
+
+
+def view(token: Token) -> TokenView:
+    """What the API says of a token."""
+    expires_at, used = token.expires_at, token.last_used_at
+    return TokenView(
+        name=token.name,
+        project=token.project,
+        role=token.role,
+        created_by=token.created_by,
+        created_at=iso(token.created_at),
+        expires_at=iso(expires_at) if expires_at is not None else None,
+        last_used_at=iso(used) if used is not None else None,
+    )

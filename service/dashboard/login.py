@@ -9,10 +9,10 @@ from fastapi.responses import RedirectResponse
 from pydantic import BaseModel
 
 from service.api.below import path_above
+from service.api.callers import Caller, Callers, bearer
 from service.api.context import CallerDep, ContextDep
 from service.api.problems import ProblemError
 from service.api.searches import PROBLEMS
-from service.api.tokens import Caller, Tokens, bearer
 from service.dashboard.frame import page
 from service.store.logins import CODE_SECONDS, SESSION_SECONDS
 
@@ -35,12 +35,12 @@ def link(request: Request, service: ContextDep, caller: CallerDep, next: str = "
     base = service.settings.public_url or str(request.base_url).rstrip("/")
     if caller.key is None:
         return LoginLink(url=base + local(next), seconds=CODE_SECONDS)
-    return LoginLink(url=login_url(base, service.tokens, caller.key, next), seconds=CODE_SECONDS)
+    return LoginLink(url=login_url(base, service.callers, caller.key, next), seconds=CODE_SECONDS)
 
 
-def login_url(base: str, tokens: Tokens, key: str, next: str = "/searches") -> str:
+def login_url(base: str, callers: Callers, key: str, next: str = "/searches") -> str:
     """The URL that signs a browser in with the token whose hash is `key`, and then shows the page `next`."""
-    return f"{base}/login?{urlencode({'next': local(next)})}#code={tokens.logins.begin(key, code=True)}"
+    return f"{base}/login?{urlencode({'next': local(next)})}#code={callers.logins.begin(key, code=True)}"
 
 
 @router.get("/login")
@@ -55,35 +55,35 @@ def login_page(request: Request, service: ContextDep, next: str = "/searches") -
 async def login(request: Request, service: ContextDep) -> Response:
     """Exchange a token, or a code, for a cookie that no script can read and no other site can use."""
     form = parse_qs((await request.body()).decode(errors="replace"))
-    back, tokens = local(form.get("next", [""])[0]), service.tokens
+    back, callers = local(form.get("next", [""])[0]), service.callers
     address = request.client.host if request.client else ""
-    if seconds := tokens.guesses.wait(address):
+    if seconds := callers.guesses.wait(address):
         told = f"Too many wrong tokens came from your address. Try again in {seconds} seconds."
         answer = asked(request, service.settings.tokens, back, told, 429)
         answer.headers["Retry-After"] = str(seconds)
         return answer
-    caller, wrong = await signed_in(tokens, form)
+    caller, wrong = await signed_in(callers, form)
     if caller is None or caller.key is None:
-        tokens.guesses.failed(address)
+        callers.guesses.failed(address)
         return asked(request, service.settings.tokens, back, wrong, 401)
     response = RedirectResponse(back, 303)
-    session = await asyncio.to_thread(tokens.logins.begin, caller.key)
+    session = await asyncio.to_thread(callers.logins.begin, caller.key)
     secure = request.url.scheme == "https" or (service.settings.public_url or "").startswith("https:")
     where, seconds = path_above(request) or "/", int(SESSION_SECONDS)
     response.set_cookie(
-        tokens.cookie, session, max_age=seconds, path=where, httponly=True, samesite="strict", secure=secure
+        callers.cookie, session, max_age=seconds, path=where, httponly=True, samesite="strict", secure=secure
     )
     return response
 
 
-async def signed_in(tokens: Tokens, form: dict[str, list[str]]) -> tuple[Caller | None, str]:
+async def signed_in(callers: Callers, form: dict[str, list[str]]) -> tuple[Caller | None, str]:
     """Who signs in, and what to say where that is nobody."""
     if code := form.get("code", [""])[0].strip():
-        key = await asyncio.to_thread(tokens.logins.exchange, code)
+        key = await asyncio.to_thread(callers.logins.exchange, code)
         told = "This link has been used, or is too old. `yoso login` prints another."
-        return (tokens.of_key(key) if key is not None else None), told
+        return (await asyncio.to_thread(callers.of_key, key) if key is not None else None), told
     told = "No project has this token, or it has expired. Look for a missing or doubled character."
-    return tokens.of_token(form.get("token", [""])[0].strip()), told
+    return await asyncio.to_thread(callers.of_token, form.get("token", [""])[0].strip()), told
 
 
 def asked(request: Request, tokens: Any, back: str, wrong: str = "", code: int = 200) -> Response:
@@ -94,10 +94,10 @@ def asked(request: Request, tokens: Any, back: str, wrong: str = "", code: int =
 @router.post("/logout")
 async def logout(request: Request, service: ContextDep) -> Response:
     """End the session."""
-    tokens = service.tokens
-    await asyncio.to_thread(tokens.sign_out, tokens.session_of(request))
+    callers = service.callers
+    await asyncio.to_thread(callers.sign_out, callers.session_of(request))
     response = RedirectResponse("/login", 303)
-    response.delete_cookie(tokens.cookie, path=path_above(request) or "/", httponly=True, samesite="strict")
+    response.delete_cookie(callers.cookie, path=path_above(request) or "/", httponly=True, samesite="strict")
     return response
 
 

@@ -229,6 +229,29 @@ class IdempotencyKey(Base):
     body: Mapped[Any | None] = mapped_column(JSON)
 
 
+class Token(Base):
+    """A token that the service has made, and what it opens (`service.domain.grants.Grant`)."""
+
+    __tablename__ = "tokens"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64))
+    """SHA-256 of what is sent."""
+    project: Mapped[str] = mapped_column(String(64))
+    role: Mapped[str] = mapped_column(String(16))
+    created_by: Mapped[str | None] = mapped_column(String(140))
+    """The name of the token that it was made with."""
+    created_at: Mapped[float] = mapped_column(Float)
+    expires_at: Mapped[float | None] = mapped_column(Float)
+    last_used_at: Mapped[float | None] = mapped_column(Float)
+    """To about a minute."""
+
+    __table_args__ = (
+        Index("tokens_by_digest", "digest", unique=True),
+        Index("tokens_by_project", "project", "name"),
+    )
+
+
 class Login(Base):
     """A browser's session, or a code that begins one."""
 

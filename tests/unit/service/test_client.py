@@ -381,6 +381,10 @@ VIEWS = {
     answers.Holder: "Holder",
     answers.Waiting: "Waiting",
     answers.Cluster: "ClusterView",
+    answers.Me: "CallerView",
+    answers.Token: "TokenView",
+    answers.MadeToken: "MadeToken",
+    answers.TokenPage: "TokenPage",
 }
 SIMPLE = {int: "integer", float: "number", str: "string", bool: "boolean", types.NoneType: "null"}
 

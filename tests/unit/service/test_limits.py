@@ -17,11 +17,12 @@ from starlette.types import Message
 
 from nas_core.errors import InvalidValue
 from service.api import limits
+from service.api.callers import ANYBODY, Caller, Callers
 from service.api.limits import FORGET_ABOVE, Limits, Rate, Streams, counted
-from service.api.tokens import ANYBODY, Caller, Tokens
-from service.domain.grants import Role
+from service.domain.grants import Grant, Role
 from service.settings import Settings
 from service.store.logins import Logins, digest
+from service.store.tokens import Tokens
 from tests import seeding
 
 MAX_BODY = 2048
@@ -130,8 +131,9 @@ def test_a_malformed_length_is_refused_even_where_the_server_lets_it_through() -
 
         settings = Settings("/s", "sqlite:////s/db")
         scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"content-length", b"1e3")]}
-        tokens = Tokens(settings, Logins(create_engine("sqlite://")))
-        await Limits(receive, settings, tokens, Streams(1))(scope | {"client": ("127.0.0.1", 1)}, receive, send)  # type: ignore[arg-type]
+        engine = create_engine("sqlite://")
+        callers = Callers(settings, Logins(engine), Tokens(engine))
+        await Limits(receive, settings, callers, Streams(1))(scope | {"client": ("127.0.0.1", 1)}, receive, send)  # type: ignore[arg-type]
 
     # In a thread of its own: the browser's tests leave a loop running in this one.
     with ThreadPoolExecutor(1) as pool:
@@ -148,7 +150,7 @@ def test_a_token_that_asks_too_often_is_told_when_to_come_back(tmp_path: Path) -
         assert told.status_code == 429 and told.headers["content-type"] == "application/problem+json"
         assert 1 <= int(told.headers["retry-after"]) <= 1000
         assert http.get(PATH, headers=audio).status_code == 200, "another token is not held back"
-        session = seeding.parts(app).tokens.logins.begin(digest(next(iter(TOKENS))))
+        session = seeding.parts(app).callers.logins.begin(digest(next(iter(TOKENS))))
         assert http.get(PATH, headers={"Cookie": f"yoso_8765={session}"}).status_code == 200, "known from now on"
         assert http.get(PATH, headers={"Cookie": f"yoso_8765={session}"}).status_code == 429, "a session counts as well"
     seeding.parts(app).searches.engine.dispose()
@@ -170,7 +172,7 @@ def test_this_machines_own_user_is_not_limited(service: str) -> None:
 
 
 def test_who_is_counted() -> None:
-    here, away, vision = "127.0.0.1", "10.0.0.7", Caller("vision", Role.READ, "vision:read", "hash")
+    here, away, vision = "127.0.0.1", "10.0.0.7", Caller(Grant("vision", Role.READ), "hash")
     assert counted(ANYBODY, here) is None and counted(ANYBODY, away) == away.encode()
     assert counted(None, here) == here.encode() and counted(vision, here) == counted(vision, away) == b"hash"
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from nas_core.errors import InvalidValue
 from service import cli, own_token, private
-from service.api.tokens import GUESS_SECONDS, MOST_GUESSES, Guesses
+from service.api.callers import GUESS_SECONDS, MOST_GUESSES, Guesses
 from service.client import Client, ClientError
 from service.domain.grants import Grant, Role
 from service.settings import Settings, parse_tokens
@@ -114,7 +114,7 @@ def test_a_session_is_random_ends_with_signing_out_and_with_its_token(tmp_path: 
         [session] = [cookie.value for cookie in browser.cookies.jar]
         assert session and browser.get("/searches").status_code == 200
         url_of_store = seeding.parts(app).settings.database_url
-        kept = seeding.parts(app).tokens.logins
+        kept = seeding.parts(app).callers.logins
         assert kept.token_of(session) is not None and session not in repr(kept)
         stolen = {"Cookie": f"yoso_8765={session}"}
         assert httpx.post(url + "/logout", headers=stolen).status_code == 303

@@ -1,0 +1,160 @@
+"""Who asks: the token or the session that a request carries, and what that opens."""
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cachetools import TTLCache
+from starlette.requests import HTTPConnection
+
+from service.domain.grants import EVERY_PROJECT, Grant, Role
+from service.settings import Settings
+from service.store.logins import Logins, digest
+from service.store.tokens import Tokens, is_token
+
+log = logging.getLogger(__name__)
+REMEMBERED_SECONDS = 5.0
+"""How long a token or a session is believed without asking the database: so long it lasts on another replica than the
+one that it was revoked, or signed out of, on."""
+MOST_GUESSES, GUESS_SECONDS = 10, 60.0
+"""How many wrong tokens an address may send in how long."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks: what their token opens, and `key`, its hash; None where the service asks for none."""
+
+    grant: Grant
+    key: str | None
+
+    @property
+    def project(self) -> str | None:
+        """The project that they are confined to; None for no project."""
+        return None if self.grant.project == EVERY_PROJECT else self.grant.project
+
+    @property
+    def role(self) -> Role:
+        """What they may do there."""
+        return self.grant.role
+
+    @property
+    def name(self) -> str:
+        """Their name in events."""
+        return self.grant.name
+
+    @property
+    def own(self) -> bool:
+        """Whether they are the user of the service's machine."""
+        return self.grant.own
+
+
+def grant_for_own_user() -> Grant:
+    """What the token opens that the service makes for this machine's user."""
+    return Grant(EVERY_PROJECT, Role.ADMIN, "local", own=True)
+
+
+ANYBODY = Caller(grant_for_own_user(), None)
+"""Whoever asks a service that has no tokens."""
+
+
+class Callers:
+    """The tokens of the settings and of the database, and the sessions that browsers have exchanged them for."""
+
+    def __init__(self, settings: Settings, logins: Logins, tokens: Tokens) -> None:
+        self.logins, self.tokens = logins, tokens
+        self.cookie = f"yoso_{settings.port}"
+        """The name of a session's cookie. Cookies of an address go to all its ports, so that it names this one."""
+        self.guesses = Guesses()
+        self.names = frozenset({ANYBODY.name, *(grant.name for grant in settings.tokens.values())})
+        """Those that no token of the database may have."""
+        self._set = {digest(token): grant for token, grant in settings.tokens.items()}
+        self._lock = threading.Lock()
+        self._made = TTLCache[str, Grant](10_000, REMEMBERED_SECONDS)
+        self._sessions = TTLCache[str, str](10_000, REMEMBERED_SECONDS)
+
+    def at_once(self, request: HTTPConnection) -> Caller | None:
+        """Who asks, as far as that is known without asking the database."""
+        if not self._set:
+            return ANYBODY
+        if (token := bearer(request)) is not None:
+            return self._known(digest(token))
+        with self._lock:
+            key = self._sessions.get(self.session_of(request))
+        return self._known(key) if key is not None else None
+
+    def asked(self, request: HTTPConnection) -> Caller | None:
+        """The same, from the database."""
+        if (token := bearer(request)) is not None:
+            return self.of_token(token)
+        session = self.session_of(request)
+        key = self.logins.token_of(session) if session else None
+        if key is None:
+            return None
+        with self._lock:
+            self._sessions[session] = key
+        return self.of_key(key)
+
+    def of_token(self, token: str) -> Caller | None:
+        """Who has that token, from the database if need be; None where nobody has, or it has expired."""
+        key = digest(token)
+        return self.of_key(key) if is_token(token) else self._known(key)
+
+    def of_key(self, key: str) -> Caller | None:
+        """The same of the token with that hash."""
+        if key not in self._set:
+            grant = self.tokens.grant_of(key)
+            with self._lock:
+                if grant is None:
+                    self._made.pop(key, None)
+                else:
+                    self._made[key] = grant
+        return self._known(key)
+
+    def session_of(self, request: HTTPConnection) -> str:
+        """The session that a browser's request carries; empty where it has none."""
+        return request.cookies.get(self.cookie, "")
+
+    def sign_out(self, session: str) -> None:
+        """End a session."""
+        self.logins.end(session)
+        with self._lock:
+            self._sessions.pop(session, None)
+
+    def forget(self, key: str) -> None:
+        """Believe in the token with that hash no longer; other replicas do for `REMEMBERED_SECONDS` at most."""
+        with self._lock:
+            self._made.pop(key, None)
+
+    def _known(self, key: str) -> Caller | None:
+        with self._lock:
+            grant = self._set.get(key) or self._made.get(key)
+        return Caller(grant, key) if grant is not None and grant.expires_at > time.time() else None
+
+
+class Guesses:
+    """Wrong tokens by address: after `MOST_GUESSES` in `GUESS_SECONDS` the address has to wait."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._failed = TTLCache[str, int](10_000, GUESS_SECONDS, timer=clock)
+
+    def failed(self, address: str) -> None:
+        """Count a wrong token, and log it."""
+        count = self._failed.get(address, 0) + 1
+        self._failed[address] = count
+        if count <= MOST_GUESSES:
+            log.warning("sign-in failed from %s: a wrong token (%d within %g s)", address, count, GUESS_SECONDS)
+        if count == MOST_GUESSES:
+            log.warning("sign-ins from %s are refused for %g s", address, GUESS_SECONDS)
+
+    def wait(self, address: str) -> int:
+        """How many seconds the address has to wait before it may try again; 0 where it may."""
+        return math.ceil(GUESS_SECONDS) if self._failed.get(address, 0) >= MOST_GUESSES else 0
+
+
+def bearer(request: HTTPConnection) -> str | None:
+    """The bearer token that a request carries, if it does."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None
