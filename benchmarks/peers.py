@@ -68,9 +68,8 @@ def run(job: dict[str, Any]) -> list[dict[str, Any]]:
         case "searched":
             search = Search(spec, data, "cpu")
             while not search.done:
-                scaled = search.searching and search.step % spec.settings.ratio == 0
-                compute += search.live.multiply_adds * spec.settings.batch_size * (1 + scaled)
                 search.advance()
+            compute += search.compute or 0
             network = search.architectures[job["budget"]]
         case "by hand":
             network = by_hand(spec.space, job["budget"])
@@ -81,7 +80,7 @@ def run(job: dict[str, Any]) -> list[dict[str, Any]]:
     training = Retraining(spec, network, data, "cpu")
     while not training.done:
         training.advance()
-    compute += network.multiply_adds * len(data.training) * job["epochs"]
+    compute += training.compute
     found = {"multiply_adds": network.multiply_adds, "parameters": network.parameters, "compute": compute / 1e12}
     return [job | found | {"accuracy": training.test().accuracy}]
 

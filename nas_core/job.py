@@ -52,6 +52,13 @@ class SearchJob:
         return self.search.architectures
 
     @property
+    def compute(self) -> dict[str, int | None]:
+        """The multiply-adds of all forward passes behind, of the search and of training what it found."""
+        trained = [result["compute"]["training"] for result in self.results if "compute" in result]
+        current = self.retraining.compute if self.retraining else 0
+        return {"search": self.search.compute, "training": sum(trained) + current}
+
+    @property
     def done(self) -> bool:
         """Whether the last network is retrained, or found where none is."""
         return len(self.results) == len(self.spec.budgets)
@@ -107,7 +114,8 @@ class SearchJob:
         if self.retraining.done:
             self.evaluation = self.retraining.test()
             epochs = self.retraining.epochs
-            result = {"budget": budget, "epochs": epochs, "start": self._starts_from(budget)}
+            compute = {"search": self.search.compute, "training": self.retraining.compute}
+            result = {"budget": budget, "epochs": epochs, "start": self.retraining.start, "compute": compute}
             result |= cost_of(self.architectures[budget]) | self.evaluation.summary()
             state = self.retraining.delivered.state_dict()
             self.weights[budget] = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
@@ -117,13 +125,12 @@ class SearchJob:
             lines.append(told | result)
         return lines
 
-    def _starts_from(self, budget: int) -> str:
-        """What a network's retraining starts from: the supernet only where there was one that it was cut from."""
-        return self.spec.settings.retrain_start if budget in self.search.candidates else "scratch"
-
     def _start(self, budget: int) -> dict[str, Tensor] | None:
-        """The state that a network's retraining starts from, the same on all workers; None is from scratch."""
-        if self._starts_from(budget) == "scratch":
+        """The state that a network's retraining starts from, the same on all workers.
+
+        None is from scratch, which every network starts from that was not cut from the supernet.
+        """
+        if self.spec.settings.retrain_start == "scratch" or budget not in self.search.candidates:
             return None
         candidate, random = self.search.candidates[budget], generator(self.spec.seed, "start", budget)
         return parallel.first(lambda: inherited(self.architectures[budget], candidate.supernet(), random))

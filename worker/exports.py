@@ -70,7 +70,7 @@ def _serve() -> None:
 class Exports:
     """A retrained network on its way into every form, at `path` of the folder; the slow forms are made by `pool`.
 
-    It was found for `budget`, and `evaluation` is its test; `latency` is measured where it is not known.
+    `found` is what its result says so far, and `evaluation` its test; `latency` is measured where it is not known.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Exports:
         weights: Mapping[str, Tensor],
         data: Data,
         evaluation: Evaluation,
-        budget: int,
+        found: Mapping[str, Any],
         versions: Mapping[str, str],
         latency: Latency | None = None,
     ) -> None:
@@ -92,8 +92,8 @@ class Exports:
         write_evaluation(folder, path, evaluation)
         preprocessing = Preprocessing.of(data, spec)
         network = programs.restore(architecture, weights)
-        found = latency or measure_latency(network, spec.cpus_per_worker, device=data.device)
-        self.latency = found
+        measured = latency or measure_latency(network, spec.cpus_per_worker, device=data.device)
+        self.latency = measured
         slow = {
             "onnx": pool.submit(_onnx, architecture, weights, spec.export, preprocessing, versions.get("yoso", "")),
             "torch_export": pool.submit(_torch_export, architecture, weights),
@@ -106,7 +106,7 @@ class Exports:
             "python": lambda: standalone.to_python(architecture, data.mean, data.deviation, data.class_names).encode(),
             # A class is called what its folder is called, which need not be text.
             "card": lambda: card.model_card(
-                spec, architecture, data, budget, evaluation, found, versions, self.not_exported
+                spec, architecture, data, found, evaluation, measured, versions, self.not_exported
             ).encode(errors="backslashreplace"),
         }
 

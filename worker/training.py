@@ -174,7 +174,7 @@ class Writer:
         assert self.pool is not None and evaluation is not None
         self.line, self.found = line, job.results[-1]
         self.exports = Exports(
-            self.pool, self.folder, path(budget), job.spec, architecture, weights, job.data, evaluation, budget,
+            self.pool, self.folder, path(budget), job.spec, architecture, weights, job.data, evaluation, self.found,
             versions(), job.search.fitting.latencies.get(budget),
         )  # fmt: skip
 
@@ -287,6 +287,7 @@ def result(values: dict[str, Any], attempt: int, job: SearchJob, data: Data, sec
         "dataset": dataset(data) | {"inspection": job.spec.inspection},
         "engine": job.search.engine.told(),
         "supernet": job.supernet_cost,
+        "compute": job.compute,
         "architectures": [one | {"path": path(one["budget"])} for one in job.results],
     }
 

@@ -573,14 +573,15 @@ def write_network(
     architecture = retraining.architecture
     weights = {name: tensor.detach().cpu().clone() for name, tensor in retraining.delivered.state_dict().items()}
     files = write_genotype(folder, finalist.path, architecture)
-    found = {"budget": finalist.budget, "epochs": retraining.epochs, "path": finalist.path} | cost_of(architecture)
+    found: dict[str, Any] = {"budget": finalist.budget, "epochs": retraining.epochs, "path": finalist.path}
+    found |= {"start": retraining.start, "compute": {"training": retraining.compute}} | cost_of(architecture)
     found |= tested.summary() | {f"validation_{name}": value for name, value in retraining.validated.items()}
     if isinstance(architecture, Reference):
         found |= {"variant": architecture.variant, "recipe_without": untaken(architecture, spec.settings)}
     if finalist.origin == "search" or isinstance(architecture, Reference):
         with ThreadPoolExecutor(1) as pool:
             found |= Exports(
-                pool, folder, finalist.path, spec, architecture, weights, data, tested, finalist.budget, versions()
+                pool, folder, finalist.path, spec, architecture, weights, data, tested, found, versions()
             ).write()
     else:
         files |= write_weights(folder, finalist.path, weights) | write_evaluation(folder, finalist.path, tested)

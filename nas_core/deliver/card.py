@@ -20,7 +20,7 @@ def model_card(
     spec: SearchSpec,
     architecture: Architecture | Reference,
     data: Data,
-    budget: int,
+    found: Mapping[str, Any],
     test: Evaluation,
     latency: Latency,
     versions: Mapping[str, str],
@@ -28,8 +28,10 @@ def model_card(
 ) -> str:
     """What the next person must know of a network, in Markdown.
 
-    It was found for `budget`; `versions` are the software by name, `not_exported` why a kind of file is missing.
+    `found` is what its result says of its `budget`, of what its training began with (`start`) and of the `compute` that
+    it took; `versions` are the software by name, `not_exported` why a kind of file is missing.
     """
+    budget = found["budget"]
     channels_in, size, _ = architecture.input_shape
     preprocessing, summary = Preprocessing.of(data, spec), test.summary()
     channels = enumerate(zip(data.mean, data.deviation, strict=True))
@@ -45,13 +47,14 @@ def model_card(
     present = test.classes - len(test.absent)
     return f"""# An image classifier for {budget:,} multiply-adds
 
-{_origin(architecture, spec)}
+{_origin(architecture, spec, found["start"])}
 
 {warnings}- Dataset: `{data.name}`, {data.classes} classes, fingerprint `{data.fingerprint}`
 - Its images by part: {splits}.
   The network was trained on the parts for weights and scaling, and met the test part once, at the end.
 - Cost: {architecture.multiply_adds:,} multiply-adds an image, {architecture.multiply_adds / budget:.1%} of the budget
 - Parameters: {architecture.parameters:,}
+- Compute, as multiply-adds of forward passes: {_compute(found["compute"])}
 - Test accuracy: **{test.accuracy:.2%}** on {test.total:,} images,
   95 % interval {summary["accuracy_low"]:.1%} to {summary["accuracy_high"]:.1%} (Wilson)
 - Balanced accuracy: **{test.balanced_accuracy:.2%}**, the mean recall of {present:,} classes{top5}
@@ -99,12 +102,19 @@ Seed {spec.seed}, with {", ".join(f"{name} {version}" for name, version in versi
 {_classes(data.class_names)}"""
 
 
-def _origin(architecture: Architecture | Reference, spec: SearchSpec) -> str:
+def _compute(compute: Mapping[str, int | None]) -> str:
+    """What a network's search and training took, in words."""
+    told = f"{compute['training']:.3g} for its training"
+    return f"{told}, after {search:.3g} for its search" if (search := compute.get("search")) else told
+
+
+def _origin(architecture: Architecture | Reference, spec: SearchSpec, start: str) -> str:
     """Where a network comes from, in a sentence or two."""
     if not isinstance(architecture, Reference):
+        begun = "from scratch" if start == "scratch" else f"on from the weights that the {start} had for it"
         return (
-            "Found by direct sparse optimisation ([DSO-NAS](https://arxiv.org/abs/1811.01567)) and trained from "
-            "scratch, by Yoso."
+            f"Found by direct sparse optimisation ([DSO-NAS](https://arxiv.org/abs/1811.01567)) and trained {begun}, "
+            "by Yoso."
         )
     missing = untaken(architecture, spec.settings)
     recipe = f", but without {' and '.join(missing)}" if missing else ""

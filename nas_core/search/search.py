@@ -100,6 +100,9 @@ class Search:
         self.level = torch.zeros((), dtype=torch.double, device=self.device)
         """The level below which λ fell last."""
         self.snapshot_cost = self.live.multiply_adds
+        self.compute: int | None = 0
+        """The multiply-adds of all forward passes behind; None where a checkpoint from before they were counted did not
+        tell."""
         self.losses, self.scaling_losses = Losses(), Losses()
         self.started = time.monotonic()
         """When the running epoch began, as if nothing had interrupted it."""
@@ -189,6 +192,7 @@ class Search:
         )
         phase = "search" if self.searching else "pretrain"
         size = min(settings.batch_size, len(parts["weights"]))
+        self._count(size)
         with apart_from(self.supernet.scaling_factors()), self._batch_named(size):
             loss = backward(self._loss(images, labels), size, self.weights)
         self.losses.add(phase, self.step, loss)
@@ -202,10 +206,16 @@ class Search:
             parts["scaling"], number, settings.batch_size, self.spec.seed, "scaling", self.augment
         )
         size = min(settings.batch_size, len(parts["scaling"]))
+        self._count(size)
         with apart_from(self.weights), self._batch_named(size):
             loss = backward(self._loss(images, labels), size, self.supernet.scaling_factors())
         self.scaling_losses.add("search", self.step, loss)
         self._move_scaling_factors()
+
+    def _count(self, images: int) -> None:
+        """Count the forward pass of so many images over all workers."""
+        if self.compute is not None:
+            self.compute += self.live.multiply_adds * images
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """The cross-entropy () of what the supernet answers for a worker's share of a batch."""
@@ -414,6 +424,7 @@ class Search:
             "passed": self.passed,
             "passed_with": self.passed_with,
             "level": self.level,
+            "compute": self.compute,
             "snapshot_cost": self.snapshot_cost,
             "losses": list(self.losses.read()),
             "epoch_seconds": time.monotonic() - self.started,
@@ -435,6 +446,7 @@ class Search:
         self.passed, self.level = (state[name].to(self.device) for name in ("passed", "level"))
         self.passed_with = [kept.to(self.device) for kept in state["passed_with"]]
         self.step, self.snapshot_cost = state["step"], state["snapshot_cost"]
+        self.compute = state.get("compute")
         self.losses, self.scaling_losses = Losses(state["losses"]), Losses()
         self.started = time.monotonic() - state.get("epoch_seconds", 0.0)
         self.fitting.load_state_dict(state)

@@ -176,6 +176,8 @@ class Retraining:
         self.average = moving_average(self.network, length) if length else None
         self.engine = Engine(spec.engine, self.device)
         self.engine.prepare(self.trainee)
+        self.start = "scratch" if start is None else "supernet"
+        """What the training began with, by its name among `STARTS`."""
         if start is not None:
             self.network.load_state_dict(start)
             calibrate(self.network, data, data.training, self.batch_size)
@@ -227,6 +229,11 @@ class Retraining:
     def epochs(self) -> int:
         """How many epochs are behind."""
         return self.step // self.steps_per_epoch
+
+    @property
+    def compute(self) -> int:
+        """The multiply-adds of all forward passes behind."""
+        return self.architecture.multiply_adds * self.batch_size * self.step
 
     @property
     def done(self) -> bool:
@@ -342,6 +349,7 @@ class Retraining:
         """Everything that the next step depends on."""
         return {
             "step": self.step,
+            "start": self.start,
             "trainee": self.trainee.state_dict(),
             "average": self.average and self.average.state_dict(),
             "best": self.best,
@@ -358,4 +366,5 @@ class Retraining:
         self.best = state.get("best")
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.losses = state["step"], Losses(state["losses"])
+        self.start = state.get("start", "scratch")
         self.started = time.monotonic() - state.get("epoch_seconds", 0.0)

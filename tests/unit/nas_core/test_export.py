@@ -428,7 +428,8 @@ def test_latency_is_in_order_and_says_its_threads(network: Network) -> None:
 def card_of(spec: SearchSpec, data: Data, test: Evaluation, **given: Any) -> str:
     """The model card of the smallest network."""
     latency, versions = Latency(1.25, 1.125, 1.5, 1), {"yoso": "0.1.0", "torch": "2.15.0"}
-    return card.model_card(spec, spec.space.cheapest(), data, spec.budgets[0], test, latency, versions, **given)
+    found = {"budget": spec.budgets[0], "start": "supernet", "compute": {"search": 1_234_567, "training": 89_000}}
+    return card.model_card(spec, spec.space.cheapest(), data, found, test, latency, versions, **given)
 
 
 def test_the_card_says_what_the_next_person_must_know() -> None:
@@ -443,6 +444,8 @@ def test_the_card_says_what_the_next_person_must_know() -> None:
         *("`network.onnx` is missing: RuntimeError: no", "torch.export.load", "from network import load", "## Limits"),
         *(f"| 0 | {data.mean[0]:.4f} | {data.deviation[0]:.4f} |", '"search_epochs": 3'),
         *("| 2 | 10 | 70.0% | 7 | 100.0% |", "- 3 of 10 images of 2 predicted as 0"),
+        "trained on from the weights that the supernet had for it, by Yoso.",
+        "- Compute, as multiply-adds of forward passes: 8.9e+04 for its training, after 1.23e+06 for its search",
     ):
         assert told in card, told
     assert "InferenceSession" not in card and "## Classes" not in card and "Warning" not in card

@@ -117,6 +117,22 @@ def test_what_comes_out_keeps_its_budget_and_uses_it(share: bool) -> None:
     assert progress == sorted(progress) and progress[-1] == 1.0
 
 
+def test_a_job_counts_the_forward_passes_of_search_and_training() -> None:
+    counted = job(tiny_spec(settings={"pretrain_epochs": 1, "ratio": 1}))
+    search, complete = counted.search, counted.spec.space.complete().multiply_adds
+    while not search.searching:
+        counted.advance()
+    assert counted.compute == {"search": complete * 16 * search.step, "training": 0}
+    live, before = search.live.multiply_adds, search.compute or 0
+    counted.advance()
+    assert search.compute == before + 2 * 16 * live, "a step of W and one of λ"
+    finish(counted)
+    steps = [len(counted.data.training) // 16 * one["epochs"] for one in counted.results]
+    trained = [16 * count * one["multiply_adds"] for count, one in zip(steps, counted.results, strict=True)]
+    assert counted.compute == {"search": search.compute, "training": sum(trained)}
+    assert [one["compute"] for one in counted.results] == [{"search": search.compute, "training": t} for t in trained]
+
+
 @pytest.mark.parametrize("form", ["press", "cut", "paper"])
 def test_no_gradient_can_break_a_block_or_a_reduction(form: str) -> None:
     """With a γ that zeroes every λ at once, each block keeps a path and each reduction the branch that it had."""

@@ -20,6 +20,8 @@ from tests.unit.nas_core.networks import tiny_data, tiny_spec
 from worker.exports import Exports, beside
 from worker.run_folder import RunFolder
 
+FOUND = {"budget": 30_000, "start": "scratch", "compute": {"search": None, "training": 1}}
+
 
 def test_a_format_that_fails_is_noted_and_the_others_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -34,8 +36,7 @@ def test_a_format_that_fails_is_noted_and_the_others_are_written(
     tested = Evaluation.of([0, 1, 2], [0, 1, 2], data.class_names)
     folder = RunFolder(str(tmp_path))
     with ThreadPoolExecutor(1) as pool:
-        budget, versions = spec.budgets[0], {"yoso": "0"}
-        told = Exports(pool, folder, "here", spec, architecture, weights, data, tested, budget, versions).write()
+        told = Exports(pool, folder, "here", spec, architecture, weights, data, tested, FOUND, {"yoso": "0"}).write()
     assert told["not_exported"] == {"onnx": "NotImplementedError: no such operator"}
     assert told["files"] == {kind: name for kind, name in FILES.items() if kind != "onnx"}
     assert told["latency_ms"] > 0
@@ -61,7 +62,7 @@ def test_a_process_that_dies_while_it_exports_is_no_fault_of_the_network(tmp_pat
         Network(architecture).state_dict(),
         data,
         tested,
-        spec.budgets[0],
+        FOUND,
         {},
     )
     first = Exports(pool, *given)
