@@ -18,6 +18,7 @@ from benchmarks.common import SCRATCH, run_all
 from nas_core import Architecture, Network, Search, SearchSpace
 from nas_core.data.loading import load
 from nas_core.search.spending import LEAST_USED
+from nas_core.space.operations import OPERATION_SETS
 from nas_core.spec import SearchSpec, Settings
 
 
@@ -51,6 +52,7 @@ def budget_run(job: dict[str, Any]) -> list[dict[str, Any]]:
         blocks=[drawn.randint(1, 2) for _ in range(stages)],
         levels=drawn.randint(1, 4),
         share=drawn.random() < 0.5,
+        operations=drawn.choice(list(OPERATION_SETS)),
     )
     smallest, largest = space.feasible_budgets()
     # Small budgets are the hard ones: as many draws below 10 % of the range as above.
@@ -62,6 +64,7 @@ def budget_run(job: dict[str, Any]) -> list[dict[str, Any]]:
         search.advance()
     found = search.architectures[budget]
     record = {"channels": space.channels, "blocks": list(space.blocks), "levels": space.levels, "share": space.share}
+    record["operations"] = list(space.operations)
     return [job | record | {"budget": budget, "told": found.multiply_adds, "counted": counted(found)}]
 
 

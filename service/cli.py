@@ -23,6 +23,7 @@ from nas_core.data.datasets import DATASETS
 from nas_core.errors import InvalidValue
 from nas_core.files import FILES
 from nas_core.space import FAMILIES, PRESETS
+from nas_core.space.operations import OPERATION_SETS
 from nas_core.spec import CHOOSE_BY, OPSETS, ExportOptions, SearchSpec
 from service import proxies, terminal
 from service.answers import Search
@@ -83,6 +84,13 @@ Preset = Annotated[
     str | None, typer.Option(help=f"Search space and schedule: {', '.join(PRESETS)} (default: what suits).")
 ]
 Share = Annotated[bool | None, typer.Option("--share/--full", help="One set of edges for all blocks, or one each.")]
+Operations = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME,NAME",
+        help=f"Candidate operations, or a set of them: {', '.join(OPERATION_SETS)} (default: paper); may be repeated.",
+    ),
+]
 Seed = Annotated[int, typer.Option(help="What every random choice follows from.")]
 Workers = Annotated[
     str, typer.Option(metavar="N|MIN-MAX", help="Data-parallel workers; 1-8 for as many as there is room for.")
@@ -332,6 +340,7 @@ def submit(
     limit: Limit = None,
     preset: Preset = None,
     share: Share = None,
+    operations: Operations = None,
     seed: Seed = 0,
     workers: Workers = "1",
     cpus: Cpus = 1,
@@ -352,8 +361,8 @@ def submit(
     """Queue a search."""
     with refusals(), Client(url) as client:
         body = request_body(
-            dataset, data, budget, preset, share, seed, workers, cpus, gpus, accelerator_type, project, name, setting,
-            limit, None, opset, ir, normalise, engine,
+            dataset, data, budget, preset, share, operations, seed, workers, cpus, gpus, accelerator_type, project,
+            name, setting, limit, None, opset, ir, normalise, engine,
         )  # fmt: skip
         look_first(client, body, as_json)
         search = client.submit(**body | {"priority": priority})
@@ -394,6 +403,7 @@ def sweep(
     limit: Limit = None,
     preset: Preset = None,
     share: Share = None,
+    operations: Operations = None,
     workers: Workers = "1",
     cpus: Cpus = 1,
     gpus: Gpus = 0,
@@ -415,8 +425,8 @@ def sweep(
         if bool(budget) == bool(budgets):
             raise InvalidValue("--budgets", budgets, "one of --budget and --budgets is needed", "100k:800k:8")
         body = request_body(
-            dataset, data, None, preset, share, 0, workers, cpus, gpus, accelerator_type, project, name, setting,
-            limit, choose_by, opset, ir, normalise, engine,
+            dataset, data, None, preset, share, operations, 0, workers, cpus, gpus, accelerator_type, project, name,
+            setting, limit, choose_by, opset, ir, normalise, engine,
         )  # fmt: skip
         look_first(client, body, as_json)
         search = {key: value for key, value in body.items() if key not in ("seed", "project", "name")}
@@ -749,6 +759,7 @@ def run(
     limit: Limit = None,
     preset: Preset = None,
     share: Share = None,
+    operations: Operations = None,
     seed: Seed = 0,
     workers: Workers = "1",
     cpus: Cpus = 1,
@@ -778,7 +789,7 @@ def run(
         if (folder / keeper.LOCK).exists() and (busy := keeper.busy(folder)):
             tell_busy(folder, busy)
         body = request_body(
-            dataset, data, budget, preset, share, seed, workers, cpus, gpus, None, None, "", setting, limit,
+            dataset, data, budget, preset, share, operations, seed, workers, cpus, gpus, None, None, "", setting, limit,
             None, opset, ir, normalise, engine,
         )  # fmt: skip
         try:
@@ -858,6 +869,7 @@ def request_body(
     budgets: Sequence[str] | None,
     preset: str | None,
     share: bool | None,
+    operations: list[str] | None,
     seed: int,
     workers: str,
     cpus: int,
@@ -875,7 +887,8 @@ def request_body(
 ) -> dict[str, Any]:
     """The request that the options describe."""
     dataset = placed(dataset)
-    space = {key: value for key, value in (("preset", preset), ("share", share)) if value is not None}
+    given = {"preset": preset, "share": share, "operations": listed(operations) or None}
+    space = {key: value for key, value in given.items() if value is not None}
     asked: dict[str, Any] = {"budgets": list(budgets)} if budgets else {}
     asked |= {"accelerator_type": accelerator_type} if accelerator_type is not None else {}
     asked |= {"project": project} if project is not None else {}

@@ -56,6 +56,8 @@ Layer = Convolution | Pool | Normalise | SqueezeExcite
 
 OPERATIONS: dict[str, tuple[Layer, ...]] = {}
 """The layers of every operation that a search space may name."""
+OPERATION_SETS: dict[str, tuple[str, ...]] = {}
+"""Operations that may be asked for by one name."""
 
 
 def register(name: str, layers: tuple[Layer, ...]) -> None:
@@ -69,8 +71,9 @@ def register(name: str, layers: tuple[Layer, ...]) -> None:
         raise InvalidValue(
             "operation.name", name, "not a usable name", "a letter, then up to 39 letters, digits and _, all lower-case"
         )
-    if name in OPERATIONS:
-        raise InvalidValue("operation.name", name, "already taken", "a name other than " + ", ".join(OPERATIONS))
+    if name in OPERATIONS or name in OPERATION_SETS:
+        taken = ", ".join([*OPERATIONS, *OPERATION_SETS])
+        raise InvalidValue("operation.name", name, "already taken", f"a name other than {taken}")
     if not isinstance(layers, tuple):
         raise InvalidValue("operation.layers", layers, "not a tuple", "a tuple of layers")
     multiple = 1
@@ -87,6 +90,12 @@ def register(name: str, layers: tuple[Layer, ...]) -> None:
     if multiple != 1:
         raise InvalidValue("operation.layers", layers, f"{multiple}× the width leaves them", "a last multiple of 1")
     OPERATIONS[name] = layers
+
+
+def in_full(names: Any) -> tuple[Any, ...]:
+    """The operations that `names` stand for: one name or a sequence of them, and any may be that of a set."""
+    given = [names] if isinstance(names, str) else names
+    return tuple(one for name in given for one in (isinstance(name, str) and OPERATION_SETS.get(name)) or (name,))
 
 
 def flow(name: str) -> list[tuple[Layer, int]]:
@@ -126,15 +135,33 @@ PAPER_OPERATIONS = tuple(OPERATIONS)
 register("identity", ())
 register("dilated3", (Convolution(3, depthwise=True, dilation=2), Convolution(1)))
 register("dilated5", (Convolution(5, depthwise=True, dilation=2), Convolution(1)))
-# MobileNetV3's block (arXiv 1905.02244, figure 4) without its shortcut, which is the edges' business here.
-register(
-    "inverted_bottleneck3",
-    (
-        Convolution(1, multiple=3),
+register("convolution3", (Convolution(3),))
+# Without a 1×1 convolution: the block's output mixes the channels.
+register("depthwise3", (Convolution(3, depthwise=True),))
+register("separable3_se", (Convolution(3, depthwise=True), SqueezeExcite(), Convolution(1)))
+
+
+def inverted_bottleneck(kernel: int, expansion: int, gated: bool = True) -> tuple[Layer, ...]:
+    """MobileNetV3's block (arXiv 1905.02244, figure 4) without its shortcut, which is the edges' business here.
+
+    Without gates it is MobileNetV2's (arXiv 1801.04381).
+    """
+    return (
+        Convolution(1, multiple=expansion),
         Normalise(),
-        Convolution(3, depthwise=True, multiple=3),
+        Convolution(kernel, depthwise=True, multiple=expansion),
         Normalise(),
-        SqueezeExcite(),
+        *((SqueezeExcite(),) if gated else ()),
         Convolution(1),
-    ),
-)
+    )
+
+
+register("inverted_bottleneck3", inverted_bottleneck(3, 3))
+register("inverted_bottleneck5", inverted_bottleneck(5, 3))
+register("inverted_bottleneck3_e6", inverted_bottleneck(3, 6))
+register("inverted_bottleneck3_plain", inverted_bottleneck(3, 3, gated=False))
+
+OPERATION_SETS |= {
+    "paper": PAPER_OPERATIONS,
+    "mobile": ("convolution3", "depthwise3", "separable3_se", "inverted_bottleneck3"),
+}

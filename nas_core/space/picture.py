@@ -22,7 +22,13 @@ _LABELS = {
     "identity": "identity",
     "dilated3": "dil 3×3",
     "dilated5": "dil 5×5",
+    "convolution3": "conv 3×3",
+    "depthwise3": "dw 3×3",
+    "separable3_se": "sep 3×3 SE",
     "inverted_bottleneck3": "inv 3×3",
+    "inverted_bottleneck5": "inv 5×5",
+    "inverted_bottleneck3_e6": "inv 3×3 ×6",
+    "inverted_bottleneck3_plain": "inv plain",
 }
 
 # Distances in pixels.

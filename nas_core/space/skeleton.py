@@ -10,7 +10,7 @@ Nodes of a block are numbered: 0 is its input, 1 … M·N its operations, level 
 from dataclasses import dataclass
 
 from nas_core.errors import InvalidValue
-from nas_core.space.operations import OPERATIONS, PAPER_OPERATIONS
+from nas_core.space.operations import OPERATION_SETS, OPERATIONS, PAPER_OPERATIONS
 
 MOST_OPERATIONS = 2048
 """Candidate operations of all blocks together: five times those of the largest preset. What a check of a request costs
@@ -77,7 +77,7 @@ class Skeleton:
                 "space.operations",
                 self.operations,
                 "not a list of different known operations",
-                "one or more of " + ", ".join(OPERATIONS),
+                f"one or more of {', '.join(OPERATIONS)}, or of the sets {', '.join(OPERATION_SETS)}",
             )
         if self.size > MOST_OPERATIONS:
             raise InvalidValue(

@@ -11,6 +11,7 @@ from nas_core.errors import InvalidValue, refuse_unknown
 from nas_core.space import topology
 from nas_core.space.blocks import Block, Edge, Reduction, live
 from nas_core.space.genotype import Genotype
+from nas_core.space.operations import in_full
 from nas_core.space.references import Reference
 from nas_core.space.skeleton import Skeleton
 from nas_core.space.topology import Part
@@ -24,12 +25,15 @@ class SearchSpace(Skeleton):
     def preset(cls, name: str, **overrides: Any) -> Self:
         """The space called `name` (see `PRESETS`) with some of its fields replaced.
 
-        Raises `InvalidValue` for an unknown name or field.
+        `operations` may name sets of them (`OPERATION_SETS`), or be the name of one. Raises `InvalidValue` for an
+        unknown name or field.
         """
         if name not in PRESETS:
             raise InvalidValue("space.preset", name, "no such preset", "one of " + ", ".join(PRESETS))
         refuse_unknown("space", overrides, [field.name for field in fields(cls) if field.name != "name"])
         overrides = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
+        if isinstance(operations := overrides.get("operations"), str | tuple):
+            overrides["operations"] = in_full(operations)
         return replace(cls(**PRESETS[name]), **overrides)
 
     def complete(self) -> "Architecture":

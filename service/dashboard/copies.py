@@ -44,6 +44,9 @@ def as_command(url: str, request: Mapping[str, Any]) -> str | None:
         words.append(f"--preset {shlex.quote(preset)}")
     if (share := space.pop("share", None)) is not None:
         words.append("--share" if share else "--full")
+    if (operations := space.pop("operations", None)) is not None:
+        names = operations if isinstance(operations, str) else ",".join(operations)
+        words.append(f"--operations {shlex.quote(names)}")
     rest.pop("space", None)
     data = dict(rest.pop("data", None) or {})
     if (size := space.pop("image_size", None)) is not None:

@@ -18,7 +18,7 @@ from nas_core.data.datasets import at_hand
 from nas_core.data.summary import in_words, summarise
 from nas_core.errors import InvalidValue
 from nas_core.space import PRESETS, SearchSpace
-from nas_core.space.operations import OPERATIONS, PAPER_OPERATIONS
+from nas_core.space.operations import OPERATION_SETS, OPERATIONS
 from nas_core.spec import BALANCES, FORMS, OPSETS, PENALTIES, PRECISIONS, RECIPES, STARTS, ExportOptions, Settings
 from service.api import datasets
 from service.api import searches as api
@@ -385,7 +385,8 @@ def shown(
         | {
             "value": lambda field: (form.get(field) or [""])[0],
             "ticked": form.get("space.operations", ()),
-            "operations": [(name, name in PAPER_OPERATIONS) for name in OPERATIONS],
+            "operations": [*OPERATION_SETS, *OPERATIONS],
+            "sets": OPERATION_SETS,
             "choices": CHOICES,
             "data": DATA,
             "open": {part for part, begins in FOLDED.items() if any(field.startswith(begins) for field in busy)},

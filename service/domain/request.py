@@ -17,7 +17,7 @@ from nas_core.data.inspection import Inspection, inspect
 from nas_core.data.summary import summarise
 from nas_core.errors import InvalidValue
 from nas_core.space import PRESETS, SearchSpace
-from nas_core.space.operations import OPERATIONS, PAPER_OPERATIONS
+from nas_core.space.operations import OPERATION_SETS, OPERATIONS, PAPER_OPERATIONS
 from nas_core.spec import (
     NEWEST_IR,
     NO_LIMITS,
@@ -112,10 +112,10 @@ class SpaceRequest(BaseModel):
     channels: int | None = Field(None, description="Width of the first stage in the search.")
     blocks: list[int] | None = Field(None, description="Blocks per stage.")
     levels: int | None = Field(None, description="Levels of operations in a block.")
-    operations: list[Text] | None = Field(
+    operations: list[Text] | Text | None = Field(
         None,
-        description=f"The candidate operations: some of {', '.join(OPERATIONS)}; by default the first "
-        f"{len(PAPER_OPERATIONS)}.",
+        description=f"The candidate operations: some of {', '.join(OPERATIONS)}; or a set of them: "
+        f"{', '.join(OPERATION_SETS)}. By default the first {len(PAPER_OPERATIONS)}, which are the set paper.",
     )
     image_size: int | None = Field(None, description="Height and width that images are scaled to, in pixels.")
 

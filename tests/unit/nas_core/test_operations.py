@@ -16,6 +16,7 @@ from nas_core.search.press import Press
 from nas_core.search.prices import memory_access_weights
 from nas_core.space import Block, Edge, cost
 from nas_core.space.operations import (
+    OPERATION_SETS,
     OPERATIONS,
     PAPER_OPERATIONS,
     Convolution,
@@ -43,11 +44,28 @@ def test_a_space_has_the_papers_operations_unless_others_are_asked_for() -> None
         assert SearchSpace.preset("cifar10", operations=("plain3",)).operation(1) == "plain3"
 
 
+def test_operations_may_be_asked_for_by_the_names_of_sets() -> None:
+    paper, mobile = (SearchSpace.preset("digits", operations=name) for name in ("paper", "mobile"))
+    assert paper == SearchSpace.preset("digits") and mobile.operations == OPERATION_SETS["mobile"]
+    both = SearchSpace.preset("digits", operations=["paper", "identity"])
+    assert both.operations == (*PAPER_OPERATIONS, "identity")
+    assert SearchSpace.preset("digits", operations="identity").operations == ("identity",)
+
+
+@pytest.mark.parametrize("names", ["mobil", "", ["paper", "separable3"], ["mobile", "mobil"], [["paper"]], [3], []])
+def test_what_is_no_set_and_no_operation_is_refused_with_the_names_of_both(names: Any) -> None:
+    with pytest.raises(InvalidValue) as refused:
+        SearchSpace.preset("digits", operations=names)
+    assert refused.value.field == "space.operations"
+    assert all(name in refused.value.accepted for name in (*OPERATION_SETS, *OPERATIONS))
+
+
 @pytest.mark.parametrize(
     ("name", "given_layers", "field"),
     [
         *[(name, (), "operation.name") for name in ("", "Conv", "3x3", "a-b", "a b", "a" * 41, "identity\n", 3)],
         ("identity", (), "operation.name"),
+        ("mobile", (), "operation.name"),
         ("new", [Convolution(1)], "operation.layers"),
         ("new", (Convolution(1, multiple=2),), "operation.layers"),
         ("new", ("conv",), "operation.layers[0]"),
@@ -215,8 +233,9 @@ def test_scales_within_operations_are_learned_only_once_the_scaling_factors_are_
     supernet = Supernet(ALL)
     in_supernet = [scale for block in supernet.blocks for scale in inner_scales(block.levels)]
     in_network = inner_scales(Network(ALL.complete()).body)
-    bottlenecks, levels = 2 * 2, 2 * 2
-    assert len(in_supernet) == levels + 2 * bottlenecks and not any(in_supernet)
+    within = sum(isinstance(layer, Normalise) for layers in OPERATIONS.values() for layer in layers)
+    levels = 2 * 2
+    assert within and len(in_supernet) == levels * (1 + within) and not any(in_supernet)
     assert len(in_network) > len(in_supernet) and all(in_network)
 
 

@@ -11,6 +11,7 @@ from nas_core.data.images import TensorImages
 from nas_core.data.loading import Data
 from nas_core.search.schedule import DESCENT
 from nas_core.search.search import Search
+from nas_core.space.operations import OPERATION_SETS
 from nas_core.spec import SearchSpec, Settings
 from nas_core.spec.settings import SETTINGS
 
@@ -57,7 +58,8 @@ def unlearned(spec: SearchSpec, images: int, drift: float = 0.0, noise: float = 
 def searches(draw: st.DrawFn) -> Unlearned:
     """A search as a preset ships it or with another γ or form, for some budgets, of up to some 200 steps of λ."""
     preset = draw(st.sampled_from(list(SETTINGS)))
-    space = SearchSpace.preset(preset, channels=4, blocks=STAGES[preset], levels=2)
+    operations = draw(st.sampled_from(list(OPERATION_SETS)))
+    space = SearchSpace.preset(preset, channels=4, blocks=STAGES[preset], levels=2, operations=operations)
     smallest, largest = space.feasible_budgets()
     shares = draw(st.lists(st.floats(0.3, 0.95), min_size=1, max_size=3))
     budgets = sorted({round(smallest + share * (largest - smallest)) for share in shares})

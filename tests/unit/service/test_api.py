@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 from nas_core.data.datasets import DATASETS
 from nas_core.files import FILES
 from nas_core.space import Architecture
-from nas_core.space.operations import OPERATIONS
+from nas_core.space.operations import OPERATION_SETS, OPERATIONS
 from nas_core.train.evaluation import Evaluation
 from service.domain.lifecycle import Status
 from tests import seeding
@@ -143,9 +143,14 @@ def test_a_search_may_choose_from_every_registered_operation(http: httpx.Client)
     asked = http.post("/api/v1/searches", json=GOOD | {"space": {"operations": list(OPERATIONS)}})
     assert asked.status_code == 201, asked.text
     assert asked.json()["space"]["operations"] == list(OPERATIONS)
-    unknown = http.post("/api/v1/searches", json=GOOD | {"space": {"operations": ["separable3", "separable9"]}})
-    [error] = unknown.json()["errors"]
-    assert error["field"] == "space.operations" and all(name in error["accepted"] for name in OPERATIONS)
+    of_a_set = http.post("/api/v1/searches", json=GOOD | {"space": {"operations": "mobile"}}).json()
+    assert of_a_set["space"]["operations"] == list(OPERATION_SETS["mobile"])
+    assert of_a_set["request"]["space"]["operations"] == "mobile"
+    for named in (["separable3", "separable9"], "separable9"):
+        unknown = http.post("/api/v1/searches", json=GOOD | {"space": {"operations": named}})
+        [error] = unknown.json()["errors"]
+        assert error["field"] == "space.operations"
+        assert all(name in error["accepted"] for name in (*OPERATIONS, *OPERATION_SETS))
 
 
 def test_limits_may_stand_alone_or_with_budgets(http: httpx.Client) -> None:

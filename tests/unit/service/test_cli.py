@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 from nas_core.data.datasets import DATASETS
 from nas_core.files import FILES
 from nas_core.space import Architecture
+from nas_core.space.operations import OPERATION_SETS, PAPER_OPERATIONS
 from nas_core.train.evaluation import Evaluation
 from service import cli
 from service.cli import app as commands
@@ -103,6 +104,20 @@ def test_what_networks_are_judged_by_and_how_onnx_is_written_can_be_asked_for(ap
     sweep = json.loads(told.stdout)
     for one in parts(app).sweeps.searches(sweep["id"], 3):
         assert one.spec["settings"]["choose_by"] == "balanced_accuracy" and one.spec["export"] == export
+
+
+def test_candidate_operations_can_be_asked_for(app: FastAPI, url: str) -> None:
+    for words, given, named in (
+        (["--operations", "mobile"], ["mobile"], OPERATION_SETS["mobile"]),
+        (["--operations", "paper,identity"], ["paper", "identity"], (*PAPER_OPERATIONS, "identity")),
+    ):
+        search = json.loads(yoso("submit", "digits", "-b", "300k", "--json", *words, url=url).stdout)
+        assert search["request"]["space"]["operations"] == given
+        assert parts(app).searches.get(search["id"]).spec["space"]["operations"] == list(named)
+        again = as_command("http://here", search["request"])
+        assert again is not None and " ".join(words) in again
+    refused = yoso("submit", "digits", "-b", "300k", "--operations", "mobil", url=url)
+    assert refused.exit_code == 2 and "space.operations" in refused.stderr and "mobile" in refused.stderr
 
 
 def test_how_a_search_is_computed_can_be_asked_for(app: FastAPI, url: str) -> None:
