@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint format clean bench-quality bench-ablation bench-budget bench-recipes bench-path bench-service soak \
+.PHONY: help setup demo test lint format clean bench-quality bench-ablation bench-budget bench-recipes bench-controls bench-path bench-service soak \
 	compose-by-hand bench-finalists bench-supernet bench-gpu bench-input bench-parallel bench-precision bench-peers bench-sweep bench-start soak-cluster screenshots break-in
 .DEFAULT_GOAL := help
 # Otherwise each of the many processes of a search and of the tests would compile Yoso anew.
@@ -36,6 +36,9 @@ bench-budget: .venv/installed ## Is the budget kept in sixty random searches? (m
 
 bench-recipes: .venv/installed ## What does each part of a recipe for retraining gain on photographs? (an hour)
 	$(BIN)/python -m benchmarks.recipes $(ARGS)
+
+bench-controls: .venv/installed ## What would other operations, widths, stems and depths gain on photographs? (an hour)
+	$(BIN)/python -m benchmarks.controls $(ARGS)
 
 bench-path: .venv/installed ## Does one search serve eight budgets? (half an hour)
 	$(BIN)/python -m benchmarks.path $(ARGS)

@@ -79,15 +79,17 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, default=Path("build/cifar10"), help="CIFAR-10 as folders of images")
 
 
-def first_of(whole: Path, parser: argparse.ArgumentParser) -> None:
-    """Copy the first images of each class of `whole` to `PHOTOGRAPHS`, unless they are there; without any, say so."""
+def first_of(whole: Path, parser: argparse.ArgumentParser, into: Path = PHOTOGRAPHS, test: int = TEST) -> None:
+    """Copy the first images of each class of `whole`, of which `test` are tested, unless they are there; without any,
+    say so.
+    """
     if not (whole / "train").is_dir() or not (whole / "test").is_dir():
         parser.error(f"--data {whole}: there is no CIFAR-10 as train/<class>/*.jpg and test/<class>/*.jpg")
-    for folder, count in (("train", TRAINING), ("test", TEST)):
+    for folder, count in (("train", TRAINING), ("test", test)):
         for own in sorted((whole / folder).iterdir()):
-            (PHOTOGRAPHS / folder / own.name).mkdir(parents=True, exist_ok=True)
+            (into / folder / own.name).mkdir(parents=True, exist_ok=True)
             for image in sorted(own.iterdir())[:count]:
-                copy = PHOTOGRAPHS / folder / own.name / image.name
+                copy = into / folder / own.name / image.name
                 if not copy.exists():
                     shutil.copyfile(image, copy)
 
