@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from itertools import count, pairwise
+from multiprocessing.connection import Connection, wait
+from threading import Event, Thread
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -115,6 +117,7 @@ class _Stream:
             generator=torch.Generator(),  # or it would draw from the training's
             **options,
         )
+        self.watch: _Watch | None = None
         self.expected = deque[Wanted]()
         self.running: Iterator[list[Tensor]] = iter(())
 
@@ -153,6 +156,8 @@ class _Stream:
         self.asked = asked()
         with _without_main():
             found = self._watched(iter(self.loader))
+        if self.processes and self.watch is None:
+            self.watch = _Watch(self._processes(), self.loader._iterator._worker_result_queue._writer)  # type: ignore[union-attr]
         while (first := next(found, None)) is not None:
             yield [first, *(next(found) for _ in range(sizes.popleft() - 1))]
 
@@ -163,7 +168,7 @@ class _Stream:
                 part = next(found)
             except StopIteration:
                 return
-            except RuntimeError as error:
+            except (RuntimeError, EOFError) as error:
                 if died := self._died():
                     self.close()
                     raise died from error
@@ -174,11 +179,11 @@ class _Stream:
 
     def _died(self) -> LoaderDied | None:
         """What became of a process that is gone, if one is."""
-        for process, index in zip(self._processes(), self.reading.tolist(), strict=False):
-            code = process.exitcode
-            if code is not None:
-                return LoaderDied(process.pid, _cause(code), self.images.name(index) if index >= 0 else None)
-        return None
+        if self.watch is None or all(process.is_alive() for process in self._processes()):
+            return None
+        number = self.watch.first()
+        process, index = self._processes()[number], int(self.reading[number])
+        return LoaderDied(process.pid, _cause(process.exitcode), self.images.name(index) if index >= 0 else None)
 
     def _processes(self) -> list[Any]:
         return list(getattr(self.loader._iterator, "_workers", ()))
@@ -186,9 +191,46 @@ class _Stream:
     def close(self) -> None:
         """End the processes."""
         self.running, self.asked = iter(()), iter(())
+        if self.watch is not None:
+            self.watch.close()
+            self.watch = None
         if self.loader._iterator is not None and self.processes:
             self.loader._iterator._shutdown_workers()  # type: ignore[attr-defined]
             self.loader._iterator = None
+
+
+class _Watch:
+    """Looks whether one of a loader's `processes` dies, and ends the others and the `pipe` that they write to.
+
+    Who dies while it writes has begun a batch that nobody ends: the others may not write any more, and who reads the
+    pipe waits until nobody has it open for writing.
+    """
+
+    def __init__(self, processes: list[Any], pipe: Connection) -> None:
+        self.closed, self.ended = Event(), list[int]()
+        # The thread does not know this object, nor the loader: who lets go of that ends the processes.
+        self.thread = Thread(target=_end_all_with_one, args=(processes, pipe, self.closed, self.ended), daemon=True)
+        self.thread.start()
+
+    def first(self) -> int:
+        """The number of the process that died first; waits until one has."""
+        self.thread.join()
+        return self.ended[0]
+
+    def close(self) -> None:
+        """From now on processes may end."""
+        self.closed.set()
+
+
+def _end_all_with_one(processes: list[Any], pipe: Connection, closed: Event, ended: list[int]) -> None:
+    dead = wait([process.sentinel for process in processes])
+    if closed.is_set():
+        return
+    ended += [number for number, process in enumerate(processes) if process.sentinel in dead]
+    for process in processes:
+        if process.sentinel not in dead:
+            process.kill()
+    pipe.close()
 
 
 class _Reader(Dataset[Any]):

@@ -19,6 +19,7 @@ from nas_core.data.decoding import Decoding
 from nas_core.data.images import FileImages, HostImages, TensorImages
 from nas_core.data.loading import Data
 from nas_core.data.manifest import digest
+from nas_core.data.streams import Wanted
 from nas_core.errors import DataChanged, LoaderDied, ReadFailed
 from tests.unit.nas_core.networks import tiny_data
 
@@ -132,6 +133,28 @@ def test_a_process_that_dies_is_told_of_with_what_it_read(tmp_path: Path) -> Non
     with pytest.raises(LoaderDied, match=r"while it read .*11\.png: it was killed by SIGKILL, maybe by the system"):
         list(dying.each([data.parts["weights"]]))
     dying.close()
+
+
+@pytest.mark.parametrize(("processes", "number"), [(1, 0), (2, 0), (2, 1)])
+def test_a_process_that_dies_while_it_hands_a_batch_over_is_told_of(
+    tmp_path: Path, processes: int, number: int
+) -> None:
+    """Of two one has begun to write, and the other waits for it."""
+    files, pixels = in_files(tmp_path), torch.zeros((40, 3, 100, 100), dtype=torch.uint8)  # more than a pipe holds
+    data = replace(files, images=HostImages(pixels, Decoding(3, 100)), processes=processes)
+
+    def wanted(step: int) -> Wanted:
+        return Wanted(tuple(range(40)))
+
+    data._streams.batch("a", 0, wanted)
+    stream = data._streams.training["a"]
+    assert stream.loader._iterator is not None
+    assert stream.loader._iterator._worker_result_queue._reader.poll(30), "the next batch is begun"  # type: ignore[attr-defined]
+    dying = stream._processes()[number]
+    os.kill(dying.pid, signal.SIGKILL)
+    with pytest.raises(LoaderDied, match=f"process {dying.pid}, .* it was killed by SIGKILL"):
+        data._streams.batch("a", 1, wanted)
+    data.close()
 
 
 def test_processes_import_nothing_of_a_program_which_needs_no_guard_and_ends(tmp_path: Path) -> None:
