@@ -25,9 +25,9 @@ from nas_core.files import FILES
 from nas_core.space import FAMILIES, PRESETS
 from nas_core.space.operations import OPERATION_SETS
 from nas_core.spec import CHOOSE_BY, OPSETS, ExportOptions, SearchSpec
-from service import proxies, terminal
+from service import profiles, proxies, terminal
 from service.answers import Search
-from service.client import ENDED, POLL_SECONDS, Client, ClientError, Unreachable, default_url
+from service.client import ENDED, POLL_SECONDS, Client, ClientError, Unreachable, default_url, token_for
 from service.data_options import reads_data
 from service.formats import at_most
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Find compact image networks under a FLOPs budget.",
-    epilog="--debug, with any command, shows where an error comes from.",
+    epilog="--profile, and --debug, which shows where an error comes from, may stand anywhere.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -49,7 +49,10 @@ KEPT_SECONDS = 10.0
 EXIT = {"succeeded": 0, "failed": FAILED, "cancelled": CANCELLED}
 
 Url = Annotated[
-    str | None, typer.Option("--url", help="The service's URL (default: YOSO_URL, else YOSO_HOST and YOSO_PORT).")
+    str | None,
+    typer.Option(
+        "--url", help="The service's URL (default: YOSO_URL, else YOSO_HOST and YOSO_PORT, else that of `yoso login`)."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a script.")]
 SearchId = Annotated[str, typer.Argument(metavar="ID", help="The search's id.")]
@@ -163,8 +166,12 @@ def yoso(
     version: Annotated[
         bool, typer.Option("--version", callback=tell_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    profile: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Ask the service that `yoso login URL --profile NAME` kept.")
+    ] = None,
 ) -> None:
     """Find compact image networks under a FLOPs budget."""
+    profiles.CHOSEN.set(profile)
 
 
 @app.command()
@@ -245,14 +252,56 @@ def inspect(
 
 
 @app.command()
-def login(url: Url = None, as_json: Json = False) -> None:
-    """Print a link that signs a browser in, once, with this command's token."""
-    with refusals(), Client(url) as client:
-        link = client.login_link()
+def login(
+    service: Annotated[
+        str | None, typer.Argument(metavar="[URL]", help="Where to sign commands in; without it, a browser is.")
+    ] = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Sign this user's commands in to the service at URL, whose token is asked for; it is kept for --profile.
+
+    Without URL, print a link that signs a browser in, once, with the token that commands send.
+    """
+    with refusals():
+        if service is not None:
+            sign_in(service, as_json)
+            return
+        with Client(url) as client:
+            link = client.login_link()
         if as_json:
             print(json.dumps(link))
         else:
             print(link["url"])
+
+
+def sign_in(service: str, as_json: bool) -> None:
+    """Try the token that is typed, or that comes through a pipe, and keep it. Raises `InvalidValue`, `ClientError`."""
+    typed = typer.prompt("Token", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
+    secret = typed.strip()
+    if not (secret.isascii() and secret.isprintable() and secret and " " not in secret):
+        raise InvalidValue("token", "…" if secret else "", "not a token", "one line with the token that you were given")
+    with Client(service, secret) as client:
+        me, address = client.me(), str(client.http.base_url).rstrip("/")
+    name = profiles.chosen_name() or profiles.DEFAULT
+    profiles.keep(name, profiles.Profile(address, secret))
+    if address.startswith("http:") and not proxies.on_this_machine(address):
+        err.print("[yellow]the token goes there unencrypted: use https[/]", highlight=False)
+    where = "all projects" if me["project"] == "*" else f"project {me['project']}"
+    ends = f", until {terminal.when(me['expires_at'])} UTC" if me["expires_at"] else ""
+    told = f"signed in to {address} as {me['name']}: {me['role']} in {where}{ends} (profile {name})"
+    tell({"profile": name, "url": address} | me, as_json, escape(told))
+
+
+@app.command()
+def logout(as_json: Json = False) -> None:
+    """Forget what `yoso login URL` has kept; the token itself stays good until it is revoked."""
+    with refusals():
+        name = profiles.chosen_name() or profiles.DEFAULT
+        forgotten = profiles.forget(name)
+        tell(
+            {"profile": name, "url": forgotten.url}, as_json, escape(f"signed out of {forgotten.url} (profile {name})")
+        )
 
 
 tokens = typer.Typer()
@@ -271,14 +320,13 @@ def token(context: typer.Context, url: Url = None) -> None:
 
 @tokens.command("show")
 def show_token(url: Url = None) -> None:
-    """Print the token that commands send: YOSO_TOKEN, else that of your own service on this machine."""
-    from service import own_token
-
+    """Print the token that commands send: YOSO_TOKEN, else that of `yoso login`, else of your own service here."""
     with refusals():
         address = url or default_url()
-        found = os.environ.get("YOSO_TOKEN") or own_token.find(address)
+        found = token_for(address)
         if found is None:
-            raise InvalidValue("--url", address, "no service of yours listens there", "a service on this machine")
+            told = "no service of yours listens there, and you have not signed in to it"
+            raise InvalidValue("--url", address, told, "a service on this machine, or one after `yoso login URL`")
         print(found)
 
 
@@ -1079,7 +1127,7 @@ def explain(error: Exception) -> None:
 def main() -> None:
     """The console script: `yoso`, on any terminal, with loopback spared from proxies."""
     debug = "--debug" in sys.argv[1:]
-    sys.argv[1:] = [word for word in sys.argv[1:] if word != "--debug"]
+    sys.argv[1:] = with_profile_first([word for word in sys.argv[1:] if word != "--debug"])
     terminal.prepare()
     proxies.spare_loopback()
     code: int | str | None
@@ -1103,6 +1151,17 @@ def main() -> None:
         code = FAILED
         err.print(f"[red]{escape(words(error))}[/]", highlight=False, soft_wrap=True)
     sys.exit(code)
+
+
+def with_profile_first(words: list[str]) -> list[str]:
+    """A command's words, with --profile before the command, where it is an option of `yoso` itself."""
+    for at, word in enumerate(words):
+        if word == "--":
+            break
+        if word == "--profile" or word.startswith("--profile="):
+            end = at + (2 if word == "--profile" else 1)
+            return [*words[at:end], *words[:at], *words[end:]]
+    return words
 
 
 def confess(error: Exception, debug: bool) -> None:

@@ -26,7 +26,7 @@ import httpx
 
 from nas_core.errors import InvalidValue
 from nas_core.files import FILES
-from service import own_token, proxies
+from service import own_token, profiles, proxies
 from service.answers import (
     Architecture,
     ArchitectureDetail,
@@ -92,7 +92,18 @@ class Unreachable(RuntimeError):
 
 
 def default_url() -> str:
-    """Where the service is expected: YOSO_URL, or YOSO_HOST and YOSO_PORT as `yoso serve` reads them."""
+    """Where the service is expected.
+
+    That is what the profile says that --profile or YOSO_PROFILE names; else YOSO_URL, or YOSO_HOST and YOSO_PORT as
+    `yoso serve` reads them; else where the user has signed in to; else this machine. Raises `InvalidValue` for a
+    profile that cannot be used.
+    """
+    if (chosen := profiles.chosen()) is not None:
+        return chosen.url
+    if not any(os.environ.get(name) for name in ("YOSO_URL", "YOSO_HOST", "YOSO_PORT")):
+        kept = profiles.read().get(profiles.DEFAULT)
+        if kept is not None:
+            return kept.url
     host, port = os.environ.get("YOSO_HOST") or "127.0.0.1", os.environ.get("YOSO_PORT") or str(DEFAULT_PORT)
     host = f"[{host}]" if ":" in host else host
     return os.environ.get("YOSO_URL") or f"http://{host}:{port}"
@@ -318,7 +329,7 @@ class Calls:
 
 
 class Client(Calls):
-    """Talks to the service at `url`, with a bearer `token` where it asks for one (default: YOSO_TOKEN).
+    """Talks to the service at `url`, with a bearer `token` where it asks for one (default: `token_for`).
 
     Methods raise `ClientError` for what the service refuses and `Unreachable` where it does not answer. Raises
     `InvalidValue` for a URL that is none.
@@ -719,18 +730,31 @@ def _cause(error: Exception) -> str:
     return told[0].lower() + told[1:] if told[1:2].islower() else told
 
 
-class Bearer(httpx.Auth):
-    """Sends a bearer token: the one that is given, else YOSO_TOKEN, else that of this user's own service at the URL.
+def token_for(url: str) -> str | None:
+    """What is sent to the service that `url` is of, if anything.
 
-    The last is looked for with every request: a service may be started anew, and with another.
+    It is the token of the profile that was chosen, if that is the service's; else YOSO_TOKEN; else that of any profile
+    that is; else that of this user's own service on this machine. Raises `InvalidValue` for profiles that cannot be
+    used.
+    """
+    chosen = profiles.chosen()
+    if chosen is not None and chosen.is_for(url):
+        return chosen.token
+    return os.environ.get("YOSO_TOKEN") or profiles.token_for(url) or own_token.find(url)
+
+
+class Bearer(httpx.Auth):
+    """Sends a bearer token: the one that is given, else that of `token_for`.
+
+    This is looked for with every request: a service may be started anew, and with another.
     """
 
     def __init__(self, token: str | None = None) -> None:
-        self.token = token or os.environ.get("YOSO_TOKEN")
+        self.token = token
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """The request, with the token."""
-        if token := self.token or own_token.find(str(request.url)):
+        if token := self.token or token_for(str(request.url)):
             request.headers["Authorization"] = f"Bearer {token}"
         yield request
 

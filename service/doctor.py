@@ -229,7 +229,10 @@ def _ray_version(settings: Settings) -> str | None:
 
 def running() -> Finding:
     """Whether a service answers where this machine's commands look for one, and is ready."""
-    url = default_url()
+    try:
+        url = default_url()
+    except InvalidValue as error:
+        return Finding("service", State.BAD, str(error), "`yoso login URL` keeps where it is")
     try:
         with proxies.client(httpx.Client, url, timeout=10.0, auth=Bearer()) as client:
             ready, own = client.get(f"{url}/readyz"), client.get(f"{url}/api/v1/searches?limit=1")

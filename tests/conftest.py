@@ -73,9 +73,12 @@ def routes() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Where services that the tests start leave their tokens for clients: not among the user's own."""
+    """Where services that the tests start leave their tokens for clients, and these what they keep: not among the
+    user's own.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
         yield
 
 
