@@ -1,0 +1,275 @@
+"""The Helm chart, rendered by Helm itself and held strictly to the schemas of what it asks Kubernetes for.
+
+`schemas/` has the custom resources' OpenAPI schemas without their descriptions: RayCluster v1 of KubeRay 1.7,
+ServiceMonitor and PrometheusRule v1 of the Prometheus operator 0.93.
+"""
+
+import copy
+import gzip
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+from helm_python import Chart
+from helm_python.errors import HelmError
+
+from service.api import metrics
+from service.domain import node_groups
+from service.domain.scheduling import Node
+from service.settings import Settings
+
+CHART = Path(__file__).parents[3] / "deploy/chart"
+SETS = sorted(path.stem for path in (CHART / "examples").glob("*.yaml"))
+KUBERNETES = {"s3": "1.27", "shared-volume": "1.31", "gpu": "1.34"}
+"""The oldest that the chart admits, and newer ones, each for one set of values: loading a schema takes long."""
+
+
+def values(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((CHART / "examples" / f"{name}.yaml").read_text())
+    return found
+
+
+@cache
+def chart() -> Chart:
+    return Chart.load(CHART)
+
+
+def objects(chosen: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the chart makes of values, by Helm."""
+    rendered = chart().render(values=chosen, name="nas", namespace="vision")
+    texts = [text for path, text in rendered.items() if path.endswith(".yaml")]
+    return [one for text in texts for one in yaml.safe_load_all(text) if one]
+
+
+def one(kind: str, end: str, chosen: dict[str, Any]) -> dict[str, Any]:
+    (found,) = (x for x in objects(chosen) if x["kind"] == kind and x["metadata"]["name"].endswith(end))
+    return found
+
+
+def strict(schema: Any) -> Any:
+    """A CRD's schema that refuses what it does not know, as `kubectl --validate=strict` does."""
+    if isinstance(schema, list):
+        return [strict(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if schema.get("x-kubernetes-int-or-string"):
+        return {"anyOf": [{"type": "integer"}, {"type": "string", "pattern": schema.get("pattern", "")}]}
+    made = {key: strict(part) for key, part in schema.items()}
+    if isinstance(pattern := schema.get("pattern"), str):
+        made["pattern"] = pattern.replace("^(?i)", "(?i)^")  # as Python has it
+    if isinstance(schema.get("properties"), dict) and "additionalProperties" not in schema:
+        made["additionalProperties"] = bool(schema.get("x-kubernetes-preserve-unknown-fields"))
+    return made
+
+
+def pods(found: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every pod template, with what it is of."""
+    for made in found:
+        name, spec = made["metadata"]["name"], made.get("spec", {})
+        if made["kind"] in ("Deployment", "Job"):
+            yield name, spec["template"]
+        if made["kind"] == "RayCluster":
+            yield f"{name} head", spec["headGroupSpec"]["template"]
+            for group in spec["workerGroupSpecs"]:
+                yield f"{name} {group['groupName']}", group["template"]
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_what_is_rendered_is_what_kubernetes_and_the_operators_know(name: str) -> None:
+    for made in objects(values(name)):
+        schema = Path(__file__).parent / "schemas" / f"{made['kind']}.json.gz"
+        if schema.exists():
+            known = json.loads(gzip.decompress(schema.read_bytes()))
+            known["properties"]["metadata"] = {"type": "object"}
+            jsonschema.validate(made, strict(known))
+        else:
+            kubernetes_validate.validate(made, KUBERNETES[name], strict=True)
+
+
+def test_a_typo_in_a_template_would_be_found() -> None:
+    cluster = one("RayCluster", "ray", values("gpu"))
+    schema = json.loads(gzip.decompress((Path(__file__).parent / "schemas/RayCluster.json.gz").read_bytes()))
+    schema["properties"]["metadata"] = {"type": "object"}
+    cluster["spec"]["workerGroupSpecs"][0]["maxReplica"] = 1
+    with pytest.raises(jsonschema.ValidationError, match="maxReplica"):
+        jsonschema.validate(cluster, strict(schema))
+    service = one("Service", "api", values("gpu"))
+    service["spec"]["port"] = 1
+    with pytest.raises(kubernetes_validate.ValidationError, match="port"):
+        kubernetes_validate.validate(service, KUBERNETES["gpu"], strict=True)
+
+
+def changed(**paths: Any) -> dict[str, Any]:
+    """Good values with something replaced; `a__b` is `a.b`."""
+    made = copy.deepcopy(values("s3"))
+    for path, value in paths.items():
+        *above, last = path.split("__")
+        part = made
+        for key in above:
+            part = part[key]
+        part[last] = value
+    return made
+
+
+@pytest.mark.parametrize(
+    ("bad", "told"),
+    [
+        (changed(databse={}), "databse"),
+        (changed(api__replica=3), "replica"),
+        (changed(database__url="postgresql://yoso:secret@db/yoso"), "url"),
+        (changed(database__url="sqlite:///yoso.db"), "url"),
+        (changed(database__passwordSecret={"name": ""}), "name"),
+        (changed(tokens={}), "secret"),
+        (changed(storage={}), "storage"),
+        (changed(storage={"url": "s3://b/f", "claim": "runs"}), "storage"),
+        (changed(publicUrl="yoso.example.org"), "publicUrl"),
+        (changed(ingress={"enabled": True}), "host"),
+        (changed(ray__groups=[]), "groups"),
+        (changed(ray__groups=[{"name": "cpu", "minNodes": 0, "maxNodes": 0, "cpus": 1, "memory": "1Gi"}]), "maxNodes"),
+        (changed(ray__groups=[{"name": "cpu", "minNodes": 0, "cpus": 1, "memory": "1Gi"}]), "maxNodes"),
+        (changed(ray__tokenSecret=""), "tokenSecret"),
+        (changed(monitoring={"serviceMonitor": True}), "name"),
+        (changed(datasets=[{"name": "images", "claim": "c", "path": "data"}]), "path"),
+    ],
+)
+def test_values_that_cannot_be_are_refused_by_name(bad: dict[str, Any], told: str) -> None:
+    with pytest.raises(HelmError, match=told):
+        objects(bad)
+
+
+def test_nothing_can_be_rendered_without_choices() -> None:
+    with pytest.raises(HelmError, match="database"):
+        objects({})
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_every_setting_is_one_of_the_services(name: str) -> None:
+    known = set(re.findall(r'"(YOSO_[A-Z_]+)"', inspect.getsource(Settings.from_environment)))
+    for of, pod in pods(objects(values(name))):
+        for container in pod["spec"]["containers"]:
+            for variable in container.get("env", []):
+                setting = variable["name"].removesuffix("_FILE")
+                assert not setting.startswith("YOSO_") or setting in known, (of, setting)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_the_service_takes_the_settings_that_the_chart_gives(name: str, tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("p@ss")
+    (tmp_path / "tokens").write_text("*:admin:ops=0123456789abcdef")
+    for of in ("api", "dispatcher"):
+        container = one("Deployment", of, values(name))["spec"]["template"]["spec"]["containers"][0]
+        environment = {variable["name"]: variable["value"] for variable in container["env"]}
+        for variable, file in (("YOSO_DATABASE_PASSWORD_FILE", "password"), ("YOSO_TOKENS_FILE", "tokens")):
+            if variable in environment:
+                environment[variable] = str(tmp_path / file)
+        settings = Settings.from_environment(environment)
+        assert "p%40ss@" in settings.database_url
+        assert settings.storage.startswith("s3://") or settings.storage == "/storage"
+        assert (settings.ray_address is not None) == (of == "dispatcher")
+
+
+def test_dispatchers_know_what_the_groups_may_grow_to() -> None:
+    chosen = values("gpu")
+    container = one("Deployment", "dispatcher", chosen)["spec"]["template"]["spec"]["containers"][0]
+    told = {variable["name"]: variable["value"] for variable in container["env"]}["YOSO_NODE_GROUPS"]
+    cpu, gpu = node_groups.parse(told)
+    assert (cpu.name, cpu.max_nodes, gpu.max_nodes) == ("cpu", 4, 16)
+    assert gpu.node == Node("a100", 12, 1, ("A100",), possible=True)
+    groups = one("RayCluster", "ray", chosen)["spec"]["workerGroupSpecs"]
+    assert [(g["groupName"], g["minReplicas"], g["maxReplicas"]) for g in groups] == [("cpu", 1, 4), ("a100", 0, 16)]
+    assert groups[1]["rayStartParams"]["resources"] == """'{"accelerator_type:A100": 1}'"""
+    assert groups[1]["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_pods_have_nobodys_privileges_and_no_secret_in_their_environment(name: str) -> None:
+    for of, pod in pods(objects(values(name))):
+        spec = pod["spec"]
+        assert spec["securityContext"]["runAsNonRoot"] and spec["securityContext"]["runAsUser"] == 10001, of
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, of
+        assert of.endswith("head") or spec["automountServiceAccountToken"] is False, of
+        for container in spec["containers"]:
+            own = container["securityContext"]
+            assert own["allowPrivilegeEscalation"] is False and own["capabilities"] == {"drop": ["ALL"]}, of
+            assert own.get("readOnlyRootFilesystem") or "ray" in container["name"], of
+            assert not any("valueFrom" in variable for variable in container.get("env", [])), of
+            mounted = {mount["name"] for mount in container["volumeMounts"]}
+            assert mounted == {volume["name"] for volume in spec["volumes"]}, of
+
+
+def test_storage_and_datasets_are_where_the_service_says_for_ray_too() -> None:
+    places = {
+        frozenset((mount["mountPath"], mount.get("readOnly", False)) for mount in container["volumeMounts"])
+        - {("/tmp", False), ("/dev/shm", False)}
+        for of, pod in pods(objects(values("gpu")))
+        for container in pod["spec"]["containers"]
+        if "migrate" not in of
+        for container in [container | {"volumeMounts": [
+            mount for mount in container["volumeMounts"] if not mount["mountPath"].startswith("/secrets")
+        ]}]
+    }  # fmt: skip
+    assert places == {frozenset({("/data/images", True), ("/data/frames", True)})}
+
+
+def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    return all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items())
+
+
+def test_who_may_reach_whom() -> None:
+    """By the rules of NetworkPolicy: what selects a pod closes it, and what any policy lets in comes in."""
+    found = objects(values("s3"))
+    labels = {of: pod["metadata"]["labels"] for of, pod in pods(found)}
+    api, dispatcher = labels["nas-yoso-api"], labels["nas-yoso-dispatcher"]
+    head, worker = labels["nas-yoso-ray head"], labels["nas-yoso-ray cpu"]
+    policies = [made["spec"] for made in found if made["kind"] == "NetworkPolicy"]
+
+    def reaches(source: dict[str, str], target: dict[str, str], port: int | str) -> bool:
+        closing = [p for p in policies if selects(p["podSelector"], target) and "Ingress" in p["policyTypes"]]
+        assert closing, "open to everybody"
+        return any(
+            ("ports" not in rule or any(one["port"] == port for one in rule["ports"]))
+            and any("podSelector" in peer and selects(peer["podSelector"], source) for peer in rule["from"])
+            for policy in closing
+            for rule in policy.get("ingress", [])
+        )
+
+    assert reaches(dispatcher, head, 8265) and reaches(worker, head, 6379) and reaches(head, worker, 52365)
+    assert not reaches(dispatcher, head, 6379)
+    for source in (head, worker, api):
+        assert not reaches(source, dispatcher, 80) and not reaches(source, api, "http")
+    assert not reaches(api, head, 8265)
+    leaving = [p for p in policies if selects(p["podSelector"], worker) and "Egress" in p["policyTypes"]]
+    assert leaving and not any(
+        "podSelector" in peer and selects(peer["podSelector"], api)
+        for policy in leaving for rule in policy["egress"] for peer in rule["to"]
+    )  # fmt: skip
+
+
+def test_selectors_find_their_pods() -> None:
+    found = objects(values("gpu"))
+    labels = {of: pod["metadata"]["labels"] for of, pod in pods(found)}
+    for made in found:
+        spec = made.get("spec", {})
+        if made["kind"] == "Deployment":
+            assert selects(spec["selector"], spec["template"]["metadata"]["labels"])
+        if made["kind"] == "Service":
+            chosen = [of for of, own in labels.items() if selects({"matchLabels": spec["selector"]}, own)]
+            assert chosen == ["nas-yoso-api"]
+
+
+def test_alerts_ask_for_metrics_that_there_are() -> None:
+    rules = yaml.safe_load((CHART / "files/alerts.yaml").read_text())
+    assert one("PrometheusRule", "yoso", values("gpu"))["spec"] == rules
+    told = inspect.getsource(metrics)
+    for rule in rules["groups"][0]["rules"]:
+        assert rule["annotations"]["remedy"]
+        for name in re.findall(r"yoso_\w+", rule["expr"]):
+            assert f'"{name.removesuffix("_total")}' in told, name
