@@ -55,6 +55,10 @@ class Fitting:
         """The network of the space that uses the least of `budget` and the limits."""
         return min(self.spec.space.single_paths(), key=lambda architecture: self.cost(architecture, budget))
 
+    def keeps(self, architecture: Architecture, budget: int) -> bool:
+        """Whether `architecture` is within `budget` and the limits, latency aside, with the fewest channels."""
+        return bool(effective_cost(narrowest(architecture), budget, self.spec.limits) <= budget)
+
     def fit(self, architecture: Architecture, budget: int) -> Architecture:
         """What `spend` makes of the architecture for `budget` and the limits; latency is measured.
 

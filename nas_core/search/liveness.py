@@ -58,6 +58,14 @@ class Liveness:
         self.complete = self.of_nodes.sum(1) + nodes * self.of_output[:, 0]
         self.of_branches = counts(prices.of_branches).view(-1, 2)
         self.rows = torch.arange(len(self.of_nodes), device=device)
+        paths = [
+            sum(max(row[below].multiply_adds for below in range(own.start, own.stop)) for _, own, _ in self.levels)
+            + one.multiply_adds
+            for row, one in zip(prices.of_nodes, prices.of_output, strict=True)
+        ]
+        wide = (max(pair.multiply_adds for pair in pairs) for pairs in prices.of_branches)
+        self.heaviest = self.fixed + max(paths) + sum(wide)
+        """The most that a single path costs, with one branch of each reduction."""
 
     def reach(self, alive: Tensor) -> tuple[Tensor, Tensor]:
         """The nodes (…, G, 1 + N) on a path of `alive` edges (…, G, E) from input to output, and the edges that are.
@@ -123,6 +131,78 @@ class Liveness:
             path[self.rows, torch.where(node > 0, edge_before[self.rows, node], nowhere)] = True
             node = before[self.rows, node]
         return path[:, :-1], found
+
+    def favour(self, scaling: Tensor, reductions: Tensor, weights: Tensor, least: float) -> tuple[Tensor, Tensor]:
+        """`scaling` and `reductions` with those raised above all others that must stay for the cost to reach `least`.
+
+        The press spares the strongest path of all, and of each reduction the stronger branch. Where these cost more
+        than `least`, so would what is left in the end. Then the strongest path is raised of those that do not, whose
+        weakest λ / weight is largest; and of the reductions the stronger branches stay from the strongest on, the
+        lighter of the others. Nothing is raised where even the lightest of what lives is over.
+        """
+        if least >= self.heaviest:
+            return scaling, reductions
+        times = (scaling.double() / weights.double().clamp(min=1e-9)).clamp(min=0)
+        top = torch.maximum(times.max(), reductions.max() if len(reductions) else times.max()) + 1
+        to, _ = self._lightest(times > 0)
+        lightest = to.min()
+        costs = torch.where(reductions > 0, self.of_branches, math.inf)
+        stronger = branches_above(reductions, math.inf)
+        light = costs.min(1).values
+        more = torch.where(stronger, costs, 0).sum(1) - light
+        left = least - self.fixed - light.sum() - lightest
+        lighter = torch.zeros_like(stronger[:, 0])
+        for number in reductions.max(1).values.argsort(descending=True, stable=True) if len(reductions) else ():
+            lighter[number] = more[number] > left
+            left = left - torch.where(lighter[number], 0, more[number])
+        raised = lighter[:, None] & (costs == light[:, None])
+        left = left + lightest
+        # Of the strongest block's strongest path nothing is raised where it fits.
+        paths, weakest = self.strongest_paths(times)
+        first = len(weakest) - 1 - weakest.flip(0).argmax()
+        fits = self.group_costs(*self.reach(paths))[first] <= left
+        # Of each row what the lightest path costs of the edges that are as strong as each one.
+        as_strong = (times[None] >= times.T[:, :, None]) & (times > 0)
+        through, _ = self._lightest(as_strong)
+        bottleneck = torch.where((through <= left) & (times.T > 0), times.T, -math.inf)
+        best = bottleneck.max(0).values
+        row = best.argmax()
+        _, tight = self._lightest((times >= best[row]) & (times > 0))
+        path, found = self.strongest_paths(torch.where(tight & (self.rows == row)[:, None], times, 0))
+        path &= ~fits & (best[row] > -math.inf) & (found > -math.inf)[:, None]
+        raised &= best[row] > -math.inf
+        return torch.where(path, top * weights, scaling), torch.where(raised, top, reductions.double())
+
+    def _lightest(self, alive: Tensor) -> tuple[Tensor, Tensor]:
+        """What the lightest path costs (…, G) of the `alive` edges (…, G, E), ∞ where there is none, and the edges
+        that lie on one so light.
+        """
+        inner = self.of_nodes.double()
+        to = torch.full(alive.shape[:-1] + inner.shape[1:], math.inf, dtype=torch.double, device=alive.device)
+        to[..., 0] = 0
+        for edges, nodes, below in self.levels:
+            before = to[..., None, :below].masked_fill(~self._matrix(alive, edges, below), math.inf)
+            to[..., nodes] = before.min(-1).values + inner[:, nodes]
+        of_output = self.of_output.double()
+        # And from each node, itself left out, to the output.
+        onward = torch.where(alive[..., self.output], of_output, math.inf)
+        onward = torch.cat([torch.full_like(onward[..., :1], math.inf), onward], -1)
+        for edges, nodes, below in reversed(self.levels):
+            after = (onward[..., nodes] + inner[:, nodes])[..., None]
+            after = after.masked_fill(~self._matrix(alive, edges, below), math.inf)
+            onward[..., :below] = torch.minimum(onward[..., :below], after.min(-2).values)
+        whole = onward[..., :1]
+        tight = torch.cat(
+            [
+                (to[..., None, :below] + (inner[:, nodes] + onward[..., nodes])[..., None] <= whole[..., None]).flatten(
+                    -2
+                )
+                for _, nodes, below in self.levels
+            ]
+            + [to[..., 1:] + of_output <= whole],
+            -1,
+        )
+        return whole[..., 0], alive & tight
 
     def press(self, scaling: Tensor, reductions: Tensor, weights: Tensor, target: float) -> Pressed:
         """The smallest level τ for which λ > τ·weight keeps the cost at or below `target`; see `press.Press.solve`.

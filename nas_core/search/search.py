@@ -279,6 +279,8 @@ class Search:
         for stop in [*due, self.schedule.target(progress)]:
             self._press_to(stop)
             self._note_passed()
+        if progress >= 1:
+            self._note_passed(ended=True)
         return bool(due) or progress >= 1
 
     def _press_to(self, target: float) -> None:
@@ -286,9 +288,10 @@ class Search:
         factors = blocks, reductions = self.supernet.scaling_factors()
         weights = self._penalty_weights()
         solve = self.liveness.press if self.spec.limits == NO_LIMITS else self._solve_within_limits
-        level, alive, spared = solve(blocks, reductions, weights, target)
+        favoured, branches = self.liveness.favour(blocks, reductions, weights, self.spec.budgets[0])
+        level, alive, spared = solve(favoured, branches, weights, target)
         self.level = torch.where(level > 0, level, self.level)
-        alive_branches = branches_above(reductions, level)
+        alive_branches = branches_above(branches, level)
         if self.settings.form != "cut":
             blocks.copy_(soft_threshold(blocks, (level * weights).float()))
             reductions.copy_(soft_threshold(reductions, level.float()))
@@ -315,15 +318,18 @@ class Search:
 
         return Pressed(torch.tensor(level, dtype=torch.double, device=self.device), mask(alive), mask(spared))
 
-    def _note_passed(self) -> None:
-        """Keep λ as they are now for every budget that the cost has just passed, and for the smallest to the end."""
+    def _note_passed(self, ended: bool = False) -> None:
+        """Keep λ as they are now for every budget that the cost has just passed, and for the smallest to the end.
+
+        What is left when the search has `ended` is for the budgets that are not passed too: narrower, it may keep them.
+        """
         factors = blocks, reductions = self.supernet.scaling_factors()
         if self.spec.limits == NO_LIMITS:
             costs = self.liveness.cost(blocks > 0, reductions, torch.zeros_like(self.level))
         else:
             architecture = self.supernet.architecture()
             costs = self._on_device([[self.fitting.cost(architecture, budget) for budget in self.spec.budgets]])[0]
-        now = costs <= self.budgets
+        now = (costs <= self.budgets) | ended
         now[1:] &= ~self.passed[1:]
         self.passed_with = [
             torch.where(now.view(-1, 1, 1), factor, kept)
@@ -343,15 +349,18 @@ class Search:
         for number, passed in reversed([*enumerate(self.passed.tolist())]):
             budget = self.spec.budgets[number]
             if passed and budget not in self.architectures and (number or self.done):
-                candidate = self.candidates[budget] = self._candidate(number)
-                self.architectures[budget] = self.fitting.fit(candidate.live, budget)
-                lines.append({"kind": "architecture", "budget": budget})
-        if self.done:
-            # Where even a single path of what lives is over the budget or a limit, the space holds a lighter network.
-            for budget in reversed(self.spec.budgets):
-                if budget not in self.architectures:
+                candidate = self._candidate(number)
+                if self.fitting.keeps(candidate.live, budget):
+                    self.candidates[budget] = candidate
+                    self.architectures[budget] = self.fitting.fit(candidate.live, budget)
+                else:
                     self.architectures[budget] = self.fitting.fit(self.fitting.lightest(budget), budget)
-                    lines.append({"kind": "architecture", "budget": budget})
+                    message = (
+                        f"nothing that the search has left keeps the budget of {budget} and the limits, even with the "
+                        "fewest channels: its network is the lightest of the space, which was not searched for"
+                    )
+                    lines.append({"kind": "warning", "message": message})
+                lines.append({"kind": "architecture", "budget": budget})
         self.live = self.supernet.architecture()
         if self.live.multiply_adds <= REBUILD_SHARE * self.built.multiply_adds:
             self._remove(self.live)

@@ -1,5 +1,6 @@
 """Liveness, cost and the press as tensors against the same edge by edge."""
 
+from itertools import pairwise, product
 from typing import Any
 
 import pytest
@@ -77,3 +78,42 @@ def test_the_press_is_that_of_every_level_by_itself(drawn: Any, share: float) ->
     assert [set(pairs(space, row)) for row in ours.spared] == spared
     expected = [list(branches(pair, level)) for pair in reductions.tolist()]
     assert branches_above(reductions.double(), ours.level).tolist() == expected
+
+
+@settings(max_examples=200)
+@given(scalings(), st.floats(0, 0.6))
+def test_the_strongest_path_that_fits_stays_so_that_the_cost_can_fall(drawn: Any, share: float) -> None:
+    """Against every path by itself, each with the lightest live branches: whatever fits is not shut out."""
+    space, scaling, reductions, weights = drawn
+    reductions[reductions.sum(1) == 0] = 0.5
+    liveness, press = Liveness(space, "cpu"), Press(space)
+    smallest, largest = space.feasible_budgets()
+    least = smallest * 0.9 + share**2 * (largest - smallest)
+    steps = [
+        [None, *range(1 + kind, 1 + kind + len(space.operations))]
+        for kind in range(0, space.nodes, len(space.operations))
+    ]
+    fitting = []
+    light = sum(
+        min(cost for cost, there in zip(costs, pair, strict=True) if there > 0)
+        for costs, pair in zip(press.of_branches, reductions.tolist(), strict=True)
+    )
+    for group, row in enumerate((scaling / weights).tolist()):
+        strength = dict(zip(space.edges(), row, strict=True))
+        for chosen in product(*steps):
+            nodes = [0, *(node for node in chosen if node), space.nodes + 1]
+            path = list(pairwise(nodes))
+            if len(nodes) > 2 and all(strength[edge] > 0 for edge in path):
+                fitting.append((min(strength[edge] for edge in path), press.group_cost(group, path)))
+    favoured, branches = liveness.favour(scaling, reductions, weights, least)
+    pressed = liveness.press(favoured, branches, weights, least)
+    cost = liveness.cost(pressed.alive, branches, pressed.level)
+    costs = [press.fixed + light + one for _, one in fitting]
+    assert (cost <= least) == any(one <= least for one in costs) or not fitting
+    assert ((favoured > 0) == (scaling > 0)).all() and ((branches > 0) == (reductions > 0)).all()
+    # What is left for a path when the branches are chosen: no stronger one than the one that stays fits.
+    with_branches = int(press._cost([[] for _ in scaling], branches.tolist(), float("inf")))
+    strongest = max((found for found, one in fitting if with_branches + one <= least), default=None)
+    if strongest is not None:
+        times = torch.where(pressed.alive, scaling.double() / weights.double(), 0)
+        assert liveness.strongest_paths(times)[1].max().item() == pytest.approx(strongest)

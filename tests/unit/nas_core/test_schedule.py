@@ -59,9 +59,10 @@ def searches(draw: st.DrawFn) -> Unlearned:
     """A search as a preset ships it or with another γ or form, for some budgets, of up to some 200 steps of λ."""
     preset = draw(st.sampled_from(list(SETTINGS)))
     operations = draw(st.sampled_from(list(OPERATION_SETS)))
-    space = SearchSpace.preset(preset, channels=4, blocks=STAGES[preset], levels=2, operations=operations)
+    shape: dict[str, Any] = {"channels": 4, "blocks": STAGES[preset], "levels": 2, "share": draw(st.booleans())}
+    space = SearchSpace.preset(preset, operations=operations, **shape)
     smallest, largest = space.feasible_budgets()
-    shares = draw(st.lists(st.floats(0.3, 0.95), min_size=1, max_size=3))
+    shares = draw(st.lists(st.floats(0, 0.95), min_size=1, max_size=3))
     budgets = sorted({round(smallest + share * (largest - smallest)) for share in shares})
     epochs, batch_size = draw(st.integers(1, 200)), draw(st.sampled_from([2, 32, 128, 1024]))
     given: dict[str, Any] = draw(st.sampled_from([{}, {"gamma": 0.01}, {"gamma": 0.1}, {"form": "press"}]))
@@ -72,7 +73,7 @@ def searches(draw: st.DrawFn) -> Unlearned:
     return unlearned(SearchSpec("none", tuple(budgets), space, chosen), images, drift, noise)
 
 
-@settings(max_examples=10)
+@settings(max_examples=15)
 @given(searches())
 def test_the_cost_follows_the_schedule_and_every_budget_is_crossed_where_it_says(search: Unlearned) -> None:
     torch.manual_seed(0)
