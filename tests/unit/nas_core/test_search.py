@@ -145,6 +145,25 @@ def test_no_gradient_can_break_a_block_or_a_reduction(form: str) -> None:
         assert architecture.multiply_adds <= budget and any(block.edges for block in architecture.blocks)
 
 
+@pytest.mark.parametrize("channels", [2, 4])
+def test_where_nothing_learned_keeps_the_budget_the_journal_says_so(channels: int) -> None:
+    """A γ that leaves one path, over the budget: it is narrowed, and where it has no channel to spare, replaced."""
+    space = SearchSpace.preset("digits", stem=(1, 1), channels=channels, blocks=(2,), levels=2, classes=3)
+    budget, _ = space.feasible_budgets()
+    done = job(tiny_spec(space=space, budgets=(budget,), settings={"form": "paper", "gamma": 100.0}))
+    lines = finish(done)
+    found, replaced = done.architectures[budget], channels == 2
+    assert done.search.live.multiply_adds > budget >= found.multiply_adds
+    warnings = [line["message"] for line in lines if line["kind"] == "warning"]
+    assert [f"{budget}" in message and "lightest" in message for message in warnings] == [True] * replaced
+    assert (found == done.search.fitting.lightest(budget)) == replaced == (budget not in done.search.candidates)
+    if not replaced:
+        # So narrow, it may take a further operation to use the budget up.
+        for kept, learned in zip(found.blocks, done.search.live.blocks, strict=True):
+            assert {edge[:2] for edge in learned.edges} <= {edge[:2] for edge in kept.edges}
+        assert found.widths < space.widths
+
+
 def test_the_smallest_feasible_budget_is_kept_too() -> None:
     spec = tiny_spec()
     smallest = spec.space.feasible_budgets()[0]
