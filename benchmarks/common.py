@@ -16,7 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.glyphs import CLASSES, SIZE, write
 from nas_core import Architecture, Search, SearchSpace
 from nas_core.data.loading import Data, load, steps_per_epoch
-from nas_core.search.baselines import random_architecture, thin_complete
+from nas_core.search.baselines import matched_architecture, random_architecture, thin_complete
+from nas_core.search.spending import fit_widths
+from nas_core.space import Block, Edge, Reduction
 from nas_core.spec import NO_ENGINE_OPTIONS, EngineOptions, SearchSpec, Settings
 from nas_core.train.retrain import Retraining
 
@@ -104,6 +106,14 @@ def whole_way(task: Task) -> float:
     return (1 - settings.momentum) / (settings.scaling_lr * steps / settings.ratio)
 
 
+def by_hand(space: SearchSpace, budget: int) -> Architecture:
+    """One separable 3×3 convolution a block, and 3×3 reductions, as wide as the budget allows."""
+    node = space.operations.index("separable3") + 1
+    block = Block((Edge(0, node, 1.0), Edge(node, space.nodes + 1, 1.0)))
+    reductions = (Reduction(0.0, 1.0),) * (len(space.blocks) - 1)
+    return fit_widths(Architecture(space, space.widths, (block,) * sum(space.blocks), reductions), budget)
+
+
 Arm = Callable[[Task, int], dict[int, Architecture]]
 """How an architecture for each budget is come by, from a task and a seed."""
 
@@ -115,13 +125,29 @@ ARMS: dict[str, Arm] = {
     "random": lambda task, seed: {
         b: random_architecture(task.space, b, seed, task.settings.width_divisor) for b in task.budgets
     },
+    "by hand": lambda task, seed: {b: by_hand(task.space, b) for b in task.budgets},
     "thin": lambda task, seed: {b: thin_complete(task.space, b, task.settings.width_divisor) for b in task.budgets},
 }
 
 
+MATCHED = "matched random"
+"""For each network of the arm "searched" a random one with its reductions, live edges and widths."""
+
+
 def arm_run(job: dict[str, Any]) -> list[dict[str, Any]]:
-    """One seed of one of `ARMS` on one task: what was found and how well it does, a record for each budget."""
-    return measure(job, TASKS[job["task"]], ARMS[job["arm"]])
+    """One seed of one of `ARMS` on one task: what was found and how well it does, a record for each budget.
+
+    What is searched brings its matched random networks along.
+    """
+    task = TASKS[job["task"]]
+    torch.set_num_threads(1)
+    found = ARMS[job["arm"]](task, job["seed"])
+    records = measure(job, task, lambda *_: found)
+    if job["arm"] == "searched":
+        divisor = task.settings.width_divisor
+        matched = {b: matched_architecture(own, b, job["seed"], divisor) for b, own in found.items()}
+        records += measure(job | {"arm": MATCHED}, task, lambda *_: matched)
+    return records
 
 
 def measure(

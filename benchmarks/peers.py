@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from scipy.stats import t, ttest_ind
 
-from benchmarks.common import data_of, run_all
-from benchmarks.recipes import PHOTOGRAPHS, add_data, by_hand, first_of, space_of
+from benchmarks.common import MATCHED, by_hand, data_of, run_all
+from benchmarks.recipes import PHOTOGRAPHS, add_data, first_of, space_of
 from nas_core import Architecture, Search
-from nas_core.search.baselines import random_architecture
+from nas_core.search.baselines import matched_architecture, random_architecture
 from nas_core.search.references import fit_reference
 from nas_core.space import FAMILIES, Reference
 from nas_core.spec import SearchSpec, Settings
@@ -59,42 +59,50 @@ def spec_of(budget: int, seed: int, epochs: int) -> SearchSpec:
 
 
 def run(job: dict[str, Any]) -> list[dict[str, Any]]:
-    """One network: found, drawn or scaled, trained and tested."""
+    """One network: found, drawn or scaled, trained and tested. What is searched brings its matched random one along."""
     torch.set_num_threads(1)
     spec = spec_of(job["budget"], job["seed"], job["epochs"])
-    data, compute = data_of(spec), 0.0
-    network: Architecture | Reference
     match job["arm"]:
         case "searched":
-            search = Search(spec, data, "cpu")
+            search = Search(spec, data_of(spec), "cpu")
             while not search.done:
                 search.advance()
-            compute += search.compute or 0
             network = search.architectures[job["budget"]]
+            matched = matched_architecture(network, job["budget"], job["seed"])
+            of_search = trained(job, spec, network, search.compute or 0)
+            return [of_search, trained(job | {"arm": MATCHED}, spec, matched)]
         case "by hand":
-            network = by_hand(spec.space, job["budget"])
+            return [trained(job, spec, by_hand(spec.space, job["budget"]))]
         case "random":
-            network = random_architecture(spec.space, job["budget"], job["seed"])
+            return [trained(job, spec, random_architecture(spec.space, job["budget"], job["seed"]))]
         case family:
-            network = fit_reference(family, spec.space, job["budget"])
+            return [trained(job, spec, fit_reference(family, spec.space, job["budget"]))]
+
+
+def trained(
+    job: dict[str, Any], spec: SearchSpec, network: Architecture | Reference, compute: float = 0.0
+) -> dict[str, Any]:
+    """A record of how well `network` does when it is trained, which took `compute` to find."""
+    data = data_of(spec)
     training = Retraining(spec, network, data, "cpu")
     while not training.done:
         training.advance()
     compute += training.compute
     found = {"multiply_adds": network.multiply_adds, "parameters": network.parameters, "compute": compute / 1e12}
-    return [job | found | {"accuracy": training.test().accuracy}]
+    return job | found | {"accuracy": training.test().accuracy}
 
 
 def report(budget: int, records: list[dict[str, Any]]) -> str:
     """The arms at a budget as a table in Markdown, the best first."""
-    reached = {arm: [one["accuracy"] for one in records if one["arm"] == arm] for arm in ARMS}
+    arms = (MATCHED, *ARMS)
+    reached = {arm: [one["accuracy"] for one in records if one["arm"] == arm] for arm in arms}
     searched = reached["searched"]
     lines = [
         f"\n### {budget:,} multiply-adds\n",
         "| network | n | test accuracy | deviation | 95 % interval | searched − it | p (Welch) | compute |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for arm in sorted((arm for arm in ARMS if reached[arm]), key=lambda arm: -statistics.mean(reached[arm])):
+    for arm in sorted((arm for arm in arms if reached[arm]), key=lambda arm: -statistics.mean(reached[arm])):
         own = reached[arm]
         mean, count = statistics.mean(own), len(own)
         cells = [arm, str(count), f"{mean:.4f}", "", "", "", ""]

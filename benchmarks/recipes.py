@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from scipy.stats import ttest_rel
 
-from benchmarks.common import SCRATCH, data_of, run_all
+from benchmarks.common import SCRATCH, by_hand, data_of, run_all
 from nas_core.search.references import candidates
 from nas_core.search.spending import fit_widths
-from nas_core.space import Architecture, Block, Edge, Reduction, Reference, SearchSpace
+from nas_core.space import Architecture, Reference, SearchSpace
 from nas_core.spec import SearchSpec, Settings
 from nas_core.train.retrain import Retraining, moving_average
 from nas_core.train.steps import evaluate
@@ -92,14 +92,6 @@ def first_of(whole: Path, parser: argparse.ArgumentParser, into: Path = PHOTOGRA
                 copy = into / folder / own.name / image.name
                 if not copy.exists():
                     shutil.copyfile(image, copy)
-
-
-def by_hand(space: SearchSpace, budget: int) -> Architecture:
-    """One separable 3×3 convolution a block, and 3×3 reductions, as wide as the budget allows."""
-    node = space.operations.index("separable3") + 1
-    block = Block((Edge(0, node, 1.0), Edge(node, space.nodes + 1, 1.0)))
-    reductions = (Reduction(0.0, 1.0),) * (len(space.blocks) - 1)
-    return fit_widths(Architecture(space, space.widths, (block,) * sum(space.blocks), reductions), budget)
 
 
 def resnet8() -> Reference:

@@ -8,11 +8,12 @@ only one that is matched in both can tell.
 """
 
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 
 import torch
 
-from nas_core.search.press import CostOf, Press
+from nas_core.search.press import CostOf, Edges, Press
 from nas_core.search.spending import LEAST_USED, fit_widths, spend
 from nas_core.seeds import generator
 from nas_core.space import Architecture, Block, Edge, Reduction, SearchSpace, branches
@@ -46,7 +47,7 @@ def matched_architecture(like: Architecture, budget: int, seed: int, divisor: in
     # Above all λ that are drawn, so that they stay.
     pairs = [[2.0 * (strength > 0) for strength in reduction.strengths] for reduction in like.reductions]
 
-    def edges(alive: list[list[tuple[int, int]]], *_: object) -> int:
+    def edges(alive: Sequence[Edges], *_: object) -> int:
         return copies * sum(map(len, alive))
 
     def apart(other: Architecture) -> tuple[int, bool, float]:

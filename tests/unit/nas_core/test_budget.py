@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from nas_core import Architecture, SearchSpace
 from nas_core.job import SearchJob
+from nas_core.search.baselines import matched_architecture, random_architecture
 from nas_core.search.press import Edges, Press, strongest_path
 from nas_core.search.spending import (
     LEAST_USED,
@@ -290,3 +291,25 @@ def test_the_strongest_path_has_the_strongest_weakest_edge(strength: dict[tuple[
         assert not any(connected(level) for level in strength.values() if level > weakest)
     else:
         assert not connected(0.0)
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_a_matched_random_network_differs_in_its_connections_alone(share: bool) -> None:
+    space = SearchSpace.preset("digits", channels=8, blocks=(1, 1, 1), levels=2, share=share)
+    budget = space.complete().multiply_adds // 3
+    for seed in range(2):
+        like = random_architecture(space, budget, seed)
+        other = matched_architecture(like, budget, seed)
+        assert [branches(one.strengths, 0.0) for one in other.reductions] == [
+            branches(one.strengths, 0.0) for one in like.reductions
+        ]
+        assert other.live_edges == like.live_edges and other.blocks != like.blocks
+        assert 0.97 * budget <= other.multiply_adds <= budget
+        assert all(0.5 <= one / own <= 2 for one, own in zip(other.widths, like.widths, strict=True))
+        assert other == matched_architecture(like, budget, seed)
+
+
+def test_no_random_network_can_be_matched_to_what_no_budget_holds() -> None:
+    like = SearchSpace.preset("digits", channels=4, blocks=(1, 1), levels=1).complete()
+    with pytest.raises(ValueError, match="keeps the budget of 10"):
+        matched_architecture(like, 10, 0)
