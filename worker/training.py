@@ -22,7 +22,6 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
-from safetensors.torch import save
 
 from nas_core import parallel
 from nas_core.data.contact_sheet import MOST_IMAGES, MOST_ROWS, contact_sheet
@@ -32,6 +31,7 @@ from nas_core.data.snapshot import MOST_NAMED, Snapshot, compare
 from nas_core.errors import DataChanged, Diverged, InvalidValue, OutOfMemory
 from nas_core.job import SearchJob, path
 from nas_core.spec import SearchSpec
+from worker.candidates import write_candidate
 from worker.checkpoints import Checkpoints, Clock
 from worker.exports import Exports, beside, write_genotype
 from worker.failures import Failure, ends_run
@@ -165,8 +165,7 @@ class Writer:
     def _write_found(self, budget: int) -> None:
         write_genotype(self.folder, path(budget), self.job.architectures[budget])
         if candidate := self.job.search.candidates.get(budget):
-            metadata = {"architecture": candidate.live.to_json()}
-            self.folder.write(f"candidates/{budget}.safetensors", save(candidate.state, metadata))
+            write_candidate(self.folder, budget, candidate)
 
     def _export(self, line: dict[str, Any]) -> None:
         job, budget = self.job, line["budget"]

@@ -27,6 +27,7 @@ from ray.tune.experiment import Trial
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.logger import JsonLoggerCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from torch import Tensor
 
 from nas_core import parallel
 from nas_core.data.loading import Data
@@ -43,6 +44,7 @@ from nas_core.spec import CHOOSE_BY, SearchSpec
 from nas_core.supernet.references import build
 from nas_core.train.evaluation import Evaluation
 from nas_core.train.retrain import Retraining, untaken
+from worker.candidates import start_from
 from worker.checkpoints import Checkpoints, Clock
 from worker.exports import Exports, write_evaluation, write_genotype, write_weights
 from worker.failures import Failure, ends_run
@@ -484,11 +486,13 @@ def retrain(
         architecture = finalist.build(spec)
         if isinstance(architecture, Reference):
             check_latency(architecture, spec, device)
+        state = checkpoints.load()
+        start = begin_with(folder, spec, finalist, architecture) if state is None else None
     except ValueError as error:
         tell(0, NOTHING, dropped=f"no {finalist.origin} network for {finalist.budget}: {error}")
         return
-    retraining = Retraining(spec, architecture, data, device)
-    if (state := checkpoints.load()) is not None:
+    retraining = Retraining(spec, architecture, data, device, start)
+    if state is not None:
         retraining.load_state_dict(state)
         recall(retraining.step // retraining.steps_per_epoch)
     if rank == 0:
@@ -528,6 +532,20 @@ def check_latency(reference: Reference, spec: SearchSpec, device: torch.device) 
         took = parallel.first(lambda: measure_latency(build(reference), threads, device=device).median)
         if took > limit:
             raise ValueError(f"{reference.variant} takes {took:.3g} ms, over the limit of {limit:g} ms")
+
+
+def begin_with(
+    folder: RunFolder, spec: SearchSpec, finalist: Finalist, architecture: Architecture | Reference
+) -> dict[str, Tensor] | None:
+    """The state that a finalist's training begins with; None is from scratch.
+
+    What was searched for begins with what its search kept of the supernet for its budget, where it was asked for that
+    one and settings say so. Raises `ValueError` on all workers where what is kept is damaged.
+    """
+    if spec.settings.retrain_start == "scratch" or finalist.source is None or finalist.fit:
+        return None
+    assert isinstance(architecture, Architecture)
+    return start_from(folder, finalist.source, finalist.budget, architecture, finalist.seed)
 
 
 def scores(reached: Mapping[str, Any]) -> dict[str, Any]:

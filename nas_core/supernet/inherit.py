@@ -32,9 +32,9 @@ LEAST_PART, MOST_PART = 0.5, 1.5
 def inherited(architecture: Architecture, supernet: Supernet, random: torch.Generator) -> dict[str, Tensor]:
     """The state of `Network(architecture)` with the weights that `supernet` has for it, on the CPU.
 
-    Operations that are not alive in the supernet begin afresh. BN's running statistics are right where nothing is fresh
-    or approximate; estimate them anew before the network is judged. Raises `ValueError` where the supernet is one of
-    another space.
+    Operations and branches that are not alive in the supernet begin afresh. BN's running statistics are right where
+    nothing is fresh or approximate; estimate them anew before the network is judged. Raises `ValueError` where the
+    supernet is one of another space.
     """
     if architecture.space != supernet.space:
         raise ValueError("a network inherits from a supernet of its own space")
@@ -65,9 +65,11 @@ def _fold(supernet: Supernet, network: Network) -> None:
         ending = network.body.get_submodule(f"reduction{number}")
         assert isinstance(ending, NetworkReduction)
         strengths = dict(zip((1, 3), ended.strengths, strict=True))
+        alive = dict(reduction.get_submodule("branches").named_children())
         for step, branch in zip(ending.part.steps, ending.branches, strict=True):
             assert isinstance(step, ConvBnAct)
-            branch.load_state_dict(reduction.get_submodule(f"branches.{step.kernel}").state_dict())
+            if str(step.kernel) in alive:
+                branch.load_state_dict(alive[str(step.kernel)].state_dict())
             _scale(branch.get_submodule("1"), strengths[step.kernel])
 
 
