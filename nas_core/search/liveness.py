@@ -153,24 +153,24 @@ class Liveness:
         left = least - self.fixed - light.sum() - lightest
         lighter = torch.zeros_like(stronger[:, 0])
         for number in reductions.max(1).values.argsort(descending=True, stable=True) if len(reductions) else ():
-            lighter[number] = more[number] > left
-            left = left - torch.where(lighter[number], 0, more[number])
+            this = torch.arange(len(reductions), device=reductions.device) == number
+            lighter |= this & (more > left)
+            left = left - torch.where(this & ~lighter, more, 0).sum()
         raised = lighter[:, None] & (costs == light[:, None])
         left = left + lightest
         # Of the strongest block's strongest path nothing is raised where it fits.
         paths, weakest = self.strongest_paths(times)
-        first = len(weakest) - 1 - weakest.flip(0).argmax()
-        fits = self.group_costs(*self.reach(paths))[first] <= left
+        first = self.rows == len(weakest) - 1 - weakest.flip(0).argmax()
+        fits = (torch.where(first, self.group_costs(*self.reach(paths)), 0) <= left).all()
         # Of each row what the lightest path costs of the edges that are as strong as each one.
         as_strong = (times[None] >= times.T[:, :, None]) & (times > 0)
         through, _ = self._lightest(as_strong)
         bottleneck = torch.where((through <= left) & (times.T > 0), times.T, -math.inf)
-        best = bottleneck.max(0).values
-        row = best.argmax()
-        _, tight = self._lightest((times >= best[row]) & (times > 0))
-        path, found = self.strongest_paths(torch.where(tight & (self.rows == row)[:, None], times, 0))
-        path &= ~fits & (best[row] > -math.inf) & (found > -math.inf)[:, None]
-        raised &= best[row] > -math.inf
+        best, row = bottleneck.max(0).values.max(0)
+        _, tight = self._lightest((times >= best) & (times > 0))
+        path, _ = self.strongest_paths(torch.where(tight & (self.rows == row)[:, None], times, 0))
+        path &= ~fits & (best > -math.inf)
+        raised &= best > -math.inf
         return torch.where(path, top * weights, scaling), torch.where(raised, top, reductions.double())
 
     def _lightest(self, alive: Tensor) -> tuple[Tensor, Tensor]:
