@@ -87,9 +87,7 @@ def token_for(url: str) -> str | None:
 
 def _named(known: dict[str, Profile], name: str) -> Profile:
     if name not in known:
-        raise InvalidValue(
-            "--profile", name, "no such profile", ", ".join(known) or "one that `yoso login URL` has kept"
-        )
+        raise InvalidValue("--profile", name, "no such profile", ", ".join(known) or "what `yoso login URL` kept")
     return known[name]
 
 

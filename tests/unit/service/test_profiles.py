@@ -26,17 +26,18 @@ def app(tmp_path: Path) -> Iterator[FastAPI]:
 
 
 @pytest.fixture(autouse=True)
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's configuration folder, and nothing that says where a service is."""
     for name in ("YOSO_URL", "YOSO_HOST", "YOSO_PORT", "YOSO_TOKEN", "YOSO_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    yield tmp_path / "config" / "yoso" / "profiles.json"
-    profiles.CHOSEN.set(None)
+    return tmp_path / "config" / "yoso" / "profiles.json"
 
 
 def yoso(*words: str, typed: str = "") -> Result:
-    return CliRunner().invoke(cli.app, cli.with_profile_first(list(words)), input=typed)
+    told = CliRunner().invoke(cli.app, cli.with_profile_first(list(words)), input=typed)
+    profiles.CHOSEN.set(None)  # as the end of a process would
+    return told
 
 
 def test_signing_in_keeps_url_and_token_for_this_user_alone(url: str, config: Path) -> None:
@@ -53,7 +54,7 @@ def test_signing_in_keeps_url_and_token_for_this_user_alone(url: str, config: Pa
     assert f"signed out of {url}" in yoso("logout", "--profile", "audio").stdout
     wrong = yoso("list", "--profile", "audio")
     assert wrong.exit_code == 2 and wrong.stderr.startswith(
-        "--profile: no such profile (got 'audio'; accepted: default"
+        "--profile: no such profile (got 'audio'); accepted: default"
     )
 
 
