@@ -1,26 +1,35 @@
-"""What is done about tokens, whoever asks for it: the API and the pages both come here.
+"""What is done about tokens, sessions and the audit log, whoever asks for it: the API and the pages both come here.
 
-Rules about what a token may open are `service.domain.grants`'s, queries `service.store.tokens`'s.
+Rules about what a token may open are `service.domain.grants`'s, queries `service.store`'s.
 """
 
+import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from nas_core.errors import InvalidValue
 from service.api.callers import Caller, Callers
-from service.domain.grants import EVERY_PROJECT, NAME, Grant, Role, end_of
+from service.domain.grants import EVERY_PROJECT, NAME, Grant, NotAllowed, Role, end_of
 from service.settings import Settings
-from service.store.models import Token
+from service.store.audit import Action, Asked, Audit, note
+from service.store.database import is_away, writing
+from service.store.logins import digest
+from service.store.models import AuditEntry, Token
 from service.store.tokens import NameTaken
+
+log = logging.getLogger(__name__)
 
 
 class Access:
-    """The tokens of a service, as an admin manages them."""
+    """Who gets into a service, and what is known of them."""
 
-    def __init__(self, settings: Settings, callers: Callers) -> None:
-        self.settings, self.callers, self.tokens = settings, callers, callers.tokens
+    def __init__(self, settings: Settings, callers: Callers, audit: Audit) -> None:
+        self.settings, self.callers, self.tokens, self.entries = settings, callers, callers.tokens, audit
 
     def make(
         self, by: Caller, name: str, role: Role, project: str | None, expires: str | None, within: Session
@@ -62,3 +71,54 @@ class Access:
                 "name", name, "a token of YOSO_TOKENS, which is removed there", "one of `yoso token list`"
             )
         return self.tokens.revoke(name, by.project, within)
+
+    def sign_in(self, caller: Caller, key: str, how: str, address: str) -> str:
+        """A session for a browser that has shown a token, or a link of one; `key` is the token's hash."""
+        with writing(self.entries.engine) as session:
+            told = {"how": how, "address": address}
+            note(session, Action.SIGNED_IN, own_project(caller.grant), f"token/{caller.name}", told, by=caller.name)
+            return self.callers.logins.begin(key, within=session)
+
+    def sign_out(self, caller: Caller | None, browser: str) -> None:
+        """End the session that a browser has, if it has one."""
+        with writing(self.entries.engine) as session:
+            if caller is not None:
+                note(session, Action.SIGNED_OUT, own_project(caller.grant), f"token/{caller.name}", by=caller.name)
+            self.callers.logins.end(browser, session)
+        self.callers.forget(session=browser)
+
+    def refused(self, token: str, how: str, address: str) -> None:
+        """Count a token, or the code of a link, that opens nothing; the log and at times the audit log tell of it.
+
+        An expired token is told by its name. That the database is away does not matter to whoever is refused.
+        """
+        count = self.callers.guesses.failed(address)
+        if not count:
+            return
+        expired = self.callers.expired(digest(token))
+        told: dict[str, Any] = {"how": how, "address": address, "within_a_minute": count}
+        told |= {"why": "it has expired" if expired is not None else "no such token"}
+        project = own_project(expired) if expired is not None else None
+        about = f"token/{expired.name}" if expired is not None else None
+        try:
+            with writing(self.entries.engine) as session:
+                note(session, Action.SIGN_IN_REFUSED, project, about, told)
+        except SQLAlchemyError as error:
+            if not is_away(error):
+                raise
+            log.warning("the audit log cannot be told of it: the database is away")
+
+    def audit(self, by: Caller, limit: int, after: tuple[float, int] | None, asked: Asked) -> Sequence[AuditEntry]:
+        """At most `limit` entries of what `by` may know of, newest first, behind a time and number.
+
+        Raises `NotAllowed`.
+        """
+        by.grant.check_manages()
+        if by.project is not None and asked.project not in (None, by.project):
+            raise NotAllowed(f"The token {by.name} is of the project {by.project} alone.")
+        return self.entries.page(limit, after, replace(asked, project=by.project or asked.project))
+
+
+def own_project(grant: Grant) -> str | None:
+    """The project that a token is confined to; None for all."""
+    return None if grant.project == EVERY_PROJECT else grant.project

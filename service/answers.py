@@ -363,3 +363,21 @@ class TokenPage(TypedDict):
 
     items: list[Token]
     next: str | None
+
+
+class AuditEntry(TypedDict):
+    """Something that somebody did."""
+
+    time: str
+    by: str | None
+    action: str
+    project: str | None
+    about: str | None
+    data: dict[str, Any]
+
+
+class AuditPage(TypedDict):
+    """A page of the audit log; `next` is to be given as `after`."""
+
+    items: list[AuditEntry]
+    next: str | None

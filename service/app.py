@@ -10,6 +10,7 @@ from nas_core.errors import InvalidValue
 from service.access import Access
 from service.api import (
     architectures,
+    audit,
     cluster,
     datasets,
     health,
@@ -34,6 +35,7 @@ from service.dispatch.process import Dispatching
 from service.dispatch.runs import Runs
 from service.inspections import Inspections
 from service.settings import Settings
+from service.store.audit import Audit
 from service.store.cluster import ClusterStore
 from service.store.database import connect, prepare
 from service.store.logins import Logins
@@ -53,6 +55,7 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
     stored, runs = Searches(engine), Runs(settings.storage)
     dispatching = Dispatching(settings, stored, runs) if dispatch else None
     callers = Callers(settings, Logins(engine), Tokens(engine))
+    access = Access(settings, callers, Audit(engine))
     if settings.any_folder and callers.tokens.any():
         engine.dispose()
         told = "others have tokens of this service, with which they could read any folder of this machine"
@@ -66,7 +69,7 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
         ClusterStore(engine),
         dispatching,
         callers,
-        Access(settings, callers),
+        access,
         Checks(),
         Streams(settings.max_streams),
         Inspections(settings.data_roots, settings.any_folder, settings.inspection_seconds),
@@ -96,12 +99,13 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
     app.state.context = context
     app.state.metrics = metrics.Metrics(context, own_version())
     app.add_middleware(Heads)
-    app.add_middleware(Limits, settings=settings, callers=callers, streams=context.streams)
+    app.add_middleware(Limits, settings=settings, access=access, streams=context.streams)
     app.add_middleware(Doors, settings=settings)
     app.add_middleware(Below, settings=settings)
     problems.install(app)
-    every = (searches, logs, sweeps, architectures, datasets, projects, cluster, tokens, schemas, health, metrics)
-    for resource in every:
+    for resource in (searches, logs, sweeps, architectures, datasets, projects, cluster, tokens, audit, schemas):
+        app.include_router(resource.router)
+    for resource in (health, metrics):
         app.include_router(resource.router)
     add_dashboard(app)
     return app

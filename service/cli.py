@@ -731,6 +731,27 @@ def project(
         tell(seen, as_json, terminal.projects([seen]))
 
 
+@app.command()
+def audit(
+    project: Annotated[str | None, typer.Option(help="Only what was done in this project.")] = None,
+    by: Annotated[str | None, typer.Option(help="Only what was done with the token of this name.")] = None,
+    action: Annotated[str | None, typer.Option(help="Only this, such as submitted or sign_in_refused.")] = None,
+    about: Annotated[str | None, typer.Option(help="Only about this: search/ID, sweep/ID, token/NAME…")] = None,
+    since: Annotated[str | None, typer.Option(help="From this day or time on, in UTC, such as 2027-01-31.")] = None,
+    until: Annotated[str | None, typer.Option(help="Before this day or time.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="How many.")] = 50,
+    after: Annotated[str | None, typer.Option(help="Go on behind the page that ended with this.")] = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Show who did what, newest first. It takes an admin's token."""
+    with refusals(), Client(url) as client:
+        page = client.audit(limit, after, project=project, by=by, action=action, about=about, since=since, until=until)
+        tell(page, as_json, terminal.audit(page["items"]) if page["items"] else "nothing")
+        if page["next"] is not None:
+            err.print(f"there is more: --after {escape(page['next'])}", highlight=False, soft_wrap=True)
+
+
 def tell(answer: Mapping[str, Any], as_json: bool, shown: Any) -> None:
     """Print an answer as JSON for a script, or what people are shown of it."""
     if as_json:

@@ -31,6 +31,7 @@ from service.answers import (
     Architecture,
     ArchitectureDetail,
     Attempt,
+    AuditPage,
     Cluster,
     DatasetReport,
     Front,
@@ -317,6 +318,14 @@ class Calls:
     def revoke_token(self, name: str) -> Request[Token]:
         """Take a token back, and the sessions that it has begun."""
         return ask("DELETE", f"/api/v1/tokens/{_part(name)}")
+
+    @Call
+    def audit(self, /, limit: int = 100, after: str | None = None, **filters: str | None) -> Request[AuditPage]:
+        """A page of who did what, newest first: `items`, and `next` to be given as `after`.
+
+        Filters are `project`, `by` (a token's name), `action`, `about` (such as search/ID), `since` and `until`.
+        """
+        return ask("GET", "/api/v1/audit", limit=limit, after=after, **filters)
 
     # Last, because what stands below it in this class no longer sees the type of this name.
     @Call

@@ -424,3 +424,14 @@ def tokens(items: Iterable[Mapping[str, Any]]) -> Table:
 def when(time: str | None, never: str = "") -> str:
     """A time of the API as people read it, to the minute, in UTC."""
     return time[:16].replace("T", " ") if time is not None else never
+
+
+def audit(items: Iterable[Mapping[str, Any]]) -> Table:
+    """The table of what was done, and by whom."""
+    table = Table("time", "by", "did", "about", "project", "more", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for one in items:
+        more = ", ".join(f"{name} {value}" for name, value in one["data"].items() if value is not None)
+        did = one["action"].replace("_", " ")
+        cells = (when(one["time"]), one["by"] or "", did, one["about"] or "", one["project"] or "", more)
+        table.add_row(*map(escape, cells))
+    return table

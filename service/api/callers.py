@@ -1,5 +1,6 @@
 """Who asks: the token or the session that a request carries, and what that opens."""
 
+import itertools
 import logging
 import math
 import threading
@@ -21,6 +22,8 @@ REMEMBERED_SECONDS = 5.0
 one that it was revoked, or signed out of, on."""
 MOST_GUESSES, GUESS_SECONDS = 10, 60.0
 """How many wrong tokens an address may send in how long."""
+MOST_NOTED = 60
+"""How many of all addresses the audit log is told of in that time."""
 
 
 @dataclass(frozen=True)
@@ -117,16 +120,16 @@ class Callers:
         """The session that a browser's request carries; empty where it has none."""
         return request.cookies.get(self.cookie, "")
 
-    def sign_out(self, session: str) -> None:
-        """End a session."""
-        self.logins.end(session)
+    def expired(self, key: str) -> Grant | None:
+        """What the token with that hash has opened, where `of_key` has just found that it has expired."""
         with self._lock:
-            self._sessions.pop(session, None)
+            return self._set.get(key) or self._made.get(key)
 
-    def forget(self, key: str) -> None:
-        """Believe in the token with that hash no longer; other replicas do for `REMEMBERED_SECONDS` at most."""
+    def forget(self, key: str = "", session: str = "") -> None:
+        """Believe in a token's hash, or a session, no longer; other replicas do for `REMEMBERED_SECONDS` at most."""
         with self._lock:
             self._made.pop(key, None)
+            self._sessions.pop(session, None)
 
     def _known(self, key: str) -> Caller | None:
         with self._lock:
@@ -139,15 +142,25 @@ class Guesses:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._failed = TTLCache[str, int](10_000, GUESS_SECONDS, timer=clock)
+        self._noted = TTLCache[int, None](MOST_NOTED, GUESS_SECONDS, timer=clock)
+        self._numbers = itertools.count()
 
-    def failed(self, address: str) -> None:
-        """Count a wrong token, and log it."""
+    def failed(self, address: str) -> int:
+        """Count a wrong token, and log it; returns the count where it is to be in the audit log, else 0.
+
+        That has the first of an address and the one after which it has to wait, and `MOST_NOTED` in `GUESS_SECONDS`:
+        whoever has many addresses could fill the database.
+        """
         count = self._failed.get(address, 0) + 1
         self._failed[address] = count
         if count <= MOST_GUESSES:
             log.warning("sign-in failed from %s: a wrong token (%d within %g s)", address, count, GUESS_SECONDS)
         if count == MOST_GUESSES:
             log.warning("sign-ins from %s are refused for %g s", address, GUESS_SECONDS)
+        if count not in (1, MOST_GUESSES) or len(self._noted) >= MOST_NOTED:
+            return 0
+        self._noted[next(self._numbers)] = None
+        return count
 
     def wait(self, address: str) -> int:
         """How many seconds the address has to wait before it may try again; 0 where it may."""

@@ -17,10 +17,12 @@ from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.callers import Caller, Callers, bearer
-from service.api.problems import AWAY, answer, is_away
+from service.access import Access
+from service.api.callers import Caller, bearer
+from service.api.problems import AWAY, answer
 from service.settings import Settings, is_loopback
 from service.store.changes import BY
+from service.store.database import is_away
 
 log = logging.getLogger(__name__)
 BODY_SECONDS = 30.0
@@ -95,8 +97,9 @@ class Rate:
 class Limits:
     """ASGI middleware that holds every request to the settings' limits."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, callers: Callers, streams: Streams) -> None:
-        self.app, self.settings, self.callers, self.streams = app, settings, callers, streams
+    def __init__(self, app: ASGIApp, settings: Settings, access: Access, streams: Streams) -> None:
+        self.app, self.settings, self.access, self.streams = app, settings, access, streams
+        self.callers = access.callers
         self.rate = Rate(settings.rate, settings.rate_burst)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -126,7 +129,7 @@ class Limits:
                 told = "Too many wrong tokens came from this address."
                 await refuse(scope, receive, send, 429, "Too many wrong tokens", told, retry=seconds)
                 return
-            self.callers.guesses.failed(address)
+            await asyncio.to_thread(self.access.refused, bearer(request) or "", "bearer", address)
         scope.setdefault("state", {})["caller"] = caller
         BY.set(caller.name if caller is not None else None)
         length = headers.get("content-length")

@@ -1,7 +1,6 @@
 """Errors as RFC 9457 problem documents that say which field, what was wrong, and what would be right."""
 
 import logging
-import sqlite3
 from collections.abc import Sequence
 from typing import Annotated, Any, Self
 
@@ -10,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, BeforeValidator, Field
 from pydantic_core import to_json
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
@@ -22,6 +21,7 @@ from service.domain.patience import OutOfPatience
 from service.domain.request import InvalidRequest
 from service.inspections import StillLooking
 from service.store.changes import UnknownSearch
+from service.store.database import is_away
 from service.store.idempotency import KeyReused
 from service.store.projects import OverQuota
 from service.store.searches import NotEnded
@@ -210,17 +210,6 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     def failed(request: Request, error: Exception) -> JSONResponse:
         return answer(500, "Internal error", "The service failed on this request; its log says more.")
-
-
-def is_away(error: BaseException) -> bool:
-    """Whether an error says that the database is gone, full or busy, and not that we asked for nonsense."""
-    if isinstance(error, PoolTimeout):
-        return True
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
-        return True
-    # SQLite calls a missing table an operational error as well.
-    nonsense = getattr(getattr(error, "orig", None), "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR
-    return isinstance(error, (OperationalError, InterfaceError)) and not nonsense
 
 
 def invalid_fields(problems: Sequence[InvalidValue]) -> JSONResponse:

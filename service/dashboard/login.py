@@ -63,11 +63,13 @@ async def login(request: Request, service: ContextDep) -> Response:
         answer.headers["Retry-After"] = str(seconds)
         return answer
     caller, wrong = await signed_in(callers, form)
+    code = sent(form, "code")
+    how = "link" if code else "token"
     if caller is None or caller.key is None:
-        callers.guesses.failed(address)
+        await asyncio.to_thread(service.access.refused, code or sent(form, "token"), how, address)
         return asked(request, service.settings.tokens, back, wrong, 401)
     response = RedirectResponse(back, 303)
-    session = await asyncio.to_thread(callers.logins.begin, caller.key)
+    session = await asyncio.to_thread(service.access.sign_in, caller, caller.key, how, address)
     secure = request.url.scheme == "https" or (service.settings.public_url or "").startswith("https:")
     where, seconds = path_above(request) or "/", int(SESSION_SECONDS)
     response.set_cookie(
@@ -78,12 +80,17 @@ async def login(request: Request, service: ContextDep) -> Response:
 
 async def signed_in(callers: Callers, form: dict[str, list[str]]) -> tuple[Caller | None, str]:
     """Who signs in, and what to say where that is nobody."""
-    if code := form.get("code", [""])[0].strip():
+    if code := sent(form, "code"):
         key = await asyncio.to_thread(callers.logins.exchange, code)
         told = "This link has been used, or is too old. `yoso login` prints another."
         return (await asyncio.to_thread(callers.of_key, key) if key is not None else None), told
     told = "No project has this token, or it has expired. Look for a missing or doubled character."
-    return await asyncio.to_thread(callers.of_token, form.get("token", [""])[0].strip()), told
+    return await asyncio.to_thread(callers.of_token, sent(form, "token")), told
+
+
+def sent(form: dict[str, list[str]], field: str) -> str:
+    """What a field of the form holds; empty where it is not there."""
+    return form.get(field, [""])[0].strip()
 
 
 def asked(request: Request, tokens: Any, back: str, wrong: str = "", code: int = 200) -> Response:
@@ -95,7 +102,7 @@ def asked(request: Request, tokens: Any, back: str, wrong: str = "", code: int =
 async def logout(request: Request, service: ContextDep) -> Response:
     """End the session."""
     callers = service.callers
-    await asyncio.to_thread(callers.sign_out, callers.session_of(request))
+    await asyncio.to_thread(service.access.sign_out, request.state.caller, callers.session_of(request))
     response = RedirectResponse("/login", 303)
     response.delete_cookie(callers.cookie, path=path_above(request) or "/", httponly=True, samesite="strict")
     return response

@@ -64,9 +64,9 @@ class Grant:
         return cls(project, Role(role or Role.ADMIN), name, expires_at)
 
     def check_manages(self) -> None:
-        """Raises `NotAllowed` unless tokens may be made and looked at with this: that takes an admin's."""
+        """Raises `NotAllowed` unless this may manage tokens and read the audit log: that takes an admin's."""
         if self.role != Role.ADMIN:
-            raise NotAllowed(f"The token {self.name} may {self.role}; tokens are for those who may do everything.")
+            raise NotAllowed(f"The token {self.name} may {self.role}; this takes an admin's.")
 
     def check_gives(self, other: "Grant") -> None:
         """Raises `NotAllowed`, or `InvalidValue` for the end, where `other` opens anything that this does not."""

@@ -15,6 +15,8 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import DeclarativeBase, Session
 
 from nas_core.errors import InvalidValue
@@ -216,3 +218,14 @@ def revision_of(connection: Connection) -> tuple[str | None, str]:
             f"a database of revision {newest} or older, or that newer version",
         )
     return revision, newest
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether an error says that the database is gone, full or busy, and not that we asked for nonsense."""
+    if isinstance(error, PoolTimeout):
+        return True
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    # SQLite calls a missing table an operational error as well.
+    nonsense = getattr(getattr(error, "orig", None), "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR
+    return isinstance(error, (OperationalError, InterfaceError)) and not nonsense

@@ -5,8 +5,10 @@ Both belong to a token, which is known here by its hash alone: a token that is t
 
 import hashlib
 import secrets
+from contextlib import nullcontext
 
 from sqlalchemy import Engine, delete, select
+from sqlalchemy.orm import Session
 
 from service.store.database import reading, writing
 from service.store.models import Login, now
@@ -28,10 +30,10 @@ class Logins:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
-    def begin(self, token: str, code: bool = False) -> str:
+    def begin(self, token: str, code: bool = False, within: Session | None = None) -> str:
         """A new session, or a code for one, of the token with this hash; what has expired is forgotten."""
         secret = secrets.token_urlsafe(32)
-        with writing(self.engine) as session:
+        with writing(self.engine) if within is None else nullcontext(within) as session:
             session.execute(delete(Login).where(Login.expires_at < now()))
             seconds = CODE_SECONDS if code else SESSION_SECONDS
             session.add(Login(id=digest(secret), token=token, code=code, expires_at=now() + seconds))
@@ -49,7 +51,6 @@ class Logins:
         with writing(self.engine) as session:
             return session.execute(query.returning(Login.token)).scalar_one_or_none()
 
-    def end(self, secret: str) -> None:
+    def end(self, secret: str, within: Session) -> None:
         """End a session."""
-        with writing(self.engine) as session:
-            session.execute(delete(Login).where(Login.id == digest(secret)))
+        within.execute(delete(Login).where(Login.id == digest(secret)))

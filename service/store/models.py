@@ -252,6 +252,32 @@ class Token(Base):
     )
 
 
+class AuditEntry(Base):
+    """Something that somebody did (`service.store.audit`)."""
+
+    __tablename__ = "audit"
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True)
+    time: Mapped[float] = mapped_column(Float)
+    by: Mapped[str | None] = mapped_column(String(140))
+    """The name of the token that it was done with."""
+    action: Mapped[str] = mapped_column(String(32))
+    project: Mapped[str | None] = mapped_column(String(64))
+    """Whose admins may read of it, besides operators."""
+    about: Mapped[str | None] = mapped_column(String(140))
+    """Such as search/ID."""
+    data: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+    __table_args__ = (
+        Index("audit_by_time", "time", "id"),
+        Index("audit_by_project", "project", "time", "id"),
+        Index("audit_by_by", "by", "time", "id"),
+        Index("audit_by_action", "action", "time", "id"),
+        Index("audit_by_about", "about", "time", "id"),
+        {"sqlite_autoincrement": True},
+    )
+
+
 class Login(Base):
     """A browser's session, or a code that begins one."""
 

@@ -10,7 +10,8 @@ from sqlalchemy.orm import Session
 
 from service.domain.lifecycle import LONGEST_BACKOFF, WITH_RAY, Status
 from service.domain.scheduling import Ask, Capacity, Share, Verdict, too_large
-from service.store import changes
+from service.store import audit, changes
+from service.store.audit import Action
 from service.store.database import insert, reading
 from service.store.models import Project, Search
 from service.store.work import judge, standing, typical_seconds
@@ -108,8 +109,10 @@ class Projects:
         """Change a project's weight and quotas, whether it had a search yet or not."""
         admit_to_queue(within, name, 0)
         project = within.get_one(Project, name, with_for_update=True, populate_existing=True)
+        told = {column: {"from": getattr(project, column), "to": value} for column, value in changed.items()}
         for column, value in changed.items():
             setattr(project, column, value)
+        audit.note(within, Action.PROJECT_CHANGED, name, f"project/{name}", told)
 
     def queue(self, capacity: Capacity, limit: int) -> Queue:
         """Who holds the cluster, and at most `limit` of those who wait, in the order that they would be launched."""

@@ -14,7 +14,8 @@ from nas_core.spec import SearchSpec
 from service.domain import scheduling
 from service.domain.lifecycle import MAX_ATTEMPTS, TERMINAL, Status
 from service.domain.request import SearchRequest
-from service.store import changes
+from service.store import audit, changes
+from service.store.audit import Action
 from service.store.database import reading, writing
 from service.store.models import ArchitectureRow, Attempt, Deletion, Event, Search, Sweep
 from service.store.projects import admit_to_queue
@@ -121,6 +122,7 @@ class Searches:
             session.add(search)
             session.flush()
             changes.note(session, search.id, "status", {"status": Status.QUEUED}, time)
+            _audit(session, Action.SUBMITTED, search, time, {"dataset": search.dataset})
             return search
 
     def get(self, search_id: str) -> Search:
@@ -151,10 +153,13 @@ class Searches:
         with self._writing(within) as session:
             search = changes.get(session, search_id, lock=True)
             status = Status(search.status)
+            if status in TERMINAL or status == Status.CANCELLING:
+                return search
             if status == Status.QUEUED:
                 changes.move(session, search, Status.CANCELLED, reason=None)
-            elif status not in TERMINAL and status != Status.CANCELLING:
+            else:
                 changes.move(session, search, Status.CANCELLING, reason="its job is being stopped")
+            _audit(session, Action.CANCELLED, search)
             return search
 
     def retry(self, search_id: str, within: Session | None = None) -> Search:
@@ -168,6 +173,7 @@ class Searches:
                 raise NotEnded(f"search {search_id} is {search.status}; only a failed or cancelled one is tried again")
             admit_to_queue(session, search.project)
             changes.queue_again(session, search)
+            _audit(session, Action.RETRIED, search)
             return search
 
     def delete(self, search_id: str, within: Session | None = None) -> None:
@@ -186,6 +192,7 @@ class Searches:
                 session.execute(delete(table).where(table.search_id == search_id))
             time = changes.time_of(session)
             session.add(Deletion(search_id=search_id, project=search.project, deleted_at=time))
+            _audit(session, Action.DELETED, search, time, {"submitted_by": search.submitted_by})
             sweep_id = search.sweep_id
             session.delete(search)
             session.flush()
@@ -299,6 +306,12 @@ class Searches:
         """The network of that id, if there is one."""
         with reading(self.engine) as session:
             return session.get(ArchitectureRow, architecture_id)
+
+
+def _audit(
+    session: Session, action: Action, search: Search, time: float | None = None, data: dict[str, Any] | None = None
+) -> None:
+    audit.note(session, action, search.project, f"search/{search.id}", data, time)
 
 
 def _check_unused(session: Session, search: Search) -> None:

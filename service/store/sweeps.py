@@ -14,7 +14,8 @@ from service.domain import scheduling
 from service.domain.lifecycle import TERMINAL, WITH_RAY, Status
 from service.domain.request import SearchRequest
 from service.domain.sweep import SweepRequest
-from service.store import changes
+from service.store import audit, changes
+from service.store.audit import Action
 from service.store.database import reading
 from service.store.models import ArchitectureRow, Event, Search, Sweep
 from service.store.projects import admit_to_queue
@@ -84,6 +85,7 @@ class Sweeps:
                     row |= {"finals_id": final["id"], "spec": row["spec"] | {"retrain": False}}
             rows += found
         _queue(session, sweep, rows + last, time)
+        _audit(session, Action.SUBMITTED, sweep, time, {"searches": len(rows), "dataset": groups[0][0][0].dataset})
         return sweep
 
     def sources(self, sweep_id: str, within: Session) -> list[list[Search]]:
@@ -119,6 +121,7 @@ class Sweeps:
             found = [{"id": one.id, "spec": one.spec} for one in group if one.status == Status.SUCCEEDED]
             rows.append(new_finals(point, budgets, found if more else [], baselines, time))
         _queue(session, sweep, rows, time)
+        _audit(session, Action.EXTENDED, sweep, time, {"budgets": list(budgets), "baselines": list(baselines)})
         sweep.budgets = sorted({*sweep.budgets, *more})
 
     def get(self, sweep_id: str, within: Session | None = None) -> Sweep:
@@ -193,8 +196,9 @@ class Sweeps:
 
     def cancel(self, session: Session, sweep_id: str) -> None:
         """Cancel what has not ended: at once what is queued, and by way of `cancelling` what is with Ray."""
-        self.get(sweep_id, session)
+        sweep = self.get(sweep_id, session)
         time = changes.time_of(session)
+        _audit(session, Action.CANCELLED, sweep, time)
         queued = (
             update(Search)
             .where(Search.sweep_id == sweep_id, Search.status == Status.QUEUED)
@@ -215,7 +219,9 @@ class Sweeps:
 
     def pause(self, session: Session, sweep_id: str, paused: bool) -> None:
         """Launch no more of a sweep, or go on. What is with Ray is left to end."""
-        self.get(sweep_id, session).paused = paused
+        sweep = self.get(sweep_id, session)
+        sweep.paused = paused
+        _audit(session, Action.PAUSED if paused else Action.RESUMED, sweep)
         every = update(Search).where(Search.sweep_id == sweep_id).execution_options(synchronize_session=False)
         waiting = every.where(Search.status == Status.QUEUED, Search.awaiting.is_(False))
         session.execute(every.values(paused=paused))
@@ -231,11 +237,18 @@ class Sweeps:
         admit_to_queue(session, sweep.project, len(failed))
         for search in failed:
             changes.queue_again(session, search)
+        _audit(session, Action.RETRIED, sweep, data={"searches": len(failed)})
         return len(failed)
 
     def _locked(self, session: Session, sweep_id: str, states: frozenset[Status] | set[Status]) -> Sequence[Search]:
         query = select(Search).where(Search.sweep_id == sweep_id, Search.status.in_(states)).order_by(Search.id)
         return session.scalars(query.with_for_update()).all()
+
+
+def _audit(
+    session: Session, action: Action, sweep: Sweep, time: float | None = None, data: dict[str, Any] | None = None
+) -> None:
+    audit.note(session, action, sweep.project, f"sweep/{sweep.id}", data, time)
 
 
 def new_finals(

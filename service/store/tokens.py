@@ -15,7 +15,8 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from service.domain.grants import Grant, Role
-from service.store import changes
+from service.store import audit, changes
+from service.store.audit import Action
 from service.store.database import insert, reading, writing
 from service.store.logins import digest
 from service.store.models import Login, Token, now
@@ -75,6 +76,8 @@ class Tokens:
         token = made.scalar_one_or_none()
         if token is None:
             raise NameTaken(grant.name)
+        told = {"role": token.role, "expires_at": token.expires_at}
+        audit.note(within, Action.TOKEN_MADE, token.project, f"token/{token.name}", told, token.created_at)
         return token, secret
 
     def revoke(self, name: str, project: str | None, within: Session) -> Token:
@@ -86,6 +89,7 @@ class Tokens:
         if token is None or project not in (None, token.project):
             raise UnknownToken(name)
         _end(within, token)
+        audit.note(within, Action.TOKEN_REVOKED, token.project, f"token/{token.name}")
         return token
 
     def page(self, limit: int, after: str = "", project: str | None = None) -> Sequence[Token]:

@@ -385,6 +385,8 @@ VIEWS = {
     answers.Token: "TokenView",
     answers.MadeToken: "MadeToken",
     answers.TokenPage: "TokenPage",
+    answers.AuditEntry: "AuditView",
+    answers.AuditPage: "AuditPage",
 }
 SIMPLE = {int: "integer", float: "number", str: "string", bool: "boolean", types.NoneType: "null"}
 

@@ -16,11 +16,13 @@ from sqlalchemy import create_engine
 from starlette.types import Message
 
 from nas_core.errors import InvalidValue
+from service.access import Access
 from service.api import limits
 from service.api.callers import ANYBODY, Caller, Callers
 from service.api.limits import FORGET_ABOVE, Limits, Rate, Streams, counted
 from service.domain.grants import Grant, Role
 from service.settings import Settings
+from service.store.audit import Audit
 from service.store.logins import Logins, digest
 from service.store.tokens import Tokens
 from tests import seeding
@@ -132,8 +134,8 @@ def test_a_malformed_length_is_refused_even_where_the_server_lets_it_through() -
         settings = Settings("/s", "sqlite:////s/db")
         scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"content-length", b"1e3")]}
         engine = create_engine("sqlite://")
-        callers = Callers(settings, Logins(engine), Tokens(engine))
-        await Limits(receive, settings, callers, Streams(1))(scope | {"client": ("127.0.0.1", 1)}, receive, send)  # type: ignore[arg-type]
+        access = Access(settings, Callers(settings, Logins(engine), Tokens(engine)), Audit(engine))
+        await Limits(receive, settings, access, Streams(1))(scope | {"client": ("127.0.0.1", 1)}, receive, send)  # type: ignore[arg-type]
 
     # In a thread of its own: the browser's tests leave a loop running in this one.
     with ThreadPoolExecutor(1) as pool:

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from service.domain.lifecycle import Status
 from service.store import changes
+from service.store.audit import Action, Asked, Audit
 from service.store.database import connect, migrate
 from service.store.models import Search
 from service.store.news import News
@@ -21,6 +22,7 @@ from service.store.projects import Projects
 from service.store.searches import MarkOfProject, Searches, Wanted
 from service.store.statistics import Statistics
 from service.store.sweeps import Sweeps
+from service.store.tokens import Tokens
 from service.store.work import Work
 from tests.seeding import LARGE
 
@@ -51,6 +53,10 @@ OTHERS = (
     "INSERT INTO architectures (id, search_id, budget, result) SELECT id || '-1', id, 1, '{}' FROM searches",
     "INSERT INTO idempotency_keys (scope, key, request, fingerprint, created_at) "
     "SELECT '', id, 'POST', '', 1e11 + 100 * created_at FROM searches",
+    "INSERT INTO tokens (name, digest, project, role, created_at) "
+    "SELECT 't' || id, 'd' || substr(id, 2), project, 'read', created_at FROM searches",
+    "INSERT INTO audit (time, by, action, project, about, data) SELECT created_at, 'by' || (cpus % 7), "
+    "CASE WHEN status = 'queued' THEN 'cancelled' ELSE 'submitted' END, project, 'search/' || id, '{}' FROM searches",
     "INSERT INTO attempts (search_id, number, owner, started_at, ended_at) SELECT id, 1, 'o', created_at, "
     "CASE WHEN status = 'running' THEN NULL ELSE created_at + 60 END FROM searches WHERE status <> 'queued'",
 )
@@ -150,6 +156,14 @@ USERS: dict[str, Callable[[Engine], object]] = {
     "projects": lambda engine: Projects(engine).standings(),
     "queue": lambda engine: Projects(engine).queue(LARGE, 100),
     "metrics": lambda engine: read_again(engine),
+    "audit": lambda engine: Audit(engine).page(50, None, Asked()),
+    "later audit": lambda engine: Audit(engine).page(50, (500.0, 5), Asked(since=100.0)),
+    "audit of a project": lambda engine: Audit(engine).page(50, (5000.0, 5), Asked("p3", "by3")),
+    "audit of one": lambda engine: Audit(engine).page(50, None, Asked(about="search/s77")),
+    "audit of an action": lambda engine: Audit(engine).page(50, None, Asked(action=Action.DELETED)),
+    "a token": lambda engine: Tokens(engine).grant_of("d77"),
+    "tokens": lambda engine: Tokens(engine).page(50, "t5"),
+    "tokens of a project": lambda engine: Tokens(engine).page(50, "t5", "p3"),
 }
 DISPATCHERS: dict[str, Callable[[Engine], object]] = {
     "claim": lambda engine: Work(engine).claim("o", LARGE),
