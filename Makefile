@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint format clean bench-quality bench-ablation bench-budget bench-recipes bench-controls bench-path bench-service soak \
+.PHONY: help setup demo test lint format clean bench-quality bench-ablation bench-budget bench-ranking bench-recipes bench-controls bench-path bench-service soak \
 	compose-by-hand bench-finalists bench-supernet bench-gpu bench-input bench-parallel bench-precision bench-peers bench-sweep bench-start soak-cluster screenshots break-in
 .DEFAULT_GOAL := help
 # Otherwise each of the many processes of a search and of the tests would compile Yoso anew.
@@ -33,6 +33,9 @@ bench-ablation: .venv/installed ## Do split data and pretraining help, as in the
 
 bench-budget: .venv/installed ## Is the budget kept in sixty random searches? (minutes)
 	$(BIN)/python -m benchmarks.budget $(ARGS)
+
+bench-ranking: .venv/installed ## Does accuracy with inherited weights rank networks? (five minutes)
+	$(BIN)/python -m benchmarks.ranking $(ARGS)
 
 bench-recipes: .venv/installed ## What does each part of a recipe for retraining gain on photographs? (an hour)
 	$(BIN)/python -m benchmarks.recipes $(ARGS)
