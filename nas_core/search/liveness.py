@@ -8,7 +8,7 @@ below, so that reachability goes level by level.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -162,15 +162,17 @@ class Liveness:
         paths, weakest = self.strongest_paths(times)
         first = self.rows == len(weakest) - 1 - weakest.flip(0).argmax()
         fits = (torch.where(first, self.group_costs(*self.reach(paths)), 0) <= left).all()
-        # Of each row what the lightest path costs of the edges that are as strong as each one.
-        as_strong = (times[None] >= times.T[:, :, None]) & (times > 0)
-        through, _ = self._lightest(as_strong)
-        bottleneck = torch.where((through <= left) & (times.T > 0), times.T, -math.inf)
-        best, row = bottleneck.max(0).values.max(0)
-        _, tight = self._lightest((times >= best) & (times > 0))
-        path, _ = self.strongest_paths(torch.where(tight & (self.rows == row)[:, None], times, 0))
-        path &= ~fits & (best > -math.inf)
-        raised &= best > -math.inf
+        # The strongest of those that fit is the lightest of the edges that are as strong as some level.
+        levels = times.flatten().sort(descending=True).values
+        best = self._first_within(
+            levels, lambda level: self._lightest((times >= level[:, None, None]) & (times > 0))[0].min(-1).values > left
+        )
+        costs_of_rows, tight = self._lightest((times >= best) & (times > 0))
+        row = self.rows == costs_of_rows.argmin()
+        path, _ = self.strongest_paths(torch.where(tight & row[:, None], times, 0))
+        possible = costs_of_rows.min() <= left
+        path &= possible & ~fits
+        raised &= possible
         return torch.where(path, top * weights, scaling), torch.where(raised, top, reductions.double())
 
     def _lightest(self, alive: Tensor) -> tuple[Tensor, Tensor]:
@@ -216,20 +218,28 @@ class Liveness:
         # Level 0, which presses nothing, is among them.
         zero = times.new_zeros(1)
         levels = torch.cat([zero, times.flatten(), reductions.clamp(min=0).flatten()]).sort().values
-        low, high = (
-            levels.new_full((1,), -1, dtype=torch.long),
-            levels.new_full((1,), len(levels) - 1, dtype=torch.long),
+        level = self._first_within(
+            levels,
+            lambda level: self.cost((times > level[:, None, None]) | spared, reductions, level) > target,
         )
+        _, alive = self.reach((times > level) | spared)
+        return Pressed(level, alive, spared & (level > 0))
+
+    @staticmethod
+    def _first_within(levels: Tensor, over: Callable[[Tensor], Tensor]) -> Tensor:
+        """The first () of the `levels` (L,) that is not `over`, as those before it are and none behind it is.
+
+        The last one where all are. `over` judges some levels at once.
+        """
+        low = levels.new_full((1,), -1, dtype=torch.long)
+        high = levels.new_full((1,), len(levels) - 1, dtype=torch.long)
         steps = torch.arange(1, PROBES + 1, device=levels.device)
         for _ in range(math.ceil(math.log(len(levels) + 1, PROBES + 1))):
             between = (low + (high - low) * steps // (PROBES + 1)).clamp(min=0)
-            tried, level = torch.cat([low, between, high]), levels[between]
-            alive = (times > level[:, None, None]) | spared
-            over = (self.cost(alive, reductions, level) > target).sum().view(1)
-            low, high = tried[over], tried[over + 1]
-        level = levels[high][0]
-        _, alive = self.reach((times > level) | spared)
-        return Pressed(level, alive, spared & (level > 0))
+            tried = torch.cat([low, between, high])
+            passed = over(levels[between]).sum().view(1)
+            low, high = tried[passed], tried[passed + 1]
+        return levels[high][0]
 
     def _affordable(self, paths: Tensor, weakest: Tensor, reductions: Tensor, target: float) -> Tensor:
         """The rows (G,) whose strongest path stays: from the strongest on as many as `target` allows, and one at
