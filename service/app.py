@@ -23,6 +23,7 @@ from service.api import (
     sweeps,
     tokens,
 )
+from service.api.access_log import AccessLog, Routes
 from service.api.below import Below
 from service.api.callers import Callers
 from service.api.context import Context
@@ -98,10 +99,12 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
     )
     app.state.context = context
     app.state.metrics = metrics.Metrics(context, own_version())
+    app.add_middleware(Routes)
     app.add_middleware(Heads)
     app.add_middleware(Limits, settings=settings, access=access, streams=context.streams)
     app.add_middleware(Doors, settings=settings)
     app.add_middleware(Below, settings=settings)
+    app.add_middleware(AccessLog, registry=app.state.metrics.registry)
     problems.install(app)
     for resource in (searches, logs, sweeps, architectures, datasets, projects, cluster, tokens, audit, schemas):
         app.include_router(resource.router)

@@ -1,7 +1,6 @@
 """The command line: `yoso`."""
 
 import json
-import logging
 import os
 import shlex
 import signal
@@ -189,6 +188,7 @@ def serve(
     Who may do what: YOSO_TOKENS, YOSO_DATA_ROOTS.
     Limits: YOSO_MAX_BODY, YOSO_RATE, YOSO_RATE_BURST, YOSO_MAX_STREAMS,
     YOSO_INSPECTION_SECONDS, YOSO_WAITING_SECONDS, YOSO_KEEP_DAYS.
+    What it logs: YOSO_LOG_FORMAT (text or json).
     """
     from service import processes
 
@@ -1085,13 +1085,11 @@ def configured() -> "Iterator[Settings]":
     """The environment's settings for a process of the service, which logs to stderr; tells of a database away."""
     from sqlalchemy.exc import OperationalError
 
-    from service import private
+    from service import logs, private
     from service.settings import Settings
 
     terminal.outlive_readers()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for noisy in ("httpx", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logs.configure(os.environ.get("YOSO_LOG_FORMAT") or "text")
     os.umask(0o077)
     try:
         settings = Settings.from_environment()

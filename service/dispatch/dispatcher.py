@@ -32,6 +32,7 @@ from service.dispatch.runs import Runs, TornFile
 from service.domain.lifecycle import LONGEST_BACKOFF, WAITING_SECONDS, IllegalTransition, Status, backoff
 from service.domain.node_groups import NodeGroup, grown
 from service.domain.scheduling import Capacity, Node
+from service.logs import SEARCH
 from service.store.changes import UnknownSearch
 from service.store.cluster import ClusterStore
 from service.store.models import Search
@@ -296,6 +297,7 @@ class Dispatcher:
         trouble = self._troubles.get(search_id)
         if token is None or (trouble is not None and time.monotonic() < trouble.until):
             return
+        named = SEARCH.set(search_id)
         try:
             if self.ray_error is None:
                 # The state may have been changed by a user since: cancelling.
@@ -319,6 +321,8 @@ class Dispatcher:
             log.exception("a step with search %s failed", search_id)
             told = folder_model.clean(f"{type(error).__name__}: {error}", 500)
             self._later(search_id, token, f"the service failed on it, which is tried again: {told}", odd=True)
+        finally:
+            SEARCH.reset(named)
 
     def _later(self, search_id: str, token: str, reason: str, odd: bool = False) -> None:
         """Say what keeps a search from getting on, and try it again after a while: at once, in 1 s, 2 s, 4 s, ….
