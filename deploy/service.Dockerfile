@@ -5,7 +5,7 @@ WORKDIR /opt/yoso
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY nas_core nas_core
 COPY service service
-RUN pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt '.[mlflow]' \
+RUN pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt '.[gcs,mlflow,s3]' \
     && rm -rf /opt/yoso \
     && useradd --uid 10001 --create-home yoso \
     && install --directory --owner=yoso --group=yoso /storage /data

@@ -6,7 +6,7 @@ WORKDIR /opt/yoso
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY nas_core nas_core
 COPY worker worker
-RUN pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt '.[worker]' \
+RUN pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt '.[gcs,s3,worker]' \
     && rm -rf /opt/yoso \
     && useradd --uid 10001 --create-home yoso \
     && install --directory --owner=yoso --group=yoso /storage /data

@@ -33,6 +33,7 @@ Lines carry `time` (seconds since 1970), `attempt` and `kind`. A run that resume
 for epoch lines, of which the later line counts.
 """
 
+import errno
 import json
 import os
 import posixpath
@@ -43,9 +44,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from fsspec.core import url_to_fs
-
-from nas_core.storage import Guarded
+from nas_core.storage import StorageUnavailable, open_storage
 
 VERSION = 1
 CLOSED, CLAIMED = "closed", "claimed"
@@ -69,9 +68,7 @@ class RunFolder:
 
     def __init__(self, url: str, attempt: int | None = None) -> None:
         self.url = url
-        fs, root = url_to_fs(url)
-        self.fs = Guarded(fs)  # a fence that waits for OSErrors must survive every other
-        self.root: str = str(root).rstrip("/")
+        self.fs, self.root = open_storage(url)
         self.local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
         own = f"attempts/{attempt or 0:04d}"
         self.own = own if attempt is not None and self._is_file(f"{own}/spec.json") else ""
@@ -129,7 +126,8 @@ class RunFolder:
         if not self.own:
             return
         try:
-            self.create(CLAIMED, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode())
+            told = {"host": socket.gethostname(), "pid": os.getpid(), "token": uuid.uuid4().hex}
+            self.create(CLAIMED, json.dumps(told).encode())
         except FileExistsError as error:
             raise GaveWay(f"{self.own} has been started before") from error
         self.check()  # once it is claimed: whoever closes it later finds this process's job
@@ -137,9 +135,9 @@ class RunFolder:
     def take(self, name: str) -> None:
         """Become the only writer of `name` within the attempt, such as after a new start of its workers."""
         while self.own:
-            number = 1 + max((number for writer, number in self._writers() if writer == name), default=0)
+            number = 1 + max((number for _, number in _writers(self._names(self.own), name)), default=0)
             with suppress(FileExistsError):
-                self.create(f"writer-{name}-{number:04d}", b"")
+                self.create(f"writer-{name}-{number:04d}", uuid.uuid4().hex.encode())
                 self.writer = name, number
                 return
 
@@ -147,11 +145,14 @@ class RunFolder:
         """Raise `GaveWay` where this process may not write any more."""
         if not self.own:
             return
-        if (newest := self.attempts()[-1]) > int(self.own[-4:]):
+        if (newest := max(self.attempts(), default=0)) > int(self.own[-4:]):
             raise GaveWay(f"{self.own} gives way to attempt {newest}")
-        if CLOSED in self._names(self.own):
+        names = self._names(self.own)
+        if not names:
+            raise StorageUnavailable(errno.ENOENT, f"{self.url_of('')} is not there just now")
+        if CLOSED in names:
             raise GaveWay(f"{self.own} is closed")
-        if self.writer is not None and self.writer < max(one for one in self._writers() if one[0] == self.writer[0]):
+        if self.writer is not None and self.writer < max(_writers(names, self.writer[0]), default=self.writer):
             raise GaveWay(f"other workers write {self.writer[0]} of {self.own}")
 
     def write(self, name: str, content: bytes) -> None:
@@ -167,11 +168,19 @@ class RunFolder:
         os.replace(temporary, self.path(name))
 
     def create(self, name: str, content: bytes) -> None:
-        """Write `name` whole and for good. Raises `FileExistsError` where it is there, and `GaveWay`."""
+        """Write `name` whole and for good. Raises `FileExistsError` where it is there, and `GaveWay`.
+
+        Where others may write it too, `content` is this process's own and no other's.
+        """
         if name != CLAIMED:
             self.check()
         if not self.local:
-            self.fs.pipe_file(self.path(name), content, mode="create")
+            try:
+                self.fs.pipe_file(self.path(name), content, mode="create")
+            except FileExistsError:
+                # An answer that broke off was tried again, and then finds what the first try wrote.
+                if self.fs.cat_file(self.path(name)) != content:
+                    raise
             return
         temporary = self._temporary(name, content)
         try:
@@ -219,10 +228,6 @@ class RunFolder:
                 return None
         return None
 
-    def _writers(self) -> list[tuple[str, int]]:
-        parts = (name.split("-") for name in self._names(self.own))
-        return [(part[1], int(part[2])) for part in parts if part[0] == "writer" and len(part) == 3]
-
     def _names(self, folder: str) -> list[str]:
         self.fs.invalidate_cache()
         with suppress(FileNotFoundError):
@@ -241,3 +246,9 @@ class RunFolder:
         """The highest attempt that has written to the journal; 0 where none has."""
         chunks = self.chunks()
         return int(chunks[-1][:4]) if chunks else 0
+
+
+def _writers(names: list[str], of: str) -> list[tuple[str, int]]:
+    """Those that became writers of `of`, each with its number, by the names in an attempt's folder."""
+    parts = (name.split("-") for name in names)
+    return [(of, int(part[2])) for part in parts if part[0] == "writer" and len(part) == 3 and part[1] == of]

@@ -18,10 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from fsspec.core import url_to_fs
-
-from nas_core.errors import InvalidValue
-from nas_core.storage import StorageUnavailable, storage_errors
+from nas_core.storage import StorageUnavailable, open_storage, storage_errors
 from service.dispatch.folder_model import BadFolder
 
 BLOCK = 1024 * 1024
@@ -29,6 +26,8 @@ BLOCK = 1024 * 1024
 MOST_NAMES = 1_000_000
 """Files in one folder."""
 local_errors = functools.partial(storage_errors, of=OSError)
+_PROBE = ".probe"
+"""The folder of the file that tells whether a storage can be written."""
 _PART = re.compile(r"[A-Za-z0-9_.=-]{1,255}")
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
@@ -85,15 +84,7 @@ def storage_of(url: str) -> tuple[Storage, str]:
 
     Raises `InvalidValue` where that is unknown, or needs a package that is not installed.
     """
-    try:
-        fs, root = url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        accepted = (
-            "a folder, or a URL such as s3://BUCKET/FOLDER with the package that serves it (`pip install yoso[s3]`)"
-        )
-        raise InvalidValue("YOSO_STORAGE", url, f"cannot be used: {reason}", accepted) from error
-    root = str(root).rstrip("/")
+    fs, root = open_storage(url)
     protocols = fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)
     return (LocalStorage(root) if "file" in protocols else RemoteStorage(fs, root)), root
 
@@ -248,6 +239,8 @@ class RemoteStorage:
 
     def __init__(self, fs: Any, root: str) -> None:
         self.fs, self.root = fs, root
+        self._probed = False
+        """Whether it could be written, listed and read when it was last looked at."""
 
     def read(self, name: str, most: int) -> bytes:
         """See `Storage.read`."""
@@ -255,11 +248,9 @@ class RemoteStorage:
         with storage_errors():
             try:
                 content = bytes(self.fs.cat_file(path, start=0, end=most + 1))
-            except FileNotFoundError:
-                raise
-            except Exception:
+            except StorageUnavailable as error:
                 # An empty object has no first byte to begin at.
-                if self.fs.info(path)["size"] != 0:
+                if "range" not in str(error).lower() or self.fs.info(path)["size"] != 0:
                     raise
                 content = b""
         _check_size(name, len(content), most)
@@ -321,16 +312,23 @@ class RemoteStorage:
         with suppress(FileNotFoundError), storage_errors():
             self.fs.invalidate_cache()
             self.fs.rm(self._path(name), recursive=True)
+            if left := self.names(name):  # of what S3 refuses to delete, s3fs says nothing
+                raise StorageUnavailable(errno.EACCES, f"{name} cannot be removed: {left[0]} is still there")
 
     def check(self) -> None:
         """See `Storage.check`.
 
-        Whether it can be written is found out when it is: to try would cost a write each time.
+        The first time, and after trouble, a small file is written; then it is only read.
         """
-        bucket = self.root.partition("/")[0]
+        folder = f"{self.root}/{_PROBE}"
+        known, self._probed = self._probed, False
         with storage_errors(missing_is_normal=False):
-            self.fs.invalidate_cache()
-            self.fs.ls(bucket or "/", detail=False)
+            if not known:
+                self.fs.pipe_file(f"{folder}/probe", b"yoso")
+                self.fs.invalidate_cache()
+                self.fs.ls(folder, detail=False)
+            self.fs.cat_file(f"{folder}/probe", start=0, end=4)
+        self._probed = True
 
     def _path(self, name: str) -> str:
         return f"{self.root}/{'/'.join(parts_of(name))}"

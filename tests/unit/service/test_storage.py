@@ -12,6 +12,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
 from typer.testing import CliRunner
 
 from nas_core.errors import InvalidValue
@@ -105,16 +106,18 @@ def test_an_unknown_storage_is_refused() -> None:
         Runs("nonsense://bucket")
 
 
+@pytest.mark.parametrize(("scheme", "package", "extra"), [("s3", "s3fs", "s3"), ("gs", "gcsfs", "gcs")])
 def test_a_storage_whose_package_is_missing_is_refused_with_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str, package: str, extra: str
 ) -> None:
-    monkeypatch.setitem(sys.modules, "s3fs", None)
-    monkeypatch.setenv("YOSO_STORAGE", "s3://bucket/yoso")
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(_registry, scheme, raising=False)  # what fsspec has imported before
+    monkeypatch.setenv("YOSO_STORAGE", f"{scheme}://bucket/yoso")
     monkeypatch.setenv("YOSO_DATABASE_URL", f"sqlite:///{tmp_path}/yoso.db")
     monkeypatch.chdir(tmp_path)
     for command in ("serve", "dispatch"):
         told = CliRunner().invoke(cli.app, [command])
-        assert told.exit_code == 2 and "pip install yoso[s3]" in " ".join(told.stderr.split()), told.output
+        assert told.exit_code == 2 and f"pip install yoso[{extra}]" in " ".join(told.stderr.split()), told.output
         assert "Traceback" not in told.output and isinstance(told.exception, SystemExit)
     assert {path.name.partition(".")[0] for path in tmp_path.iterdir()} <= {"yoso"}, "no folder is named like a URL"
 
