@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: help setup demo test lint format clean bench-quality bench-ablation bench-budget bench-ranking bench-recipes bench-controls bench-path bench-service soak \
+.PHONY: help setup demo test tests lint format clean bench-quality bench-ablation bench-budget bench-ranking bench-recipes bench-controls bench-path bench-service soak \
 	compose-by-hand bench-finalists bench-supernet bench-gpu bench-input bench-parallel bench-precision bench-peers bench-sweep bench-start soak-cluster screenshots break-in
 .DEFAULT_GOAL := help
 # Otherwise each of the many processes of a search and of the tests would compile Yoso anew.
@@ -15,7 +15,11 @@ setup: .venv/installed ## Make the virtual environment with everything that Yoso
 demo: .venv/installed ## Search on real scans of digits with a service of its own (three minutes)
 	$(BIN)/python -m service.demo
 
-test: lint .venv/installed ## Run every check
+# While types are checked, which keeps one core busy, the tests begin on the other.
+test: .venv/installed ## Run every check
+	@$(MAKE) --no-print-directory --jobs 2 lint tests
+
+tests: .venv/installed
 	./tools/browser
 	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal $(ARGS)
 

@@ -47,9 +47,9 @@ def write_spec(folder: Path, workers: int = 1, **settings: Any) -> SearchSpec:
     space = SearchSpace.preset("digits", channels=4, blocks=(1, 1), levels=2)
     schedule: dict[str, Any] = {"pretrain_epochs": 1, "search_epochs": 4, "retrain_epochs": 2, "batch_size": 64}
     smallest, largest = space.feasible_budgets()
-    budgets = ((3 * smallest + largest) // 4, (smallest + largest) // 2)
     schedule |= settings
-    spec = SearchSpec("digits", budgets, space, Settings.preset("digits", **schedule), workers=workers)
+    budget = (3 * smallest + largest) // 4
+    spec = SearchSpec("digits", (budget,), space, Settings.preset("digits", **schedule), workers=workers)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "spec.json").write_text(json.dumps(spec.to_dict() | {"search_id": "test", "data_roots": []}))
     return spec
@@ -269,9 +269,13 @@ def test_a_training_that_diverges_is_told_by_all_workers_and_not_tried_again(
     assert len(some(folder, "started")) == 1
 
 
+@pytest.mark.proof
 @pytest.mark.timeout(900)
 def test_a_node_without_the_data_ends_the_search_for_all_workers(tmp_path: Path, start: Start) -> None:
-    """Each node has a home of its own, and the dataset lies in one of them; the other worker waits in a collective."""
+    """Each node has a home of its own, and the dataset lies in one of them; the other worker waits in a collective.
+
+    So it is without Ray (`unit/worker/test_training.py`).
+    """
     for name in ("cats", "dogs"):
         (tmp_path / "with" / "pets" / name).mkdir(parents=True)
         for number in range(20):

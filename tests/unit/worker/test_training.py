@@ -20,8 +20,10 @@ from ray.train.torch import TorchTrainer
 from torch.multiprocessing.spawn import start_processes
 
 from nas_core import SearchSpace
+from nas_core.errors import LostPeer
 from nas_core.spec import Limits, SearchSpec, Settings
 from tests import seeding
+from worker import failures
 from worker.checkpoints import Checkpoints
 from worker.failures import RunEnded
 from worker.training import train_loop
@@ -30,28 +32,42 @@ WORKERS = 2
 SPACE = SearchSpace.preset("digits", channels=4, blocks=(1, 1), levels=2)
 SPEC = SearchSpec("digits", SPACE.feasible_budgets()[1:], SPACE, Settings.preset("digits"), workers=WORKERS)
 
+TWO = replace(SPACE, classes=2)
+PETS = replace(SPEC, dataset="~/pets", space=TWO, budgets=TWO.feasible_budgets()[1:])
+
 
 def worker(rank: int, folder: str) -> None:
-    """One of the workers; it leaves a file when the loop has let it go, with what it tells the driver."""
+    """One of the workers; it leaves a file when the loop has let it go, with what it tells the driver.
+
+    Each has a home of its own, as on nodes of their own.
+    """
+    os.environ["HOME"] = f"{folder}/home{rank}"
+    failures.CAUSE_FIRST_SECONDS = 0.0
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORKERS)
     config = {"folder": folder, "attempt": 3, "checkpoint_seconds": 5.0}
-    with pytest.raises(RunEnded) as ended:
+    with pytest.raises((RunEnded, LostPeer)) as ended:
         TorchTrainer(train_loop, train_loop_config=config, scaling_config=ScalingConfig(num_workers=0)).fit()
     (Path(folder) / f"ended{rank}").write_text(str(ended.value))
 
 
 @pytest.mark.parametrize(
-    ("kind", "spec", "told"),
+    ("kind", "spec", "told", "ranks"),
     [
-        ("data", replace(SPEC, dataset="/nowhere/gone"), "no such folder"),
-        ("limits", replace(SPEC, limits=Limits(latency_ms=1e-6)), "limits.latency_ms: "),
+        ("data", PETS, "no such folder", [1]),
+        ("limits", replace(SPEC, limits=Limits(latency_ms=1e-6)), "limits.latency_ms: ", [0, 1]),
     ],
 )
-def test_what_would_happen_again_is_told_by_all_workers(tmp_path: Path, kind: str, spec: SearchSpec, told: str) -> None:
+def test_what_would_happen_again_is_told_by_all_workers_that_meet_it_and_ends_all(
+    tmp_path: Path, kind: str, spec: SearchSpec, told: str, ranks: list[int]
+) -> None:
+    """The data lie in the home of the first alone, which waits for the other in a collective."""
+    seeding.images(tmp_path / "home0" / "pets", "cat", "dog", each=20)
     (tmp_path / "spec.json").write_text(json.dumps(spec.to_dict()))
     multiprocessing.set_forkserver_preload(["torch", "torch.distributed", "nas_core", "worker.training"])
     start_processes(worker, (str(tmp_path),), nprocs=WORKERS, start_method="forkserver")
-    for rank in range(WORKERS):
+    assert len(list((tmp_path / "errors").iterdir())) == len(ranks), "who lost another is not the cause"
+    assert all((tmp_path / f"ended{rank}").exists() for rank in range(WORKERS))
+    for rank in ranks:
         error = json.loads((tmp_path / "errors" / f"0003-{rank:04d}.json").read_text())
         assert error["kind"] == kind and not error["retryable"] and error["attempt"] == 3 and told in error["message"]
         assert error["rank"] == rank and error["host"] == socket.gethostname()
