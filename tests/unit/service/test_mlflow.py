@@ -1,10 +1,13 @@
 """Searches as they appear in a real MLflow server, whatever happens to it, to the database and to who mirrors."""
 
+import contextlib
 import importlib.util
 import logging
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -84,6 +87,43 @@ class Server:
         """Steps and values of a metric, in order."""
         points = self.client.get_metric_history(run.info.run_id, name)
         return [(one.step, one.value) for one in sorted(points, key=lambda one: (one.timestamp, one.step))]
+
+
+class Door:
+    """A port in front of a server, that can be shut: then nobody listens, and whoever was connected is cut off."""
+
+    def __init__(self, server: Server) -> None:
+        self.inside = int(server.url.rpartition(":")[2])
+        [self.port] = free_ports(1)
+        self.sockets: list[socket.socket] = []
+        self.listening: socket.socket | None = None
+
+    def open(self) -> None:
+        """Let everybody through from now on."""
+        self.listening = socket.create_server(("127.0.0.1", self.port))
+        self.sockets = [self.listening]
+        threading.Thread(target=self._let_in, args=(self.listening,), daemon=True).start()
+
+    def _let_in(self, listening: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # it is shut
+            while True:
+                outer, inner = listening.accept()[0], socket.create_connection(("127.0.0.1", self.inside))
+                self.sockets += [outer, inner]
+                for one, other in ((outer, inner), (inner, outer)):
+                    threading.Thread(target=self._pass_on, args=(one, other), daemon=True).start()
+
+    def _pass_on(self, one: socket.socket, other: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # whoever hangs up first ends both
+            while some := one.recv(65536):
+                other.sendall(some)
+            other.shutdown(socket.SHUT_RDWR)
+
+    def shut(self) -> None:
+        """Let nobody through, and those who were let in no more."""
+        for one in self.sockets:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -316,32 +356,29 @@ def test_what_mlflow_refuses_is_told_and_holds_nobody_up(
     assert [f"MLflow refuses search {new}" in record.message for record in caplog.records] == [True], "once"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_an_mlflow_that_is_away_is_told_of_once_and_gets_everything_when_it_is_back(
-    app: FastAPI, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    app: FastAPI, server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
         monkeypatch.setenv(name, "")
-    [port] = free_ports(1)
-    search_id = seeding.queue(app)
+    door = Door(server)
+    port, search_id = door.port, seeding.queue(app)
     run = seeding.Run(app, search_id).start().pretrain(2)
     mirror = Mirror(parts(app).searches, f"http://reporter:secret@127.0.0.1:{port}")
     caplog.set_level(logging.INFO)
     assert [mirror.attempt() for _ in range(7)] == [2, 4, 8, 16, 32, 60, 60]
-    server = Server(tmp_path, port).start()
+    door.open()
     assert mirror.attempt() == mlflow.POLL_SECONDS
     assert len(server.curve(server.run(search_id), "pretrain/loss")) == 2
-    server.stop()
+    door.shut()
     run.tell(seeding.epoch("pretrain", 3, 12, 0.1))
     assert mirror.attempt() == 2, "it is away again"
-    server.start()
-    try:
-        mirror.attempt()
-        assert [step for step, _ in server.curve(server.run(search_id), "pretrain/loss")] == [1, 2, 3]
-    finally:
-        server.stop()
-        mirror.news.let_go()
+    door.open()
+    mirror.attempt()
+    assert [step for step, _ in server.curve(server.run(search_id), "pretrain/loss")] == [1, 2, 3]
+    door.shut()
+    mirror.news.let_go()
     told = [record.message for record in caplog.records if record.name == "service.dispatch.mlflow"]
     away, back = (
         f"nothing reaches MLflow at http://127.0.0.1:{port},",
