@@ -62,7 +62,9 @@ def created(tag: str, parameter: str, operations: Sequence[str]) -> dict[int | s
 
 
 CREATED = created(
-    "searches", "search_id", ("look", "cancel", "retry", "delete", "attempts", "journal", "events", "tensorboard")
+    "searches",
+    "search_id",
+    ("look", "cancel", "retry", "delete", "attempts", "log", "journal", "events", "tensorboard"),
 )
 LISTED: dict[int | str, dict[str, Any]] = {
     200: {
