@@ -15,7 +15,7 @@ from nas_core.data.summary import in_words
 from nas_core.space import Architecture
 from nas_core.storage import StorageUnavailable
 from service import formats
-from service.api.context import Context, ContextDep
+from service.api.context import Context, ContextDep, steered
 from service.api.problems import ProblemError
 from service.api.searches import Kind, seen
 from service.api.views import Seq, place, position, seconds_left
@@ -44,8 +44,10 @@ KINDS = get_args(Kind)
 router = APIRouter(include_in_schema=False)
 
 
-def _seen(search_id: Text, service: ContextDep, project: ViewerDep) -> Search:
-    return seen(service, project, search_id)
+def _seen(request: Request, search_id: Text, service: ContextDep, project: ViewerDep) -> Search:
+    found = seen(service, project, search_id)
+    steered(request, found.submitted_by)
+    return found
 
 
 SeenDep = Annotated[Search, Depends(_seen)]
@@ -275,9 +277,9 @@ def networks(service: Context, search: Search, events: Sequence[Event]) -> list[
 
 
 @router.post("/searches/{search_id}/delete")
-def delete(service: ContextDep, project: ViewerDep, search_id: Text) -> Response:
+def delete(service: ContextDep, search: SeenDep) -> Response:
     """Delete a search that has ended, and go to the list of the others."""
-    service.searches.delete(seen(service, project, search_id).id)
+    service.searches.delete(search.id)
     service.wake()
     return Response(status_code=204, headers={"HX-Redirect": "/"})
 
