@@ -92,6 +92,7 @@ FIELDS: dict[str, Callable[[Sequence[str]], Any]] = {
     "accelerator_type": _text,
     "space.preset": _text,
     "space.share": _truth,
+    "space.stem": _numbers,
     "space.channels": _number,
     "space.blocks": _numbers,
     "space.levels": _number,
@@ -141,7 +142,13 @@ DATA = {
 FOLDED = {
     "Limits besides the budget": ("limits.",),
     "How the dataset is read": ("data.",),
-    "Search space": ("space.channels", "space.blocks", "space.levels", "space.operations"),
+    "Search space": (
+        "space.stem",
+        "space.channels",
+        "space.blocks",
+        "space.levels",
+        "space.operations",
+    ),
     "Training schedule": ("settings.",),
     "ONNX": ("export.",),
     "Engine": ("engine.",),

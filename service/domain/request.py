@@ -109,6 +109,9 @@ class SpaceRequest(BaseModel):
 
     preset: Text | None = Field(None, description="One of " + ", ".join(PRESETS) + "; by default what suits the data.")
     share: bool | None = Field(None, description="One set of edges for all blocks.")
+    stem: list[int] | None = Field(
+        None, description="Strides of the 3×3 convolutions that networks begin with: 2 halves the image."
+    )
     channels: int | None = Field(None, description="Width of the first stage in the search.")
     blocks: list[int] | None = Field(None, description="Blocks per stage.")
     levels: int | None = Field(None, description="Levels of operations in a block.")

@@ -69,14 +69,16 @@ def test_the_form_queues_what_the_api_would_and_leads_to_the_search(app: FastAPI
     filled |= {"engine.precision": "bfloat16", "engine.recompute": "true"}
     filled |= {"settings.recipe": "standard", "settings.retrain_patience": "3", "settings.balance": "loss"}
     filled |= {"settings.retrain_start": "supernet"}
-    filled |= {"settings.lr": "0.05", "space.operations": ["mobile", "identity"], "project": " vision "}
+    filled |= {"space.stem": "2, 1", "space.operations": ["mobile", "identity"]}
+    filled |= {"settings.lr": "0.05", "project": " vision "}
     sent = browser.post("/submit", data=filled)
     assert sent.status_code == 303, text(sent.text)
     (search,) = searches(app)
     assert sent.headers["location"] == f"/searches/{search.id}"
     by_api = {
         "dataset": "digits", "budgets": ["300k", "600000"], "seed": 3, "name": "by form", "project": "vision",
-        "space": {"preset": "digits", "share": True, "blocks": [2, 2], "operations": ["mobile", "identity"]},
+        "space": {"preset": "digits", "share": True, "blocks": [2, 2], "stem": [2, 1],
+                  "operations": ["mobile", "identity"]},
         "settings": {"recipe": "standard", "retrain_epochs": 5, "retrain_patience": 3, "balance": "loss", "lr": 0.05,
                      "retrain_start": "supernet"},
         "export": {"opset": 18, "normalise": True}, "limits": {"parameters": "90k"},
