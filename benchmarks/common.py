@@ -19,6 +19,7 @@ from nas_core.data.loading import Data, load, steps_per_epoch
 from nas_core.search.baselines import matched_architecture, random_architecture, thin_complete
 from nas_core.search.spending import fit_widths
 from nas_core.space import Block, Edge, Reduction
+from nas_core.space.operations import OPERATION_SETS
 from nas_core.spec import NO_ENGINE_OPTIONS, EngineOptions, SearchSpec, Settings
 from nas_core.train.retrain import Retraining
 
@@ -114,11 +115,19 @@ def by_hand(space: SearchSpace, budget: int) -> Architecture:
     return fit_widths(Architecture(space, space.widths, (block,) * sum(space.blocks), reductions), budget)
 
 
+def mobile(task: Task) -> Task:
+    """The task with the operations of the set mobile, and the same budgets."""
+    space = replace(task.space, operations=OPERATION_SETS["mobile"])
+    complete = space.complete().multiply_adds
+    return replace(task, space=space, shares=tuple(budget / complete for budget in task.budgets))
+
+
 Arm = Callable[[Task, int], dict[int, Architecture]]
 """How an architecture for each budget is come by, from a task and a seed."""
 
 ARMS: dict[str, Arm] = {
     "searched": lambda task, seed: search(task, task.spec(seed)).architectures,
+    "mobile": lambda task, seed: search(mobile(task), mobile(task).spec(seed)).architectures,
     "L1": lambda task, seed: search(task, task.spec(seed, gamma=whole_way(task))).architectures,
     "press": lambda task, seed: search(task, task.spec(seed, form="press")).architectures,
     "paper's form": lambda task, seed: search(task, task.spec(seed, form="paper", gamma=whole_way(task))).architectures,
