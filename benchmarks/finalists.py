@@ -19,8 +19,9 @@ import torch
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from benchmarks.common import TASKS, data, run_all, search
+from nas_core.finals import rungs
 from nas_core.train.retrain import Retraining
-from worker.tuning import asha, rungs
+from worker.tuning import asha
 
 SHARES = {"digits": (0.15, 0.30, 0.50), "glyphs": (0.30, 0.50)}
 ORDERS = 10

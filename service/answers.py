@@ -15,7 +15,9 @@ class Architecture(TypedDict):
     id: str
     budget: int
     origin: Origin
+    variant: str | None
     winner: bool
+    comparison: str | None
     multiply_adds: int
     parameters: int
     activations: int | None
@@ -237,6 +239,7 @@ class Point(TypedDict):
     architecture: str
     search: str
     origin: Origin
+    winner: bool
     seed: int
     budget: int
     cost: float

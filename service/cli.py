@@ -927,7 +927,8 @@ def run_in(folder: Path, spec: SearchSpec, values: dict[str, Any], as_json: bool
     if as_json:
         print(json.dumps(result))
     else:
-        folders = {one["budget"]: str(folder / one["path"]) for one in result["architectures"]}
+        winners = [one for one in result["architectures"] if one.get("winner", True)]
+        folders = {one["budget"]: str(folder / one["path"]) for one in winners}
         out.print(terminal.results(result["architectures"], folders))
     return 0
 

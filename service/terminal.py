@@ -20,6 +20,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from nas_core.data.summary import in_words, summarise
+from nas_core.deliver.comparison import headline
 from nas_core.space import BESIDE
 from service.formats import duration, exact, rival, short
 
@@ -260,8 +261,15 @@ def printable(text: str) -> str:
 
 
 def results(architectures: Iterable[Mapping[str, Any]], folders: Mapping[int, str] | None = None) -> Group:
-    """The table of a search's networks, and what to beware of; `folders` says where each budget's files are."""
+    """The table of a search's networks, the best of each budget beside others, and what to beware of.
+
+    `folders` says where each budget's files are.
+    """
+    architectures = list(architectures)
+    competed = any(one.get("comparison") or not one.get("winner", True) for one in architectures)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    if competed:
+        table.add_column("network", no_wrap=True)
     for heading in ("budget", "multiply-adds", "used", "parameters", "accuracy", "95 % interval", "balanced"):
         table.add_column(heading, justify="right", no_wrap=True)
     warnings = []
@@ -269,6 +277,7 @@ def results(architectures: Iterable[Mapping[str, Any]], folders: Mapping[int, st
         balanced = one.get("balanced_accuracy")
         warnings += [Text(f"{exact(one['budget'])}: {text}", "yellow") for text in one.get("warnings") or ()]
         table.add_row(
+            *([("● " if one["winner"] else "  ") + (one.get("variant") or one["origin"])] if competed else []),
             exact(one["budget"]),
             exact(one["multiply_adds"]),
             f"{one['multiply_adds'] / one['budget']:.1%}",
@@ -278,7 +287,8 @@ def results(architectures: Iterable[Mapping[str, Any]], folders: Mapping[int, st
             "" if balanced is None else f"{balanced:.2%}",
         )
     files = [Text(f"{exact(budget):>9}  {folder}") for budget, folder in (folders or {}).items()]
-    return Group(table, *warnings, *([Text(FILES), *files] if files else []))
+    best = [Text(told) for one in architectures if one.get("winner") and (told := headline(one)) is not None]
+    return Group(table, *best, *warnings, *([Text(FILES), *files] if files else []))
 
 
 def searches(items: Iterable[Mapping[str, Any]]) -> Table:

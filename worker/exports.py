@@ -24,23 +24,10 @@ from nas_core.train.evaluation import Evaluation
 from worker.run_folder import RunFolder
 
 
-def write_genotype(folder: RunFolder, path: str, architecture: Architecture | Reference) -> dict[str, str]:
-    """Write a network's architecture and picture at `path` of the folder; returns these files' names by kind."""
+def write_genotype(folder: RunFolder, path: str, architecture: Architecture | Reference) -> None:
+    """Write a network's architecture and picture at `path` of the folder."""
     folder.write(f"{path}/{FILES['architecture']}", architecture.to_json().encode())
     folder.write(f"{path}/{FILES['picture']}", draw(architecture).encode())
-    return {kind: FILES[kind] for kind in ("architecture", "picture")}
-
-
-def write_weights(folder: RunFolder, path: str, weights: Mapping[str, Tensor]) -> dict[str, str]:
-    """Write a network's weights at `path` of the folder; returns the file's name by kind."""
-    folder.write(f"{path}/{FILES['weights']}", save(dict(weights)))
-    return {"weights": FILES["weights"]}
-
-
-def write_evaluation(folder: RunFolder, path: str, evaluation: Evaluation) -> dict[str, str]:
-    """Write the confusion matrix of a network's test at `path` of the folder; returns the file's name by kind."""
-    folder.write(f"{path}/{FILES['evaluation']}", json.dumps(evaluation.to_dict()).encode())
-    return {"evaluation": FILES["evaluation"]}
 
 
 def beside() -> Executor:
@@ -88,8 +75,8 @@ class Exports:
         latency: Latency | None = None,
     ) -> None:
         self.folder, self.path = folder, path
-        write_weights(folder, path, weights)
-        write_evaluation(folder, path, evaluation)
+        folder.write(f"{path}/{FILES['weights']}", save(dict(weights)))
+        folder.write(f"{path}/{FILES['evaluation']}", json.dumps(evaluation.to_dict()).encode())
         preprocessing = Preprocessing.of(data, spec)
         network = programs.restore(architecture, weights)
         measured = latency or measure_latency(network, spec.cpus_per_worker, device=data.device)

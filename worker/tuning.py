@@ -1,8 +1,8 @@
 """The finals: for every budget the networks that several searches have found are retrained, and compete.
 
-Ray Tune runs a trial for each, which drives a Ray Train run of its own, and ASHA judges at each rung which go on among
-those of a budget (Li et al., arXiv 1810.05934). Networks that nobody searched for, which are there to be compared with,
-are always trained to the end. A trial that is to stop is told so by a file in the run's folder (`verdicts/`) and ends
+Ray Tune runs a trial for each, which drives a Ray Train run of its own, and ASHA judges at each rung which go on (Li
+et al., arXiv 1810.05934): the searched ones of a budget among themselves, and the reference networks among themselves
+(`nas_core.finals`). A trial that is to stop is told so by a file in the run's folder (`verdicts/`) and ends
 by itself: Tune would kill its process, and what Ray Train had started for it would keep its CPUs.
 
 The driver alone writes the journal; a trial writes its network's files, and `result.json` beside them when it is
@@ -12,7 +12,7 @@ epochs that the driver may have died without telling of it tells again, from a f
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -31,35 +31,24 @@ from torch import Tensor
 
 from nas_core import parallel
 from nas_core.data.loading import Data
-from nas_core.deliver import card
 from nas_core.errors import Diverged
-from nas_core.files import FILES
+from nas_core.finals import FIRST_RUNG, REDUCTION, baseline, check_latency, rungs, side_of
 from nas_core.job import cost_of, path
-from nas_core.search.baselines import random_architecture, thin_complete
-from nas_core.search.latency import measure_latency
-from nas_core.search.references import fit_reference
 from nas_core.search.spending import spend
-from nas_core.space import FAMILIES, Architecture, Reference
+from nas_core.space import Architecture, Reference
 from nas_core.spec import CHOOSE_BY, SearchSpec
-from nas_core.supernet.references import build
 from nas_core.train.evaluation import Evaluation
 from nas_core.train.retrain import Retraining, untaken
 from worker.candidates import start_from
 from worker.checkpoints import Checkpoints, Clock
-from worker.exports import Exports, write_evaluation, write_genotype, write_weights
+from worker.exports import Exports, write_genotype
 from worker.failures import Failure, ends_run
 from worker.journal import Journal
 from worker.launch import trainer
 from worker.run_folder import VERSION, RunFolder
 from worker.training import dataset, load_data, versions
+from worker.trials import compare_on_cards, competition
 
-REDUCTION = 2
-"""Of the networks of one budget about one in so many goes on at each rung; rungs are as much further apart."""
-FIRST_RUNG = 4
-"""No network is stopped before one part in so many of its epochs, nor in the second half, where little is left to save.
-
-Earlier rungs save more and lose more (`benchmarks/finalists.py`).
-"""
 REPORT_SECONDS = 1.0
 """How often a trial tells of its epochs, besides at each rung: telling waits for Ray Train to listen."""
 VERDICT_SECONDS = 0.1
@@ -74,9 +63,8 @@ TUNE_ENVIRONMENT = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_GLOBAL_CHEC
 class Finalist:
     """A network that is to be retrained for `budget`, as `spec.json` lists it under `finalists`.
 
-    Its `origin` is "search" (found with `seed` by the search `source`), or "random" or "thin", which are networks of
-    the same cost that nobody searched for (`nas_core.search.baselines`), or a family of reference networks
-    (`nas_core.search.references`). One that is to `fit` is a network that a search passed on its way, whose widths are
+    Its `origin` is "search" (found with `seed` by the search `source`), or that of a network which was not searched for
+    (`nas_core.finals.baseline`). One that is to `fit` is a network that a search passed on its way, whose widths are
     still to use the budget up.
     """
 
@@ -95,29 +83,16 @@ class Finalist:
 
     def build(self, spec: SearchSpec) -> Architecture | Reference:
         """Its architecture. Raises `ValueError` for a baseline that the budget or a limit is too small for."""
-        divisor = spec.settings.width_divisor
-        if self.origin in FAMILIES:
-            return fit_reference(self.origin, spec.space, self.budget, spec.limits, divisor)
-        if self.origin == "random":
-            return random_architecture(spec.space, self.budget, self.seed, divisor)
-        if self.origin == "thin":
-            return thin_complete(spec.space, self.budget, divisor)
+        if self.origin != "search":
+            return baseline(self.origin, spec, self.budget, self.seed)
         architecture = Architecture.from_dict(dict(self.architecture or {}))
+        divisor = spec.settings.width_divisor
         return spend(architecture, self.budget, spec.limits, divisor) if self.fit else architecture
 
 
 def finalists_of(values: Mapping[str, Any]) -> list[Finalist]:
     """The finalists that a specification (the content of `spec.json`) lists."""
     return [Finalist(number, **one) for number, one in enumerate(values["finalists"])]
-
-
-def rungs(epochs: int) -> list[int]:
-    """The epochs after which networks may be stopped: those of ASHA's rungs that lie in the first half."""
-    found, rung = [], max(1, epochs // FIRST_RUNG)
-    while rung <= epochs // 2:
-        found.append(rung)
-        rung *= REDUCTION
-    return found
 
 
 def asha(epochs: int, choose_by: str = "accuracy") -> ASHAScheduler:
@@ -151,7 +126,7 @@ def own_folder(url: str) -> RunFolder:
 
 
 class Heats(FIFOScheduler):
-    """One ASHA for each budget: networks of different budgets do not compete, nor do those that nobody searched for.
+    """For each budget one ASHA for what was searched for and one for reference networks; others are in no heat.
 
     What it decides at a rung it writes into `folder`, once, and leaves the trial to end by itself. Trials start in the
     order in which they were made. See `ray.tune.schedulers.TrialScheduler` for the methods.
@@ -160,12 +135,17 @@ class Heats(FIFOScheduler):
     def __init__(self, folder: str, finalists: list[Finalist], epochs: int, choose_by: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.folder, self.finalists, self.rungs = folder, finalists, set(rungs(epochs))
-        self.heats = {budget: asha(epochs, choose_by) for budget in {finalist.budget for finalist in finalists}}
+        self.heats = {
+            (finalist.budget, side): asha(epochs, choose_by)
+            for finalist in finalists
+            if (side := side_of(finalist.origin)) is not None
+        }
 
     def heat_of(self, trial: Trial) -> ASHAScheduler | None:
         """The heat that a trial runs in, if it is in any."""
         finalist = self.finalists[trial.config["number"]]
-        return self.heats[finalist.budget] if finalist.origin == "search" else None
+        side = side_of(finalist.origin)
+        return None if side is None else self.heats[finalist.budget, side]
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         """Enter a trial in its heat."""
@@ -323,26 +303,12 @@ def run_finals(folder: RunFolder, attempt: int, values: dict[str, Any], checkpoi
     told = {one.config["number"]: one.metrics or {} for one in ended if one.config}
     trials = [trial_result(folder, finalist, told[finalist.number], epochs) for finalist in finalists]
     trained = [one for one in trials if one["outcome"] == "trained"]
-    if not any(one["origin"] == "search" for one in trained) and any(one.origin == "search" for one in finalists):
+    if not trained:
         reasons = "; ".join(sorted({one["reason"] for one in trials if one.get("reason")}))
         raise Failure("diverged", f"no network was trained: {reasons}")
-    compare_on_cards(folder, trials, f"validation_{spec.settings.choose_by}")
-    folder.write_json("result.json", result(values, attempt, spec, trained, trials, time.time() - begin))
-
-
-def compare_on_cards(folder: RunFolder, trials: Sequence[Mapping[str, Any]], chosen_by: str) -> None:
-    """Tell on the cards of searched networks how reference networks of their budgets did, where there are any."""
-    for network in trials:
-        if network["origin"] != "search" or "card" not in network.get("files", {}):
-            continue
-        rivals = [one for one in trials if one["origin"] in FAMILIES and one["budget"] == network["budget"]]
-        trained = [one for one in rivals if one["outcome"] == "trained"]
-        left_out = [one["reason"] for one in rivals if one["outcome"] == "dropped"]
-        if rivals:
-            name = f"{network['path']}/{FILES['card']}"
-            # Without what a driver before may have told.
-            own = folder.read(name).decode().partition(f"\n{card.REFERENCES_HEADING}")[0]
-            folder.write(name, (own + card.beside_references(network, trained, left_out, chosen_by)).encode())
+    told_of = competition(trials, spec.settings.choose_by)
+    compare_on_cards(folder, told_of)
+    folder.write_json("result.json", result(values, attempt, spec, trained[0], told_of, time.time() - begin))
 
 
 def take_over_experiment(folder: RunFolder) -> str:
@@ -379,42 +345,22 @@ def result(
     values: dict[str, Any],
     attempt: int,
     spec: SearchSpec,
-    trained: list[dict[str, Any]],
-    trials: list[dict[str, Any]],
+    first: Mapping[str, Any],
+    told: Mapping[str, Any],
     seconds: float,
 ) -> dict[str, Any]:
-    """The content of the finals' `result.json`.
-
-    Of each budget the network that was best on the validation part, by the accuracy that the settings' `choose_by`
-    names, is the `winner`, and goes by the budget's name; the cheaper one where several are. What the test part says
-    decides nothing.
-    """
-    architectures = []
-    best: set[int] = set()
-    chosen_by = f"validation_{spec.settings.choose_by}"
-    order = sorted(trained, key=lambda one: (-one[chosen_by], one["multiply_adds"], one["trial"]))
-    for one in order:
-        winner = one["origin"] == "search" and one["budget"] not in best
-        if winner:
-            best.add(one["budget"])
-        name = str(one["budget"]) if winner else f"{one['budget']}-{one['trial']}"
-        architectures.append({key: value for key, value in one.items() if key not in ("dataset", "engine")}
-                             | {"name": name, "winner": winner})  # fmt: skip
+    """The content of the finals' `result.json`; `told` is their `competition`, and `first` a network's own result."""
     complete = spec.space.complete()
-    short = ("trial", "budget", "origin", "seed", "source", "epochs", "validation_accuracy",
-             "validation_balanced_accuracy", "outcome", "reason")  # fmt: skip
     return {
         "version": VERSION,
         "search_id": values.get("search_id"),
         "attempt": attempt,
         "seconds": seconds,
-        "choose_by": spec.settings.choose_by,
         "versions": versions(),
-        "dataset": trained[0]["dataset"],
-        "engine": trained[0].get("engine"),
+        "dataset": first["dataset"],
+        "engine": first.get("engine"),
         "supernet": {"multiply_adds": complete.multiply_adds, "parameters": complete.parameters},
-        "architectures": sorted(architectures, key=lambda one: (one["budget"], not one["winner"], one["trial"])),
-        "trials": [{key: one[key] for key in short if key in one} for one in trials],
+        **told,
     }
 
 
@@ -484,8 +430,8 @@ def retrain(
     data = load_data(folder, spec, values, device)
     try:
         architecture = finalist.build(spec)
-        if isinstance(architecture, Reference):
-            check_latency(architecture, spec, device)
+        if finalist.origin != "search":
+            check_latency(architecture, finalist.origin, spec, device)
         state = checkpoints.load()
         start = begin_with(folder, spec, finalist, architecture) if state is None else None
     except ValueError as error:
@@ -497,7 +443,7 @@ def retrain(
         recall(retraining.step // retraining.steps_per_epoch)
     if rank == 0:
         folder.take(f"{finalist.number:05d}")
-    judged = rungs(epochs) if finalist.origin == "search" else []
+    judged = rungs(epochs) if side_of(finalist.origin) else []
     saving, telling = Clock(checkpoint_seconds), Clock(REPORT_SECONDS)
     while not retraining.done:
         try:
@@ -522,16 +468,6 @@ def retrain(
     if rank == 0:
         write_network(folder, finalist, spec, retraining, data, tested)
     tell(epochs, retraining.validated)
-
-
-def check_latency(reference: Reference, spec: SearchSpec, device: torch.device) -> None:
-    """Raise `ValueError` on all workers where the first one's `device` takes too long for a reference network."""
-    limit = spec.limits.latency_ms
-    if limit is not None:
-        threads = spec.cpus_per_worker
-        took = parallel.first(lambda: measure_latency(build(reference), threads, device=device).median)
-        if took > limit:
-            raise ValueError(f"{reference.variant} takes {took:.3g} ms, over the limit of {limit:g} ms")
 
 
 def begin_with(
@@ -590,19 +526,15 @@ def write_network(
     """
     architecture = retraining.architecture
     weights = {name: tensor.detach().cpu().clone() for name, tensor in retraining.delivered.state_dict().items()}
-    files = write_genotype(folder, finalist.path, architecture)
+    write_genotype(folder, finalist.path, architecture)
     found: dict[str, Any] = {"budget": finalist.budget, "epochs": retraining.epochs, "path": finalist.path}
     found |= {"start": retraining.start, "compute": {"training": retraining.compute}} | cost_of(architecture)
     found |= tested.summary() | {f"validation_{name}": value for name, value in retraining.validated.items()}
     if isinstance(architecture, Reference):
         found |= {"variant": architecture.variant, "recipe_without": untaken(architecture, spec.settings)}
-    if finalist.origin == "search" or isinstance(architecture, Reference):
-        with ThreadPoolExecutor(1) as pool:
-            found |= Exports(
-                pool, folder, finalist.path, spec, architecture, weights, data, tested, found, versions()
-            ).write()
-    else:
-        files |= write_weights(folder, finalist.path, weights) | write_evaluation(folder, finalist.path, tested)
-        found |= {"latency_ms": None, "files": files, "not_exported": {}}
+    with ThreadPoolExecutor(1) as pool:
+        found |= Exports(
+            pool, folder, finalist.path, spec, architecture, weights, data, tested, found, versions()
+        ).write()
     found |= {"dataset": dataset(data) | {"inspection": spec.inspection}, "engine": retraining.engine.told()}
     folder.write_json(f"{finalist.path}/result.json", found)

@@ -7,6 +7,7 @@ from typing import Any
 
 from nas_core.data.loading import Data
 from nas_core.data.summary import in_words
+from nas_core.deliver.comparison import called, headline
 from nas_core.deliver.preprocessing import Preprocessing, resizing
 from nas_core.files import FILES
 from nas_core.search.latency import Latency
@@ -120,48 +121,49 @@ def _origin(architecture: Architecture | Reference, spec: SearchSpec, start: str
     recipe = f", but without {' and '.join(missing)}" if missing else ""
     return (
         f"A {architecture.variant}, which people have drawn, at {architecture.scale:.2f} times its published width.\n"
-        f"It halves an image {architecture.halvings} times, and is here for searched networks to be compared with. "
-        f"Yoso trained it from scratch as\nit trains those{recipe}."
+        f"It halves an image {architecture.halvings} times. Yoso trained it from scratch, as it trains the networks "
+        f"that it finds{recipe}."
     )
 
 
-def beside_references(
-    network: Mapping[str, Any], references: Sequence[Mapping[str, Any]], left_out: Sequence[str], chosen_by: str
+def beside_others(
+    network: Mapping[str, Any], networks: Sequence[Mapping[str, Any]], left_out: Sequence[str], choose_by: str
 ) -> str:
-    """The end of a searched network's card: how it did beside `references` of its budget, in Markdown.
+    """The end of a network's card: how it did beside the other `networks` of its budget, in Markdown.
 
-    All are results of finals. The best reference is that which is best by `chosen_by`, a score on the validation part,
-    which decided nothing else of it; `left_out` says why families are missing.
+    All are what finals tell of networks (`nas_core.deliver.comparison`); `left_out` says why others are missing.
     """
-    lines = ["", REFERENCES_HEADING, ""]
-    if references:
-        best = max(references, key=lambda one: float(one[chosen_by]))
-        points = 100 * (network["accuracy"] - best["accuracy"])
-        told = "as good as" if abs(points) < 0.05 else f"{abs(points):.1f} points {'above' if points > 0 else 'below'}"
+    lines = ["", COMPARISON_HEADING, ""]
+    winner = next((one for one in networks if one["winner"]), None)
+    if winner is not None and (told := headline(winner)) is not None:
+        lines.append(f"**{told}**" if winner is network else f"This is not the best network of its budget. {told}")
+    if winner is not network and network["comparison"] is not None:
+        lines.append(f"Its test accuracy is {network['comparison']}.")
+    if len(networks) > 1:
         lines += [
-            f"Its test accuracy is **{told} the best hand-made network of this cost**, {best['variant']} with "
-            f"{best['accuracy']:.2%}.",
-            "All were trained by the same recipe on the same images, and the best is the best on the validation part.",
-            "Where intervals overlap, the order may be chance.",
+            f"All were trained by the same recipe on the same images. The best is the best by {choose_by} on the",
+            "validation part; the test decided nothing, and where intervals overlap, the order may be chance.",
             "",
             "| network | multiply-adds | parameters | validation | test | 95 % interval |",
             "|---|---|---|---|---|---|",
         ]
-    for one in [network, *sorted(references, key=lambda one: -float(one[chosen_by]))] if references else []:
+    for one in sorted(networks, key=lambda one: -float(one[f"validation_{choose_by}"])) if len(networks) > 1 else []:
         lines.append(
-            f"| {one.get('variant', 'this one')} | {one['multiply_adds']:,} | {one['parameters']:,} "
-            f"| {one['validation_accuracy']:.2%} | {one['accuracy']:.2%} "
+            f"| {called(one)}{' (this one)' if one is network else ''} | {one['multiply_adds']:,} "
+            f"| {one['parameters']:,} | {one[f'validation_{choose_by}']:.2%} | {one[choose_by]:.2%} "
             f"| {one['accuracy_low']:.1%} to {one['accuracy_high']:.1%} |"
         )
     notes = [
-        f"- {one['variant']} was trained without {missing}." for one in references for missing in one["recipe_without"]
+        f"- {one['variant']} was trained without {missing}."
+        for one in networks
+        for missing in one.get("recipe_without", ())
     ]
     notes += [f"- Left out: {_plain(reason)}" for reason in left_out]
     lines += ["", *notes] if notes else []
     return "\n".join(lines) + "\n"
 
 
-REFERENCES_HEADING = "## Beside hand-made networks"
+COMPARISON_HEADING = "## Beside other networks of this cost"
 
 
 MOST_TOLD = 50

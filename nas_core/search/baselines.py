@@ -17,6 +17,7 @@ from nas_core.search.press import CostOf, Edges, Press
 from nas_core.search.spending import LEAST_USED, fit_widths, spend
 from nas_core.seeds import generator
 from nas_core.space import Architecture, Block, Edge, Reduction, SearchSpace, branches
+from nas_core.spec import NO_LIMITS, Limits
 
 CUTS = 100
 """In how many equal parts the cost of a random network falls to its budget."""
@@ -25,13 +26,15 @@ DRAWS = 30
 """How many random networks are drawn for one that is matched."""
 
 
-def random_architecture(space: SearchSpace, budget: int, seed: int, divisor: int = 1) -> Architecture:
+def random_architecture(
+    space: SearchSpace, budget: int, seed: int, divisor: int = 1, limits: Limits = NO_LIMITS
+) -> Architecture:
     """A random network within `budget` multiply-adds: λ uniform on 0 … 1, cut down in `CUTS` steps.
 
-    Raises `ValueError` where even what the cut may not remove costs more than the budget.
+    The `limits` are left to its widths. Raises `ValueError` where even what the cut may not remove costs more.
     """
     random = generator(seed, "random architecture")
-    return spend(_drawn(space, random, space.complete().multiply_adds, budget), budget, divisor=divisor)
+    return spend(_drawn(space, random, space.complete().multiply_adds, budget), budget, limits, divisor)
 
 
 def matched_architecture(like: Architecture, budget: int, seed: int, divisor: int = 1) -> Architecture:
@@ -102,9 +105,9 @@ def _drawn(
     return Architecture(space, space.widths, tuple(blocks), tuple(Reduction(*pair) for pair in pairs))
 
 
-def thin_complete(space: SearchSpace, budget: int, divisor: int = 1) -> Architecture:
-    """The complete network with all stages narrowed (or widened) alike until it costs `budget` multiply-adds.
+def thin_complete(space: SearchSpace, budget: int, divisor: int = 1, limits: Limits = NO_LIMITS) -> Architecture:
+    """The complete network, all stages narrowed (or widened) alike until it uses `budget` or one of the `limits` up.
 
     Raises `ValueError` where it costs more even with one channel.
     """
-    return fit_widths(space.complete(), budget, divisor=divisor)
+    return fit_widths(space.complete(), budget, limits, divisor)

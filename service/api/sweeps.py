@@ -79,7 +79,9 @@ class Point(BaseModel):
     search: str
     """The search or the finals that retrained it."""
     origin: Origin
-    """Whether it was searched for, or is there to be compared with."""
+    """Whether it was searched for, and else what it is."""
+    winner: bool
+    """Whether it is the one that its search or its finals deliver for the budget."""
     seed: int
     budget: int
     cost: float

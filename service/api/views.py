@@ -28,9 +28,13 @@ class ArchitectureView(BaseModel):
     id: str
     budget: int
     origin: Origin
-    """Whether it was searched for, or is there to be compared with."""
+    """Whether it was searched for, and else what it is."""
+    variant: str | None
+    """The name of the network that people have drawn which it is, scaled, such as resnet8; None for any other."""
     winner: bool
-    """Whether it is the one to take for its budget: finals retrain several."""
+    """Whether it is the one to take for its budget, of any origin: finals retrain several."""
+    comparison: str | None
+    """How it did in the test beside the best network of another origin for its budget; None where there is none."""
     multiply_adds: int
     parameters: int
     activations: int | None
@@ -244,7 +248,9 @@ def view_architecture(row: ArchitectureRow) -> ArchitectureView:
         id=row.id,
         budget=row.budget,
         origin=row.result.get("origin", "search"),
+        variant=row.result.get("variant"),
         winner=row.result.get("winner", True),
+        comparison=row.result.get("comparison"),
         activations=row.result.get("activations"),
         balanced_accuracy=row.result.get("balanced_accuracy"),
         top5_accuracy=row.result.get("top5_accuracy"),

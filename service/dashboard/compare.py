@@ -30,19 +30,19 @@ class Network:
     view: ArchitectureView
     search: Search
     seed: int
+    trial: int | None
+    """Its number where it competed with others of its budget."""
 
     @property
     def title(self) -> str:
         """What it is called."""
-        return f"{self.search.name or self.search.id} for {formats.exact(self.view.budget)}, seed {self.seed}"
+        other = "" if self.view.origin == "search" else f", {self.view.variant or self.view.origin}"
+        return f"{self.search.name or self.search.id} for {formats.exact(self.view.budget)}{other}, seed {self.seed}"
 
     def trained_in(self, epoch: Mapping[str, Any]) -> bool:
         """Whether an epoch is one of its retraining."""
-        return epoch["phase"] == "retrain" and (
-            epoch["budget"] == self.view.budget
-            if "trial" not in epoch
-            else (epoch["budget"], epoch["origin"], epoch["seed"]) == (self.view.budget, self.view.origin, self.seed)
-        )
+        own = ("budget", self.view.budget) if self.trial is None else ("trial", self.trial)
+        return bool(epoch["phase"] == "retrain" and epoch.get(own[0]) == own[1])
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ def compare_page(
         except (ProblemError, UnknownSearch):
             return missing(request, "network", one)
         search = service.searches.get(row.search_id)
-        networks.append(Network(view_architecture(row), search, row.result.get("seed", search.spec["seed"])))
+        seed = row.result.get("seed", search.spec["seed"])
+        networks.append(Network(view_architecture(row), search, seed, row.result.get("trial")))
     return page(
         "compare.html", request, networks=networks, rows=rows(networks), verdict=verdict(networks),
         curves=curves(service, networks), left_out=len(asked) - len(networks),

@@ -24,6 +24,7 @@ from fastapi.responses import HTMLResponse
 from fastapi.sse import ServerSentEvent
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from nas_core.deliver.comparison import headline
 from service import formats
 from service.api.below import path_above
 from service.api.context import Context, at_once, authorised, context
@@ -163,6 +164,7 @@ TEMPLATES.filters |= {
     "duration": formats.duration,
     "iso": iso,
     "why": why,
+    "headline": headline,
     "limits": lambda search: formats.at_most(limits(search)),
 }
 BAR_ORDER = (

@@ -43,12 +43,13 @@ router = APIRouter(include_in_schema=False)
 
 @dataclass(frozen=True)
 class BudgetRow:
-    """What a sweep has found for one budget: the number of networks, the most accurate, and the mean accuracy."""
+    """What a sweep has found for one budget: networks that were searched for, and the most accurate winner."""
 
     budget: int
     count: int
     best: api.Point
-    mean: float
+    mean: float | None
+    """The mean accuracy of those that were searched for."""
     random: float | None
     """The mean accuracy of random networks of the same cost, where there are any."""
     reference: api.Point | None
@@ -208,16 +209,20 @@ def by_budget(points: Sequence[api.Point]) -> list[BudgetRow]:
     rows = []
     for budget in sorted({point.budget for point in points}):
         of_budget = [point for point in points if point.budget == budget]
-        found = [point for point in of_budget if point.origin == "search"]
-        random = [point.accuracy for point in of_budget if point.origin == "random"]
-        if found:
-            mean = sum(point.accuracy for point in found) / len(found)
-            best = max(found, key=lambda point: (point.accuracy, -point.cost))
+        won = [point for point in of_budget if point.winner]  # chosen on validation, by its search or its finals
+        if won:
+            best = max(won, key=lambda point: (point.accuracy, -point.cost))
+            found = [point for point in of_budget if point.origin == "search"]
             references = [point for point in of_budget if point.origin in FAMILIES]
             reference = max(references, key=lambda point: (point.accuracy, -point.cost), default=None)
-            of_random = sum(random) / len(random) if random else None
+            mean, of_random = mean_of(found), mean_of([point for point in of_budget if point.origin == "random"])
             rows.append(BudgetRow(budget, len(found), best, mean, of_random, reference))
     return rows
+
+
+def mean_of(points: Sequence[api.Point]) -> float | None:
+    """The mean accuracy of networks; None of none."""
+    return sum(point.accuracy for point in points) / len(points) if points else None
 
 
 def in_words(cost: Cost, value: float) -> str:

@@ -163,6 +163,8 @@ class Found(_Strict):
     seed: Annotated[int, Field(ge=-LARGEST, le=LARGEST)] | None = None
     name: Annotated[str, Field(pattern=r"^[0-9]{1,19}(-[0-9]{1,19})?$")] | None = None
     winner: bool | None = None
+    variant: Annotated[str, Field(max_length=255)] | None = None
+    comparison: str | None = None
 
 
 class Result(_Strict):

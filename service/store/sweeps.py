@@ -183,6 +183,7 @@ class Sweeps:
                 ArchitectureRow.id.label("architecture"),
                 ArchitectureRow.search_id.label("search"),
                 func.coalesce(result["origin"].as_string(), "search").label("origin"),
+                func.coalesce(result["winner"].as_boolean(), True).label("winner"),
                 func.coalesce(result["seed"].as_integer(), Search.spec["seed"].as_integer()).label("seed"),
                 ArchitectureRow.budget,
                 own_cost.label("cost"),

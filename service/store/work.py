@@ -245,8 +245,8 @@ class Work:
     def succeed(self, search_id: str, token: str, result: dict[str, Any]) -> None:
         """Take over the result and end the search, in one transaction. Raises `LostLease`.
 
-        Networks that are found and not retrained stay in the folder, where finals find them. What is there to compare
-        with does not count as the search's accuracy.
+        Networks that are found and not retrained stay in the folder, where finals find them. The search's accuracy is
+        that of the best of those that won their budgets.
         """
         with writing(self.engine) as session:
             search = _held(session, search_id, token)
@@ -255,7 +255,7 @@ class Work:
                 row_id = f"{search_id}-{one.get('name', one['budget'])}"
                 row = {key: value for key, value in one.items() if key not in LONG}
                 session.add(ArchitectureRow(id=row_id, search_id=search_id, budget=one["budget"], result=row))
-            found = [one["accuracy"] for one in trained if one.get("origin", "search") == "search"]
+            found = [one["accuracy"] for one in trained if one.get("winner", True)]
             best = max(found, default=search.accuracy)
             changes.move(session, search, Status.SUCCEEDED, progress=1.0, accuracy=best, reason=None, error=None)
 

@@ -406,7 +406,7 @@ def test_an_unknown_sweep_gets_a_page(browser: httpx.Client) -> None:
 def test_of_many_networks_the_picture_shows_the_front_and_some() -> None:
     number = MOST_DRAWN * 3
     points = [
-        Point(architecture=str(n), search="s", origin="search", seed=n, budget=1, cost=n + 1, accuracy=0.5,
+        Point(architecture=str(n), search="s", origin="search", winner=True, seed=n, budget=1, cost=n + 1, accuracy=0.5,
               accuracy_low=0.4, accuracy_high=0.6, balanced_accuracy=None, on_front=n % 100 == 0)
         for n in range(number)
     ]  # fmt: skip
@@ -508,7 +508,7 @@ def test_a_sweep_says_what_its_finals_choose_by(app: FastAPI, browser: httpx.Cli
     *_, finals = seeding.parts(app).sweeps.searches(sweep_id, 9)
     assert finals.kind == "finals"
     told = text(browser.get(f"/searches/{finals.id}").text)
-    assert "Winners have the highest balanced accuracy on validation data." in told
+    assert "Winners have the highest balanced accuracy on validation data, whatever their origin." in told
 
 
 def test_of_a_thousand_classes_those_with_the_lowest_recall_are_shown(app: FastAPI, browser: httpx.Client) -> None:

@@ -1,0 +1,81 @@
+"""The rules of finals: which networks compete for a budget, when the weaker stop, and who wins.
+
+A budget has networks of several origins: those that searches have found, reference networks that people have drawn, and
+controls that nobody chose (random ones, and the complete network with fewer channels). Searched networks are judged
+among themselves and reference networks among themselves, so that the best of both reach the end, where they meet: what
+is delivered is never worse on the validation part than the best reference network. Controls are trained to the end.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import torch
+
+from nas_core import parallel
+from nas_core.search.baselines import random_architecture, thin_complete
+from nas_core.search.latency import measure_latency
+from nas_core.search.references import fit_reference
+from nas_core.space import FAMILIES, Architecture, Reference
+from nas_core.spec import SearchSpec
+from nas_core.supernet.references import build
+
+REDUCTION = 2
+"""Of the networks that are judged together about one in so many goes on at each rung; rungs are as much further apart.
+"""
+FIRST_RUNG = 4
+"""No network is stopped before one part in so many of its epochs, nor in the second half, where little is left to save.
+
+Earlier rungs save more and lose more (`benchmarks/finalists.py`).
+"""
+Side = Literal["search", "reference"]
+
+
+def rungs(epochs: int) -> list[int]:
+    """The epochs after which networks may be stopped: successive halving's rungs that lie in the first half."""
+    found, rung = [], max(1, epochs // FIRST_RUNG)
+    while rung <= epochs // 2:
+        found.append(rung)
+        rung *= REDUCTION
+    return found
+
+
+def side_of(origin: str) -> Side | None:
+    """Among which networks of its budget one of this `origin` is judged at the rungs; None for a control."""
+    return "search" if origin == "search" else "reference" if origin in FAMILIES else None
+
+
+def winners(trained: Iterable[Mapping[str, Any]], choose_by: str) -> set[int]:
+    """The trials that won their budgets, one each: of any origin the best on the validation part.
+
+    `trained` are results of networks that were trained to the end; `choose_by` is one of `CHOOSE_BY`. Of equals the
+    cheaper one wins, and then the one with the lower number. What the test part says decides nothing.
+    """
+    order = sorted(trained, key=lambda one: (-one[f"validation_{choose_by}"], one["multiply_adds"], one["trial"]))
+    best: dict[int, int] = {}
+    for one in order:
+        best.setdefault(one["budget"], one["trial"])
+    return set(best.values())
+
+
+def baseline(origin: str, spec: SearchSpec, budget: int, seed: int) -> Architecture | Reference:
+    """The network of an `origin` that was not searched for, within `budget` and the limits of `spec`.
+
+    Raises `ValueError` where it cannot be made small enough, with the least that it costs. Latency is not judged
+    (`check_latency`).
+    """
+    divisor, limits = spec.settings.width_divisor, spec.limits
+    if origin in FAMILIES:
+        return fit_reference(origin, spec.space, budget, limits, divisor)
+    if origin == "random":
+        return random_architecture(spec.space, budget, seed, divisor, limits)
+    return thin_complete(spec.space, budget, divisor, limits)
+
+
+def check_latency(network: Architecture | Reference, origin: str, spec: SearchSpec, device: torch.device | str) -> None:
+    """Raise `ValueError` on all workers where the first one's `device` takes too long for a network of an `origin`."""
+    limit, threads = spec.limits.latency_ms, spec.cpus_per_worker
+    if limit is not None:
+        took = parallel.first(lambda: measure_latency(build(network), threads, device=device).median)
+        if took > limit:
+            named = network.variant if isinstance(network, Reference) else origin
+            raise ValueError(f"{named} takes {took:.3g} ms, over the limit of {limit:g} ms")
