@@ -25,7 +25,7 @@ def test_threads_get_their_turn_in_the_order_in_which_they_ask() -> None:
         threads = [threading.Thread(target=take, args=(number,)) for number in range(WRITERS)]
         for number, thread in enumerate(threads):
             thread.start()
-            give_up = time.monotonic() + 10
+            give_up = time.monotonic() + 60
             while len(turns) <= number:
                 assert time.monotonic() < give_up
                 time.sleep(0.001)
@@ -60,7 +60,7 @@ def test_no_writer_waits_for_the_databases_own_lock(tmp_path: Path) -> None:
     began, inside = threading.Barrier(WRITERS), list[int]()
 
     def write() -> None:
-        began.wait(10)
+        began.wait(60)
         for _ in range(20):
             with writing(engine) as session:
                 inside.append(1)

@@ -101,7 +101,7 @@ ANYWHERE = (STATEMENT, COMMIT, RAY, FOLDER, CLOCK)
 CUTS = {"die": (COMMIT, RAY, FOLDER), "stay": ANYWHERE, "lose": (STATEMENT, COMMIT, COMMITTED)}
 """Where a turn can be cut. Who dies before a commit leaves nothing of its transaction, wherever in it that was, and
 where it only reads nothing anyway. What is lost is the connection to the database, or the answer to a commit."""
-EVERY = {"die": (3, 7), "stay": (7, 11), "lose": (7, 11)}
+EVERY = {"die": (5, 11), "stay": (13, 19), "lose": (11, 13)}
 """One in how many points is tried in repeatable examples, on SQLite and on PostgreSQL, where they take twice as long;
 with HYPOTHESIS_PROFILE=explore every one is."""
 IDLE_SECONDS = LIMITS["idle_in_transaction_session_timeout"]
@@ -833,7 +833,7 @@ def test_nothing_is_lost_and_nothing_ends_twice(the_world: World) -> None:
     run_state_machine_as_test(
         lambda: Machine(the_world),  # type: ignore[arg-type] # it takes any callable that makes a machine
         settings=settings(
-            max_examples=settings().max_examples // 14,
+            max_examples=settings().max_examples // 20,
             stateful_step_count=30,
             suppress_health_check=list(HealthCheck),
             phases=set(Phase) - {Phase.explain},  # it takes every line's trace, for minutes
