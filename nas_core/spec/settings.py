@@ -197,6 +197,7 @@ STANDARD: dict[str, Any] = dict(
     dropout=0.0,
     auxiliary_weight=0.0,
     cutout=0,
+    retrain_start="supernet",
 )
 RECIPES: dict[str, dict[str, Any]] = {"paper": {}, "standard": STANDARD, "quick": STANDARD | dict(retrain_epochs=15)}
 """The fields of retraining that a recipe replaces in a preset: none (`paper`: the preset's own, which are the paper's
