@@ -210,15 +210,41 @@ def test_a_project_has_data_roots_of_its_own(tmp_path: Path) -> None:
         "/x=y",
     )
     assert settings.roots_of(None) == ("/data/vision", "/more", "/data/a=b", "/shared", "/x=y")
-    own, other = tmp_path / "vision", tmp_path / "audio"
-    roots = {"vision": (str(own),), "audio": (str(other),)}
-    tokens = {"a-token-of-sixteen": "vision"}
+
+
+def test_a_projects_data_are_for_nobody_else_at_any_door(tmp_path: Path) -> None:
+    own, other = (seeding.images(tmp_path / name / "pets", "cats", "dogs") for name in ("vision", "audio"))
+    roots = {"vision": (str(own.parent),), "audio": (str(other.parent),)}
+    tokens = {"a-token-of-sixteen": "vision", "the-operators-token": "*"}
     app = seeding.make_app(tmp_path, tokens=tokens, project_roots=roots)
-    with seeding.serving(app) as url:
-        for folder in (other / "pets", other):
-            asked = {"dataset": str(folder), "budgets": ["300k"]}
-            told = httpx.post(url + PATH, json=asked, headers={"Authorization": "Bearer a-token-of-sixteen"})
-            assert told.status_code == 422 and "outside the data roots" in told.json()["detail"]
+    with seeding.serving(app) as url, httpx.Client(base_url=url, timeout=60) as http:
+
+        def asked(folder: Path, token: str, **more: str) -> Iterator[httpx.Response]:
+            headers = {"Authorization": f"Bearer {token}"}
+            search = {"dataset": str(folder), "budgets": ["3M"]}
+            yield http.post("/api/v1/datasets/inspect", json={"dataset": str(folder)}, headers=headers)
+            yield http.get("/api/v1/datasets/contact-sheet", params={"dataset": str(folder)}, headers=headers)
+            yield http.post(PATH, json=search | more, headers=headers)
+            swept = {"search": {"dataset": str(folder)}, "budgets": ["3M"]}
+            yield http.post("/api/v1/sweeps", json=swept | more, headers=headers)
+
+        def told(token: str, **more: str) -> list[int]:
+            return [one.status_code for one in asked(own, token, **more)]
+
+        for folder in (other, other.parent, other / "cats"):
+            for refused in asked(folder, "a-token-of-sixteen"):
+                assert refused.status_code == 422 and "outside the data roots" in refused.text, refused.request.url
+        form = http.get(
+            "/fragments/submit",
+            params={"dataset": str(other), "budgets": "3M"},
+            headers={"Authorization": "Bearer a-token-of-sixteen"},
+        )
+        assert "outside the data roots" in form.text and "cats" not in form.text
+        while told("a-token-of-sixteen")[0] == 202:
+            pass
+        assert told("a-token-of-sixteen") == [200, 200, 201, 201]
+        assert told("the-operators-token", project="vision")[2:] == [201, 201]
+        assert told("the-operators-token", project="audio")[2:] == [422, 422], "whoever asks, for whom counts"
     seeding.parts(app).searches.engine.dispose()
 
 
