@@ -6,7 +6,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
 from fastapi.staticfiles import StaticFiles
 
-from service.dashboard import cluster, compare, docs, login, logs, network, searches, submit, sweeps
+from service.dashboard import cluster, compare, docs, login, logs, network, searches, submit, sweeps, tokens
 from service.dashboard.frame import STATIC, SignInNeededError, sharing
 
 __all__ = ["add_dashboard"]
@@ -16,7 +16,7 @@ def add_dashboard(app: FastAPI) -> None:
     """Add the pages and their static files to the service."""
     app.state.shared = sharing()
     app.add_api_route("/", home, include_in_schema=False)
-    for pages in (searches, network, logs, sweeps, submit, cluster, compare, login, docs):
+    for pages in (searches, network, logs, sweeps, submit, cluster, tokens, compare, login, docs):
         app.include_router(pages.router)
     app.include_router(login.links)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

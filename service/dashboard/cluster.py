@@ -5,8 +5,9 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from service.api import cluster as api
-from service.api.context import Context, ContextDep
+from service.api.context import CallerDep, Context, ContextDep
 from service.dashboard.frame import ViewerDep, page
+from service.domain.grants import Role
 
 MOST_WAITING = 100
 """How many of the queue are shown."""
@@ -15,9 +16,10 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get("/cluster")
-def cluster_page(request: Request, service: ContextDep, project: ViewerDep) -> Response:
-    """The cluster."""
-    return page("cluster.html", request, **shown(service, project))
+def cluster_page(request: Request, service: ContextDep, project: ViewerDep, caller: CallerDep) -> Response:
+    """The cluster, with the way to the tokens for those who may make some."""
+    manages = caller.role == Role.ADMIN and caller.key is not None
+    return page("cluster.html", request, manages=manages, **shown(service, project))
 
 
 @router.get("/fragments/cluster")

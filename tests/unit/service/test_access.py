@@ -122,6 +122,8 @@ OTHERS: dict[str, Callable[[World, str], Sent]] = {
         "/api/v1/tokens",
         {"json": {"name": w.name(), "role": "read", "project": "vision"}},
     ),
+    "POST /tokens": lambda w, by: ("/tokens", {"data": {"name": w.name(), "role": "read", "project": "vision"}}),
+    "POST /tokens/{name}/revoke": lambda w, by: (f"/tokens/{w.token()}/revoke", {}),
     "DELETE /api/v1/tokens/{name}": lambda w, by: (f"/api/v1/tokens/{w.token()}", {}),
     "POST /login": lambda w, by: ("/login", {"data": {"token": "-"}}),
 }
@@ -180,6 +182,8 @@ def outcome(world: World, http: httpx.Client, method: str, sent: Sent, token: st
     path, more = sent
     if path == "/login":
         more = {"data": {"token": token or ""}}
+    if path == "/tokens" and more:
+        more = {"data": more["data"] | {"own": token or ""}}
     headers = {"Authorization": f"Bearer {token}"} if token and path != "/login" else {}
     told = http.request(method, path, headers=headers, **more)
     if told.status_code in (401, 403, 404) or "not the project of the token" in told.text:

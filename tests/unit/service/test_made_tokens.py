@@ -264,3 +264,37 @@ def test_the_command_line_makes_lists_and_revokes(url: str, monkeypatch: pytest.
     assert again.exit_code == 2 and "no token named 'robot'" in again.stderr
     wrong = yoso("token", "create", "robot", "--project", "vision", "--role", "owner")
     assert wrong.exit_code == 2 and wrong.stderr.startswith("role: ")
+
+
+def test_the_page_makes_shows_once_lists_and_revokes(app: FastAPI, url: str, client: Connect) -> None:
+    with httpx.Client(base_url=url, timeout=60) as browser:
+        browser.post("/login", data={"token": NAMED["vision"]})
+        assert 'href="/tokens"' in browser.get("/cluster").text
+        asked = {"name": "robot", "role": "submit", "expires": "90d", "own": NAMED["vision"]}
+        for wrong, field in (
+            ({"own": NAMED["*"]}, "own"),
+            ({"own": ""}, "own"),
+            ({"name": "<b>"}, "name"),
+            ({"expires": "soon"}, "expires"),
+        ):
+            told = browser.post("/tokens", data=asked | wrong)
+            assert told.status_code == 422 and f'id="wrong-{field}">' in told.text and "No token was made" in told.text
+            assert "<b>" not in told.text and NAMED["*"] not in told.text and NAMED["vision"] not in told.text
+        assert browser.post("/tokens", data=asked | {"project": "audio"}).status_code == 403
+        assert client("vision").tokens()["items"] == []
+        made = browser.post("/tokens", data=asked)
+        [token] = re.findall(r"yoso_[0-9a-f]{72}", made.text)
+        assert made.headers["cache-control"] == "no-store" and client(token).me()["name"] == "robot"
+        assert browser.post("/tokens", data=asked).status_code == 409
+        listed = browser.get("/tokens").text
+        assert "robot" in listed and token not in listed and NAMED["vision"] not in listed
+        assert browser.post("/tokens/robot/revoke").headers["location"] == "/tokens"
+        assert refused(client(token).list).status == 401 and "Made here" not in browser.get("/tokens").text
+
+
+def test_whoever_guesses_at_the_pages_own_token_has_to_wait(url: str) -> None:
+    asked = {"name": "robot", "role": "read", "own": "a-guess"}
+    with httpx.Client(base_url=url, timeout=60) as browser:
+        browser.post("/login", data={"token": NAMED["vision"]})
+        codes = [browser.post("/tokens", data=asked).status_code for _ in range(callers.MOST_GUESSES + 1)]
+        assert codes == [422] * callers.MOST_GUESSES + [429]
