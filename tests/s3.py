@@ -53,7 +53,7 @@ class Line:
         self.spoilt: str | None = None
         self.whole, self.times = 0, 0
         self.requests: Counter[str] = Counter()
-        """By method, and what of a bucket is asked for: "GET", "GET list", "PUT", …"""
+        """By method, and what is listed: "PUT", "GET", "GET list of journal", …"""
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._listening = self._listen(0)
@@ -113,7 +113,9 @@ class Line:
             with suppress(OSError):
                 while block := client.recv(65536):
                     for method, target in _REQUEST.findall(block):
-                        self.requests[method.decode() + (" list" if b"list-type=2" in target else "")] += 1
+                        query = urllib.parse.parse_qs(target.decode().partition("?")[2])
+                        folder = "".join(query.get("prefix", [])).rstrip("/").rpartition("/")[2]
+                        self.requests[method.decode() + (f" list of {folder}" if "list-type" in query else "")] += 1
                     if self.spoilt != "silent":
                         server.sendall(block)
             with suppress(OSError):

@@ -35,7 +35,7 @@ class EventFiles:
     """
 
     def __init__(self, folder: RunFolder, seconds: float = SECONDS) -> None:
-        self.folder, self.seconds = folder, seconds
+        self.folder, self.seconds = folder, folder.every(seconds)
         self.events: dict[str, list[Event]] = {}
         """Of each TensorBoard run the events of its next part."""
         self.steps: dict[str, int] = {}

@@ -4,8 +4,8 @@ Reads the attempt's `spec.json`, runs the search on as many workers as it asks f
 (exit code 0) or `error.json` (1) beside it. Interrupted, it stops its workers in order and leaves with 130; another
 attempt goes on from its last checkpoint. Where the attempt has been started before, is closed, or a later one is there,
 it writes nothing and leaves with 75; where Ray does not start it leaves with 69. The attempt's number comes from
-YOSO_ATTEMPT, or follows the newest in the journal; YOSO_CHECKPOINT_SECONDS says how often a checkpoint is due (5 s),
-after any step; it is written while the training goes on.
+YOSO_ATTEMPT, or follows the newest in the journal; YOSO_CHECKPOINT_SECONDS says how often a checkpoint is due (5 s, or
+100 s in an object store), after any step; it is written while the training goes on.
 
 Where fewer workers will do, it begins with as many as Ray has places for, goes on with fewer where a node is lost, and
 with more, up to its number, where one has come: after YOSO_RESIZE_SECONDS (60 s) without a change at the earliest,
@@ -108,7 +108,7 @@ def run(folder: "RunFolder", attempt: int) -> None:
             ray.init("local", include_dashboard=False, num_cpus=cpus)
     except Exception as error:
         raise RayStartError(f"Ray did not start: {' '.join(str(error).split())[:500]}") from error
-    seconds = float(os.environ.get("YOSO_CHECKPOINT_SECONDS") or CHECKPOINT_SECONDS)
+    seconds = float(os.environ.get("YOSO_CHECKPOINT_SECONDS") or folder.every(CHECKPOINT_SECONDS))
     if "finalists" in values:
         from worker.tuning import run_finals
 
@@ -124,12 +124,14 @@ class RayStartError(RuntimeError):
     """Ray did not start, or cannot be reached; another try may do."""
 
 
-def give_way(folder: "RunFolder", seconds: float = FENCE_SECONDS) -> threading.Thread:
+def give_way(folder: "RunFolder", seconds: float | None = None) -> threading.Thread:
     """Interrupt this process as soon as it may not write into `folder` any more, so that it holds nothing for nothing.
 
     That it does not write is not held by this: every write looks for itself.
     """
     from worker.run_folder import GaveWay
+
+    pause = folder.every(FENCE_SECONDS) if seconds is None else seconds
 
     def watch() -> None:
         while True:
@@ -141,7 +143,7 @@ def give_way(folder: "RunFolder", seconds: float = FENCE_SECONDS) -> threading.T
                 return
             except OSError as error:
                 print(f"the run's folder cannot be read just now: {error}", file=sys.stderr, flush=True)
-            time.sleep(seconds)
+            time.sleep(pause)
 
     thread = threading.Thread(target=watch, name="fence", daemon=True)
     thread.start()

@@ -9,13 +9,14 @@ from worker.run_folder import RunFolder
 
 
 class Journal:
-    """Writes journal lines into a run's folder, a chunk at a time and at most about one a second.
+    """Writes journal lines into a run's folder, a chunk at a time and at most about one a second, or one in 20 seconds
+    into an object store.
 
     What they measure goes into TensorBoard's event files too.
     """
 
     def __init__(self, folder: RunFolder, attempt: int, seconds: float = 1.0) -> None:
-        self.folder, self.attempt, self.seconds = folder, attempt, seconds
+        self.folder, self.attempt, self.seconds = folder, attempt, folder.every(seconds)
         own = [name for name in folder.chunks() if name.startswith(f"{attempt:04d}-")]
         self.number = int(own[-1][5:11]) if own else 0
         """Of the last chunk."""

@@ -39,6 +39,7 @@ import os
 import posixpath
 import re
 import socket
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -54,6 +55,11 @@ _OF_ALL = ("journal", "tensorboard")
 """The folders that all attempts write into; the names of the files there carry the attempt."""
 _OWN = ("spec.json", "result.json", "error.json", CLOSED, CLAIMED)
 """What an attempt never takes from an earlier one."""
+
+
+_SELDOM, _AT_LEAST_SECONDS = 20, 120.0
+"""In an object store, where every look and every file costs a request, things are done a twentieth as often, or
+at least so often."""
 
 
 class GaveWay(RuntimeError):
@@ -75,6 +81,12 @@ class RunFolder:
         """The attempt's folder, below the run's; empty where that is the run's folder itself."""
         self.writer: tuple[str, int] | None = None
         """As whom `take` has made this process the writer."""
+        self._looked = float("-inf")
+        """When it was last asked whether there is a later attempt."""
+
+    def every(self, seconds: float) -> float:
+        """How often to do here what is done every so many `seconds` in a local folder."""
+        return seconds if self.local else max(seconds, min(_SELDOM * seconds, _AT_LEAST_SECONDS))
 
     def path(self, name: str) -> str:
         """Where this attempt writes the file `name`, in terms of the file system."""
@@ -145,8 +157,11 @@ class RunFolder:
         """Raise `GaveWay` where this process may not write any more."""
         if not self.own:
             return
-        if (newest := max(self.attempts(), default=0)) > int(self.own[-4:]):
-            raise GaveWay(f"{self.own} gives way to attempt {newest}")
+        # Who makes a later attempt closes this one before: where each look costs a request, that is enough, mostly.
+        if self.local or time.monotonic() - self._looked > _AT_LEAST_SECONDS:
+            if (newest := max(self.attempts(), default=0)) > int(self.own[-4:]):
+                raise GaveWay(f"{self.own} gives way to attempt {newest}")
+            self._looked = time.monotonic()
         names = self._names(self.own)
         if not names:
             raise StorageUnavailable(errno.ENOENT, f"{self.url_of('')} is not there just now")

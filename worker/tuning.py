@@ -508,7 +508,7 @@ def goes_on(folder: RunFolder, number: int, epoch: int) -> bool:
     """What the heat says of a finalist at a rung; waits until it says it."""
     name = verdict(number, epoch)
     while not folder.exists(name):
-        time.sleep(VERDICT_SECONDS)
+        time.sleep(folder.every(VERDICT_SECONDS))
     return bool(folder.read_json(name)["goes_on"])
 
 

@@ -52,6 +52,10 @@ STALLED_SECONDS = 120.0
 STOP_AGAIN_SECONDS = 60.0
 """Longer than a job takes to stop: a driver that is told twice gives up its orderly end."""
 
+LOOK_SECONDS, LONGEST_LOOK_SECONDS, RESULT_SECONDS = 10.0, 40.0, 120.0
+"""In an object store: between two looks into a journal, the same while nothing is new, and between two looks for a
+result while the job runs. In a local folder all of that is done in every turn."""
+
 LEAVE_SECONDS = 30.0
 """How long a driver may take to leave by itself once its result is there."""
 
@@ -108,6 +112,21 @@ class Trouble:
     reason: str = ""
 
 
+@dataclass
+class Look:
+    """What a dispatcher knows of an attempt's folder in an object store, and when it looks again, by the clock."""
+
+    listed: bool = False
+    """Whether the whole journal was listed, after which chunks follow number by number."""
+    again: float = 0.0
+    pause: float = LOOK_SECONDS
+    """How long after the last look that is."""
+    result: float = 0.0
+    """When it asks for a result again."""
+    closed: bool = False
+    """Whether it has closed the folder, this one or a local one."""
+
+
 class Dispatcher:
     """Moves searches along; `run` in a thread, or `turn` by turn.
 
@@ -149,6 +168,8 @@ class Dispatcher:
         """Since when attempts have been seen to wait in Ray for their workers, by the jobs' names."""
         self._late: dict[str, str] = {}
         """Why attempts have given their places back, by the jobs' names."""
+        self._looks: dict[str, Look] = {}
+        """By the jobs' names."""
         self._troubles: dict[str, Trouble] = {}
         self._events: dict[str, int] = {}
         """How many events there are of a search that is held, as far as that was asked for."""
@@ -442,14 +463,15 @@ class Dispatcher:
         """Read what is new in the folder, and compare it with what Ray says of the job."""
         # Asked before the folder is read: what a job did before it ended is then in what is read.
         job = self.jobs.job(submission_id(search))
+        over = job is None or job.status.ended or submission_id(search) in self._late
         begin = time.monotonic()
-        for name, lines in self.runs.chunks(search.id, search.journal_cursor, asked(search)):
+        for name, lines in self._chunks(search, over):
             if int(name[:4]) > search.attempt:
                 break  # the database was restored: it is the later attempt's to tell
             search = self.work.follow(search.id, token, name, self._at_most(search.id, name, lines))
             if time.monotonic() - begin > FOLLOW_SECONDS:
                 return  # what follows is read in the next turn, when others have had theirs
-        if self._result(search) is not None:
+        if self._may_have_ended(search, over) and self._result(search) is not None:
             self._finish(self.work.move(search.id, token, Status.FINISHING, reason=None), token)
         elif (late := self._late.get(submission_id(search))) is not None:
             self._failed(search, token, {"kind": "waiting", "message": late, "retryable": True})
@@ -459,6 +481,37 @@ class Dispatcher:
             self._failed(search, token, self._error(search, job))
         elif search.status == Status.WAITING:
             self._wait(search, token)
+
+    def _look(self, search: Search) -> Look:
+        return self._looks.setdefault(submission_id(search), Look())
+
+    def _chunks(self, search: Search, over: bool) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        """What is new in the journal; in an object store, where asking costs, when it is time, or the job is `over`."""
+        if not self.runs.remote:
+            yield from self.runs.chunks(search.id, search.journal_cursor, asked(search))
+            return
+        look, now = self._look(search), time.monotonic()
+        if now < look.again and not over:
+            return
+        if look.listed and not over:
+            found = self.runs.next_chunks(search.id, search.journal_cursor, search.attempt, asked(search))
+        else:
+            found = self.runs.chunks(search.id, search.journal_cursor, asked(search))
+        look.pause = min(2 * look.pause, LONGEST_LOOK_SECONDS)
+        for chunk in found:
+            look.pause = LOOK_SECONDS
+            yield chunk
+        look.listed, look.again = True, now + look.pause
+
+    def _may_have_ended(self, search: Search, over: bool) -> bool:
+        """Whether to ask for the result: a job leaves soon after it is written, but for one that hangs."""
+        if not self.runs.remote or over:
+            return True
+        look, now = self._look(search), time.monotonic()
+        due = now >= look.result
+        if due:
+            look.result = now + RESULT_SECONDS
+        return due
 
     def _wait(self, search: Search, token: str) -> None:
         """Let an attempt whose workers Ray does not start in time give its place back, from the next turn on.
@@ -477,6 +530,7 @@ class Dispatcher:
             self._late[name] = told
 
     def _forget_wait(self, name: str) -> None:
+        self._looks.pop(name, None)
         self._waiting.pop(name, None)
         self._late.pop(name, None)
 
@@ -514,11 +568,13 @@ class Dispatcher:
 
         Not before the attempt has left the cluster: the slot is free with the search's end.
         """
+        if self._look(search).closed and not self._left(search, token):
+            return
         result = self._result(search)
         if result is None:
             self._failed(search, token, {"kind": "storage", "message": "the result is torn or gone", "retryable": True})
             return
-        self.runs.close(search.id, search.attempt)
+        self._close(search)
         if not self._left(search, token):
             return
         self.work.succeed(search.id, token, result)
@@ -563,8 +619,14 @@ class Dispatcher:
         In this order: what has begun before it was closed is among Ray's jobs.
         """
         with _unless_bad(search):
-            self.runs.close(search.id, search.attempt)
+            self._close(search)
         return self._gone(search, token)
+
+    def _close(self, search: Search) -> None:
+        """Close the attempt's folder, unless this dispatcher has before."""
+        if not self._look(search).closed:
+            self.runs.close(search.id, search.attempt)
+            self._look(search).closed = True
 
     def _left(self, search: Search, token: str) -> bool:
         """Whether the attempt's job and all that it started are gone; if they do not go by themselves, stop them."""

@@ -17,7 +17,7 @@ from nas_core.space import Architecture, Reference
 from nas_core.storage import StorageUnavailable
 from service.dispatch import folder_model
 from service.dispatch.folder_model import MOST_BYTES, MOST_CHUNK, MOST_JSON, MOST_WEIGHTS, Asked, BadFolder
-from service.dispatch.storage import Content, storage_of
+from service.dispatch.storage import Content, RemoteStorage, storage_of
 
 _CHUNK = re.compile(r"\d{4}-\d{6}\.jsonl")
 _RUN = re.compile(r"[a-z0-9_]{1,16}")
@@ -53,6 +53,8 @@ class Runs:
         self._checked = float("-inf")
         self._problem: str | None = None
         self.files, self.root = storage_of(f"{storage.rstrip('/')}/searches")
+        self.remote = isinstance(self.files, RemoteStorage)
+        """Whether every look costs a request."""
 
     def problem(self) -> str | None:
         """Why the storage cannot be used, or None; asked of it once in `CHECK_SECONDS`."""
@@ -224,6 +226,25 @@ class Runs:
             if _CHUNK.fullmatch(name) and name > after:
                 content = self.files.read(f"{search_id}/journal/{name}", MOST_CHUNK)
                 yield name, folder_model.lines(name, content, asked)
+
+    def next_chunks(
+        self, search_id: str, after: str, attempt: int, asked: Asked | None = None
+    ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        """The chunks of an attempt's journal, number by number, that follow on the one called `after`, or begin it.
+
+        As `chunks`, but one request finds that there is none, however long the journal is.
+        """
+        if after[:4] > f"{attempt:04d}":
+            return
+        number = int(after[5:11]) if after.startswith(f"{attempt:04d}-") else 0
+        while True:
+            number += 1
+            name = f"{attempt:04d}-{number:06d}.jsonl"
+            try:
+                content = self.files.read(f"{search_id}/journal/{name}", MOST_CHUNK)
+            except FileNotFoundError:
+                return
+            yield name, folder_model.lines(name, content, asked)
 
     def tail(self, search_id: str, name: str, size: int) -> bytes:
         """At most the last `size` bytes of a file. Raises `FileNotFoundError`."""

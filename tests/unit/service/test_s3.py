@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -14,13 +15,16 @@ from fastapi import FastAPI
 from s3fs import S3FileSystem
 
 from nas_core.storage import StorageUnavailable
+from service.dispatch import dispatcher as dispatching
 from service.dispatch.folder_model import BadFolder
 from service.dispatch.runs import Runs
 from tests import seeding
 from tests.ray_double import RayDouble, ray_double
 from tests.s3 import KEYS, Line, ask, asking_for_rights, s3_server
 from tests.unit.service.test_dispatcher import Service
-from worker.job import give_way
+from worker import event_files, journal, run_folder
+from worker.job import CHECKPOINT_SECONDS, FENCE_SECONDS, give_way
+from worker.journal import Journal
 from worker.run_folder import GaveWay, RunFolder
 
 BUCKET = "bucket"
@@ -71,11 +75,9 @@ def database_url(request: pytest.FixtureRequest, sqlite_tables: Path, tmp_path: 
 
 
 @pytest.fixture
-def service(app: FastAPI, seeds: dict[str, str], ray: RayDouble, url: str) -> Iterator[Service]:
-    """A service whose storage is in the bucket from now on."""
-    runs = Runs(url)
-    seeding.parts(app).runs.files, seeding.parts(app).runs.root = runs.files, runs.root
-    seeding.parts(app).runs.storage = url
+def service(app: FastAPI, ray: RayDouble, url: str) -> Iterator[Service]:
+    """A service whose storage is in the bucket."""
+    seeding.parts(app).runs.__init__(url)  # type: ignore[misc]
     made = Service(app, ray)
     yield made
     made.close()
@@ -203,7 +205,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("how", FAULTS)
 def test_a_fault_is_a_reason_and_a_retry(
-    service: Service, seeds: dict[str, str], line: Line, url: str, how: str
+    seeds: dict[str, str], service: Service, line: Line, url: str, how: str
 ) -> None:
     """For whoever waits for a search, asks for its files, or asks whether the service is ready."""
     seeding.report(service.app)
@@ -285,3 +287,45 @@ def test_a_file_whose_answer_breaks_off_is_read_again(line: Line, url: str) -> N
     line.spoil("torn", whole=900)
     with pytest.raises(StorageUnavailable):
         runs.read("s", "logs/x")
+
+
+def test_a_running_search_asks_seldom(service: Service, line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted with all that asks: the journal of a search that tells something every second, or nothing for a while,
+    its checkpoints and its fence, and the dispatcher; however long the journal is, which nobody lists.
+    """
+    clock, seconds = [1000.0], 240
+    for module in (journal, event_files, run_folder, dispatching):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock[0], time=lambda: clock[0]))
+    runs, search_id, dispatcher = seeding.parts(service.app).runs, service.queue(), service.dispatcher()
+    dispatcher.turn()
+    folder = RunFolder(runs.url(search_id), 1)
+    writing = Journal(folder, 1)
+    for _ in range(3):
+        writing.write({"kind": "started", "workers": 1, "resumed": False})
+        writing.flush(force=True)
+    dispatcher.turn()
+    assert service.status(search_id) == "running"
+    checkpoints = fences = clock[0]
+    for most, tells in ((0.5, True), (0.15, False)):
+        line.requests.clear()
+        for second in range(seconds):
+            clock[0] += 1
+            if tells:
+                writing.write(seeding.epoch("search", 3, 30, 0.25))
+                writing.flush()
+            if clock[0] - checkpoints >= folder.every(CHECKPOINT_SECONDS):
+                checkpoints = clock[0]
+                writing.flush(force=True)
+                folder.write(f"train/{second}/job.pt", b"state")
+            if clock[0] - fences >= folder.every(FENCE_SECONDS):
+                fences = clock[0]
+                folder.check()
+            if second % 5 == 0:
+                dispatcher.turn()
+        assert 0 < line.requests.total() / seconds < most, line.requests
+        assert line.requests["GET list of journal"] == 0
+    told = service.searches.get(search_id).journal_cursor
+    assert told == f"{writing.chunk}.jsonl" and writing.number > 12
+    service.ray.end(search_id, "FAILED")
+    dispatcher.turn()
+    assert line.requests["GET list of journal"] == 1, "nothing is left unread"
