@@ -85,7 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_data(parser)
     parser.add_argument("--controls", nargs="+", choices=list(CONTROLS), default=list(CONTROLS))
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
     first_of(options.data, parser, PHOTOGRAPHS, TEST)
