@@ -125,20 +125,26 @@ class Settings(AugmentationSettings, RetrainSettings, ScalingSettings, SupernetS
     width_divisor: int = whole(8, 1, 64)
 
     @classmethod
-    def preset(cls, name: str, /, recipe: str = "paper", **overrides: Any) -> Self:
+    def preset(cls, name: str, /, recipe: str | None = None, **overrides: Any) -> Self:
         """The schedule that goes with the space called `name`, retrained by `recipe` (`RECIPES`), with some fields
         replaced.
 
-        With the form `paper` comes its `gamma`, where none is given.
-        Raises `InvalidValue` for an unknown name, recipe or field.
+        Where no recipe is named, the preset for CIFAR-10 has `standard`, and the others the preset's own fields, from
+        what the supernet has learned. With the form `paper` comes its `gamma`, where none is given; and a warm-up that
+        is not given is shortened to less than the epochs. Raises `InvalidValue` for an unknown name, recipe or field.
         """
         if name not in SETTINGS:
             raise InvalidValue("space.preset", name, "no such preset", "one of " + ", ".join(SETTINGS))
-        if recipe not in list(RECIPES):
+        if recipe is not None and recipe not in list(RECIPES):
             raise InvalidValue("settings.recipe", recipe, "no such recipe", "one of " + ", ".join(RECIPES))
         refuse_unknown("settings", overrides, ["recipe", *(field.name for field in fields(cls))])
         gamma = {"gamma": PAPER_GAMMA[name]} if overrides.get("form") == "paper" else {}
-        return replace(cls(**SETTINGS[name] | RECIPES[recipe]), **gamma | overrides)
+        unnamed = STANDARD if name == "cifar10" else {"retrain_start": "supernet"}
+        made = SETTINGS[name] | (unnamed if recipe is None else RECIPES[recipe])
+        epochs, warmup = overrides.get("retrain_epochs"), made.get("retrain_warmup_epochs", 0)
+        if type(epochs) is int and 1 <= epochs <= warmup:
+            made["retrain_warmup_epochs"] = epochs - 1
+        return replace(cls(**made), **gamma | overrides)
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -201,5 +207,5 @@ STANDARD: dict[str, Any] = dict(
 )
 RECIPES: dict[str, dict[str, Any]] = {"paper": {}, "standard": STANDARD, "quick": STANDARD | dict(retrain_epochs=15)}
 """The fields of retraining that a recipe replaces in a preset: none (`paper`: the preset's own, which are the paper's
-for `cifar10` and `imagenet`); all but the epochs, by what was measured to pay (`standard`, `benchmarks/recipes.py`); or
-these and the epochs (`quick`)."""
+for `cifar10` and `imagenet`, from scratch); all but the epochs, by what was measured to pay (`standard`,
+`benchmarks/recipes.py`); or these and the epochs (`quick`)."""

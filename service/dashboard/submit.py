@@ -163,7 +163,7 @@ CHOICES: dict[str, list[tuple[str, str]]] = {
     "space.share": [("", "each block its own"), ("true", "the same for all blocks")],
     "data.channels": [("", "what the images are"), ("1", "grey"), ("3", "colour")],
     "gpus_per_worker": [("0", "none"), ("1", "one")],
-    "settings.recipe": [("", "the preset's"), *((name, name) for name in RECIPES if name != "paper")],
+    "settings.recipe": [("", "the preset's"), *((name, name) for name in RECIPES)],
     "settings.retrain_start": [("", "the recipe's"), *((name, name) for name in STARTS)],
     "settings.balance": [("", "as often as their images"), *((name, name) for name in BALANCES if name != "none")],
     "settings.form": [("", "the preset's"), *((name, name) for name in FORMS)],

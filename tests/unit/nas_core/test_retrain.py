@@ -43,7 +43,7 @@ EVERYTHING: dict[str, Any] = {
 
 
 def test_cifar_restarts_after_10_30_70_150_and_310_epochs_and_ends_at_the_bottom() -> None:
-    settings = Settings.preset("cifar10")
+    settings = Settings.preset("cifar10", "paper")
     for start in (0, 10, 30, 70, 150, 310):
         assert learning_rate(settings, start) == settings.retrain_lr
         middle = start + (start + 10) / 2
@@ -68,7 +68,8 @@ def test_digits_fall_along_one_cosine() -> None:
 @pytest.mark.parametrize("epochs", [1, 7, 29, 30, 50, 629])
 @pytest.mark.parametrize("warmup", [0, 5])
 def test_cycles_end_with_the_training_however_long_it_is(epochs: int, warmup: int) -> None:
-    settings = Settings.preset("cifar10", retrain_epochs=epochs + warmup, retrain_warmup_epochs=warmup)
+    given = {"retrain_epochs": epochs + warmup, "retrain_warmup_epochs": warmup}
+    settings = Settings.preset("cifar10", "paper", **given)
     assert learning_rate(settings, warmup) == settings.retrain_lr
     assert learning_rate(settings, epochs + warmup - 1e-3) == pytest.approx(1e-4, abs=2e-6)
 

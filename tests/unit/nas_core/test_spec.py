@@ -225,18 +225,18 @@ def test_every_worker_has_two_images_of_a_batch_however_it_is_shared_out() -> No
 
 
 def test_a_specification_from_before_there_was_a_recipe_means_what_it_meant() -> None:
-    values = tiny_spec(settings={"retrain_epochs": 3}).to_dict()
+    values = tiny_spec(settings={"retrain_epochs": 3, "retrain_start": "scratch"}).to_dict()
     younger = ("decay_biases", "retrain_accumulation", "ema_share", "balance", "retrain_patience", "retrain_start")
     meant = [values["settings"].pop(name) for name in younger]
     assert meant == [True, 1, 0.0, "none", 0, "scratch"]
     assert values["settings"].pop("width_divisor") == 8
-    assert SearchSpec.from_dict(values) == tiny_spec(settings={"retrain_epochs": 3, "width_divisor": 1})
+    then = {"retrain_epochs": 3, "width_divisor": 1, "retrain_start": "scratch"}
+    assert SearchSpec.from_dict(values) == tiny_spec(settings=then)
 
 
 @pytest.mark.parametrize("preset", SETTINGS)
 def test_a_recipe_sets_the_retraining_and_what_is_given_goes_first(preset: str) -> None:
-    own = Settings.preset(preset)
-    assert Settings.preset(preset, "paper") == own
+    own = Settings.preset(preset, "paper")
     standard, quick = Settings.preset(preset, recipe="standard"), Settings.preset(preset, recipe="quick")
     assert quick == replace(standard, retrain_epochs=15) and standard.retrain_epochs == own.retrain_epochs
     changed = {field.name for field in fields(Settings) if getattr(standard, field.name) != getattr(own, field.name)}
@@ -247,9 +247,20 @@ def test_a_recipe_sets_the_retraining_and_what_is_given_goes_first(preset: str) 
             assert getattr(standard, field.name) == getattr(Settings.preset("cifar10", recipe="standard"), field.name)
     given = Settings.preset(preset, recipe="quick", retrain_epochs=40, label_smoothing=0.2)
     assert given == replace(standard, retrain_epochs=40, label_smoothing=0.2)
+    unnamed = standard if preset == "cifar10" else replace(own, retrain_start="supernet")
+    assert Settings.preset(preset) == unnamed and own.retrain_start == "scratch"
 
 
-@pytest.mark.parametrize("recipe", ["Standard", "", None, 1, ["paper"]])
+@pytest.mark.parametrize(("preset", "warmup"), [("digits", 0), ("cifar10", 1), ("imagenet", 5)])
+def test_a_warm_up_that_is_not_given_leaves_an_epoch_behind_it(preset: str, warmup: int) -> None:
+    for epochs in (1, 2, 5, 6):
+        settings = Settings.preset(preset, retrain_epochs=epochs)
+        assert settings.retrain_warmup_epochs == min(warmup, epochs - 1)
+    with pytest.raises(InvalidValue, match="retrain_warmup_epochs"):
+        Settings.preset(preset, retrain_epochs=2, retrain_warmup_epochs=2)
+
+
+@pytest.mark.parametrize("recipe", ["Standard", "", 1, ["paper"]])
 def test_a_recipe_that_is_none_is_refused(recipe: Any) -> None:
     with pytest.raises(InvalidValue) as refused:
         Settings.preset("digits", recipe=recipe)
