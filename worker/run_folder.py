@@ -39,10 +39,12 @@ import os
 import posixpath
 import re
 import socket
+import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from nas_core.storage import StorageUnavailable, open_storage
@@ -60,6 +62,9 @@ _OWN = ("spec.json", "result.json", "error.json", CLOSED, CLAIMED)
 _SELDOM, _AT_LEAST_SECONDS = 20, 120.0
 """In an object store, where every look and every file costs a request, things are done a twentieth as often, or
 at least so often."""
+
+_PATIENCE = 5
+"""How many times as long as a call may take a server may be away while a worker wants to write."""
 
 
 class GaveWay(RuntimeError):
@@ -175,10 +180,10 @@ class RunFolder:
 
         Raises `GaveWay`.
         """
-        self.check()
         if not self.local:
-            self.fs.pipe_file(self.path(name), content)
+            self._patiently(partial(self._send, name, content, "overwrite"))
             return
+        self.check()
         temporary = self._temporary(name, content)
         os.replace(temporary, self.path(name))
 
@@ -187,21 +192,42 @@ class RunFolder:
 
         Where others may write it too, `content` is this process's own and no other's.
         """
-        if name != CLAIMED:
-            self.check()
         if not self.local:
             try:
-                self.fs.pipe_file(self.path(name), content, mode="create")
+                self._patiently(partial(self._send, name, content, "create"))
             except FileExistsError:
                 # An answer that broke off was tried again, and then finds what the first try wrote.
                 if self.fs.cat_file(self.path(name)) != content:
                     raise
             return
+        if name != CLAIMED:
+            self.check()
         temporary = self._temporary(name, content)
         try:
             os.link(temporary, self.path(name))
         finally:
             os.unlink(temporary)
+
+    def _send(self, name: str, content: bytes, mode: str) -> None:
+        if name != CLAIMED:
+            self.check()
+        self.fs.pipe_file(self.path(name), content, mode=mode)
+
+    def _patiently(self, send: Callable[[], None]) -> None:
+        """`send`, again and again while the server is away, so that a minute without it costs no attempt.
+
+        What the server refuses is not tried again.
+        """
+        give_up, pause = time.monotonic() + _PATIENCE * self.fs.seconds, 1.0
+        while True:
+            try:
+                return send()
+            except StorageUnavailable as error:
+                if isinstance(error.__cause__, PermissionError) or time.monotonic() + pause > give_up:
+                    raise
+                print(f"{error}: tried again in {pause:g} s", file=sys.stderr, flush=True)
+            time.sleep(pause)
+            pause = min(2 * pause, 30.0)
 
     def _temporary(self, name: str, content: bytes) -> str:
         folder = posixpath.dirname(self.path(name))

@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -277,6 +278,23 @@ def test_what_was_written_and_whose_answer_was_torn_is_written(line: Line, url: 
     assert line.requests["PUT"] == 2
     with pytest.raises(GaveWay, match="started before"):
         folder.begin()
+
+
+def test_a_worker_waits_for_a_server_that_is_away(line: Line, url: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """And not for one that refuses what it wants."""
+    folder = attempt(url)
+    line.spoil("away")
+    writing = threading.Thread(target=folder.write_json, args=["x", {"a": 1}])
+    writing.start()
+    while "tried again in 1 s" not in capfd.readouterr().err:
+        writing.join(0.1)
+        assert writing.is_alive()
+    line.spoil(None)
+    writing.join()
+    assert folder.read_json("x") == {"a": 1}
+    with asking_for_rights(line.server), pytest.raises(StorageUnavailable, match="Access Key Id"):
+        folder.write("x", b"")
+    assert "tried again" not in capfd.readouterr().err
 
 
 def test_a_file_whose_answer_breaks_off_is_read_again(line: Line, url: str) -> None:

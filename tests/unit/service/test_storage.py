@@ -58,7 +58,8 @@ class Failing(MemoryFileSystem):  # type: ignore[misc]
 fsspec.register_implementation("failing", Failing, clobber=True)
 
 
-def test_every_error_of_a_storage_is_one() -> None:
+def test_every_error_of_a_storage_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("YOSO_STORAGE_SECONDS", "0.1")
     runs = Runs("failing://bucket/yoso")
     calls: list[Callable[[], object]] = [
         lambda: runs.read_json("s", "spec.json"),
