@@ -497,7 +497,8 @@ class Dispatcher:
             found = self.runs.next_chunks(search.id, search.journal_cursor, search.attempt, asked(search))
         else:
             found = self.runs.chunks(search.id, search.journal_cursor, asked(search))
-        look.pause = min(2 * look.pause, LONGEST_LOOK_SECONDS)
+        begun = search.status != Status.WAITING  # until then somebody waits to see it begin
+        look.pause = min(2 * look.pause, LONGEST_LOOK_SECONDS) if begun else LOOK_SECONDS
         for chunk in found:
             look.pause = LOOK_SECONDS
             yield chunk
