@@ -15,7 +15,7 @@ from nas_core import parallel
 from nas_core.search.baselines import random_architecture, thin_complete
 from nas_core.search.latency import measure_latency
 from nas_core.search.references import fit_reference
-from nas_core.space import FAMILIES, Architecture, Reference
+from nas_core.space import FAMILIES, Architecture, Genotype, Reference
 from nas_core.spec import SearchSpec
 from nas_core.supernet.references import build
 
@@ -44,17 +44,43 @@ def side_of(origin: str) -> Side | None:
     return "search" if origin == "search" else "reference" if origin in FAMILIES else None
 
 
+def place(score: float, multiply_adds: int, trial: int) -> tuple[float, int, int]:
+    """What networks for one budget are sorted by, the best first: their score on the validation part; of equals the
+    cheaper one is better, and then the one with the lower number."""
+    return -score, multiply_adds, trial
+
+
+def survivors(count: int) -> int:
+    """How many of so many networks that are judged together go on: the better half, and the one in the middle."""
+    return -(-count // REDUCTION)
+
+
 def winners(trained: Iterable[Mapping[str, Any]], choose_by: str) -> set[int]:
     """The trials that won their budgets, one each: of any origin the best on the validation part.
 
-    `trained` are results of networks that were trained to the end; `choose_by` is one of `CHOOSE_BY`. Of equals the
-    cheaper one wins, and then the one with the lower number. What the test part says decides nothing.
+    `trained` are results of networks that were trained to the end; `choose_by` is one of `CHOOSE_BY`. What the test
+    part says decides nothing.
     """
-    order = sorted(trained, key=lambda one: (-one[f"validation_{choose_by}"], one["multiply_adds"], one["trial"]))
     best: dict[int, int] = {}
-    for one in order:
+    for one in sorted(
+        trained, key=lambda one: place(one[f"validation_{choose_by}"], one["multiply_adds"], one["trial"])
+    ):
         best.setdefault(one["budget"], one["trial"])
     return set(best.values())
+
+
+def path(budget: int, trial: int | None = None) -> str:
+    """Where a network's files are, below the run's folder: those of a budget's one network, or of one of several."""
+    return f"architectures/{budget}" if trial is None else f"architectures/{budget}-{trial}"
+
+
+def cost_of(architecture: Genotype) -> dict[str, int]:
+    """What a network costs, as a journal line or a result tells it."""
+    return {
+        "multiply_adds": architecture.multiply_adds,
+        "parameters": architecture.parameters,
+        "activations": architecture.peak_activations,
+    }
 
 
 def baseline(origin: str, spec: SearchSpec, budget: int, seed: int) -> Architecture | Reference:

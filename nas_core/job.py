@@ -1,5 +1,7 @@
 """One job from beginning to end: the search, then the retraining of each budget's architecture."""
 
+from contextlib import suppress
+from itertools import chain
 from typing import Any
 
 import torch
@@ -8,41 +10,50 @@ from torch import Tensor
 from nas_core import parallel
 from nas_core.data.loading import Data, steps_per_epoch
 from nas_core.errors import InvalidValue
+from nas_core.finals import baseline, check_latency, cost_of, path
+from nas_core.race import Contender, Delivered, Race, planned_epochs
+from nas_core.search.latency import Latency
 from nas_core.search.search import Search
 from nas_core.search.spending import WIDE, divisor_of
 from nas_core.seeds import generator
-from nas_core.space import Architecture, Genotype
+from nas_core.space import Architecture
 from nas_core.spec import SearchSpec
 from nas_core.supernet.inherit import inherited
-from nas_core.train.evaluation import Evaluation
 from nas_core.train.retrain import Retraining
 
-VERSION = 4
-"""Of what `SearchJob.state_dict` gives. Before version 4 the fixed L1 could take the cost ahead of the schedule, which
-ended with the search; before 3 BN was Yoso's own, and before 2 every block's λ a tensor."""
+VERSION = 5
+"""Of what `SearchJob.state_dict` gives. Before version 5 one network at a time was retrained; before 4 the fixed L1
+could take the cost ahead of the schedule, which ended with the search; before 3 BN was Yoso's own, and before 2 every
+block's λ a tensor."""
 
 INDIFFERENT = ("workers", "min_workers", "cpus_per_worker", "gpus_per_worker", "accelerator_type", "export")
 """The fields of a specification that change nothing of what a search finds."""
-PARTS = ("space", "settings", "engine")
+PARTS = ("space", "settings", "engine", "finals")
 """Those that have fields of their own, each of which does."""
+
+SPREAD, FURTHEST = 1.25, 8
+"""How far apart on the way of a search, as ratios of cost, the networks lie that compete for a budget besides its own,
+and how far off at most, as a power of that."""
 
 
 class SearchJob:
     """A search and the retraining of what it finds, as one resumable sequence of steps.
 
     `architectures` fills by budget while the search runs; `weights` (state dicts on the CPU) and `results` fill as
-    networks are retrained, the smallest budget first; where `spec.retrain` is off, `results` tells what was found. With
-    torch.distributed initialised, all workers go through it in step.
+    networks are retrained, the smallest budget first; where `spec.retrain` is off, `results` tells what was found.
+    Where several networks compete for a budget, the one in `weights` is the best on the validation part, and `results`
+    has all that were trained to the end, the best of each budget first. With torch.distributed initialised, all workers
+    go through it in step.
     """
 
     def __init__(self, spec: SearchSpec, data: Data, device: torch.device | str) -> None:
         self.spec, self.data, self.device = spec, data, torch.device(device)
         self.search = Search(spec, data, device)
-        self.retraining: Retraining | None = None
+        self.snapshots: list[dict[str, Any]] = []
+        """What lived of the supernet on its way down, where other networks than those of the budgets may compete."""
+        self.race: Race | None = None
+        """The retraining, once the search has ended."""
         self.weights: dict[int, dict[str, Tensor]] = {}
-        self.results: list[dict[str, Any]] = []
-        self.evaluation: Evaluation | None = None
-        """How the network that was retrained last did in the test."""
         complete = spec.space.complete()
         self.supernet_cost = {"multiply_adds": complete.multiply_adds, "parameters": complete.parameters}
 
@@ -53,15 +64,34 @@ class SearchJob:
 
     @property
     def compute(self) -> dict[str, int | None]:
-        """The multiply-adds of all forward passes behind, of the search and of training what it found."""
-        trained = [result["compute"]["training"] for result in self.results if "compute" in result]
-        current = self.retraining.compute if self.retraining else 0
-        return {"search": self.search.compute, "training": sum(trained) + current}
+        """The multiply-adds of all forward passes behind, of the search and of training what competes."""
+        return {"search": self.search.compute, "training": self.race.compute if self.race else 0}
+
+    @property
+    def retraining(self) -> Retraining | None:
+        """What the last step was of, where that goes on."""
+        return self.race.running if self.race is not None else None
+
+    @property
+    def delivered(self) -> Delivered | None:
+        """The network that was retrained and tested last."""
+        return self.race.delivered if self.race is not None else None
+
+    @property
+    def results(self) -> list[dict[str, Any]]:
+        """What is told of the networks that are delivered, or found where none is retrained."""
+        if self.race is not None:
+            return self.race.results
+        if self.search.done and not self.spec.retrain:
+            return [{"budget": budget} | cost_of(self.architectures[budget]) for budget in self.spec.budgets]
+        return []
 
     @property
     def done(self) -> bool:
         """Whether the last network is retrained, or found where none is."""
-        return len(self.results) == len(self.spec.budgets)
+        if self.race is not None:
+            return self.race.done
+        return self.search.done and not self.spec.retrain
 
     @property
     def progress(self) -> float:
@@ -69,12 +99,11 @@ class SearchJob:
 
         A step of the supernet counts as eight of a derived network, as measured on the digits.
         """
-        epochs = self.spec.settings.retrain_epochs * len(self.spec.budgets) if self.spec.retrain else 0
-        steps = steps_per_epoch(len(self.data.training), self.spec.settings.retrain_batch_size)
-        whole = 8 * self.search.steps + steps * epochs
-        retrained = len(self.results) * steps * self.spec.settings.retrain_epochs
-        current = self.retraining.step if self.retraining and not self.done else 0
-        return min(1.0, (8 * self.search.step + retrained + current) / whole)
+        planned = planned_epochs(self.spec) if self.spec.retrain else 0
+        retraining = planned * steps_per_epoch(len(self.data.training), self.spec.settings.retrain_batch_size)
+        whole = 8 * self.search.steps + retraining
+        left = 8 * (self.search.steps - self.search.step) + (self.race.steps_left if self.race else retraining)
+        return max(0.0, (whole - left) / whole)
 
     def advance(self) -> list[dict[str, Any]]:
         """Take one step; returns the journal lines it gives rise to, the same on every worker."""
@@ -99,34 +128,60 @@ class SearchJob:
                     f"multiples of {asked} its stages would be out of proportion, or leave more of the budget"
                 )
                 lines.append({"kind": "warning", "message": message})
-        if self.search.done and not self.spec.retrain:
-            self.results = [{"budget": budget} | cost_of(self.architectures[budget]) for budget in self.spec.budgets]
+        if self.spec.finals.candidates > 1:
+            self.snapshots += [line["architecture"] for line in lines if line["kind"] == "snapshot"]
         return lines
 
     def _retraining_step(self) -> list[dict[str, Any]]:
-        budget = self.spec.budgets[len(self.results)]
-        lines: list[dict[str, Any]] = []
-        if self.retraining is None:
-            start = self._start(budget)
-            self.retraining = Retraining(self.spec, self.architectures[budget], self.data, self.device, start)
-            lines.append({"kind": "phase", "phase": "retrain", "budget": budget})
-        lines += [line | {"budget": budget} for line in self.retraining.advance()]
-        if self.retraining.done:
-            self.evaluation = self.retraining.test()
-            epochs = self.retraining.epochs
-            compute = {"search": self.search.compute, "training": self.retraining.compute}
-            result = {"budget": budget, "epochs": epochs, "start": self.retraining.start, "compute": compute}
-            result |= cost_of(self.architectures[budget]) | self.evaluation.summary()
-            state = self.retraining.delivered.state_dict()
-            self.weights[budget] = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
-            self.results.append(result)
-            self.retraining = None
-            told = {"kind": "retrained", "epoch": epochs, "path": path(budget)}
-            lines.append(told | result)
+        if self.race is None:
+            self.race = Race(self.spec, self._contenders(), self.data, self.device, self._start, self.search.compute)
+        lines = self.race.advance()
+        if (delivered := self.race.delivered) is not None:
+            self.weights.setdefault(delivered.contender.budget, delivered.weights)  # the best comes first
         return lines
 
+    def _contenders(self) -> list[Contender]:
+        """The networks that are retrained, by budget: what was found for it, others that were passed, and baselines."""
+        found = list[Contender]()
+        for budget in self.spec.budgets:
+            latency = self.search.fitting.latencies.get(budget)
+            found.append(Contender(len(found), budget, "search", self.architectures[budget], latency, own=True))
+            for other, took in self._passed(budget):
+                found.append(Contender(len(found), budget, "search", other, took))
+            for origin in self.spec.finals.baselines:
+                contender = Contender(len(found), budget, origin, None)
+                try:
+                    contender.architecture = baseline(origin, self.spec, budget, self.spec.seed)
+                    check_latency(contender.architecture, origin, self.spec, self.device)
+                except ValueError as error:
+                    contender.outcome, contender.reason = "dropped", f"no {origin} network for {budget}: {error}"
+                found.append(contender)
+        return found
+
+    def _passed(self, budget: int) -> list[tuple[Architecture, Latency | None]]:
+        """Up to `candidates` − 1 networks besides a budget's own that use it up, with their latency where it counts.
+
+        They are what lived when the search cost `SPREAD` times the budget, a `SPREAD`th, and so on outwards.
+        """
+        passed = [Architecture.from_dict(one) for one in self.snapshots]
+        known = [self.architectures[budget].parts()]
+        found: list[tuple[Architecture, Latency | None]] = []
+        for times in chain.from_iterable((SPREAD**far, SPREAD**-far) for far in range(1, FURTHEST + 1)):
+            wanted = times * budget
+            # On the other side of that cost than the budget.
+            beyond = [one for one in passed if (one.multiply_adds - wanted) * (times - 1) >= 0]
+            if len(found) == self.spec.finals.candidates - 1 or not beyond:
+                continue
+            nearest = min(beyond, key=lambda one: abs(one.multiply_adds - wanted))
+            with suppress(ValueError):  # where what lived then cannot be made small or fast enough
+                fitted, took = self.search.fitting.measured(nearest, budget)
+                if fitted.parts() not in known:
+                    known.append(fitted.parts())
+                    found.append((fitted, took))
+        return found
+
     def _start(self, budget: int) -> dict[str, Tensor] | None:
-        """The state that a network's retraining starts from, the same on all workers.
+        """The state that the retraining of a budget's own network starts from, the same on all workers.
 
         None is from scratch, which every network starts from that was not cut from the supernet.
         """
@@ -141,9 +196,9 @@ class SearchJob:
             "version": VERSION,
             "spec": self.spec.to_dict(),
             "search": self.search.state_dict(),
-            "retraining": self.retraining.state_dict() if self.retraining else None,
+            "snapshots": self.snapshots,
+            "race": self.race.state_dict() if self.race else None,
             "weights": self.weights,
-            "results": self.results,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -163,12 +218,11 @@ class SearchJob:
             reason = "of a search with other values of " + ", ".join(differing)
             raise InvalidValue("checkpoint", given, reason, f"one of a search with {wanted}")
         self.search.load_state_dict(state["search"])
-        self.weights, self.results = dict(state["weights"]), list(state["results"])
-        self.retraining = None
-        if state["retraining"] is not None:
-            budget = self.spec.budgets[len(self.results)]
-            self.retraining = Retraining(self.spec, self.architectures[budget], self.data, self.device)
-            self.retraining.load_state_dict(state["retraining"])
+        self.weights, self.snapshots = dict(state["weights"]), list(state["snapshots"])
+        self.race = None
+        if state["race"] is not None:
+            self.race = Race(self.spec, [], self.data, self.device, self._start, self.search.compute)
+            self.race.load_state_dict(state["race"])
 
 
 def _deciding(spec: dict[str, Any]) -> dict[str, Any]:
@@ -177,17 +231,3 @@ def _deciding(spec: dict[str, Any]) -> dict[str, Any]:
     for part in PARTS:
         fields |= {f"{part}.{name}": value for name, value in spec[part].items()}
     return fields
-
-
-def path(budget: int) -> str:
-    """Where a budget's files are, below the run's folder."""
-    return f"architectures/{budget}"
-
-
-def cost_of(architecture: Genotype) -> dict[str, int]:
-    """What a network costs, as a journal line or a result tells it."""
-    return {
-        "multiply_adds": architecture.multiply_adds,
-        "parameters": architecture.parameters,
-        "activations": architecture.peak_activations,
-    }

@@ -23,7 +23,7 @@ from nas_core.errors import InvalidValue
 from nas_core.files import FILES
 from nas_core.space import FAMILIES, PRESETS
 from nas_core.space.operations import OPERATION_SETS
-from nas_core.spec import CHOOSE_BY, OPSETS, ExportOptions, SearchSpec
+from nas_core.spec import CHOOSE_BY, DEFAULT_BASELINES, OPSETS, ExportOptions, SearchSpec
 from service import profiles, proxies, terminal
 from service.answers import Search
 from service.client import ENDED, POLL_SECONDS, Client, ClientError, Unreachable, default_url, token_for
@@ -61,6 +61,19 @@ Baselines = Annotated[
         "--baseline",
         metavar="NAME,NAME",
         help=f"Networks that nobody searched for, to compare with: random, thin, {', '.join(FAMILIES)}.",
+    ),
+]
+Candidates = Annotated[
+    int | None,
+    typer.Option("--candidates", help="Networks of the search's own that compete for each budget (default: 1)."),
+]
+Rivals = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--baseline",
+        metavar="NAME,NAME",
+        help=f"Networks that compete with those of the search: random, thin, {', '.join(FAMILIES)}; or none "
+        f"(default: {','.join(DEFAULT_BASELINES)}).",
     ),
 ]
 SweepId = Annotated[str, typer.Argument(metavar="SWEEP", help="The sweep's id.")]
@@ -398,6 +411,9 @@ def submit(
     priority: Priority = 0,
     name: Name = "",
     setting: Set = None,
+    candidates: Candidates = None,
+    baseline: Rivals = None,
+    choose_by: ChooseBy = None,
     opset: Opset = None,
     ir: Ir = None,
     normalise: Normalise = False,
@@ -410,8 +426,9 @@ def submit(
     with refusals(), Client(url) as client:
         body = request_body(
             dataset, data, budget, preset, share, operations, seed, workers, cpus, gpus, accelerator_type, project,
-            name, setting, limit, None, opset, ir, normalise, engine,
+            name, setting, limit, choose_by, opset, ir, normalise, engine,
         )  # fmt: skip
+        body |= finals_of(baseline, candidates)
         look_first(client, body, as_json)
         search = client.submit(**body | {"priority": priority})
         if wait:
@@ -521,6 +538,14 @@ def extend(
 def listed(options: list[str] | None) -> list[str]:
     """What is named by options that may be repeated, and may each name several with commas between them."""
     return [name.strip() for option in options or () for name in option.split(",")]
+
+
+def finals_of(baseline: list[str] | None, candidates: int | None) -> dict[str, Any]:
+    """The part of a request that says which networks compete."""
+    names = listed(baseline)
+    given = {"candidates": candidates, "baselines": None if baseline is None else [] if names == ["none"] else names}
+    asked = {name: value for name, value in given.items() if value is not None}
+    return {"finals": asked} if asked else {}
 
 
 def budget_range(text: str) -> dict[str, Any]:
@@ -834,6 +859,9 @@ def run(
     cpus: Cpus = 1,
     gpus: Gpus = 0,
     setting: Set = None,
+    candidates: Candidates = None,
+    baseline: Rivals = None,
+    choose_by: ChooseBy = None,
     opset: Opset = None,
     ir: Ir = None,
     normalise: Normalise = False,
@@ -859,8 +887,9 @@ def run(
             tell_busy(folder, busy)
         body = request_body(
             dataset, data, budget, preset, share, operations, seed, workers, cpus, gpus, None, None, "", setting, limit,
-            None, opset, ir, normalise, engine,
+            choose_by, opset, ir, normalise, engine,
         )  # fmt: skip
+        body |= finals_of(baseline, candidates)
         try:
             # Without a GPU driver's device there is none; with it Ray counts them.
             here = Capacity(os.cpu_count() or 1, float("inf") if Path("/dev/nvidiactl").exists() else 0)

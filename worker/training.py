@@ -29,7 +29,8 @@ from nas_core.data.layout import readable
 from nas_core.data.loading import Data, Moments, load
 from nas_core.data.snapshot import MOST_NAMED, Snapshot, compare
 from nas_core.errors import DataChanged, Diverged, InvalidValue, OutOfMemory
-from nas_core.job import SearchJob, path
+from nas_core.finals import path
+from nas_core.job import SearchJob
 from nas_core.spec import SearchSpec
 from worker.candidates import write_candidate
 from worker.checkpoints import Checkpoints, Clock
@@ -37,6 +38,7 @@ from worker.exports import Exports, beside, write_genotype
 from worker.failures import Failure, ends_run
 from worker.journal import Journal
 from worker.run_folder import VERSION, RunFolder
+from worker.trials import compare_on_cards, competition
 
 BEFORE = "dataset/before.jsonl.gz"
 """In a run of finals the manifest of one of its searches."""
@@ -111,39 +113,39 @@ def search(
     if writer is not None:
         writer.close()
         told = result(values, attempt, job, data, time.time() - begin)
+        if job.spec.finals.competing:
+            compare_on_cards(folder, told)
         folder.write_json("result.json", told | {"training_seconds": trained})
 
 
 class Writer:
     """What worker 0 writes of a search into its `folder`: its journal, and what it finds in every form.
 
-    A network is exported while the next one is trained. The line that tells of it is written when its files are there;
-    until then no checkpoint is taken, so that whoever goes on from one never believes in files that there are not.
+    Networks are exported while others are trained, one after the other. The line that tells of one is written when its
+    files are there; until then no checkpoint is taken, so that whoever goes on from one never believes in files that
+    there are not.
     """
 
     def __init__(self, folder: RunFolder, attempt: int, job: SearchJob) -> None:
         self.folder, self.job = folder, job
         self.journal = Journal(folder, attempt)
         self.pool: Executor | None = None
-        self.exports: Exports | None = None
-        """What is being exported, of which these are the line and the result."""
-        self.line: dict[str, Any] = {}
-        self.found: dict[str, Any] = {}
+        self.exports: list[tuple[Exports, dict[str, Any], dict[str, Any]]] = []
+        """What is being exported, each with its line and its result."""
 
     def take(self, lines: Sequence[dict[str, Any]]) -> None:
         """Write the journal `lines` of a step, and before each the files that it tells of."""
         for line in lines:
             if line.get("phase") == "retrain" and self.pool is None:
-                last = len(self.job.spec.budgets) - len(self.job.results) == 1  # beside which nothing is trained
-                self.pool = ThreadPoolExecutor(1) if last else beside()
+                alone = line["budget"] == self.job.spec.budgets[-1]  # nothing is trained beside its export
+                self.pool = ThreadPoolExecutor(1) if alone else beside()
             if line["kind"] == "architecture":
                 self._write_found(line["budget"])
             if line["kind"] == "retrained":
-                self._finish()
                 self._export(line)
             else:
                 self.tell(line)
-        if self.exports is not None and self.exports.ready:
+        while self.exports and self.exports[0][0].ready:
             self._finish()
         self.journal.flush()
 
@@ -157,7 +159,8 @@ class Writer:
 
     def close(self) -> None:
         """Write what is left, once it is there."""
-        self._finish()
+        while self.exports:
+            self._finish()
         if self.pool is not None:
             self.pool.shutdown(wait=False)
         self.journal.close()
@@ -168,21 +171,23 @@ class Writer:
             write_candidate(self.folder, budget, candidate)
 
     def _export(self, line: dict[str, Any]) -> None:
-        job, budget = self.job, line["budget"]
-        evaluation, architecture, weights = job.evaluation, job.architectures[budget], job.weights[budget]
-        assert self.pool is not None and evaluation is not None
-        self.line, self.found = line, job.results[-1]
-        self.exports = Exports(
-            self.pool, self.folder, path(budget), job.spec, architecture, weights, job.data, evaluation, self.found,
-            versions(), job.search.fitting.latencies.get(budget),
+        job, where = self.job, line["path"]
+        assert self.pool is not None and job.delivered is not None
+        contender, weights, evaluation = job.delivered
+        architecture, result = contender.architecture, contender.result
+        assert architecture is not None and result is not None
+        write_genotype(self.folder, where, architecture)  # it may be another one than was found for the budget
+        exports = Exports(
+            self.pool, self.folder, where, job.spec, architecture, weights, job.data, evaluation, result, versions(),
+            contender.latency,
         )  # fmt: skip
+        self.exports.append((exports, line, result))
 
     def _finish(self) -> None:
-        """Write the files of the network that is being exported, wait for them, and tell of it."""
-        if self.exports is not None:
-            self.found |= self.exports.write()
-            self.exports = None
-            self.tell(self.line)
+        """Write the files of the network that is exported first, wait for them, and tell of it."""
+        exports, line, result = self.exports.pop(0)
+        result |= exports.write()
+        self.tell(line)
 
 
 def load_data(folder: RunFolder, spec: SearchSpec, values: dict[str, Any], device: torch.device) -> Data:
@@ -276,6 +281,9 @@ def check_agreement(job: SearchJob) -> None:
 
 def result(values: dict[str, Any], attempt: int, job: SearchJob, data: Data, seconds: float) -> dict[str, Any]:
     """The content of `result.json`; `seconds` of work, over all attempts."""
+    found: dict[str, Any] = {"architectures": [one | {"path": path(one["budget"])} for one in job.results]}
+    if job.race is not None and job.spec.finals.competing:
+        found = competition(job.race.trials(), job.spec.settings.choose_by)
     return {
         "version": VERSION,
         "search_id": values.get("search_id"),
@@ -287,7 +295,7 @@ def result(values: dict[str, Any], attempt: int, job: SearchJob, data: Data, sec
         "engine": job.search.engine.told(),
         "supernet": job.supernet_cost,
         "compute": job.compute,
-        "architectures": [one | {"path": path(one["budget"])} for one in job.results],
+        **found,
     }
 
 

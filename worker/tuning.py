@@ -32,8 +32,7 @@ from torch import Tensor
 from nas_core import parallel
 from nas_core.data.loading import Data
 from nas_core.errors import Diverged
-from nas_core.finals import FIRST_RUNG, REDUCTION, baseline, check_latency, rungs, side_of
-from nas_core.job import cost_of, path
+from nas_core.finals import FIRST_RUNG, REDUCTION, baseline, check_latency, cost_of, path, rungs, side_of
 from nas_core.search.spending import spend
 from nas_core.space import Architecture, Reference
 from nas_core.spec import CHOOSE_BY, SearchSpec
@@ -79,7 +78,7 @@ class Finalist:
     @property
     def path(self) -> str:
         """Where its files are, below the run's folder."""
-        return f"{path(self.budget)}-{self.number}"
+        return path(self.budget, self.number)
 
     def build(self, spec: SearchSpec) -> Architecture | Reference:
         """Its architecture. Raises `ValueError` for a baseline that the budget or a limit is too small for."""

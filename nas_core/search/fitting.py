@@ -60,14 +60,21 @@ class Fitting:
         return bool(effective_cost(narrowest(architecture), budget, self.spec.limits) <= budget)
 
     def fit(self, architecture: Architecture, budget: int) -> Architecture:
-        """What `spend` makes of the architecture for `budget` and the limits; latency is measured.
+        """What `spend` makes of the architecture for `budget` and the limits; latency is measured, and kept.
 
         Raises `InvalidValue` where it is too slow even with the fewest channels.
         """
+        fitted, measured = self.measured(architecture, budget)
+        if measured is not None:
+            self.latencies[budget] = measured
+        return fitted
+
+    def measured(self, architecture: Architecture, budget: int) -> tuple[Architecture, Latency | None]:
+        """The same, with the latency that was measured where that has a limit."""
         limits, divisor = self.spec.limits, self.spec.settings.width_divisor
         fitted = spend(architecture, budget, limits, divisor)
         if limits.latency_ms is None:
-            return fitted
+            return fitted, None
         architecture = replace(fitted, widths=self.spec.space.widths)
         measured = self._time(fitted)
         if measured.median > limits.latency_ms:
@@ -85,8 +92,7 @@ class Fitting:
                     low, fitted, measured = middle, wider, tried
                 else:
                     high = middle
-        self.latencies[budget] = measured
-        return fitted
+        return fitted, measured
 
     def _time(self, architecture: Architecture) -> Latency:
         """How long worker 0 takes for one image with a network of `architecture`."""

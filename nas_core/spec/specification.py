@@ -9,6 +9,7 @@ from nas_core.errors import InvalidValue
 from nas_core.space import SearchSpace
 from nas_core.spec.checks import check, whole
 from nas_core.spec.engine import NO_ENGINE_OPTIONS, EngineOptions
+from nas_core.spec.finals import NO_FINALS, FinalsOptions
 from nas_core.spec.limits import NO_LIMITS, Limits, infeasible, unmet
 from nas_core.spec.options import NO_EXPORT_OPTIONS, NO_OPTIONS, DataOptions, ExportOptions
 from nas_core.spec.settings import Settings
@@ -25,7 +26,7 @@ class SearchSpec:
     1), on nodes of `accelerator_type` as Ray names it, such as A100 (None: on any). Without `retrain` a search ends
     with the networks that it found, for others to train. `data` says how the images of a folder are read, `inspection`
     what was found when the dataset was looked at (`nas_core.data.summary`; None where nobody looked), `export` how
-    networks are written as ONNX, `engine` how a search is computed.
+    networks are written as ONNX, `engine` how a search is computed, `finals` which networks are retrained and compete.
     Raises `InvalidValue` where a field cannot be used or a budget or a limit is not feasible in the space.
     """
 
@@ -45,6 +46,7 @@ class SearchSpec:
     export: ExportOptions = NO_EXPORT_OPTIONS
     engine: EngineOptions = NO_ENGINE_OPTIONS
     inspection: Mapping[str, Any] | None = None
+    finals: FinalsOptions = NO_FINALS
 
     def __post_init__(self) -> None:
         check(self)
@@ -102,12 +104,18 @@ class SearchSpec:
             "data": self.data.to_dict(),
             "export": asdict(self.export),
             "engine": asdict(self.engine),
+            "finals": self.finals.to_dict(),
         }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The specification that `to_dict` described; other keys are passed over, and younger fields may be missing."""
-        younger = ("limits", "min_workers", "accelerator_type", "retrain", "data", "export", "engine", "inspection")
+        younger = (
+            "limits", "min_workers", "accelerator_type", "retrain", "data", "export", "engine", "inspection", "finals",
+        )  # fmt: skip
+        finals = values.get("finals", {})
+        if "of" in finals:  # of the finals of a sweep, which list their networks themselves
+            finals = {}
         own = {field.name: values[field.name] for field in fields(cls) if field.name not in younger}
         return cls(
             **own
@@ -124,5 +132,6 @@ class SearchSpec:
                 "export": ExportOptions.parse(values.get("export", {})),
                 "engine": EngineOptions.parse(values.get("engine", {})),
                 "inspection": values.get("inspection"),
+                "finals": FinalsOptions.parse(finals),
             }
         )

@@ -40,6 +40,11 @@ def as_command(url: str, request: Mapping[str, Any]) -> str | None:
     if (export := dict(rest.pop("export", None) or {})).pop("normalise", False):
         words.append("--normalise")
     words += [f"--{name} {shlex.quote(str(value))}" for name, value in export.items()]
+    finals = dict(rest.pop("finals", None) or {})
+    if (candidates := finals.pop("candidates", None)) is not None:
+        words.append(f"--candidates {shlex.quote(str(candidates))}")
+    if (baselines := finals.pop("baselines", None)) is not None:
+        words.append(f"--baseline {shlex.quote(','.join(baselines) or 'none')}")
     if (preset := space.pop("preset", None)) is not None:
         words.append(f"--preset {shlex.quote(preset)}")
     if (share := space.pop("share", None)) is not None:

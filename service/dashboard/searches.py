@@ -236,21 +236,25 @@ def shown(service: Context, search: Search) -> dict[str, Any]:
 
 
 def networks(service: Context, search: Search, events: Sequence[Event]) -> list[dict[str, Any]]:
-    """A row for every budget, or of finals for every trial: what is known of its network so far.
+    """A row for every budget, or where several networks compete for every trial: what is known of it so far.
 
     `name` is its folder, `anchor` where the page shows it, and `outcome` says how it ended where that was early. In
     finals `begun` is the last attempt that has begun to retrain it.
     """
     finals = search.kind == "finals"
-    rows: dict[int, dict[str, Any]] = {}
+    rows: dict[int | str, dict[str, Any]] = {}
     if finals:
         rows = {one["trial"]: {key: one.get(key) for key in TRIAL} for one in finalists(service, search)}
     else:
-        rows = {budget: {"budget": budget, "name": str(budget)} for budget in search.spec["budgets"]}
+        rows = {f"found {budget}": {"budget": budget, "name": str(budget)} for budget in search.spec["budgets"]}
 
     def row(data: dict[str, Any]) -> dict[str, Any]:
-        if not finals:
-            return rows[data["budget"]]
+        found = f"found {data['budget']}"
+        if "trial" not in data:
+            return rows[found]
+        if found in rows and data["origin"] == "search":
+            # The first that competes is what the search has found for the budget.
+            rows[data["trial"]] = rows.pop(found) | {key: data.get(key) for key in TRIAL if key != "name"}
         own = {key: data.get(key) for key in TRIAL} | {"name": f"{data['budget']}-{data['trial']}"}
         return rows.setdefault(data["trial"], own)
 
@@ -267,8 +271,10 @@ def networks(service: Context, search: Search, events: Sequence[Event]) -> list[
                 row(event.data)["outcome"] = event.data["message"]
     for architecture in service.searches.architectures([search.id])[search.id]:
         folder = folder_of(architecture.result)
-        key = int(folder.rpartition("-")[2]) if finals else architecture.budget
-        known = rows.setdefault(key, {})
+        known = row(
+            {"budget": architecture.budget}
+            | {key: architecture.result[key] for key in ("trial", "origin", "seed") if key in architecture.result}
+        )
         known.update(architecture.result | {"id": architecture.id, "name": folder})
         known["anchor"] = architecture.id.removeprefix(f"{search.id}-")
     for one in rows.values():
@@ -286,7 +292,8 @@ def delete(service: ContextDep, search: SeenDep) -> Response:
 
 def copies(url: str, request: dict[str, Any], tokens: bool) -> list[tuple[str, str | None]]:
     """Ways to make a request again by itself, as a title and a text; without a text where that way cannot."""
-    if "choose_by" in (request.get("settings") or {}):  # which is for the finals of its sweep
+    alone = (request.get("finals") or {}).get("baselines") == []  # and so was judged in the finals of its sweep
+    if alone and "choose_by" in (request.get("settings") or {}):
         request = {**request, "settings": {**request["settings"]}}
         del request["settings"]["choose_by"]
     return [

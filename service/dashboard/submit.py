@@ -19,7 +19,20 @@ from nas_core.data.summary import in_words, summarise
 from nas_core.errors import InvalidValue
 from nas_core.space import PRESETS, SearchSpace
 from nas_core.space.operations import OPERATION_SETS, OPERATIONS
-from nas_core.spec import BALANCES, FORMS, OPSETS, PENALTIES, PRECISIONS, RECIPES, STARTS, ExportOptions, Settings
+from nas_core.spec import (
+    BALANCES,
+    BASELINES,
+    CHOOSE_BY,
+    DEFAULT_BASELINES,
+    FORMS,
+    OPSETS,
+    PENALTIES,
+    PRECISIONS,
+    RECIPES,
+    STARTS,
+    ExportOptions,
+    Settings,
+)
 from service.api import datasets
 from service.api import searches as api
 from service.api.checks import CHECKED
@@ -75,6 +88,11 @@ def _patterns(texts: Sequence[str]) -> list[str]:
     return [one for text in texts for part in text.split(",") if (one := part.strip())]
 
 
+def _names(texts: Sequence[str]) -> list[str]:
+    """The names in texts; where that is "none", there are none."""
+    return [] if (names := _texts(texts)) == ["none"] else names
+
+
 def _truth(texts: Sequence[str]) -> bool:
     return texts[0] == "true"
 
@@ -120,6 +138,9 @@ FIELDS: dict[str, Callable[[Sequence[str]], Any]] = {
     "settings.balance": _text,
     "settings.form": _text,
     "settings.penalty": _text,
+    "settings.choose_by": _text,
+    "finals.candidates": _number,
+    "finals.baselines": _names,
     "export.opset": _number,
     "export.ir": _number,
     "export.normalise": _truth,
@@ -149,7 +170,11 @@ FOLDED = {
         "space.levels",
         "space.operations",
     ),
-    "Training schedule": ("settings.",),
+    "Training schedule": tuple(
+        f"settings.{name}"
+        for name in ("recipe", "pretrain", "search", "retrain", "batch", "lr", "balance", "form", "penalty")
+    ),
+    "Finals": ("finals.", "settings.choose_by"),
     "ONNX": ("export.",),
     "Engine": ("engine.",),
 }
@@ -168,6 +193,7 @@ CHOICES: dict[str, list[tuple[str, str]]] = {
     "settings.balance": [("", "as often as their images"), *((name, name) for name in BALANCES if name != "none")],
     "settings.form": [("", "the preset's"), *((name, name) for name in FORMS)],
     "settings.penalty": [("", "the preset's"), *((name, name) for name in PENALTIES)],
+    "settings.choose_by": [("", "accuracy"), *((name, name.replace("_", " ")) for name in CHOOSE_BY[1:])],
     "export.opset": [("", f"{ExportOptions.opset}, the default"), *((str(opset), str(opset)) for opset in OPSETS)],
     "export.normalise": [("", "outside: the file takes normalised images"), ("true", "inside: the file takes 0 … 255")],
     "engine.synchronised_bn": [("", "of all workers' images"), ("false", "of each worker's own images")],
@@ -395,6 +421,8 @@ def shown(
             "operations": [*OPERATION_SETS, *OPERATIONS],
             "sets": OPERATION_SETS,
             "choices": CHOICES,
+            "baselines": BASELINES,
+            "default_baselines": DEFAULT_BASELINES,
             "data": DATA,
             "open": {part for part, begins in FOLDED.items() if any(field.startswith(begins) for field in busy)},
             "datasets": at_hand(service.settings.roots_of(project)),
@@ -416,7 +444,7 @@ def again(request: Mapping[str, Any]) -> str:
         value = request.get(root)
         value = (value or {}).get(rest) if dot else value
         if isinstance(value, list) and field != "space.operations":
-            pairs.append((field, ", ".join(map(str, value))))
+            pairs.append((field, ", ".join(map(str, value)) or ("none" if field == "finals.baselines" else "")))
         elif isinstance(value, list):
             pairs += [(field, one) for one in value]
         elif isinstance(value, dict):

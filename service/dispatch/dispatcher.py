@@ -25,6 +25,7 @@ from typing import Any
 
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
+from nas_core.spec import FinalsOptions
 from service.dispatch import folder_model
 from service.dispatch.executors.ray_jobs import Job, RayJobs, RayUnavailable
 from service.dispatch.folder_model import Asked, BadFolder
@@ -696,7 +697,9 @@ def _unless_bad(search: Search) -> Iterator[None]:
 
 def asked(search: Search) -> Asked:
     """What the search was asked for, which its folder answers."""
-    return Asked(tuple(search.spec["budgets"]), search.kind == "finals")
+    finals = search.kind == "finals"
+    own = {} if finals else search.spec.get("finals", {})
+    return Asked(tuple(search.spec["budgets"]), finals, FinalsOptions.parse(own).competing)
 
 
 def driver_log(attempt: int) -> str:

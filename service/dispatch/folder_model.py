@@ -196,10 +196,17 @@ class Finalist(_Strict):
 
 @dataclass(frozen=True)
 class Asked:
-    """What a search was asked for, which its folder answers: its budgets, and whether it is finals."""
+    """What a search was asked for, which its folder answers: its budgets, whether it is the finals of a sweep, and
+    whether networks compete in finals of its own."""
 
     budgets: Collection[int]
     finals: bool = False
+    competing: bool = False
+
+    @property
+    def trials(self) -> bool:
+        """Whether there may be several networks for a budget."""
+        return self.finals or self.competing
 
     def check(self, file: str, field: str, budget: int) -> None:
         """Raise `BadFolder` for a budget that nobody asked for."""
@@ -255,7 +262,7 @@ def _line(file: str, text: bytes, line: dict[str, Any], asked: Asked | None) -> 
     for field in (*_NEEDS.get(kind, ()), *(_OF_TRIAL if "trial" in line else ())):
         if line.get(field) is None:
             raise BadFolder(file, field, "nothing", f"every such line of the kind {kind} has it")
-    if asked is not None and not asked.finals and "trial" in line:
+    if asked is not None and not asked.trials and "trial" in line:
         raise BadFolder(file, "trial", line["trial"], "no such field but in finals")
     if asked is not None and line.get("budget") is not None:
         asked.check(file, "budget", line["budget"])
@@ -276,12 +283,12 @@ def result(file: str, values: dict[str, Any], asked: Asked) -> dict[str, Any]:
     for index, one in enumerate(told.architectures):
         field = f"architectures.{index}"
         asked.check(file, f"{field}.budget", one.budget)
-        if (one.trial is not None) != asked.finals:
+        if asked.finals if one.trial is None else not asked.trials:
             raise BadFolder(file, f"{field}.trial", one.trial, "a number in finals, and nothing in a search")
         if one.multiply_adds > one.budget:
             raise BadFolder(file, f"{field}.multiply_adds", one.multiply_adds, f"at most the budget, {one.budget}")
         name = one.name or str(one.budget)
-        if name not in ({str(one.budget), f"{one.budget}-{one.trial}"} if asked.finals else {str(one.budget)}):
+        if name not in ({str(one.budget), f"{one.budget}-{one.trial}"} if asked.trials else {str(one.budget)}):
             raise BadFolder(file, f"{field}.name", one.name, "the budget, or in finals the budget and the trial")
         if (one.budget, one.trial) in known or name in names:
             raise BadFolder(file, f"{field}.budget", one.budget, "every network once")
@@ -338,9 +345,14 @@ def architecture(file: str, values: Any) -> Architecture:
 
 
 def folder_of(found: dict[str, Any]) -> str:
-    """The name of a network's folder, by what its result tells: its budget and, in finals, the number of its trial."""
-    trial = found.get("trial")
-    return str(int(found["budget"])) if trial is None else f"{int(found['budget'])}-{int(trial)}"
+    """The name of a network's folder, by what its result tells: its budget and, in finals, the number of its trial.
+
+    What a search delivers for a budget of its own finals lies in the budget's folder, as its `path` tells.
+    """
+    budget, trial = str(int(found["budget"])), found.get("trial")
+    if trial is None or found.get("path") == f"architectures/{budget}":
+        return budget
+    return f"{budget}-{int(trial)}"
 
 
 def bounded(file: str, values: dict[str, Any]) -> dict[str, Any]:

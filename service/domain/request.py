@@ -19,6 +19,8 @@ from nas_core.errors import InvalidValue
 from nas_core.space import PRESETS, SearchSpace
 from nas_core.space.operations import OPERATION_SETS, OPERATIONS, PAPER_OPERATIONS
 from nas_core.spec import (
+    BASELINES,
+    DEFAULT_BASELINES,
     NEWEST_IR,
     NO_LIMITS,
     OPSETS,
@@ -26,6 +28,7 @@ from nas_core.spec import (
     DataOptions,
     EngineOptions,
     ExportOptions,
+    FinalsOptions,
     Limits,
     SearchSpec,
     Settings,
@@ -229,6 +232,12 @@ class SearchRequest(BaseModel):
         default_factory=dict,
         description="How a search is computed: " + ", ".join(field.name for field in fields(EngineOptions)) + ".",
     )
+    finals: Fields = Field(
+        default_factory=dict,
+        description="Which networks are retrained and compete for each budget, of which the best on validation images "
+        "is delivered: candidates (how many of the search's own, by default 1) and baselines (some of "
+        f"{', '.join(BASELINES)}, by default {', '.join(DEFAULT_BASELINES)}; [] for none).",
+    )
     data: DataRequest = Field(default_factory=DataRequest)
     seed: int = 0
     workers: Annotated[int | WorkerRange, WrapValidator(_number_or_range)] = Field(
@@ -302,9 +311,11 @@ def check(
     if space is not None:
         suited["crop"] = crop_of(space.image_size)
     settings = collect(lambda: Settings.preset(_preset(request, info), **(suited | request.settings)))
-    if alone and settings is not None and settings.choose_by != Settings.choose_by:
-        reason = "has no effect on a search by itself, whose networks do not compete"
-        accepted = f"{Settings.choose_by}, or a sweep, whose finals choose"
+    finals = collect(lambda: FinalsOptions.parse({"baselines": DEFAULT_BASELINES} | request.finals))
+    competing = not alone or finals is None or finals.competing
+    if not competing and settings is not None and settings.choose_by != Settings.choose_by:
+        reason = "has no effect where one network is retrained for each budget"
+        accepted = f"{Settings.choose_by}, or finals with more candidates or baselines, or a sweep, whose finals choose"
         problems.append(InvalidValue("settings.choose_by", settings.choose_by, reason, accepted))
     if capacity is not None:
         problems += _too_much(request, capacity)
@@ -313,10 +324,10 @@ def check(
     if engine is not None and engine.precision == "tf32" and not request.gpus_per_worker:
         accepted = "auto, float32 or bfloat16; or gpus_per_worker 1"
         problems.append(InvalidValue("engine.precision", "tf32", "for GPUs, of which its workers have none", accepted))
-    unread = looked is None or options is None or space is None
+    unread = looked is None or options is None or space is None or finals is None
     if unread or settings is None or limits is None or export is None or engine is None or problems:
         raise InvalidRequest(problems)
-    assert looked is not None and options is not None and space is not None
+    assert looked is not None and options is not None and space is not None and finals is not None
     least, most = _least_and_most(request)
     try:
         return SearchSpec(
@@ -333,6 +344,7 @@ def check(
             accelerator_type=request.accelerator_type,
             export=export,
             engine=engine,
+            finals=finals,
             data=options,
             inspection=_inspection(looked, space),
         )

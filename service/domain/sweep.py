@@ -23,7 +23,7 @@ MOST_WAYS = 64
 """Datasets and ways of reading them in one sweep: each is looked at, and all must be known together."""
 VARIED = ("dataset", "workers", "cpus_per_worker", "gpus_per_worker", "accelerator_type")
 """Fields that a grid may vary, besides those of `NESTED`."""
-NESTED = ("space", "settings", "limits", "engine", "data")
+NESTED = ("space", "settings", "limits", "engine", "finals", "data")
 """Fields that hold others, which a grid names as `space.share`."""
 
 
@@ -172,6 +172,10 @@ def expand(request: SweepRequest, budgets: Sequence[int]) -> list[list[SearchReq
     if ways > MOST_WAYS:
         reason = f"too many datasets and ways of reading them ({' × '.join(reads)})"
         problems.append(InvalidValue("grid", ways, reason, f"at most {MOST_WAYS} in one sweep"))
+    if "finals" in request.search and request.with_finals:
+        reason = "has no effect: the finals of the sweep retrain what its searches find"
+        accepted = "the sweep's field baselines; or finals false, for each search to have its own"
+        problems.append(InvalidValue("search.finals", request.search["finals"], reason, accepted))
     if request.baselines and not request.with_finals:
         problems.append(InvalidValue("baselines", request.baselines, "without finals", "finals, which retrain them"))
     if problems:

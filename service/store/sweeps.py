@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Engine, RowMapping, func, insert, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from nas_core.spec import SearchSpec
+from nas_core.spec import NO_FINALS, SearchSpec
 from service.domain import scheduling
 from service.domain.lifecycle import TERMINAL, WITH_RAY, Status
 from service.domain.request import SearchRequest
@@ -82,7 +82,10 @@ class Sweeps:
                 final = new_finals(points[0], budgets, found, request.baselines, time)
                 last.append(final | {"awaiting": True, "reason": changes.AWAITING_REASON})
                 for row in found:
-                    row |= {"finals_id": final["id"], "spec": row["spec"] | {"retrain": False}}
+                    row |= {
+                        "finals_id": final["id"],
+                        "spec": row["spec"] | {"retrain": False, "finals": NO_FINALS.to_dict()},
+                    }
             rows += found
         _queue(session, sweep, rows + last, time)
         _audit(session, Action.SUBMITTED, sweep, time, {"searches": len(rows), "dataset": groups[0][0][0].dataset})

@@ -32,19 +32,20 @@
     if (line.phase === "search") return pretrain + line.epoch;
     return pretrain + search + budgets.indexOf(line.budget) * retrain + line.epoch;
   }
-  const owner = (line) => (finals ? line.trial : line.budget ?? null);
+  const owner = (line) => line.trial != null ? `trial ${line.trial}` : line.budget ?? null;
   const ordered = () => [...epochs.values()].sort((a, b) => (finals ? a.trial - b.trial : 0) || place(a) - place(b));
-  const rival = (line) => `${short(line.budget)} ${line.origin === "search" ? "seed" : line.origin} ${line.seed}`;
+  // In finals of several seeds these tell networks apart, in a search's own the origins do.
+  const rival = (line) => finals ? `${short(line.budget)} ${line.origin === "search" ? "seed" : line.origin} ${line.seed}`
+    : short(line.budget) + (line.trial == null ? "" : line.origin === "search" ? " searched" : ` ${line.origin}`);
 
-  // Whose curves there are: the supernet's and each budget's, or one for each network of finals.
+  // Whose curves there are: the supernet's and each budget's, or one for each network that competes.
   function owners(kind) {
-    if (finals) {
-      const trials = new Map(ordered().map((line) => [line.trial, line]));
-      return [...trials.values()].map((line) => ({
-        key: line.trial, label: rival(line), colour: budgets.indexOf(line.budget), dash: line.origin === "search" ? null : [3, 3],
-      }));
-    }
-    const networks = kind.networks ? budgets.map((budget, index) => ({ key: budget, label: short(budget), colour: index + 1 })) : [];
+    const competing = new Map(ordered().filter((line) => line.trial != null).map((line) => [line.trial, line]));
+    const trials = [...competing.values()].map((line) => ({
+      key: owner(line), label: rival(line), colour: budgets.indexOf(line.budget) + (finals ? 0 : 1), dash: line.origin === "search" ? null : [3, 3],
+    }));
+    if (finals) return trials;
+    const networks = trials.length ? (kind.networks ? trials : []) : kind.networks ? budgets.map((budget, index) => ({ key: budget, label: short(budget), colour: index + 1 })) : [];
     return [{ key: null, label: "Supernet", colour: 0 }, ...networks];
   }
 
@@ -170,7 +171,7 @@
     body.replaceChildren(...ordered().map((line) => {
       const row = document.createElement("tr");
       const cells = [
-        PHASES[line.phase] + (finals ? " " + rival(line) : line.budget ? " " + short(line.budget) : ""), `${line.epoch}/${line.epochs}`, small(line.loss), percent(line.accuracy),
+        PHASES[line.phase] + (line.budget ? " " + rival(line) : ""), `${line.epoch}/${line.epochs}`, small(line.loss), percent(line.accuracy),
         line.multiply_adds?.toLocaleString("en") ?? "", line.live_edges ?? "", line.l1_weight == null ? "" : small(line.l1_weight), line.seconds.toFixed(1),
       ];
       cells.forEach((text, index) => {

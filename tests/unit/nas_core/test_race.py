@@ -1,0 +1,209 @@
+"""Several networks compete for a budget: the best on the validation part is delivered, wherever it comes from."""
+
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nas_core.errors import Diverged, InvalidValue
+from nas_core.finals import rungs, side_of
+from nas_core.job import SearchJob
+from nas_core.race import Contender, Race
+from nas_core.search.references import fit_reference
+from nas_core.spec import NO_FINALS, FinalsOptions, SearchSpec
+from nas_core.train.retrain import Retraining
+from tests.unit.nas_core.networks import tiny_data, tiny_spec
+
+EPOCHS = 4
+FINALS = FinalsOptions(candidates=2, baselines=("resnet", "mobilenetv1", "random"))
+
+
+def competing(finals: FinalsOptions = FINALS, **settings: Any) -> SearchSpec:
+    """A search of two budgets, large enough for reference networks, in which networks compete."""
+    spec = tiny_spec(settings={"retrain_epochs": EPOCHS} | settings)
+    _, complete = spec.space.feasible_budgets()
+    return replace(spec, budgets=(complete // 2, complete), finals=finals)
+
+
+def finish(job: SearchJob) -> list[dict[str, Any]]:
+    """Every line of the rest of a job, without what depends on the clock."""
+    lines = []
+    while not job.done:
+        lines += [{k: v for k, v in line.items() if k != "seconds"} for line in job.advance()]
+    return lines
+
+
+@pytest.fixture(scope="module")
+def finished() -> tuple[SearchJob, list[dict[str, Any]]]:
+    job = SearchJob(competing(), tiny_data(), "cpu")
+    return job, finish(job)
+
+
+def test_the_best_searched_and_the_best_hand_made_network_meet_at_the_end(
+    finished: tuple[SearchJob, list[dict[str, Any]]],
+) -> None:
+    job, lines = finished
+    assert job.race is not None
+    trials, epochs = job.race.trials(), [line for line in lines if line["kind"] == "epoch"]
+    for budget in job.spec.budgets:
+        own = [one for one in trials if one["budget"] == budget]
+        ended = [one for one in own if one["outcome"] == "trained"]
+        assert Counter(side_of(one["origin"]) for one in ended) == {"search": 1, "reference": 1, None: 1}
+        assert {one["epochs"] for one in own if one["outcome"] == "stopped"} <= set(rungs(EPOCHS))
+        first = next(one for one in job.results if one["budget"] == budget)
+        assert first["validation_accuracy"] == max(one["validation_accuracy"] for one in ended)
+        assert [one["path"] for one in job.results if one["budget"] == budget] == [f"architectures/{budget}"] + [
+            f"architectures/{budget}-{one['trial']}" for one in job.results if one["budget"] == budget and one != first
+        ]
+        for one in own:
+            told = {line["epoch"]: line for line in epochs if line.get("trial") == one["trial"]}
+            assert sorted(told) == list(range(1, one["epochs"] + 1))
+            if told:
+                assert told[one["epochs"]]["accuracy"] == one["validation_accuracy"]
+    progress = [line["progress"] for line in lines if line["kind"] == "epoch"]
+    assert progress == sorted(progress) and progress[-1] == 1.0
+    assert {line["trial"] for line in lines if line["kind"] == "began"} == {one["trial"] for one in trials}
+
+
+def test_each_trains_as_it_would_alone(finished: tuple[SearchJob, list[dict[str, Any]]]) -> None:
+    job, lines = finished
+    alone = SearchJob(replace(job.spec, finals=NO_FINALS), tiny_data(), "cpu")
+    told = [line for line in finish(alone) if line["kind"] == "epoch" and line["phase"] == "retrain"]
+    unnamed = ("trial", "origin", "seed", "progress")
+    own = [
+        {key: value for key, value in line.items() if key not in unnamed}
+        for line in lines
+        if line["kind"] == "epoch" and line.get("origin") == "search"
+    ]
+    first = [line for line in told if line["budget"] == job.spec.budgets[0] and line["epoch"] <= rungs(EPOCHS)[0]]
+    assert all({key: value for key, value in line.items() if key != "progress"} in own for line in first)
+
+
+@pytest.mark.parametrize("steps", [5, 23, 41])
+def test_a_race_goes_on_from_any_step_as_if_nothing_had_happened(
+    finished: tuple[SearchJob, list[dict[str, Any]]], steps: int
+) -> None:
+    whole, lines = finished
+    cut = SearchJob(competing(), tiny_data(), "cpu")
+    told: list[dict[str, Any]] = []
+    while cut.race is None:
+        told += [{k: v for k, v in line.items() if k != "seconds"} for line in cut.advance()]
+    for _ in range(steps):
+        told += [{k: v for k, v in line.items() if k != "seconds"} for line in cut.advance()]
+    kept = io.BytesIO()
+    torch.save(cut.state_dict(), kept)
+    kept.seek(0)
+    again = SearchJob(competing(), tiny_data(), "cpu")
+    again.load_state_dict(torch.load(kept, weights_only=False))
+    assert told + finish(again) == lines
+    assert again.results == whole.results
+    for budget, weights in whole.weights.items():
+        assert all(torch.equal(value, again.weights[budget][name]) for name, value in weights.items())
+
+
+def test_a_network_that_diverges_or_cannot_be_made_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Retraining.advance
+
+    def advance(self: Retraining) -> list[dict[str, Any]]:
+        if self.step == 3 and isinstance(self.architecture, type(searched)):
+            raise Diverged("retrain", 3, float("nan"))
+        return real(self)
+
+    spec = competing(FinalsOptions(baselines=("resnet", "efficientnet_lite")))
+    spec = replace(spec, budgets=spec.budgets[:1])
+    job = SearchJob(spec, tiny_data(), "cpu")
+    while job.race is None:
+        job.advance()
+    searched = job.architectures[spec.budgets[0]]
+    monkeypatch.setattr(Retraining, "advance", advance)
+    lines = finish(job)
+    assert job.race is not None
+    outcomes = {one["origin"]: one for one in job.race.trials()}
+    with pytest.raises(ValueError, match="efficientnet_lite takes at least") as least:
+        fit_reference("efficientnet_lite", spec.space, spec.budgets[0])
+    assert str(least.value) in outcomes["efficientnet_lite"]["reason"]
+    assert outcomes["search"]["reason"].startswith("retrain: the loss of step 3")
+    assert [one["origin"] for one in job.results] == ["resnet"]
+    assert {line["message"] for line in lines if line["kind"] == "warning" and "trial" in line} >= {
+        outcomes["search"]["reason"]
+    }
+    job = SearchJob(replace(spec, finals=NO_FINALS), tiny_data(), "cpu")
+    with pytest.raises(Diverged):
+        finish(job)
+
+
+class Replayed:
+    """A training whose scores are known before."""
+
+    def __init__(self, scores: Sequence[float]) -> None:
+        self.scores, self.step = scores, 0
+        self.start, self.compute = "scratch", 0
+
+    epochs = property(lambda self: self.step)
+    done = property(lambda self: self.step == len(self.scores))
+    validated = property(lambda self: {"accuracy": self.scores[self.step - 1], "balanced_accuracy": 0.0})
+
+    def advance(self) -> list[dict[str, Any]]:
+        self.step += 1
+        return [{"kind": "epoch", "epoch": self.step}]
+
+
+@given(st.data())
+def test_whatever_networks_reach_the_best_of_each_side_at_every_rung_goes_on(data: st.DataObject) -> None:
+    """… with half of those that are judged beside it, rounded up."""
+    origins = data.draw(st.lists(st.sampled_from(["search", "resnet", "mobilenetv2", "random", "thin"]), max_size=8))
+    epochs = data.draw(st.integers(1, 12))
+    spec = tiny_spec(settings={"retrain_epochs": epochs})
+    spec = replace(spec, budgets=spec.budgets[:1], finals=FinalsOptions(baselines=("resnet",)))
+    network: Any = spec.space.cheapest()
+    contenders = []
+    for trial, origin in enumerate(["search", *origins]):
+        scores = data.draw(st.lists(st.integers(0, 4).map(float), min_size=epochs, max_size=epochs))
+        contenders.append(Contender(trial, spec.budgets[0], origin, network))
+        contenders[-1].retraining = Replayed(scores)  # type: ignore[assignment]
+    curves = [one.retraining.scores for one in contenders]
+    race = Race(spec, contenders, tiny_data(), "cpu", lambda budget: None, None)
+    while any(one.outcome is None for one in contenders):
+        race._step(spec.budgets[0])
+        race._judge(spec.budgets[0])
+    for heat in race.heats[spec.budgets[0]]:
+        standing = list(heat.contenders)
+        for rung in rungs(epochs):
+            stopped = [one for one in standing if one.outcome == "stopped" and one.epochs == rung]
+            goes_on = [one for one in standing if one not in stopped]
+            assert len(goes_on) == -(-len(standing) // 2)
+            assert max(curves[one.trial][rung - 1] for one in goes_on) == max(
+                curves[one.trial][rung - 1] for one in standing
+            )
+            standing = goes_on
+        assert all(one.outcome == "trained" and one.epochs == epochs for one in standing)
+    best = min(
+        (one for one in contenders if one.outcome == "trained"), key=lambda one: (-one.reached["accuracy"], one.trial)
+    )
+    assert best.reached["accuracy"] == max(one.reached["accuracy"] for one in contenders if one.outcome == "trained")
+    assert any(side_of(one.origin) == "search" and one.outcome == "trained" for one in contenders)
+
+
+def test_what_cannot_compete_is_refused_by_name() -> None:
+    for given_, field, told in (
+        ({"candidates": 0}, "finals.candidates", "an integer from 1"),
+        ({"candidates": True}, "finals.candidates", "an integer from 1"),
+        ({"baselines": ["vgg"]}, "finals.baselines", "resnet"),
+        ({"baselines": "resnet"}, "finals.baselines", "a list"),
+        ({"references": []}, "finals.references", "candidates, baselines"),
+    ):
+        with pytest.raises(InvalidValue) as error:
+            FinalsOptions.parse(given_)
+        assert error.value.field == field and told in error.value.accepted
+    spec = competing()
+    assert SearchSpec.from_dict(spec.to_dict()) == spec
+    old = {key: value for key, value in spec.to_dict().items() if key != "finals"}
+    assert SearchSpec.from_dict(old).finals == NO_FINALS
+    of_sweep = old | {"finals": {"of": [], "baselines": ["resnet"], "seeds": [0], "workers": 1}}
+    assert SearchSpec.from_dict(of_sweep).finals == NO_FINALS
