@@ -19,12 +19,15 @@ from fastapi import FastAPI
 from sqlalchemy import update
 from typer.testing import CliRunner
 
+from nas_core.files import FILES
 from nas_core.space import Architecture
 from service.api import logs as api_logs
 from service.cli import app as commands
 from service.client import Client, ClientError
 from service.dashboard import logs
 from service.dashboard.advice import ADVICE
+from service.dispatch import folder_model
+from service.dispatch.folder_model import Asked, BadFolder
 from service.dispatch.process import Dispatching
 from service.dispatch.runs import CONTACT_SHEET
 from service.domain.lifecycle import Status
@@ -121,6 +124,50 @@ def test_finals_show_a_network_for_each_trial(app: FastAPI, browser: httpx.Clien
     assert browser.get(f"/fragments/searches/{finals}").status_code == 200
     assert "retrained in the finals of the sweep" in text(browser.get(f"/searches/{sources[0]}").text)
     assert f'href="/searches/{finals}">finals' in browser.get(f"/searches/{sources[0]}").text
+
+
+def test_a_search_tells_which_networks_compete_and_which_of_them_is_the_best(
+    app: FastAPI, browser: httpx.Client
+) -> None:
+    search_id = seeding.queue(app, budgets=[300_000], finals={"baselines": ["resnet", "mobilenetv3"]})
+    run = seeding.Run(app, search_id).start().pretrain().search().find(300_000)
+    assert rows(browser.get(f"/searches/{search_id}").text)[0].startswith("300,000 29"), "nobody competes yet"
+    run.tell({"kind": "phase", "phase": "retrain", "budget": 300_000})
+    origins = ("search", "resnet", "mobilenetv3")
+    own = [{"trial": n, "origin": origin, "budget": 300_000, "seed": 0} for n, origin in enumerate(origins)]
+    for one in own:
+        run.tell({"kind": "began"} | one, seeding.epoch("retrain", 1, 60, 0.5, 300_000) | one)
+    run.tell({"kind": "stopped", "epoch": 15, "accuracy": 0.7} | own[2])
+    told = rows(browser.get(f"/searches/{search_id}").text)
+    assert [row.partition(" ")[2].split(" ")[0] for row in told] == ["searched", "resnet", "mobilenetv3"]
+    assert "training" in told[1] and "stopped after epoch 15, 70.0 % on validation data" in told[2]
+
+    words = {1: "0.9 points above the best searched network", 0: "0.9 points below the best hand-made network"}
+    results = []
+    for trial, name in ((1, "300000"), (0, "300000-0")):
+        for kind, file in FILES.items():
+            content = seeding.network(300_000).to_json() if kind == "architecture" else kind
+            run.write(name, file, content.encode())
+        run.write(name, FILES["evaluation"], json.dumps(seeding.tested().to_dict()).encode())
+        more = {"path": f"architectures/{name}", "name": name, "winner": trial == 1, "comparison": words[trial]}
+        variant = {"variant": "resnet8"} if trial else {}
+        results.append(seeding.result(300_000) | own[trial] | variant | more | {"files": FILES})
+        run.tell({"kind": "retrained"} | seeding.result(300_000) | own[trial] | variant | {"path": more["path"]})
+    asked = Asked((300_000,), competing=True)
+    told_of = folder_model.result("result.json", {"architectures": results}, asked)
+    run.move(Status.FINISHING).work.succeed(run.id, run.token, told_of)
+    html = browser.get(f"/searches/{search_id}").text
+    headline = "The best network for 300,000 is a hand-made one: resnet8, 0.9 points above the best searched network."
+    assert headline in text(html)
+    assert [row.partition(" ")[2].split(" 29")[0] for row in rows(html)][:2] == ["resnet8 winner", "searched"]
+    for link in set(re.findall(r'(?:href|src)="(/[^"#]*/(?:networks|architectures)/[^"#]*)"', html)):
+        assert browser.get(link).status_code == 200, link
+    view = browser.get(f"/api/v1/searches/{search_id}").json()
+    assert [(one["origin"], one["variant"], one["winner"]) for one in view["architectures"]] == [
+        ("resnet", "resnet8", True), ("search", None, False),
+    ]  # fmt: skip
+    with pytest.raises(BadFolder, match="trial"):
+        folder_model.result("result.json", {"architectures": results}, Asked((300_000,)))
 
 
 def test_finals_that_are_interrupted_do_not_say_that_they_train(app: FastAPI, browser: httpx.Client) -> None:
