@@ -270,18 +270,19 @@ def results(architectures: Iterable[Mapping[str, Any]], folders: Mapping[int, st
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     if competed:
         table.add_column("network", no_wrap=True)
-    for heading in ("budget", "multiply-adds", "used", "parameters", "accuracy", "95 % interval", "balanced"):
+    used = () if competed else ("used", "parameters")  # of names and both a narrow terminal has no room
+    for heading in ("budget", "multiply-adds", *used, "accuracy", "95 % interval", "balanced"):
         table.add_column(heading, justify="right", no_wrap=True)
     warnings = []
     for one in architectures:
         balanced = one.get("balanced_accuracy")
-        warnings += [Text(f"{exact(one['budget'])}: {text}", "yellow") for text in one.get("warnings") or ()]
+        name = f", {one.get('variant') or one['origin']}" if competed else ""
+        warnings += [Text(f"{exact(one['budget'])}{name}: {text}", "yellow") for text in one.get("warnings") or ()]
         table.add_row(
             *([("● " if one["winner"] else "  ") + (one.get("variant") or one["origin"])] if competed else []),
             exact(one["budget"]),
             exact(one["multiply_adds"]),
-            f"{one['multiply_adds'] / one['budget']:.1%}",
-            exact(one["parameters"]),
+            *([] if competed else [f"{one['multiply_adds'] / one['budget']:.1%}", exact(one["parameters"])]),
             f"{one['accuracy']:.2%}",
             f"{one['accuracy_low']:.1%} to {one['accuracy_high']:.1%}",
             "" if balanced is None else f"{balanced:.2%}",
