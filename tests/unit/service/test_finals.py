@@ -149,6 +149,7 @@ def test_what_the_finals_retrain_is_the_sweeps_front_with_reference_networks_and
         {"trial": 2, "name": "300000-2", "origin": "random", "seed": 1, "winner": False, "accuracy": 0.99},
         {"trial": 3, "name": "300000-3", "origin": "resnet", "seed": 0, "winner": False, "accuracy": 0.98},
     ]
+    rows = [{"path": f"architectures/300000-{row['trial']}"} | row for row in rows]
     networks = [seeding.result(300_000) | {"files": FILES} | row for row in rows]
     reference = fit_reference("resnet", SPACE, 300_000)
     (service.folder(finals) / "architectures" / "300000-3").mkdir(parents=True)
