@@ -42,6 +42,6 @@ def configure(form: str) -> None:
     handler = logging.StreamHandler()
     text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(JsonFormatter() if form == "json" else text)
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     for noisy in ("httpx", "alembic", *([] if form == "json" else [ACCESS])):
         logging.getLogger(noisy).setLevel(logging.WARNING)

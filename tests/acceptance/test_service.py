@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 PATIENCE = 300
 SMALL = {
     "Dataset": "digits", "Budgets": "60k, 120k", "Channels": "8", "Blocks": "1, 1", "Levels": "2",
-    "Pretraining": "1", "Search": "24", "Retraining": "2",
+    "Pretraining": "1", "Search": "24", "Retraining": "2", "Baselines": "none",
 }  # fmt: skip
 """A search of seconds, by the labels of the form."""
 AWAY = re.compile(r"Failed to load resource: net::ERR_|(Event|htmx:sendError|htmx:afterRequest) \[.*/htmx-")
@@ -109,7 +109,7 @@ def test_a_service_killed_in_mid_search_finds_it_finished_once(
     patience = 1000.0 * PATIENCE
     service.start()
     page.goto(service.client.login_link("/submit")["url"])
-    for part in ("Search space", "Training schedule"):
+    for part in ("Search space", "Training schedule", "Finals"):
         page.get_by_text(part, exact=True).click()
     for label, text in SMALL.items():
         page.get_by_label(label, exact=True).fill(text)
@@ -248,5 +248,8 @@ def test_a_search_in_the_foreground_needs_no_service_and_leaves_nothing(tmp_path
     assert told.returncode == 0, told.stderr
     assert marked(tmp_path) == []
     assert "search: epoch 2/2" in told.stdout and "300,000" in told.stdout
-    [one] = json.loads((tmp_path / "run" / "result.json").read_text())["architectures"]
-    assert 0.9 * 300_000 <= one["multiply_adds"] <= 300_000
+    found = json.loads((tmp_path / "run" / "result.json").read_text())["architectures"]
+    assert [one["winner"] for one in found] == [True, False, False], "in one epoch nobody is stopped"
+    assert {one["origin"] for one in found} == {"search", "resnet", "mobilenetv3"}
+    for one in found:
+        assert 0.9 * 300_000 <= one["multiply_adds"] <= 300_000
