@@ -76,14 +76,14 @@ class Access:
         """A session for a browser that has shown a token, or a link of one; `key` is the token's hash."""
         with writing(self.entries.engine) as session:
             told = {"how": how, "address": address}
-            note(session, Action.SIGNED_IN, own_project(caller.grant), f"token/{caller.name}", told, by=caller.name)
+            note(session, Action.SIGNED_IN, caller.project, f"token/{caller.name}", told, by=caller.name)
             return self.callers.logins.begin(key, within=session)
 
     def sign_out(self, caller: Caller | None, browser: str) -> None:
         """End the session that a browser has, if it has one."""
         with writing(self.entries.engine) as session:
             if caller is not None:
-                note(session, Action.SIGNED_OUT, own_project(caller.grant), f"token/{caller.name}", by=caller.name)
+                note(session, Action.SIGNED_OUT, caller.project, f"token/{caller.name}", by=caller.name)
             self.callers.logins.end(browser, session)
         self.callers.forget(session=browser)
 
@@ -98,7 +98,7 @@ class Access:
         expired = self.callers.expired(digest(token))
         told: dict[str, Any] = {"how": how, "address": address, "within_a_minute": count}
         told |= {"why": "it has expired" if expired is not None else "no such token"}
-        project = own_project(expired) if expired is not None else None
+        project = expired.confined_to if expired is not None else None
         about = f"token/{expired.name}" if expired is not None else None
         try:
             with writing(self.entries.engine) as session:
@@ -117,8 +117,3 @@ class Access:
         if by.project is not None and asked.project not in (None, by.project):
             raise NotAllowed(f"The token {by.name} is of the project {by.project} alone.")
         return self.entries.page(limit, after, replace(asked, project=by.project or asked.project))
-
-
-def own_project(grant: Grant) -> str | None:
-    """The project that a token is confined to; None for all."""
-    return None if grant.project == EVERY_PROJECT else grant.project

@@ -83,8 +83,9 @@ def examine(environment: dict[str, str] | None = None) -> Iterator[Finding]:
 
 def installation() -> Finding:
     """Python and Yoso's own package."""
-    told = f"Yoso {_version('yoso')} on Python {platform.python_version()}, {platform.machine()}"
-    if _version("yoso") == "not installed":
+    found = _version("yoso")
+    told = f"Yoso {found} on Python {platform.python_version()}, {platform.machine()}"
+    if found == "not installed":
         return Finding("installation", State.UNSURE, told, "`pip install .` in the checkout, or `make setup`")
     return Finding("installation", State.GOOD, told)
 
@@ -179,7 +180,7 @@ def storage(settings: Settings) -> Finding:
 
 def data_roots(settings: Settings) -> Iterator[Finding]:
     """Whether the folders that datasets may lie in are there and can be read."""
-    for root in dict.fromkeys([*settings.data_roots, *settings.roots_of(None)]):
+    for root in settings.roots_of(None):
         if not Path(root).is_dir():
             told = f"{root} is no folder here" if Path(root).exists() else f"{root} is not there"
             yield Finding("data root", State.BAD, told, "mount it, here and on every node, or mend YOSO_DATA_ROOTS")

@@ -36,7 +36,7 @@ class Caller:
     @property
     def project(self) -> str | None:
         """The project that they are confined to; None for no project."""
-        return None if self.grant.project == EVERY_PROJECT else self.grant.project
+        return self.grant.confined_to
 
     @property
     def role(self) -> Role:

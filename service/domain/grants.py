@@ -49,6 +49,11 @@ class Grant:
         if not self.name:
             object.__setattr__(self, "name", f"{self.project}:{self.role}")
 
+    @property
+    def confined_to(self) -> str | None:
+        """The one project that it opens; None for all."""
+        return None if self.project == EVERY_PROJECT else self.project
+
     @classmethod
     def parse(cls, text: str) -> Self:
         """The grant that `PROJECT[:ROLE[:NAME]][@DAY]` describes. Raises `ValueError` where it describes none.
