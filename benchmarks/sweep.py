@@ -25,6 +25,7 @@ SEARCH: dict[str, Any] = {
     "dataset": "digits",
     "space": {"channels": 8, "blocks": [1, 1]},
     "settings": {"pretrain_epochs": 8, "search_epochs": 20, "retrain_epochs": 30},
+    "finals": {"baselines": []},
 }
 
 

@@ -23,7 +23,8 @@ def main(folder: Path = Path("yoso-sweep")) -> None:
     """Queue, wait, look, and classify."""
     console = Console()
     with Client() as client:
-        sweep = client.submit_sweep(SEARCH, {"from": "30k", "to": "150k", "count": 3}, seeds=[0, 1], name="example")
+        budgets = {"from": "30k", "to": "150k", "count": 3}
+        sweep = client.submit_sweep(SEARCH, budgets, seeds=[0, 1], baselines=["resnet"], name="example")
         console.print(f"[bold]{client.url}/sweeps/{sweep['id']}[/] shows it, too", highlight=False)
 
         with Progress(console=console) as progress:

@@ -55,19 +55,11 @@ Url = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a script.")]
 SearchId = Annotated[str, typer.Argument(metavar="ID", help="The search's id.")]
-Baselines = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--baseline",
-        metavar="NAME,NAME",
-        help=f"Networks that nobody searched for, to compare with: random, thin, {', '.join(FAMILIES)}.",
-    ),
-]
 Candidates = Annotated[
     int | None,
     typer.Option("--candidates", help="Networks of the search's own that compete for each budget (default: 1)."),
 ]
-Rivals = Annotated[
+Baselines = Annotated[
     list[str] | None,
     typer.Option(
         "--baseline",
@@ -412,7 +404,7 @@ def submit(
     name: Name = "",
     setting: Set = None,
     candidates: Candidates = None,
-    baseline: Rivals = None,
+    baseline: Baselines = None,
     choose_by: ChooseBy = None,
     opset: Opset = None,
     ir: Ir = None,
@@ -495,7 +487,9 @@ def sweep(
         )  # fmt: skip
         look_first(client, body, as_json)
         search = {key: value for key, value in body.items() if key not in ("seed", "project", "name")}
-        own = {} if project is None else {"project": project}
+        own: Data = {} if project is None else {"project": project}
+        if (baselines := baselines_of(baseline)) is not None:
+            own["baselines"] = baselines
         made = client.submit_sweep(
             search,
             budget_range(budgets) if budgets else list(budget or ()),
@@ -503,7 +497,6 @@ def sweep(
             grid=dict(map(varied, grid or ())),
             strategy="independent" if independent else "path",
             finals=finals,
-            baselines=listed(baseline),
             **own,
             priority=priority,
             name=name,
@@ -527,7 +520,7 @@ def extend(
 ) -> None:
     """Retrain more networks of a sweep whose searches have ended; none is run again."""
     with refusals(), Client(url) as client:
-        seen = client.extend_sweep(sweep_id, list(budget) if budget else None, listed(baseline))
+        seen = client.extend_sweep(sweep_id, list(budget) if budget else None, baselines_of(baseline))
         if as_json:
             print(json.dumps(seen))
         else:
@@ -540,10 +533,15 @@ def listed(options: list[str] | None) -> list[str]:
     return [name.strip() for option in options or () for name in option.split(",")]
 
 
+def baselines_of(options: list[str] | None) -> list[str] | None:
+    """The baselines that are named, where any or `none` are."""
+    names = listed(options)
+    return None if not names else [] if names == ["none"] else names
+
+
 def finals_of(baseline: list[str] | None, candidates: int | None) -> dict[str, Any]:
     """The part of a request that says which networks compete."""
-    names = listed(baseline)
-    given = {"candidates": candidates, "baselines": None if baseline is None else [] if names == ["none"] else names}
+    given = {"candidates": candidates, "baselines": baselines_of(baseline)}
     asked = {name: value for name, value in given.items() if value is not None}
     return {"finals": asked} if asked else {}
 
@@ -860,7 +858,7 @@ def run(
     gpus: Gpus = 0,
     setting: Set = None,
     candidates: Candidates = None,
-    baseline: Rivals = None,
+    baseline: Baselines = None,
     choose_by: ChooseBy = None,
     opset: Opset = None,
     ir: Ir = None,

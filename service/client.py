@@ -239,15 +239,17 @@ class Calls:
         self,
         sweep_id: str,
         budgets: Sequence[int | float | str] | Mapping[str, Any] | None = None,
-        baselines: Sequence[str] = (),
+        baselines: Sequence[str] | None = None,
     ) -> Request[Sweep]:
         """Retrain more networks of a sweep whose searches have ended, which are not run again.
 
         `budgets` as in `submit_sweep`, that the searches passed on their way down; `baselines` of "random", "thin"
-        and the families of `nas_core.space.FAMILIES`, to compare with.
+        and the families of `nas_core.space.FAMILIES`, to compare with, by default those of every search for budgets
+        that are new.
         """
         asked = {} if budgets is None else {"budgets": _json(budgets)}
-        return ask("POST", f"/api/v1/sweeps/{_part(sweep_id)}/networks", asked | {"baselines": list(baselines)})
+        asked |= {} if baselines is None else {"baselines": list(baselines)}
+        return ask("POST", f"/api/v1/sweeps/{_part(sweep_id)}/networks", asked)
 
     @Call
     def steer_sweep(self, sweep_id: str, how: str) -> Request[Sweep]:

@@ -5,13 +5,13 @@ from dataclasses import dataclass, fields
 from typing import Any, Self, get_args
 
 from nas_core.errors import InvalidValue, refuse_unknown
-from nas_core.space import Origin
+from nas_core.space import Family, Origin
 from nas_core.spec.checks import check, whole
 
 BASELINES = tuple(origin for origin in get_args(Origin) if origin != "search")
 """Networks that are not searched for: what is left of the space without a search, and families of reference networks.
 """
-DEFAULT_BASELINES = ("resnet", "mobilenetv3")
+DEFAULT_BASELINES: tuple[Family, ...] = ("resnet", "mobilenetv3")
 """What competes where a request does not say: ResNets, the best by hand on small photographs, and on larger ones a
 family with depthwise convolutions."""
 

@@ -25,7 +25,7 @@ from service.domain.lifecycle import TERMINAL, Status
 from service.domain.pareto import front
 from service.domain.patience import carry_on
 from service.domain.request import InvalidRequest, SearchRequest, Text, check
-from service.domain.sweep import MoreNetworks, SweepRequest, expand, sorted_budgets
+from service.domain.sweep import MoreNetworks, SweepRequest, expand, named_baselines, sorted_budgets
 from service.store.idempotency import Answer
 from service.store.models import Search, Sweep
 from service.store.sweeps import Progress, UnknownSweep
@@ -209,7 +209,7 @@ def add(sweep: SeenDep, more: MoreNetworks, service: ContextDep, key: KeyDep) ->
 
 def held_to_rules(sweep: Sweep, groups: list[list[Search]], fresh: list[int], more: MoreNetworks) -> None:
     """Raise what is wrong with more networks for a sweep: `ProblemError` (409) or `InvalidRequest`."""
-    if not fresh and not more.baselines:
+    if not fresh and not named_baselines(more):
         accepted = f"budgets besides {', '.join(map(str, sweep.budgets))}, or baselines"
         raise InvalidRequest([InvalidValue("budgets", more.budgets, "nothing that is new", accepted)])
     unfinished = sum(search.status not in TERMINAL for group in groups for search in group)

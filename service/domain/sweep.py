@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nas_core.errors import InvalidValue
 from nas_core.space import Family
-from nas_core.spec import parse_count
+from nas_core.spec import DEFAULT_BASELINES, parse_count
 from service.domain.patience import carry_on
 from service.domain.request import LEGIBLE, Fields, InvalidRequest, SearchRequest, Text
 
@@ -53,6 +53,12 @@ Baseline = Literal["random", "thin", Family]
 the complete network with fewer channels (`nas_core.search.baselines`), and reference networks
 (`nas_core.search.references`)."""
 Baselines = Annotated[list[Baseline], Field(max_length=len(get_args(Baseline)))]
+
+
+def _default_baselines() -> list[Baseline]:
+    return list(DEFAULT_BASELINES)
+
+
 Budgets = Annotated[list[Any], Field(min_length=1, max_length=1000)] | BudgetRange
 
 
@@ -90,8 +96,9 @@ class SweepRequest(BaseModel):
         "compete; otherwise each search retrains its own. By default where there are several seeds.",
     )
     baselines: Baselines = Field(
-        default_factory=list,
-        description="Networks that nobody searched for, retrained in the finals to compare with.",
+        default_factory=_default_baselines,
+        description="Networks that nobody searched for, which compete in the finals; by default "
+        f"{', '.join(DEFAULT_BASELINES)}; [] for none.",
     )
     project: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     priority: int = Field(0, ge=-10, le=10)
@@ -100,7 +107,7 @@ class SweepRequest(BaseModel):
     @property
     def with_finals(self) -> bool:
         """Whether the sweep has finals."""
-        return (len(set(self.seeds)) > 1 or bool(self.baselines)) if self.finals is None else self.finals
+        return (len(set(self.seeds)) > 1 or bool(named_baselines(self))) if self.finals is None else self.finals
 
 
 class MoreNetworks(BaseModel):
@@ -114,9 +121,15 @@ class MoreNetworks(BaseModel):
         None, description="As in a sweep. No search is run again: they passed these budgets on their way down."
     )
     baselines: Baselines = Field(
-        default_factory=list,
-        description="Networks to compare with, for the budgets given here, or for those of the sweep.",
+        default_factory=_default_baselines,
+        description="Networks that nobody searched for, for the budgets given here, or for those of the sweep; with "
+        f"budgets that are new by default {', '.join(DEFAULT_BASELINES)}; [] for none.",
     )
+
+
+def named_baselines(request: SweepRequest | MoreNetworks) -> list[Baseline]:
+    """The baselines that a request asks for by name; none where it has them by default."""
+    return request.baselines if "baselines" in request.model_fields_set else []
 
 
 def sorted_budgets(request: SweepRequest | MoreNetworks) -> tuple[list[int], list[str]]:
@@ -176,8 +189,8 @@ def expand(request: SweepRequest, budgets: Sequence[int]) -> list[list[SearchReq
         reason = "has no effect: the finals of the sweep retrain what its searches find"
         accepted = "the sweep's field baselines; or finals false, for each search to have its own"
         problems.append(InvalidValue("search.finals", request.search["finals"], reason, accepted))
-    if request.baselines and not request.with_finals:
-        problems.append(InvalidValue("baselines", request.baselines, "without finals", "finals, which retrain them"))
+    if (named := named_baselines(request)) and not request.with_finals:
+        problems.append(InvalidValue("baselines", named, "without finals", "finals, which retrain them"))
     if problems:
         raise InvalidRequest(problems)
     groups: list[list[SearchRequest]] = []

@@ -206,8 +206,10 @@ def test_the_example_sweeps_and_its_best_network_knows_digits(service: Service, 
     [sweep] = service.client.sweeps()["items"]
     assert sweep["counts"] == {"succeeded": 2}
     ended = service.client.sweep_searches(sweep["id"])["items"]
-    networks = 6 - sum(len(service.journal(one["id"], "stopped")) for one in ended)
-    assert 3 <= networks == len(service.client.pareto(sweep["id"])["points"]), "of each budget one goes to the end"
+    trained = [line["origin"] for one in ended for line in service.journal(one["id"], "retrained")]
+    networks = len(service.client.pareto(sweep["id"])["points"])
+    assert networks == len(trained)
+    assert trained.count("search") >= 3 == trained.count("resnet"), "of each budget one of either goes to the end"
     assert (tmp_path / "yoso-sweep" / "front.svg").read_text().count('class="mark"') == networks
     assert "100%" in told.stdout and "●" in told.stdout
 

@@ -151,7 +151,7 @@ def test_a_sweep_outlives_its_service_and_a_node_and_searches_nothing_twice(clus
     with Client(f"http://127.0.0.1:{port}") as client:
         try:
             until(client.ready, "the service")
-            sweep = client.submit_sweep({"dataset": "digits"} | asked, [60_000, 90_000], seeds=[0, 1])
+            sweep = client.submit_sweep({"dataset": "digits"} | asked, [60_000, 90_000], seeds=[0, 1], baselines=[])
             page = client.sweep_searches(sweep["id"])["items"]
             searches = [one["id"] for one in page if one["kind"] == "search"]
             [finals] = [one["id"] for one in page if one["kind"] == "finals"]

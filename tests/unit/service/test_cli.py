@@ -355,6 +355,8 @@ def test_baselines_are_named_together_or_one_by_one(url: str) -> None:
     asked = ("sweep", "digits", "-b", "600k", "--json", "--baseline")
     made = json.loads(yoso(*asked, "random, resnet", "--baseline", "thin", url=url).stdout)
     assert made["request"]["baselines"] == ["random", "resnet", "thin"]
+    assert json.loads(yoso(*asked, "none", url=url).stdout)["request"]["baselines"] == []
+    assert "baselines" not in json.loads(yoso(*asked[:-1], url=url).stdout)["request"]
     refused = yoso(*asked, "resnet,vgg", url=url)
     assert refused.exit_code == 2 and "vgg" in refused.stderr and "mobilenetv3" in refused.stderr
 

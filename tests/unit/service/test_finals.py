@@ -13,7 +13,7 @@ from nas_core.files import FILES
 from nas_core.search.baselines import random_architecture
 from nas_core.search.references import candidates, fit_reference
 from nas_core.space import Architecture, SearchSpace
-from nas_core.spec import SearchSpec
+from nas_core.spec import DEFAULT_BASELINES, SearchSpec
 from service.domain.lifecycle import Status
 from service.store.work import Work
 from tests import seeding
@@ -21,7 +21,7 @@ from tests.ray_double import RayDouble, ray_double
 from tests.unit.service.test_dispatcher import Service
 from worker.tuning import finalists_of
 
-SWEEP: dict[str, Any] = {"search": {"dataset": "digits"}, "budgets": ["300k", "600k"], "seeds": [0, 1]}
+SWEEP: dict[str, Any] = {"search": {"dataset": "digits"}, "budgets": ["300k", "600k"], "seeds": [0, 1], "baselines": []}
 SPACE = SearchSpace.preset("digits")
 
 
@@ -132,6 +132,20 @@ def test_finals_wait_for_all_searches_of_their_group_and_get_what_these_found(
     space = SearchSpec.from_dict(spec)
     assert listed[1].build(space).to_json() == random_architecture(SPACE, 300_000, 1).to_json()
     assert all(one.build(space).multiply_adds <= one.budget for one in listed)
+
+
+def test_reference_networks_compete_in_finals_unless_none_are_to(http: httpx.Client, app: FastAPI) -> None:
+    def baselines(fields: dict[str, Any]) -> list[str]:
+        made = http.post("/api/v1/sweeps", json={"search": {"dataset": "digits"}, "budgets": ["300k"]} | fields).json()
+        return [
+            name
+            for finals in members(http, made, "finals")
+            for name in seeding.parts(app).searches.get(finals).spec["finals"]["baselines"]
+        ]
+
+    assert baselines({"seeds": [0, 1]}) == baselines({"finals": True}) == list(DEFAULT_BASELINES)
+    assert baselines({"seeds": [0, 1], "baselines": []}) == baselines({}) == []
+    assert baselines({"baselines": ["thin"]}) == ["thin"]
 
 
 def test_what_the_finals_retrain_is_the_sweeps_front_with_reference_networks_and_others_beside_it(
@@ -263,7 +277,9 @@ def test_a_budget_is_added_without_searching_again(service: Service, ray: RayDou
     turns(service, ray)
     spec = told(service, finals)
     assert members(http, made, "search") == searches, "no search was added"
-    for one in finalists_of(spec):
+    listed = finalists_of(spec)
+    assert [one.origin for one in listed] == ["search", "search", *DEFAULT_BASELINES]
+    for one in listed[:2]:
         passed = random_architecture(SPACE, 460_000, one.seed)
         assert one.budget == 470_000 and one.fit and one.architecture == json.loads(passed.to_json())
         built = one.build(SearchSpec.from_dict(spec))
