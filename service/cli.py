@@ -225,6 +225,47 @@ def migrate(
 
 
 @app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file; JSON lines, compressed by gzip.")],
+    as_json: Json = False,
+) -> None:
+    """Write the database of YOSO_DATABASE_URL, and which folders YOSO_STORAGE holds, to a file; the service may go on.
+
+    Files of runs are not in it.
+    """
+    from service.app import own_version
+    from service.backup import backup as write
+
+    with refusals(), configured() as settings:
+        made = write(settings, own_version(), file)
+        told = f"{file} holds {terminal.contents(asdict(made))}"
+        tell(asdict(made), as_json, escape(told))
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `yoso backup` has written.")],
+    as_json: Json = False,
+) -> None:
+    """Fill the empty database of YOSO_DATABASE_URL from a backup, of this release or an older one; all or nothing.
+
+    Then it tells how YOSO_STORAGE differs from what the database knows.
+    """
+    from service.backup import restore as read
+
+    with refusals(), configured() as settings:
+        done = read(settings, file)
+        told = [f"restored {terminal.contents(asdict(done.contents))}"]
+        if done.revision != done.contents.revision:
+            told.append(f"and brought it up to date, to revision {done.revision}")
+        if done.missing:
+            told.append(f"The folders of {terminal.some(done.missing)} were there then, and are gone.")
+        if done.unknown:
+            told.append(f"The storage also has {terminal.some(done.unknown)}, which the backup does not know.")
+        tell(asdict(done), as_json, escape("\n".join(told)))
+
+
+@app.command()
 @reads_data
 def inspect(
     dataset: Dataset,

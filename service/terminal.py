@@ -401,6 +401,21 @@ def workers(least: int, one: Mapping[str, Any]) -> str:
     return count + (f" on {escape(one['accelerator_type'])}" if one["accelerator_type"] else "")
 
 
+def contents(backup: Mapping[str, Any]) -> str:
+    """What a backup holds, in words."""
+    rows = backup["rows"]
+    return (
+        f"{rows['searches']:,} searches, {rows['events']:,} events and {sum(rows.values()):,} rows in all, as of "
+        f"{when(backup['made_at'])} UTC, of release {backup['release']}, database revision {backup['revision']}"
+    )
+
+
+def some(ids: Sequence[str], most: int = 20) -> str:
+    """How many searches these are, and which, or the first of them."""
+    more = f" and {len(ids) - most:,} more" if len(ids) > most else ""
+    return f"{len(ids):,} searches ({', '.join(ids[:most])}{more})"
+
+
 def projects(items: Iterable[Mapping[str, Any]]) -> Table:
     """The table of projects: shares, quotas, and what they hold."""
     headings = ("project", "weight", "share", "running", "queued", "accelerators", "used (s)")

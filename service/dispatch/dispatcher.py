@@ -401,12 +401,10 @@ class Dispatcher:
         The attempt was noted when the search was claimed: a crash after that is repaired by submitting again.
         """
         if self._result(search) is not None:
-            self._finish(self.work.move(search.id, token, Status.FINISHING, reason=None), token)
+            if self._read(search, token, over=True):  # of an attempt that nobody has followed to its end
+                self._finish(self.work.move(search.id, token, Status.FINISHING, reason=None), token)
             return
-        newest = max(self.runs.attempts(search.id), default=0)
-        if newest > search.attempt + MOST_AHEAD:
-            raise BadFolder("attempts", "the newest", newest, f"at most {MOST_AHEAD} behind the {search.attempt} known")
-        if newest > search.attempt:
+        if (newest := self._newest(search)) > search.attempt:
             self._catch_up(search, token, newest)
             return
         told = {"attempt": search.attempt, "workers": search.workers, "min_workers": search.min_workers}
@@ -444,6 +442,13 @@ class Dispatcher:
             return None
         return folder_model.finalists("spec.json", told) if told else None
 
+    def _newest(self, search: Search) -> int:
+        """The newest attempt of which the folder tells, which may be later than any that the database knows."""
+        newest = max(self.runs.attempts(search.id), default=0)
+        if newest > search.attempt + MOST_AHEAD:
+            raise BadFolder("attempts", "the newest", newest, f"at most {MOST_AHEAD} behind the {search.attempt} known")
+        return newest
+
     def _catch_up(self, search: Search, token: str, newest: int) -> None:
         """Go on behind the attempts of which the folder tells and the database does not.
 
@@ -465,15 +470,14 @@ class Dispatcher:
         # Asked before the folder is read: what a job did before it ended is then in what is read.
         job = self.jobs.job(submission_id(search))
         over = job is None or job.status.ended or submission_id(search) in self._late
-        begin = time.monotonic()
-        for name, lines in self._chunks(search, over):
-            if int(name[:4]) > search.attempt:
-                break  # the database was restored: it is the later attempt's to tell
-            search = self.work.follow(search.id, token, name, self._at_most(search.id, name, lines))
-            if time.monotonic() - begin > FOLLOW_SECONDS:
-                return  # what follows is read in the next turn, when others have had theirs
+        read = self._read(search, token, over)
+        if read is None:
+            return
+        search = read
         if self._may_have_ended(search, over) and self._result(search) is not None:
             self._finish(self.work.move(search.id, token, Status.FINISHING, reason=None), token)
+        elif over and (newest := self._newest(search)) > search.attempt:
+            self._catch_up(search, token, newest)
         elif (late := self._late.get(submission_id(search))) is not None:
             self._failed(search, token, {"kind": "waiting", "message": late, "retryable": True})
         elif job is None:
@@ -482,6 +486,17 @@ class Dispatcher:
             self._failed(search, token, self._error(search, job))
         elif search.status == Status.WAITING:
             self._wait(search, token)
+
+    def _read(self, search: Search, token: str, over: bool) -> Search | None:
+        """Have what is new in the journal among the events; None where that takes longer than one turn may."""
+        begin = time.monotonic()
+        for name, lines in self._chunks(search, over):
+            if int(name[:4]) > search.attempt:
+                break  # the database was restored: it is the later attempt's to tell
+            search = self.work.follow(search.id, token, name, self._at_most(search.id, name, lines))
+            if time.monotonic() - begin > FOLLOW_SECONDS:
+                return None  # what follows is read in the next turn, when others have had theirs
+        return search
 
     def _look(self, search: Search) -> Look:
         return self._looks.setdefault(submission_id(search), Look())

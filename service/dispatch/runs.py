@@ -287,6 +287,10 @@ class Runs:
         """The content of the newest file of that name, which is not large. Raises `FileNotFoundError`."""
         return self.files.read(self.find(search_id, name), MOST_JSON)
 
+    def folders(self) -> list[str]:
+        """The searches that have a folder, in order."""
+        return [name for name in self.files.names("") if not name.startswith(".")]
+
     def remove(self, search_id: str) -> None:
         """Remove the folder of a search, with all that is in it; nothing happens where there is none."""
         self.files.remove(search_id)

@@ -61,7 +61,7 @@ class Storage(Protocol):
         """A file's content, block by block. Raises as `read`."""
 
     def names(self, name: str) -> list[str]:
-        """The names in a folder, in order; none where there is no such folder."""
+        """The names in a folder, in order, "" being the root; none where there is no such folder."""
 
     def exists(self, name: str) -> bool:
         """Whether there is a file or folder of that name."""
@@ -331,7 +331,7 @@ class RemoteStorage:
         self._probed = True
 
     def _path(self, name: str) -> str:
-        return f"{self.root}/{'/'.join(parts_of(name))}"
+        return "/".join([self.root, *(parts_of(name) if name else ())])
 
 
 def _check_size(name: str, size: int, most: int) -> None:

@@ -34,6 +34,8 @@ class Action(StrEnum):
     RETRIED = "retried"
     DELETED = "deleted"
     PROJECT_CHANGED = "project_changed"
+    RESTORED = "restored"
+    """The whole database, from a backup: what happened after that was made is not in the log."""
 
 
 @dataclass(frozen=True)

@@ -167,13 +167,26 @@ def migrate(engine: Engine) -> None:
 
     Raises `InvalidValue` for a database that a newer version has brought up to its own date.
     """
-    with engine.execution_options(writes=True).connect() as connection, connection.begin():
-        if engine.dialect.name == "postgresql":
-            for name in LIMITS:
-                connection.execute(text(f"SET LOCAL {name} = 0"))  # a large table may take longer
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+    with rebuilding(engine) as connection:
         revision_of(connection)
         command.upgrade(migrations(connection), "head")
+
+
+@contextmanager
+def rebuilding(engine: Engine) -> Iterator[Connection]:
+    """A transaction in which tables may be changed: nobody else does meanwhile, and it may take as long as it takes."""
+    with engine.execution_options(writes=True).connect() as connection, connection.begin():
+        unlimited(connection)
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+        yield connection
+
+
+def unlimited(connection: Connection) -> None:
+    """Let a connection's transaction, and each of its statements, take as long as it takes."""
+    if connection.dialect.name == "postgresql":
+        for name in LIMITS:
+            connection.execute(text(f"SET LOCAL {name} = 0"))
 
 
 def prepare(engine: Engine) -> None:
@@ -209,8 +222,7 @@ def revision_of(connection: Connection) -> tuple[str | None, str]:
     scripts = ScriptDirectory.from_config(migrations(connection))
     newest = scripts.get_current_head() or ""
     revision = MigrationContext.configure(connection).get_current_revision()
-    known = {script.revision for script in scripts.walk_revisions()}
-    if revision is not None and revision not in known:
+    if revision is not None and not is_known(revision, connection):
         raise InvalidValue(
             "YOSO_DATABASE_URL",
             f"revision {revision}",
@@ -218,6 +230,12 @@ def revision_of(connection: Connection) -> tuple[str | None, str]:
             f"a database of revision {newest} or older, or that newer version",
         )
     return revision, newest
+
+
+def is_known(revision: str, connection: Connection) -> bool:
+    """Whether this version has that revision, or a newer one must have made it."""
+    scripts = ScriptDirectory.from_config(migrations(connection))
+    return revision in {script.revision for script in scripts.walk_revisions()}
 
 
 def is_away(error: BaseException) -> bool:

@@ -43,7 +43,7 @@ def yoso(*words: str, url: str | None = None) -> Result:
 
 COMMANDS = (
     "serve dispatch migrate submit list show watch logs cancel retry cluster project sweep sweeps pareto steer fetch "
-    "run doctor"
+    "run doctor backup restore"
 )
 
 
