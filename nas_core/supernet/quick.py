@@ -1,4 +1,4 @@
-"""What torch's own layers do, in ways that are faster where a network is trained on a CPU.
+"""What torch's own layers do, in ways that are faster, or alone right, where a network is trained on a CPU.
 
 Derived networks are made of torch's layers alone, so that its tools know them; `quicken` is for what stays here.
 """
@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 
 def quicken(module: nn.Module) -> None:
-    """Give those layers of `module` that have a faster form in this file that form; parameters stay where they are."""
+    """Give those layers of `module` that have another form in this file that form; parameters stay where they are."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d) and _is_wide_depthwise(part):
             part.__class__ = WideDepthwise
+        elif isinstance(part, nn.Conv2d) and _is_strided_pointwise(part):
+            part.__class__ = StridedPointwise
         elif isinstance(part, nn.AvgPool2d) and (part.kernel_size, part.stride, part.padding) == (3, 1, 1):
             part.__class__ = AveragePool
 
@@ -23,6 +25,26 @@ def _is_wide_depthwise(layer: nn.Conv2d) -> bool:
     kernel = layer.kernel_size[0]
     usual = layer.stride == layer.dilation == (1, 1) and layer.padding == (kernel // 2,) * 2 and layer.bias is None
     return usual and kernel > 3 and layer.groups == layer.in_channels == layer.out_channels
+
+
+def _is_strided_pointwise(layer: nn.Conv2d) -> bool:
+    usual = layer.kernel_size == (1, 1) and layer.padding == (0, 0) and layer.groups == 1 and layer.bias is None
+    return usual and layer.stride != (1, 1)
+
+
+class StridedPointwise(nn.Conv2d):
+    """A 1×1 convolution with a stride, without padding, groups and bias.
+
+    Of fewer channels than a vector register holds (8 with AVX2, 16 with AVX-512), oneDNN's gradient of its weights
+    writes beyond its own memory: in 3.13, uxlfoundation/oneDNN#6035. Without a stride it does not.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) → (B, D, H / stride, W / stride), rounded up."""
+        if x.device.type == "cpu" and torch.is_grad_enabled() and self.weight.shape[1] < 16:
+            rows, columns = self.stride
+            return F.conv2d(x[..., ::rows, ::columns], self.weight)
+        return super().forward(x)
 
 
 class WideDepthwise(nn.Conv2d):

@@ -221,6 +221,7 @@ class SupernetReduction(nn.Module):
         self.branches = nn.ModuleDict(
             {str(kernel): conv_bn_relu(kernel, width, wide, 2, scale=scale) for kernel in (1, 3)}
         )
+        quicken(self.branches)
 
     def forward(self, x: Tensor, scaling: Tensor) -> Tensor:
         """(B, C, H, W) and λ (2,) → (B, wide, ⌈H/2⌉, ⌈W/2⌉)."""
