@@ -166,6 +166,7 @@ class Search(TypedDict):
     started_at: str | None
     heard_at: str | None
     ended_at: str | None
+    stored: int
     error: dict[str, Any] | None
     architectures: list[Architecture]
     request: dict[str, Any]
@@ -266,11 +267,13 @@ class Project(TypedDict):
     max_running: int | None
     max_accelerators: float | None
     max_queued: int | None
+    max_stored: int | None
     running: int
     queued: int
     accelerators: float
     used: float
     share: float
+    stored: int
 
 
 class Node(TypedDict):

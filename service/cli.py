@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -783,13 +784,21 @@ def project(
     max_running: Annotated[str | None, typer.Option(help="Searches it may run at once, or none.")] = None,
     max_accelerators: Annotated[str | None, typer.Option(help="Accelerators it may hold at once, or none.")] = None,
     max_queued: Annotated[str | None, typer.Option(help="Searches it may have in the queue, or none.")] = None,
+    max_stored: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="What it may hold in the storage, such as 500GB, or none.")
+    ] = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
     """Change a project's weight and quotas ("none" lifts one), and show where it stands."""
     with refusals(), Client(url) as client:
         changed: dict[str, float | None] = {} if weight is None else {"weight": weight}
-        quotas = {"max_running": max_running, "max_accelerators": max_accelerators, "max_queued": max_queued}
+        quotas = {
+            "max_running": max_running,
+            "max_accelerators": max_accelerators,
+            "max_queued": max_queued,
+            "max_stored": max_stored,
+        }
         changed |= {field: quota(field, text) for field, text in quotas.items() if text is not None}
         seen = client.change_project(name, **changed)
         tell(seen, as_json, terminal.projects([seen]))
@@ -828,10 +837,15 @@ def quota(field: str, text: str) -> float | None:
     """The number that an option gives; None where it lifts the quota. Raises `InvalidValue`."""
     if text == "none":
         return None
+    option = "--" + field.replace("_", "-")
+    if field == "max_stored":
+        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([kMGT]?)B", text)
+        if match is None:
+            raise InvalidValue(option, text, "not a size", "such as 500GB or 1.5TB (a GB is 10^9 bytes), or none")
+        return round(float(match[1]) * 1000.0 ** " kMGT".index(match[2] or " "))
     try:
         return float(text) if field == "max_accelerators" else int(text)
     except ValueError as error:
-        option = "--" + field.replace("_", "-")
         raise InvalidValue(option, text, "not a number", "a number, or none") from error
 
 

@@ -271,7 +271,9 @@ class Calls:
 
     @Call
     def change_project(self, /, name: str, **changed: float | None) -> Request[Project]:
-        """Change a project's `weight`, `max_running`, `max_accelerators` or `max_queued`; None lifts a quota."""
+        """Change a project's `weight`, `max_running`, `max_accelerators`, `max_queued` or `max_stored` (bytes); None
+        lifts a quota.
+        """
         return ask("PATCH", f"/api/v1/projects/{_part(name)}", changed)
 
     @Call

@@ -12,6 +12,14 @@ def short(number: float) -> str:
     return f"{number:g}"
 
 
+def in_bytes(number: float) -> str:
+    """A number of bytes in at most three digits: 12.5 GB, 600 MB, 20 kB; a GB is 10^9."""
+    for size, unit in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if number >= size:
+            return f"{float(f'{number / size:.3g}'):g} {unit}"
+    return f"{number:g} bytes"
+
+
 def exact(number: int) -> str:
     """A count in full: 297,294."""
     return f"{number:,}"

@@ -22,7 +22,7 @@ from rich.text import Text
 from nas_core.data.summary import in_words, summarise
 from nas_core.deliver.comparison import headline
 from nas_core.space import BESIDE
-from service.formats import duration, exact, rival, short
+from service.formats import duration, exact, in_bytes, rival, short
 
 LINES_OF_A_PHASE = 6
 """About how many lines a phase gets where there are no bars."""
@@ -418,7 +418,7 @@ def some(ids: Sequence[str], most: int = 20) -> str:
 
 def projects(items: Iterable[Mapping[str, Any]]) -> Table:
     """The table of projects: shares, quotas, and what they hold."""
-    headings = ("project", "weight", "share", "running", "queued", "accelerators", "used (s)")
+    headings = ("project", "weight", "share", "running", "queued", "accelerators", "used (s)", "stored")
     table = Table(*headings, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for one in items:
 
@@ -433,6 +433,7 @@ def projects(items: Iterable[Mapping[str, Any]]) -> Table:
             of(one["queued"], one["max_queued"]),
             of(one["accelerators"], one["max_accelerators"]),
             f"{one['used']:,.0f}",
+            in_bytes(one["stored"]) + ("" if one["max_stored"] is None else f" of {in_bytes(one['max_stored'])}"),
         )
     return table
 

@@ -168,9 +168,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(OverQuota)
     def over_quota(request: Request, error: OverQuota) -> JSONResponse:
-        reason = f"project {error.project} has {error.queued} queued searches and may have {error.limit}"
-        accepted = "a new search once some of them have started, or a larger max_queued of the project"
-        field = FieldError(field="project", value=error.project, reason=reason, accepted=accepted)
+        field = FieldError(field="project", value=error.project, reason=str(error), accepted=error.accepted)
         return answer(403, "Over quota", str(error), [field])
 
     @app.exception_handler(RequestValidationError)

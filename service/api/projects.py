@@ -28,6 +28,7 @@ class ProjectView(BaseModel):
     max_running: int | None
     max_accelerators: float | None
     max_queued: int | None
+    max_stored: int | None
     running: int
     queued: int
     accelerators: float
@@ -35,6 +36,8 @@ class ProjectView(BaseModel):
     used: float
     """Accelerator-seconds, of which half are forgotten every six hours."""
     share: float
+    stored: int
+    """Bytes in the storage; of searches that run, what they held when their last attempt ended."""
 
 
 class ProjectChange(BaseModel):
@@ -48,6 +51,9 @@ class ProjectChange(BaseModel):
         None, ge=0, le=1e9, allow_inf_nan=False, description="Accelerators that it may hold at once."
     )
     max_queued: int | None = Field(None, ge=0, le=10**9, description="Searches that it may have in the queue.")
+    max_stored: int | None = Field(
+        None, ge=0, le=2**62, description="Bytes in the storage from which on it may queue nothing more."
+    )
 
 
 @router.get("")
@@ -89,11 +95,13 @@ def views(standings: list[Standing]) -> list[ProjectView]:
             max_running=one.share.max_running,
             max_accelerators=one.share.max_accelerators,
             max_queued=one.max_queued,
+            max_stored=one.max_stored,
             running=one.share.running,
             queued=one.queued,
             accelerators=one.share.held,
             used=one.share.used,
             share=one.share.weight / weights if one in busy else 0.0,
+            stored=one.stored,
         )
         for one in standings
     ]

@@ -43,7 +43,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": Problem, "description": "There is no such resource."}}
 QUOTA: dict[int | str, dict[str, Any]] = {
-    403: {"model": Problem, "description": "The project has as many queued searches as it may have."}
+    403: {"model": Problem, "description": "The project has as much in its queue, or in the storage, as it may have."}
 }
 NOT_ENDED: dict[int | str, dict[str, Any]] = {409: {"model": Problem, "description": "It has not ended so."}}
 

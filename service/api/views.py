@@ -116,6 +116,7 @@ class SearchView(BaseModel):
                     "started_at": "2026-01-01T12:00:05Z",
                     "heard_at": "2026-01-01T12:01:40Z",
                     "ended_at": None,
+                    "stored": 0,
                     "error": None,
                     "architectures": [],
                     "request": {"dataset": "digits", "budgets": ["300k", 600000]},
@@ -162,6 +163,8 @@ class SearchView(BaseModel):
     heard_at: str | None
     """When its workers last told of anything, as they do of every epoch."""
     ended_at: str | None
+    stored: int
+    """Bytes in the storage when its last attempt had ended."""
     error: dict[str, Any] | None
     architectures: list[ArchitectureView]
     request: dict[str, Any]
@@ -221,6 +224,7 @@ def view_search(
         started_at=iso(search.started_at) if search.started_at else None,
         heard_at=iso(search.heard_at) if search.heard_at else None,
         ended_at=iso(search.ended_at) if search.ended_at else None,
+        stored=search.stored,
         error=search.error,
         architectures=[view_architecture(row) for row in architectures],
         request=search.request,

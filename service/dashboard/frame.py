@@ -160,6 +160,7 @@ TEMPLATES = Environment(
 TEMPLATES.filters |= {
     "short": formats.short,
     "exact": formats.exact,
+    "in_bytes": formats.in_bytes,
     "percent": formats.percent,
     "duration": formats.duration,
     "iso": iso,

@@ -281,8 +281,7 @@ def send(request: Request, service: ContextDep, project: ViewerDep, form: FormDe
     except InvalidValue as problem:
         problems = [FieldError.of(problem)]
     except OverQuota as error:
-        accepted = "a new search once some of them have started, or a larger max_queued of the project"
-        problems = [FieldError(field="project", value=error.project, reason=str(error), accepted=accepted)]
+        problems = [FieldError(field="project", value=error.project, reason=str(error), accepted=error.accepted)]
     except KeyReused:
         accepted = "the button once more, if you want a second search"
         problems = [FieldError(field="form", reason="this form has queued another search before", accepted=accepted)]

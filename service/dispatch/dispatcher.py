@@ -71,7 +71,7 @@ LONGEST_WAIT_SECONDS = 60.0
 
 CLEAR_SECONDS = 10.0
 CLEARED_AT_ONCE = 20
-"""Searches that are deleted, and folders that are removed, at a time."""
+"""Searches that are deleted, and folders that are removed or measured, at a time."""
 
 SETTLE_SECONDS = 60.0
 """How long the folder of a deleted search is left alone: who has just ended it may still write its log there."""
@@ -292,7 +292,8 @@ class Dispatcher:
             log.info("the jobs could not be looked through: %s", error)
 
     def _clear(self) -> None:
-        """Delete what is older than it is kept, and remove the folders of what was deleted: some of both.
+        """Delete what is older than it is kept, remove the folders of what was deleted, and measure what others hold:
+        some of each.
 
         A folder is removed before that is noted: who dies in between leaves it to another, who finds nothing to remove.
         """
@@ -312,6 +313,15 @@ class Dispatcher:
                 log.warning("the folder of search %s, which was deleted, cannot be removed yet: %s", search_id, error)
             else:
                 self.work.forget(search_id)
+        for search_id, attempt in self.work.unmeasured(CLEARED_AT_ONCE):
+            try:
+                size = self.runs.size(search_id)
+            except OSError as error:
+                log.warning("what search %s holds in the storage cannot be measured yet: %s", search_id, error)
+                break
+            except BadFolder:
+                size = 0  # a worker has put something else in its folder's place
+            self.work.measured(search_id, attempt, size)
 
     def _safely_step(self, search_id: str) -> None:
         """One step with one search; what goes wrong with it is told and does not hold up the others."""

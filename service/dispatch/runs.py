@@ -291,6 +291,10 @@ class Runs:
         """The searches that have a folder, in order."""
         return [name for name in self.files.names("") if not name.startswith(".")]
 
+    def size(self, search_id: str) -> int:
+        """The bytes of all files in the folder of a search; 0 where there is none."""
+        return self.files.size(search_id)
+
     def remove(self, search_id: str) -> None:
         """Remove the folder of a search, with all that is in it; nothing happens where there is none."""
         self.files.remove(search_id)

@@ -72,6 +72,9 @@ class Storage(Protocol):
     def create(self, name: str, content: bytes) -> bool:
         """Write a file whole and for good; False where it is there already, which is left as it is."""
 
+    def size(self, name: str) -> int:
+        """The bytes of all files below a folder; 0 where there is none."""
+
     def remove(self, name: str) -> None:
         """Remove a folder with all that is in it, or nothing where there is none."""
 
@@ -173,6 +176,27 @@ class LocalStorage:
             finally:
                 os.unlink(temporary, dir_fd=folder)
             return True
+
+    def size(self, name: str) -> int:
+        """See `Storage.size`. Links are not followed, nor is what lies deeper than a path can name counted."""
+        total, files = 0, 0
+        with suppress(FileNotFoundError), self._folder(name) as top:
+            folders = ["."]
+            while folders and files < MOST_NAMES:
+                above = folders.pop()
+                with suppress(OSError):  # removed meanwhile, or a link by now
+                    folder = os.open(above, _OPEN | os.O_DIRECTORY, dir_fd=top)
+                    try:
+                        with os.scandir(folder) as entries:
+                            for entry in entries:
+                                if entry.is_dir(follow_symlinks=False):
+                                    folders.append(f"{above}/{entry.name}")
+                                else:
+                                    total += entry.stat(follow_symlinks=False).st_size
+                                files += 1
+                    finally:
+                        os.close(folder)
+        return total
 
     def remove(self, name: str) -> None:
         """See `Storage.remove`."""
@@ -306,6 +330,12 @@ class RemoteStorage:
         except FileExistsError:
             return False
         return True
+
+    def size(self, name: str) -> int:
+        """See `Storage.size`."""
+        with storage_errors():
+            self.fs.invalidate_cache()
+            return sum(int(one["size"]) for one in self.fs.find(self._path(name), detail=True).values())
 
     def remove(self, name: str) -> None:
         """See `Storage.remove`."""

@@ -91,6 +91,13 @@ def move(session: Session, search: Search, status: Status, time: float | None = 
     note(session, search.id, "status", data, time)
 
 
+def measured(session: Session, search: Search, size: int) -> None:
+    """Note how many bytes a locked search holds in the storage, of its own and of its project's."""
+    project = session.get_one(Project, search.project, with_for_update=True, populate_existing=True)
+    project.stored += size - search.stored
+    search.stored, search.measured_at = size, time_of(session)
+
+
 def resize(search: Search, workers: int) -> None:
     """Let a locked search ask for, or hold, as many workers as that, and what they need."""
     cpus, gpus = search.cpus // search.workers, search.gpus // search.workers
@@ -122,6 +129,7 @@ def _end_attempt(session: Session, search: Search, status: Status, time: float) 
     spent = scheduling.usage(search.accelerators, time - attempt.started_at)
     project.used = scheduling.decayed(project.used, time - project.used_at) + spent
     project.used_at = time
+    search.measured_at = None
 
 
 def count(session: Session, name: str, more: int) -> None:

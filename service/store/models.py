@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Boolean, Float, ForeignKey, Index, Integer, String, Text, false
+from sqlalchemy import JSON, BigInteger, Boolean, Float, ForeignKey, Index, Integer, String, Text, false, text
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.sql.functions import FunctionElement
@@ -27,6 +27,9 @@ def _(element: Any, compiler: Any, **options: Any) -> str:
 
 class Base(DeclarativeBase):
     """All tables."""
+
+
+_unmeasured = text("measured_at IS NULL")
 
 
 class Search(Base):
@@ -93,6 +96,11 @@ class Search(Base):
     started_at: Mapped[float | None] = mapped_column(Float)
     ended_at: Mapped[float | None] = mapped_column(Float)
 
+    stored: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    """Bytes in its folder, when that was last measured."""
+    measured_at: Mapped[float | None] = mapped_column(Float)
+    """When that was; None from an attempt's end until it is measured again."""
+
     lease_owner: Mapped[str | None] = mapped_column(String(64))
     lease_token: Mapped[str | None] = mapped_column(String(32))
     lease_beat: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
@@ -111,6 +119,7 @@ class Search(Base):
         Index("searches_of_finals", "finals_id", "status"),
         Index("searches_by_kind", "kind", "status", "not_before"),
         Index("searches_by_kind_and_time", "kind", "created_at", "id"),
+        Index("searches_unmeasured", "id", sqlite_where=_unmeasured, postgresql_where=_unmeasured),
     )
 
 
@@ -207,6 +216,9 @@ class Project(Base):
     max_running: Mapped[int | None] = mapped_column(Integer)
     max_accelerators: Mapped[float | None] = mapped_column(Float)
     max_queued: Mapped[int | None] = mapped_column(Integer)
+    stored: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    """Bytes that its searches hold in the storage: the sum of theirs, kept with them."""
+    max_stored: Mapped[int | None] = mapped_column(BigInteger)
     used: Mapped[float] = mapped_column(Float, default=0.0)
     used_at: Mapped[float] = mapped_column(Float, default=0.0)
 

@@ -3,19 +3,22 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
-from service.domain.lifecycle import LONGEST_BACKOFF, WITH_RAY, Status
+from service.domain.lifecycle import LONGEST_BACKOFF, TERMINAL, WITH_RAY, Status
 from service.domain.scheduling import Ask, Capacity, Share, Verdict, too_large
+from service.formats import in_bytes
 from service.store import audit, changes
 from service.store.audit import Action
 from service.store.database import insert, reading
 from service.store.models import Project, Search
 from service.store.work import judge, standing, typical_seconds
 
+LARGEST = 3
+"""Searches that are named to whoever must delete some."""
 FULL = "everything that the cluster has is held, or set aside for others"
 
 
@@ -28,37 +31,58 @@ def why(search: Search, capacity: Capacity | None) -> str | None:
 
 
 class OverQuota(RuntimeError):
-    """A project has as many searches in its queue as it may have."""
+    """A project has as much as it may have: `told` says of what, and `accepted` what would make room."""
 
-    def __init__(self, project: str, queued: int, limit: int) -> None:
-        super().__init__(f"project {project} has {queued} queued searches and may have {limit}")
-        self.project, self.queued, self.limit = project, queued, limit
+    def __init__(self, project: str, told: str, accepted: str) -> None:
+        super().__init__(f"project {project} {told}")
+        self.project, self.accepted = project, accepted
 
 
 def admit_to_queue(session: Session, name: str, count: int = 1) -> None:
-    """Make sure that the project is known and may queue `count` more searches. Raises `OverQuota`."""
-    quota = select(Project.max_queued).where(Project.name == name)
+    """Make sure that the project is known and may queue `count` more searches, if any. Raises `OverQuota`."""
+    quota = select(Project.max_queued, Project.stored, Project.max_stored).where(Project.name == name)
     known = session.execute(quota).one_or_none()
     if known is None:
         values = {"name": name, "weight": 1.0, "used": 0.0, "used_at": 0.0}
         session.execute(insert(session, Project).values(values).on_conflict_do_nothing())
         known = session.execute(quota).one()  # somebody else may just have made it, with a quota
+    if count and known.max_stored is not None and known.stored >= known.max_stored:
+        _refuse_to_store(session, name, known.stored, known.max_stored)
     if known.max_queued is None:
         return
     # One at a time, so that two submissions cannot take the last place both.
-    limit = session.execute(quota.with_for_update()).scalar_one()
+    limit = session.execute(quota.with_for_update()).one().max_queued
     queued = changes.queued(session, name)
     if limit is not None and queued + count > limit:
-        raise OverQuota(name, queued, limit)
+        accepted = "a new search once some of them have started, or a larger max_queued of the project"
+        raise OverQuota(name, f"has {queued} queued searches and may have {limit}", accepted)
+
+
+def _refuse_to_store(session: Session, name: str, stored: int, limit: int) -> NoReturn:
+    query = (
+        select(Search.id, Search.stored)
+        .where(Search.project == name, Search.status.in_(TERMINAL), Search.stored > 0)
+        .order_by(Search.stored.desc(), Search.id)
+        .limit(LARGEST)
+    )
+    largest = ", ".join(f"{one.id} with {in_bytes(one.stored)}" for one in session.execute(query))
+    told = f" (the largest: {largest})" if largest else ""
+    raise OverQuota(
+        name,
+        f"holds {in_bytes(stored)} in the storage and may hold {in_bytes(limit)}",
+        f"a new search once searches that have ended are deleted{told}, or a larger max_stored of the project",
+    )
 
 
 @dataclass(frozen=True)
 class Standing:
-    """A project's share and how many of its searches are queued."""
+    """A project's share, how many of its searches are queued, and how many bytes they hold in the storage."""
 
     share: Share
     max_queued: int | None
     queued: int
+    max_stored: int | None
+    stored: int
 
 
 @dataclass(frozen=True)
@@ -102,8 +126,13 @@ class Projects:
                 select(Search.project, func.count()).where(Search.status == Status.QUEUED).group_by(Search.project)
             )
             queued = dict(session.execute(per_project).all())
-            limits = dict(session.execute(select(Project.name, Project.max_queued)).all())
-        return [Standing(share, limits[share.project], queued.get(share.project, 0)) for share in shares]
+            columns = select(Project.name, Project.max_queued, Project.max_stored, Project.stored)
+            kept = {row.name: row for row in session.execute(columns)}
+        return [
+            Standing(share, one.max_queued, queued.get(one.name, 0), one.max_stored, one.stored)
+            for share in shares
+            for one in (kept[share.project],)
+        ]
 
     def set(self, name: str, changed: dict[str, Any], within: Session) -> None:
         """Change a project's weight and quotas, whether it had a search yet or not."""

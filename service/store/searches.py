@@ -194,6 +194,7 @@ class Searches:
             session.add(Deletion(search_id=search_id, project=search.project, deleted_at=time))
             _audit(session, Action.DELETED, search, time, {"submitted_by": search.submitted_by})
             sweep_id = search.sweep_id
+            changes.measured(session, search, 0)
             session.delete(search)
             session.flush()
             if (
@@ -396,4 +397,5 @@ def new_search(request: SearchRequest, spec: SearchSpec, time: float) -> dict[st
         "not_before": 0.0,
         "journal_cursor": "",
         "created_at": time,
+        "measured_at": time,
     }

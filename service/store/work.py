@@ -278,6 +278,21 @@ class Work:
             )
             return [(float(row.ended_at or 0.0), row.id) for row in session.execute(query)]
 
+    def unmeasured(self, limit: int) -> list[tuple[str, int]]:
+        """At most `limit` searches that have no attempt now, and whose folder was not measured since the last: id and
+        attempt.
+        """
+        query = select(Search.id, Search.attempt).where(Search.measured_at.is_(None), Search.status.not_in(WITH_RAY))
+        with reading(self.engine) as session:
+            return [(row.id, row.attempt) for row in session.execute(query.limit(limit))]
+
+    def measured(self, search_id: str, attempt: int, size: int) -> None:
+        """Note how many bytes a search holds, unless there was another attempt meanwhile, or it was deleted."""
+        with writing(self.engine) as session:
+            search = session.get(Search, search_id, with_for_update=True)
+            if search is not None and search.attempt == attempt:
+                changes.measured(session, search, size)
+
     def deleted(self, seconds: float, limit: int) -> list[str]:
         """At most `limit` searches that were deleted at least `seconds` ago and whose folders are still there."""
         with reading(self.engine) as session:

@@ -33,6 +33,7 @@ GOOD: list[tuple[str, str, Any]] = [
     ("POST", "/api/v1/sweeps", {"search": {"dataset": "digits"}, "budgets": ["300k"], "baselines": ["random"]}),
     ("POST", "/api/v1/sweeps/{sweep}/networks", {"budgets": ["450k"], "baselines": ["random"]}),
     ("PATCH", "/api/v1/projects/vision", {"weight": 2.0, "max_running": 1, "max_accelerators": 2.0, "max_queued": 3}),
+    ("PATCH", "/api/v1/projects/vision", {"max_stored": 10**12}),
     ("POST", "/api/v1/datasets/inspect", {"dataset": "digits", "data": SEARCH["data"]}),
 ]
 """A request of every kind that has a body, and is accepted."""

@@ -347,6 +347,13 @@ def test_queues_again_and_shows_the_cluster_and_its_projects(app: FastAPI, url: 
     assert told.exit_code == 0 and "0 of 5" in told.stdout
     told = yoso("cluster", url=url)
     assert "0 of 4 CPUs" in told.stdout and search_id in told.stdout and "there is room" in told.stdout
+    for size, told_as, bytes_ in (("1.5TB", "0 bytes of 1.5 TB", 1_500_000_000_000), ("500 kB", "500 kB", 500_000)):
+        told = yoso("project", "default", "--max-stored", size, url=url)
+        assert told.exit_code == 0 and told_as in told.stdout
+        assert json.loads(yoso("project", "default", "--json", url=url).stdout)["max_stored"] == bytes_
+    wrong = yoso("project", "default", "--max-stored", "500", url=url)
+    assert wrong.exit_code == 2 and "such as 500GB" in wrong.stderr
+    assert yoso("project", "default", "--max-stored", "none", url=url).exit_code == 0
     wrong = yoso("project", "default", "--max-queued", "few", url=url)
     assert wrong.exit_code == 2 and "--max-queued" in wrong.stderr and "or none" in wrong.stderr
 
