@@ -4,6 +4,9 @@ A search iteration of the CIFAR-10 preset (a step of W, one of λ, the press), w
 processes that share the same images, joined by gloo, each with one thread on a core of its own while there are cores.
 All take turns, round by round. Two processes that know nothing of each other, with half of the images each, show what
 two cores could do at most. Messages and bytes are counted. What GPUs would reach is a projection from these counts.
+
+Then networks that compete for two budgets are retrained: by one process, by two that share the batches of one network
+after the other, and by two that each train networks of their own.
 """
 
 import argparse
@@ -27,6 +30,9 @@ from torch import Tensor, nn
 
 from benchmarks.supernet import data_of, spec_of
 from nas_core import Search, SearchSpace, Supernet
+from nas_core.finals import baseline
+from nas_core.race import Contender, Race
+from nas_core.spec import FinalsOptions
 
 FILE = Path("docs/benchmarks/parallel.json")
 BATCH, CHANNELS = 64, 8
@@ -34,13 +40,15 @@ ROOT = str(Path(__file__).resolve().parents[1])
 
 
 class Arm(NamedTuple):
-    """Processes that take an iteration together, or `apart`; with BN `synchronised` or not."""
+    """Processes that take an iteration together, or `apart`; with BN `synchronised` or not. In a `race` they retrain
+    networks, together or apart."""
 
     name: str
     workers: int
     apart: bool = False
     synchronised: bool = True
     tree: str = ROOT
+    race: bool = False
 
 
 ARMS = [
@@ -49,6 +57,12 @@ ARMS = [
     Arm("2 processes", 2),
     Arm("2 processes, BN not synchronised", 2, synchronised=False),
     Arm("4 processes on 2 cores", 4),
+]
+
+RACES = [
+    Arm("finals: 1 process", 1, race=True),
+    Arm("finals: 2 that share batches", 2, race=True),
+    Arm("finals: 2 with networks of their own", 2, apart=True, race=True),
 ]
 
 
@@ -82,8 +96,9 @@ def main() -> int:
     if options.worker:
         return worker(Arm(**json.loads(options.worker[0])), Path(options.worker[1]))
     arms = [*ARMS, *([Arm("2 processes, before", 2, tree=options.before)] if options.before else [])]
-    rounds = [{arm.name: run(arm) for arm in arms} for _ in track(range(options.rounds), "rounds")]
+    rounds = [{arm.name: run(arm) for arm in [*arms, *RACES]} for _ in track(range(options.rounds), "rounds")]
     rows = [row(arm, [(one[ARMS[0].name], one[arm.name]) for one in rounds]) for arm in arms]
+    rows += [row(arm, [(one[RACES[0].name], one[arm.name]) for one in rounds]) for arm in RACES]
     projected = [projection(link, synchronised) for link in LINKS for synchronised in (True, False)]
     cores = len(os.sched_getaffinity(0))
     record = {"torch": torch.__version__, "cores": cores, "batch": BATCH, "channels": CHANNELS, "rows": rows}
@@ -118,6 +133,8 @@ def worker(arm: Arm, folder: Path) -> int:
     os.sched_setaffinity(0, {cores[rank % len(cores)]})
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=arm.workers)
+    if arm.race:
+        return race(arm, folder / str(rank))
     spec = spec_of("cifar10", CHANNELS, batch_size=BATCH // arm.workers if arm.apart else BATCH)
     if not arm.synchronised:
         spec = replace(spec, engine=replace(spec.engine, synchronised_bn=False))
@@ -149,6 +166,27 @@ def worker(arm: Arm, folder: Path) -> int:
     seconds = time.perf_counter() - begin
     (folder / str(rank)).write_text(json.dumps({"seconds": seconds, "counts": counts}))
     meet()
+    return 0
+
+
+def race(arm: Arm, file: Path) -> int:
+    """One process of several that retrain networks for two budgets: leaves how long it took them."""
+    spec = spec_of("cifar10", CHANNELS, retrain_batch_size=BATCH, retrain_epochs=4)
+    budgets = (spec.budgets[0] // 2, spec.budgets[0])
+    spec = replace(spec, budgets=budgets, finals=FinalsOptions(baselines=("resnet", "mobilenetv3")))
+    origins = [(budget, origin) for budget in budgets for origin in ("random", *spec.finals.baselines)]
+    contenders = [
+        Contender(trial, budget, "search" if origin == "random" else origin, baseline(origin, spec, budget, 0))
+        for trial, (budget, origin) in enumerate(origins)
+    ]
+    data = data_of(spec.space, 4 * BATCH)
+    running = Race(spec, contenders, data, "cpu", lambda budget: None, None, lambda network: arm.apart)
+    meet()
+    begin = time.perf_counter()
+    while not running.done:
+        running.advance()
+    meet()
+    file.write_text(json.dumps({"seconds": time.perf_counter() - begin, "counts": {}}))
     return 0
 
 
@@ -200,7 +238,7 @@ def report(rows: list[dict[str, Any]], projected: list[dict[str, Any]]) -> None:
     """Print what was found."""
     table = Table("", "seconds", "efficiency", "quartiles", "W: messages, MB", "λ: messages, MB")
     for one in rows:
-        counts = [f"{c['messages']}, {c['bytes'] / 1e6:.2f}" for c in one["counts"].values()]
+        counts = [f"{c['messages']}, {c['bytes'] / 1e6:.2f}" for c in one["counts"].values()]  # of races there are none
         low, high = one["quartiles"]
         table.add_row(
             one["what"], f"{one['seconds']:.2f}", f"{one['efficiency']:.2f}", f"{low:.2f}-{high:.2f}", *counts

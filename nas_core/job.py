@@ -1,6 +1,8 @@
 """One job from beginning to end: the search, then the retraining of each budget's architecture."""
 
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -13,13 +15,13 @@ from nas_core.errors import InvalidValue
 from nas_core.finals import baseline, check_latency, cost_of, path
 from nas_core.race import Contender, Delivered, Race, planned_epochs
 from nas_core.search.latency import Latency
-from nas_core.search.search import Search
+from nas_core.search.search import Search, supernet_per_image
 from nas_core.search.spending import WIDE, divisor_of
 from nas_core.seeds import generator
-from nas_core.space import Architecture
+from nas_core.space import Architecture, Reference
 from nas_core.spec import SearchSpec
 from nas_core.supernet.inherit import inherited
-from nas_core.train.retrain import Retraining
+from nas_core.train.retrain import trainee_per_image
 
 VERSION = 5
 """Of what `SearchJob.state_dict` gives. Before version 5 one network at a time was retrained; before 4 the fixed L1
@@ -66,11 +68,6 @@ class SearchJob:
     def compute(self) -> dict[str, int | None]:
         """The multiply-adds of all forward passes behind, of the search and of training what competes."""
         return {"search": self.search.compute, "training": self.race.compute if self.race else 0}
-
-    @property
-    def retraining(self) -> Retraining | None:
-        """What the last step was of, where that goes on."""
-        return self.race.running if self.race is not None else None
 
     @property
     def delivered(self) -> Delivered | None:
@@ -134,11 +131,24 @@ class SearchJob:
 
     def _retraining_step(self) -> list[dict[str, Any]]:
         if self.race is None:
-            self.race = Race(self.spec, self._contenders(), self.data, self.device, self._start, self.search.compute)
+            self.race = self._race(self._contenders())
         lines = self.race.advance()
         if (delivered := self.race.delivered) is not None:
             self.weights.setdefault(delivered.contender.budget, delivered.weights)  # the best comes first
         return lines
+
+    def _race(self, contenders: Sequence[Contender]) -> Race:
+        # A worker that trains alone computes as all do, whatever its own device could.
+        engine = replace(self.spec.engine, precision=self.search.engine.precision)
+        spec = replace(self.spec, engine=engine)
+        return Race(spec, contenders, self.data, self.device, self._start, self.search.compute, self._fits)
+
+    def _fits(self, network: Architecture | Reference) -> bool:
+        """Whether a worker that trains a network alone keeps no more for its backward pass than in the search."""
+        space, settings, engine = self.spec.space, self.spec.settings, self.search.engine
+        searched = min(settings.batch_size, len(self.data.parts["weights"])) // parallel.world()[1]
+        trained = -(-min(settings.retrain_batch_size, len(self.data.training)) // settings.retrain_accumulation)
+        return trainee_per_image(network, settings, engine) * trained <= supernet_per_image(space, engine) * searched
 
     def _contenders(self) -> list[Contender]:
         """The networks that are retrained, by budget: what was found for it, others that were passed, and baselines."""
@@ -221,7 +231,7 @@ class SearchJob:
         self.weights, self.snapshots = dict(state["weights"]), list(state["snapshots"])
         self.race = None
         if state["race"] is not None:
-            self.race = Race(self.spec, [], self.data, self.device, self._start, self.search.compute)
+            self.race = self._race([])
             self.race.load_state_dict(state["race"])
 
 

@@ -17,13 +17,26 @@ from torch import Tensor, nn
 from nas_core.errors import LostPeer
 
 Value = TypeVar("Value")
+_alone = False
+# Not a ContextVar, which the threads that differentiate on a GPU would not see.
 
 
 def world() -> tuple[int, int]:
     """This worker's rank and the number of workers."""
-    if dist.is_available() and dist.is_initialized():
+    if not _alone and dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """In here this worker is the only one: it shares and exchanges nothing."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
 
 
 @contextmanager
@@ -87,12 +100,17 @@ def average_buffers(module: nn.Module, images: int) -> None:
 
 def first(make: Callable[[], Value]) -> Value:
     """What `make` returns on worker 0, on every worker; the others do not call it. It must be possible to pickle."""
+    return of(0, make)
+
+
+def of(worker: int, make: Callable[[], Value]) -> Value:
+    """What `make` returns on a worker, on every worker; the others do not call it. It must be possible to pickle."""
     rank, workers = world()
     if workers == 1:
         return make()
-    made = [make() if rank == 0 else None]
+    made = [make() if rank == worker else None]
     with exchange():
-        dist.broadcast_object_list(made, src=0)
+        dist.broadcast_object_list(made, src=worker)
     return made[0]  # type: ignore[return-value]
 
 

@@ -3,16 +3,23 @@
 The networks of a budget take turns: all that are judged together are trained up to the next rung, where the worse half
 of them stops. Each trains as it would alone, so that its curve does not depend on its rivals. What reaches the end is
 tested and delivered, the best on the validation part first.
+
+As long as there are as many networks as workers or more, of all budgets together, every worker trains networks of its
+own (`Race._round`): they have nothing to tell each other but how an epoch went. After that all share the batches of one
+network after the other. Either way each takes the same steps.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, partial
+from io import BytesIO
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from nas_core import parallel
 from nas_core.data.loading import Data, steps_per_epoch
 from nas_core.errors import Diverged
 from nas_core.finals import cost_of, path, place, rungs, side_of, survivors
@@ -21,6 +28,10 @@ from nas_core.space import Architecture, Reference, read_genotype
 from nas_core.spec import SearchSpec
 from nas_core.train.evaluation import Evaluation
 from nas_core.train.retrain import Retraining, untaken
+
+MOST_SILENT = 50
+"""Workers that train networks of their own hear of each other after so many steps at the latest: a network that has
+diverged does not go on for an epoch, and nobody waits until a connection is given up."""
 
 
 @dataclass(eq=False)
@@ -32,7 +43,9 @@ class Contender:
     found for the budget itself. It has trained for so many `epochs` and has then `reached` scores on the validation
     part, by the names of `CHOOSE_BY`. Its `outcome` is None as long as it trains, and then "trained", "stopped" or
     "dropped", the latter with a `reason`. One that has `ended` trains no more, before the others where its patience is
-    at its end. Its `retraining` is there while it is in memory; `state` is that of one which is not.
+    at its end. Where one worker trains it alone, that is its `home`, and all that the others know of it is how many
+    `steps` it has taken and what the last epoch has told. Its `retraining` is there while it is in memory; `state` is
+    that of one which is not.
     """
 
     trial: int
@@ -44,24 +57,30 @@ class Contender:
     epochs: int = 0
     ended: bool = False
     reached: dict[str, float] = field(default_factory=dict)
+    steps: int = 0
     compute: int = 0
-    """Multiply-adds of the forward passes of its epochs."""
+    """Multiply-adds of the forward passes of its steps."""
     outcome: str | None = None
     reason: str | None = None
     state: dict[str, Any] | None = None
+    home: int | None = None
     retraining: Retraining | None = None
     result: dict[str, Any] | None = None
     """What is told of it once it is delivered."""
 
     @property
-    def steps(self) -> int:
-        """Steps that are behind it."""
-        if self.retraining is not None:
-            return self.retraining.step
-        return int(self.state["step"]) if self.state is not None else 0
+    def told(self) -> dict[str, Any]:
+        """What changes with an epoch, by field, as its retraining has it."""
+        training = self.retraining
+        assert training is not None
+        return {"epochs": training.epochs, "ended": training.done, "reached": training.validated}
 
-    def state_dict(self) -> dict[str, Any]:
-        """All of it that the next step depends on. Raises `Diverged` where a loss is not finite."""
+    def kept(self) -> dict[str, Any] | None:
+        """The state of its training on this worker. Raises `Diverged` where a loss is not finite."""
+        return self.retraining.state_dict() if self.retraining else self.state
+
+    def state_dict(self, state: dict[str, Any] | None) -> dict[str, Any]:
+        """All of it that the next step depends on, with the `state` of its training."""
         return {
             "trial": self.trial,
             "budget": self.budget,
@@ -75,7 +94,7 @@ class Contender:
             "reached": self.reached,
             "outcome": self.outcome,
             "reason": self.reason,
-            "state": self.retraining.state_dict() if self.retraining else self.state,
+            "state": state,
             "result": self.result,
         }
 
@@ -85,10 +104,15 @@ class Contender:
         return cls(
             **state
             | {
+                "steps": state["state"]["step"] if state["state"] else 0,
                 "architecture": state["architecture"] and read_genotype(state["architecture"]),
                 "latency": state["latency"] and Latency(*state["latency"]),
             }
         )
+
+    def leave(self) -> None:
+        """Give up all that its training holds."""
+        self.retraining = self.state = self.home = None
 
 
 class Heat:
@@ -146,7 +170,8 @@ class Race:
     """The retraining of all `contenders`, budget by budget, as one resumable sequence of steps.
 
     `start` gives the state from which the training of a search's own network starts, or None; that search has computed
-    `search_compute` multiply-adds. `delivered` is the network that was tested last.
+    `search_compute` multiply-adds. `fits` says whether a worker has the memory to train a network alone. `delivered` is
+    the network that was tested last.
     """
 
     def __init__(
@@ -157,18 +182,20 @@ class Race:
         device: torch.device | str,
         start: Callable[[int], Mapping[str, Tensor] | None],
         search_compute: int | None,
+        fits: Callable[[Architecture | Reference], bool],
     ) -> None:
         self.spec, self.contenders, self.data, self.device = spec, contenders, data, device
-        self.start, self.search_compute = start, search_compute
+        self.start, self.search_compute, self.fits = start, search_compute, fits
         self.competing, self.choose_by = spec.finals.competing, spec.settings.choose_by
         self.heats = heats(spec, contenders)
         self.begun: list[int] = []
         """Budgets whose networks have begun."""
         self.untold: list[dict[str, Any]] = []
         """Lines that belong to no step."""
-        self.running: Retraining | None = None
-        """What the last step was of, if that goes on."""
         self.delivered: Delivered | None = None
+        self.rounds = 0
+        self.failed: Diverged | None = None
+        """What has diverged on this worker since the workers last heard of each other."""
 
     @property
     def done(self) -> bool:
@@ -178,25 +205,50 @@ class Race:
     @property
     def compute(self) -> int:
         """The multiply-adds of all forward passes behind."""
-        return sum(one.retraining.compute if one.retraining else one.compute for one in self.contenders)
+        return sum(one.compute for one in self.contenders)
+
+    @property
+    def batch_size(self) -> int:
+        """Images of one step."""
+        return min(self.spec.settings.retrain_batch_size, len(self.data.training))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in one pass over the training data, of every network."""
+        return steps_per_epoch(len(self.data.training), self.batch_size)
 
     @property
     def steps_left(self) -> int:
         """Steps that are left, as far as that can be foreseen."""
-        each = steps_per_epoch(len(self.data.training), self.spec.settings.retrain_batch_size)
-        return sum(heat.steps_left(each) for budget in self.heats.values() for heat in budget)
+        return sum(heat.steps_left(self.steps_per_epoch) for heat in self._all_heats)
+
+    @property
+    def apart(self) -> bool:
+        """Whether every worker trains networks of its own, the same on all."""
+        workers = parallel.world()[1]
+        racing = sum(one.outcome is None for one in self.contenders)
+        return 1 < workers <= racing and self._roomy
+
+    @cached_property
+    def _roomy(self) -> bool:
+        racing = [one.architecture for one in self.contenders if one.outcome is None and one.architecture]
+        return parallel.first(lambda: all(map(self.fits, racing)))
+
+    @property
+    def _all_heats(self) -> list[Heat]:
+        return [heat for budget in self.heats.values() for heat in budget]
 
     def advance(self) -> list[dict[str, Any]]:
-        """Take one step, or deliver a network that waits for it; returns the journal lines of it.
+        """Take one step, of one network or one on every worker, or deliver a network that waits for it; returns the
+        journal lines of it.
 
         Raises `Diverged` where no network is left for a budget.
         """
         lines, self.untold = self.untold, []
-        budget = next(budget for budget in self.spec.budgets if self._open(budget))
-        if any(heat.under_way for heat in self.heats[budget]):
-            lines += self._step(budget)
-        lines += self._judge(budget)
-        if all(one.outcome is not None for one in self._of(budget)):
+        if self._over() is None:
+            lines += self._round() if self.apart else self._step(self._waiting()[0])
+        lines += self._judge()
+        if (budget := self._over()) is not None:
             lines += self._deliver(budget)
         return lines
 
@@ -206,34 +258,122 @@ class Race:
     def _open(self, budget: int) -> bool:
         return any(one.outcome in (None, "trained") and one.result is None for one in self._of(budget))
 
+    def _over(self) -> int | None:
+        """The first budget whose networks wait to be delivered."""
+        over = (budget for budget in self.spec.budgets if self._open(budget))
+        return next((budget for budget in over if all(one.outcome is not None for one in self._of(budget))), None)
+
+    def _waiting(self) -> list[Contender]:
+        """Those that have steps to take before they are judged, in the order in which one worker takes them."""
+        waiting = [(heat.target, one) for heat in self._all_heats for one in heat.under_way]
+        return [one for _, one in sorted(waiting, key=lambda each: (each[1].budget, each[0], each[1].trial))]
+
     def told(self, contender: Contender) -> dict[str, Any]:
         """What lines and results tell of a contender: its budget, and which it is where there are several."""
         own = {"trial": contender.trial, "origin": contender.origin, "seed": self.spec.seed} if self.competing else {}
         return own | {"budget": contender.budget}
 
-    def _step(self, budget: int) -> list[dict[str, Any]]:
+    def _begin(self, contender: Contender) -> list[dict[str, Any]]:
+        """What is told before the next step of a contender, if that begins something."""
         lines: list[dict[str, Any]] = []
+        budget = contender.budget
         if budget not in self.begun:
             self.begun.append(budget)
             lines.append({"kind": "phase", "phase": "retrain", "budget": budget})
             dropped = [one for one in self._of(budget) if one.outcome == "dropped"]
             lines += [{"kind": "warning", "message": one.reason} | self.told(one) for one in dropped]
-        waiting = [(heat.target, one.trial, one) for heat in self.heats[budget] for one in heat.under_way]
-        _, _, contender = min(waiting, key=lambda one: one[:2])
-        if self.competing and contender.retraining is None and contender.state is None:
+        if self.competing and not contender.steps:
             lines.append({"kind": "began"} | self.told(contender))
+        return lines
+
+    def _step(self, contender: Contender) -> list[dict[str, Any]]:
+        """Take a step of a contender on all workers."""
+        lines = self._begin(contender)
         try:
+            self._move(contender, None)
             told = self.live(contender).advance()
         except Diverged as error:
             return lines + self._drop(contender, error)
-        self.running = contender.retraining
-        if told and contender.retraining is not None:
-            contender.epochs, contender.ended = contender.retraining.epochs, contender.retraining.done
-            contender.reached, contender.compute = contender.retraining.validated, contender.retraining.compute
-        return lines + [line | self.told(contender) for line in told]
+        self._count(contender)
+        return lines + self._take_in(contender, told, contender.told if told else {})
+
+    def _round(self) -> list[dict[str, Any]]:
+        """Take a step of a contender of its own on every worker that has one to train."""
+        rank, _ = parallel.world()
+        waiting = self._waiting()
+        self._settle(waiting)
+        turn: dict[int, Contender] = {}
+        for one in waiting:
+            assert one.home is not None
+            turn.setdefault(one.home, one)
+        lines = [line for worker in sorted(turn) for line in self._begin(turn[worker])]
+        own, told = turn.get(rank), list[dict[str, Any]]()
+        if own is not None and self.failed is None:
+            try:
+                with parallel.alone():
+                    told = self.live(own).advance()
+            except Diverged as error:
+                self.failed = error
+        for one in turn.values():
+            self._count(one)
+        self.rounds += 1
+        if self.rounds % MOST_SILENT and not any(one.steps % self.steps_per_epoch == 0 for one in turn.values()):
+            return lines
+        news = parallel.each((self.failed, told, own.told if own and told else {}))
+        self.failed = None
+        for worker, (failed, told, fields) in enumerate(news):
+            if failed is not None:
+                lines += self._drop(turn[worker], failed)
+            elif told:
+                lines += self._take_in(turn[worker], told, fields)
+        return lines
+
+    def _count(self, contender: Contender) -> None:
+        assert contender.architecture is not None
+        contender.steps += 1
+        contender.compute += contender.architecture.multiply_adds * self.batch_size
+
+    def _take_in(
+        self, contender: Contender, told: Sequence[dict[str, Any]], fields: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
+        """The lines that a contender's training has `told`, with the `fields` of it that have changed."""
+        for name, value in fields.items():
+            setattr(contender, name, value)
+        return [line | self.told(contender) for line in told]
+
+    def _settle(self, waiting: Sequence[Contender]) -> None:
+        """Give each of those that are `waiting` a home, so that all workers have about as many steps to take.
+
+        One moves between two epochs alone, where no loss of it is left unread.
+        """
+        load = [0] * parallel.world()[1]
+        free: list[Contender] = []
+        for one in waiting:
+            if one.home is None or one.steps % self.steps_per_epoch == 0:
+                free.append(one)
+            else:
+                load[one.home] += self._steps_to_rung(one)
+        for one in sorted(free, key=lambda one: (-self._steps_to_rung(one), one.trial)):
+            home = min(range(len(load)), key=lambda worker: (load[worker], worker != one.home))
+            load[home] += self._steps_to_rung(one)
+            self._move(one, home)
+
+    def _steps_to_rung(self, contender: Contender) -> int:
+        heat = next(heat for heat in self.heats[contender.budget] if contender in heat.contenders)
+        return heat.target * self.steps_per_epoch - contender.steps
+
+    def _move(self, contender: Contender, home: int | None) -> None:
+        """Let another worker train a contender from now on, or all of them. Raises `Diverged` as `Contender.kept`."""
+        before = contender.home
+        if before == home:
+            return
+        state = contender.kept() if before is None else _unpacked(parallel.of(before, partial(_packed, contender)))
+        contender.leave()
+        contender.home = home
+        contender.state = state if home in (None, parallel.world()[0]) else None
 
     def live(self, contender: Contender) -> Retraining:
-        """The retraining of a contender, from where it was."""
+        """The retraining of a contender on this worker, from where it was."""
         if contender.retraining is None:
             assert contender.architecture is not None
             start = self.start(contender.budget) if contender.own and contender.state is None else None
@@ -248,18 +388,20 @@ class Race:
         contender.outcome, contender.reason = "dropped", str(error)
         if not self._open(contender.budget):
             raise error
-        contender.retraining = contender.state = self.running = None
+        if contender.home == parallel.world()[0]:
+            self.failed = None
+        contender.leave()
         return [{"kind": "warning", "message": str(error)} | self.told(contender)]
 
-    def _judge(self, budget: int) -> list[dict[str, Any]]:
+    def _judge(self) -> list[dict[str, Any]]:
         lines = []
-        for heat in self.heats[budget]:
+        for heat in self._all_heats:
             while heat.racing and not heat.under_way:
                 for one in heat.judge(self.choose_by):
                     lines.append(
                         {"kind": "stopped", "epoch": one.epochs, "accuracy": one.reached["accuracy"]} | self.told(one)
                     )
-                    one.retraining = one.state = None
+                    one.leave()
         return lines
 
     def _deliver(self, budget: int) -> list[dict[str, Any]]:
@@ -267,12 +409,11 @@ class Race:
         trained = sorted((one for one in self._of(budget) if one.outcome == "trained"),
                          key=lambda one: _place(one, self.choose_by))  # fmt: skip
         contender = next(one for one in trained if one.result is None)
-        retraining, architecture = self.live(contender), contender.architecture
+        architecture = contender.architecture
         assert architecture is not None
-        evaluation = retraining.test()
-        weights = {name: tensor.detach().cpu().clone() for name, tensor in retraining.delivered.state_dict().items()}
+        weights, evaluation, start = self._tested(contender)
         self.delivered = Delivered(contender, weights, evaluation)
-        result = {"budget": budget, "epochs": contender.epochs, "start": retraining.start}
+        result = {"budget": budget, "epochs": contender.epochs, "start": start}
         result |= {"compute": {"search": self.search_compute, "training": contender.compute}}
         result |= cost_of(architecture) | evaluation.summary()
         where = path(budget)
@@ -283,8 +424,22 @@ class Race:
                 missing = untaken(architecture, self.spec.settings)
                 result |= {"variant": architecture.variant, "recipe_without": missing}
         contender.result = result
-        contender.retraining = contender.state = self.running = None
+        contender.leave()
         return [{"kind": "retrained", "epoch": contender.epochs, "path": where} | result]
+
+    def _tested(self, contender: Contender) -> tuple[dict[str, Tensor], Evaluation, str]:
+        """The weights of a trained network on the CPU, what it answers for the test part, and what it began with."""
+
+        def test() -> tuple[dict[str, Tensor], Evaluation, str]:
+            retraining = self.live(contender)
+            weights = {name: value.detach().cpu().clone() for name, value in retraining.delivered.state_dict().items()}
+            return weights, retraining.test(), retraining.start
+
+        def test_alone() -> tuple[dict[str, Tensor], Evaluation, str]:
+            with parallel.alone():
+                return test()
+
+        return test() if contender.home is None else parallel.of(contender.home, test_alone)
 
     @property
     def results(self) -> list[dict[str, Any]]:
@@ -303,14 +458,18 @@ class Race:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on. Raises `Diverged` where no network is left for a budget."""
+        rank, _ = parallel.world()
+        away = any(one.home is not None for one in self.contenders)
+        own = {one.trial: _packed(one) for one in self.contenders if one.home == rank}
+        homes = {trial: state for states in (parallel.each(own) if away else []) for trial, state in states.items()}
         states = []
         for one in self.contenders:
             try:
-                state = one.state_dict()
+                state = one.kept() if one.home is None else _unpacked(homes[one.trial])
             except Diverged as error:
                 self.untold += self._drop(one, error)
-                state = one.state_dict()
-            states.append(state)
+                state = None
+            states.append(one.state_dict(state))
         judged = {budget: [heat.judged for heat in found] for budget, found in self.heats.items()}
         return {"contenders": states, "judged": judged, "begun": list(self.begun), "untold": list(self.untold)}
 
@@ -322,7 +481,25 @@ class Race:
             for heat, number in zip(self.heats[budget], judged, strict=True):
                 heat.judged = number
         self.begun, self.untold = list(state["begun"]), list(state["untold"])
-        self.running = self.delivered = None
+        self.delivered = self.failed = None
+
+
+def _packed(contender: Contender) -> bytes | Diverged:
+    """The state of a contender's training, for other workers to unpack."""
+    content = BytesIO()
+    try:
+        torch.save(contender.kept(), content)
+    except Diverged as error:
+        return error
+    return content.getvalue()
+
+
+def _unpacked(packed: bytes | Diverged) -> dict[str, Any] | None:
+    """What was packed, on the CPU. Raises `Diverged` where packing met it."""
+    if isinstance(packed, Diverged):
+        raise packed
+    state: dict[str, Any] | None = torch.load(BytesIO(packed), map_location="cpu", weights_only=True)
+    return state
 
 
 def heats(spec: SearchSpec, contenders: Sequence[Contender]) -> dict[int, list[Heat]]:

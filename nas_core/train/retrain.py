@@ -148,6 +148,19 @@ class Trainee(nn.Module):
         return head.classifier(features), logits
 
 
+def trainee_per_image(architecture: Architecture | Reference, settings: Settings, engine: Engine) -> int:
+    """The bytes that a step of training a network keeps for each image."""
+    random = generator("memory")
+
+    def passes(trainee: Trainee, images: Tensor) -> object:
+        return trainee(images, random, len(images), slice(0, len(images)), 1.0)
+
+    def make() -> Trainee:
+        return Trainee(build(architecture), settings)
+
+    return kept_per_image(make, passes, architecture.input_shape, engine)
+
+
 class Retraining:
     """Trains the network of `architecture` on all training data of `data`, λ discarded (paper, section 3.2): from
     scratch, or from the state `start` of its network.
@@ -330,16 +343,7 @@ class Retraining:
             self.delivered.load_state_dict(self.best["weights"])
 
     def _per_image(self) -> int:
-        """The bytes that a step keeps for each image."""
-        random = generator("memory")
-
-        def passes(trainee: Trainee, images: Tensor) -> object:
-            return trainee(images, random, len(images), slice(0, len(images)), 1.0)
-
-        def make() -> Trainee:
-            return Trainee(build(self.architecture), self.settings)
-
-        return kept_per_image(make, passes, self.architecture.input_shape, self.engine)
+        return trainee_per_image(self.architecture, self.settings, self.engine)
 
     def test(self) -> Evaluation:
         """What the network that is delivered answers for the test part."""

@@ -19,9 +19,10 @@ class Step:
 
 
 def timeline(search: Search, events: Sequence[Event]) -> list[Step]:
-    """The steps of `search` as its `status`, `started` and `phase` events, in order, tell them.
+    """The steps of `search` as its `status`, `started`, `phase` and `retrained` events, in order, tell them.
 
-    A step that several attempts have gone through shows its latest beginning.
+    A step that several attempts have gone through shows its latest beginning. The networks of several budgets may be
+    retrained side by side: a budget's step lasts until its best network is delivered.
     """
     labels = {"queue": "Queue", "start": "Start"}
     if search.kind == "finals":
@@ -32,6 +33,7 @@ def timeline(search: Search, events: Sequence[Event]) -> list[Step]:
             labels |= {f"retrain {budget}": f"Retrain {short(budget)}" for budget in search.spec["budgets"]}
     names = list(labels)
     begun: dict[str, float] = {"queue": search.created_at}
+    delivered: dict[str, float | None] = {}
     current, last_phase = "queue", "start"
     for event in events:
         status = event.data.get("status")
@@ -39,6 +41,8 @@ def timeline(search: Search, events: Sequence[Event]) -> list[Step]:
             last_phase = phase_name(event.data)
             current = last_phase
             begun[current] = event.time
+        elif event.kind == "retrained":
+            delivered.setdefault(f"retrain {event.data['budget']}", event.time)
         elif event.kind == "started":
             # A run that resumes does not announce the phase that it goes on with.
             current = last_phase if event.data.get("resumed") else "start"
@@ -50,8 +54,15 @@ def timeline(search: Search, events: Sequence[Event]) -> list[Step]:
             begun["start"] = event.time
     status = Status(search.status)
     at = len(names) if status == Status.SUCCEEDED else names.index(current)
+    now = set(names[at : at + 1])
+    if status != Status.SUCCEEDED:
+        now |= {name for name in names[:at] if name.startswith("retrain ") and name not in delivered}
+    ends: dict[str, float | None] = (
+        dict(zip(names, [begun.get(name) for name in names[1 : at + 1]], strict=False)) | delivered
+    )
+    ends |= dict.fromkeys([*now, names[-1]], search.ended_at if status in TERMINAL else None)
     return [
-        Step(labels[name], _state(index, at, status), begun.get(name), _end(index, at, names, begun, search))
+        Step(labels[name], _state(name in now, index < at, status), begun.get(name), ends.get(name))
         for index, name in enumerate(names)
     ]
 
@@ -61,13 +72,7 @@ def phase_name(data: dict[str, object]) -> str:
     return f"retrain {data['budget']}" if data["phase"] == "retrain" and "budget" in data else str(data["phase"])
 
 
-def _state(index: int, at: int, status: Status) -> str:
-    if index != at:
-        return "done" if index < at else "pending"
+def _state(now: bool, behind: bool, status: Status) -> str:
+    if not now:
+        return "done" if behind else "pending"
     return {Status.FAILED: "failed", Status.CANCELLED: "cancelled"}.get(status, "current")
-
-
-def _end(index: int, at: int, names: Sequence[str], begun: dict[str, float], search: Search) -> float | None:
-    if index == at or index == len(names) - 1:
-        return search.ended_at if Status(search.status) in TERMINAL else None
-    return begun.get(names[index + 1]) if index < at else None

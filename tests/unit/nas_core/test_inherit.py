@@ -178,7 +178,7 @@ def test_a_job_retrains_from_the_supernet_where_it_is_to_and_says_so() -> None:
         job.advance()
     smallest, largest = spec.budgets
     del job.search.candidates[largest]  # as where its network is not cut from the supernet
-    while job.retraining is None:
+    while job.race is None:
         job.advance()
     candidate, architecture = job.search.candidates[smallest], job.architectures[smallest]
     state = inherited(architecture, candidate.supernet(), generator(spec.seed, "start", smallest))
@@ -189,7 +189,7 @@ def test_a_job_retrains_from_the_supernet_where_it_is_to_and_says_so() -> None:
         else:
             assert torch.equal(tensor, state[name])
     begun.advance()
-    ours = job.retraining.network.state_dict()
+    ours = job.race.contenders[0].retraining.network.state_dict()
     assert all(torch.equal(tensor, ours[name]) for name, tensor in begun.network.state_dict().items())
     while not job.done:
         job.advance()

@@ -4,9 +4,10 @@ Three share the batches unevenly: 5, 5 and 6 of 16 images, 21, 21 and 22 of 64.
 """
 
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -19,8 +20,11 @@ from torch.multiprocessing.spawn import start_processes
 
 from nas_core import Search
 from nas_core.data.loading import Data
+from nas_core.errors import Diverged
+from nas_core.finals import baseline
 from nas_core.parallel import average_buffers, each, share, world
-from nas_core.spec import EngineOptions
+from nas_core.race import Contender, Race
+from nas_core.spec import EngineOptions, FinalsOptions
 from nas_core.supernet.layers import batch_norm
 from nas_core.train import gradients
 from nas_core.train.batch_norm import synchronise
@@ -147,6 +151,54 @@ def exchanged(synchronised: bool, least: int) -> dict[str, Any]:
     return {"steps": steps, "norms": norms, "W": weights, "same": same}
 
 
+def raced(cut: int | None = None, diverging: int | None = None) -> dict[str, Any]:
+    """What finals of two budgets tell and hold at their end; `cut` after so many steps, they go on from their state.
+
+    The contender `diverging` has a loss that is not finite in its third step.
+    """
+    spec = tiny_spec(settings={"retrain_epochs": 4, "retrain_start": "scratch", "drop_path": 0.2, "ema_share": 0.2})
+    _, complete = spec.space.feasible_budgets()
+    spec = replace(spec, budgets=(complete // 2, complete), finals=FinalsOptions(baselines=("resnet", "mobilenetv1")))
+    data = tiny_data()
+
+    def race(contenders: Sequence[Contender]) -> Race:
+        return Race(spec, contenders, data, "cpu", lambda budget: None, 0, lambda network: True)
+
+    names = [(budget, origin) for budget in spec.budgets for origin in ("random", "resnet", "mobilenetv1")]
+    found = race(
+        [
+            Contender(trial, budget, "search" if origin == "random" else origin, baseline(origin, spec, budget, 0))
+            for trial, (budget, origin) in enumerate(names)
+        ]
+    )
+    real, lines, weights = Retraining.advance, list[dict[str, Any]](), dict[int, dict[str, Tensor]]()
+    steps, alone = 0, {one.trial for one in found.contenders}
+
+    def advance(self: Retraining) -> list[dict[str, Any]]:
+        if self.step == 2 and diverging is not None and self.architecture == found.contenders[diverging].architecture:
+            raise Diverged("retrain", 2, float("nan"))
+        return real(self)
+
+    with patch.object(Retraining, "advance", advance):
+        while not found.done:
+            steps += 1
+            if not found.apart and world()[1] > 1:
+                alone -= {one.trial for one in found.contenders if one.outcome is None}
+            lines += [{key: value for key, value in line.items() if key != "seconds"} for line in found.advance()]
+            if steps == cut:
+                kept = BytesIO()
+                torch.save(found.state_dict(), kept)
+                kept.seek(0)
+                found = race([])
+                found.load_state_dict(torch.load(kept, weights_only=True))
+            if lines and lines[-1]["kind"] == "retrained":
+                assert found.delivered is not None
+                weights[found.delivered.contender.trial] = found.delivered.weights
+    assert each(lines) == [lines] * world()[1], "the workers tell the same"
+    trials = {one["trial"]: one for one in found.trials()}
+    return {"lines": lines, "weights": weights, "trials": trials, "steps": steps, "alone": alone}
+
+
 def worker(rank: int, folder: Path, workers: int, find: Found) -> None:
     """One of the workers; the first leaves what it found."""
     torch.set_num_threads(1)
@@ -222,3 +274,50 @@ def test_three_workers_find_the_architectures_of_one(tmp_path: Path) -> None:
     alone, shared = find(), together(tmp_path, 3, find)
     assert shared["networks"] == alone["networks"] and len(alone["networks"]) == 2
     torch.testing.assert_close(shared["λ"], alone["λ"], atol=1e-6, rtol=1e-6)
+
+
+def told_of(result: dict[str, Any], trial: int) -> list[dict[str, Any]]:
+    """The lines of a contender."""
+    return [line for line in result["lines"] if line.get("trial") == trial]
+
+
+@pytest.fixture(scope="module")
+def one_by_one(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What one worker finds in finals of two budgets, in a process like those of several."""
+    found: dict[str, Any] = together(tmp_path_factory.mktemp("one"), 1, raced)
+    return found
+
+
+def assert_alike(shared: dict[str, Any], one_by_one: dict[str, Any]) -> None:
+    """Networks that one worker trained alone are those of one worker to the bit, with all that is told of them.
+
+    The last ones share their batches where there are fewer than workers, so that rounding differs.
+    """
+    assert len(shared["alone"]) >= 4 and shared["steps"] < 0.7 * one_by_one["steps"]
+    for trial in shared["alone"]:
+        assert shared["trials"][trial] == one_by_one["trials"][trial]
+        ours, theirs = (
+            sorted(str(line) for line in found["lines"] if line.get("trial") == trial) for found in (shared, one_by_one)
+        )
+        assert ours == theirs
+        assert (trial in shared["weights"]) == (trial in one_by_one["weights"])
+        for name, value in one_by_one["weights"].get(trial, {}).items():
+            assert torch.equal(shared["weights"][trial][name], value)
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_workers_that_train_networks_of_their_own_find_what_one_finds(
+    tmp_path: Path, one_by_one: dict[str, Any], workers: int
+) -> None:
+    assert_alike(together(tmp_path, workers, raced), one_by_one)
+
+
+@pytest.mark.parametrize("cut", [1, 7])
+def test_networks_apart_go_on_from_a_state_of_any_step(tmp_path: Path, one_by_one: dict[str, Any], cut: int) -> None:
+    assert_alike(together(tmp_path, 2, partial(raced, cut)), one_by_one)
+
+
+def test_a_network_that_diverges_on_its_worker_is_left_out_by_all(tmp_path: Path) -> None:
+    alone, shared = raced(None, 1), together(tmp_path, 2, partial(raced, None, 1))
+    assert shared["trials"][1] == alone["trials"][1] and alone["trials"][1]["outcome"] == "dropped"
+    assert shared["trials"].keys() == alone["trials"].keys()

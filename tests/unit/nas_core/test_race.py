@@ -168,10 +168,10 @@ def test_whatever_networks_reach_the_best_of_each_side_at_every_rung_goes_on(dat
         contenders.append(Contender(trial, spec.budgets[0], origin, network))
         contenders[-1].retraining = Replayed(scores)  # type: ignore[assignment]
     curves = [one.retraining.scores for one in contenders]
-    race = Race(spec, contenders, tiny_data(), "cpu", lambda budget: None, None)
+    race = Race(spec, contenders, tiny_data(), "cpu", lambda budget: None, None, lambda network: True)
     while any(one.outcome is None for one in contenders):
-        race._step(spec.budgets[0])
-        race._judge(spec.budgets[0])
+        race._step(race._waiting()[0])
+        race._judge()
     for heat in race.heats[spec.budgets[0]]:
         standing = list(heat.contenders)
         for rung in rungs(epochs):

@@ -53,3 +53,16 @@ def test_a_search_that_is_tried_again_goes_on_where_it_was() -> None:
     resumed = (55.0, "started", {"resumed": True})
     told = steps("running", LAUNCHING, STARTED, PRETRAIN, SEARCH, again, launched, resumed)
     assert told["Search"] == "current" and told["Pretrain"].startswith("done")
+
+
+def test_budgets_that_are_retrained_side_by_side_are_both_under_way() -> None:
+    began = (LAUNCHING, STARTED, PRETRAIN, SEARCH, RETRAIN, (71.0, *LAST[1:]))
+    told = steps("running", *began)
+    assert (told["Retrain 300k"], told["Retrain 600k"]) == ("current", "current")
+    delivered = (95.0, "retrained", {"budget": 300_000})
+    other = (97.0, "retrained", {"budget": 300_000, "trial": 1})
+    told = steps("running", *began, delivered, other)
+    assert (told["Retrain 300k"], told["Retrain 600k"]) == ("done 25", "current")
+    told = steps("failed", *began, delivered, ended=100.0)
+    assert (told["Retrain 300k"], told["Retrain 600k"]) == ("done 25", "failed 29")
+    assert steps("failed", *began, ended=100.0)["Retrain 300k"] == "failed 30"
