@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
@@ -114,6 +115,7 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
     return app
 
 
+@cache
 def own_version() -> str:
     """The version of the installed package, or 0 where it runs from a bare checkout."""
     try:

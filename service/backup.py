@@ -214,7 +214,7 @@ def _make_tables(connection: sa.Connection, head: dict[str, Any]) -> None:
     Raises `InvalidValue` where these hold something, and for a backup of a newer version.
     """
     before, newest = revision_of(connection)
-    if head["version"] > VERSION or not is_known(head["revision"], connection):
+    if head["version"] > VERSION or not is_known(head["revision"]):
         told = f"made by a newer release of Yoso, {head['release']}"
         accepted = f"a backup of database revision {newest} or older, or that release"
         raise InvalidValue("FILE", f"revision {head['revision']}", told, accepted)

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -219,10 +220,9 @@ def revision_of(connection: Connection) -> tuple[str | None, str]:
 
     Raises `InvalidValue` for one that this version does not know, since it comes from a newer one.
     """
-    scripts = ScriptDirectory.from_config(migrations(connection))
-    newest = scripts.get_current_head() or ""
+    newest = revisions()[0]
     revision = MigrationContext.configure(connection).get_current_revision()
-    if revision is not None and not is_known(revision, connection):
+    if revision is not None and not is_known(revision):
         raise InvalidValue(
             "YOSO_DATABASE_URL",
             f"revision {revision}",
@@ -232,10 +232,15 @@ def revision_of(connection: Connection) -> tuple[str | None, str]:
     return revision, newest
 
 
-def is_known(revision: str, connection: Connection) -> bool:
+def is_known(revision: str) -> bool:
     """Whether this version has that revision, or a newer one must have made it."""
-    scripts = ScriptDirectory.from_config(migrations(connection))
-    return revision in {script.revision for script in scripts.walk_revisions()}
+    return revision in revisions()
+
+
+@cache
+def revisions() -> tuple[str, ...]:
+    """The revisions that this version has, the newest first; their files are read once."""
+    return tuple(script.revision for script in ScriptDirectory(str(MIGRATIONS)).walk_revisions())
 
 
 def is_away(error: BaseException) -> bool:
