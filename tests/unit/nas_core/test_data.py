@@ -16,7 +16,6 @@ import scipy.io
 import torch
 from PIL import Image, ImageOps
 from PIL.JpegImagePlugin import JpegImageFile
-from sklearn.datasets import load_digits
 
 from nas_core.data.augmentation import Augment
 from nas_core.data.datasets import DATASETS, LAYOUTS, at_hand, describe
@@ -481,6 +480,8 @@ def test_digits_are_all_there() -> None:
     images, _ = data.load(data.training)
     assert images.shape[1:] == (1, 8, 8)
     assert abs(images.mean()) < 1e-3 and abs(images.std() - 1) < 1e-2
+    from sklearn.datasets import load_digits  # not by every process that collects tests
+
     wanted = load_digits()
     pixels = data.images.fetch(torch.arange(1797))[:, 0].numpy()
     assert np.array_equal(pixels, (wanted.images * (255 / 16)).round()) and data.labels.tolist() == [*wanted.target]

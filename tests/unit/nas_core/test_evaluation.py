@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn import metrics as reference
 from torch import Tensor, nn
 
 from nas_core.data.images import TensorImages
@@ -75,6 +74,8 @@ def test_it_finds_what_scikit_learn_finds(given: tuple[int, list[tuple[int, int]
     labels, answers = [label for label, _ in pairs], [predicted for _, predicted in pairs]
     evaluation = Evaluation.of(labels, answers, [f"class {label}" for label in range(classes)])
     known = list(range(classes))
+    from sklearn import metrics as reference  # not by every process that collects tests
+
     matrix = reference.confusion_matrix(labels, answers, labels=known)
     assert {pair: matrix[pair] for pair in zip(*matrix.nonzero(), strict=True)} == dict(evaluation.counts)
     precision, recall, _, support = reference.precision_recall_fscore_support(

@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
+from importlib.metadata import distribution
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -22,7 +23,6 @@ import torch
 from hypothesis import given, settings
 from PIL import ExifTags, Image, ImageOps
 from safetensors.torch import save_file
-from sklearn import datasets
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 from torchvision.transforms import v2
@@ -359,7 +359,7 @@ def test_images_are_decoded_as_the_datasets_own_were() -> None:
 
 @pytest.mark.parametrize("size", [64, 224])
 def test_a_photograph_of_another_shape_is_read_alone_as_torchvision_crops_it(tmp_path: Path, size: int) -> None:
-    photograph = Path(datasets.__file__).parent / "images" / "china.jpg"
+    photograph = Path(str(distribution("scikit-learn").locate_file("sklearn/datasets/images/china.jpg")))
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 8
     with Image.open(photograph) as lying:

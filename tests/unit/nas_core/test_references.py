@@ -6,7 +6,6 @@ from typing import Any, get_args
 
 import onnxruntime
 import pytest
-import timm
 import torch
 import torchvision
 from hypothesis import given, settings
@@ -36,6 +35,8 @@ def test_every_family_has_a_name_in_requests_and_a_title() -> None:
 
 def published(variant: str) -> nn.Module:
     """The network of that name, as timm or torchvision has it."""
+    import timm  # not by every process that collects tests
+
     alike = {"mobilenetv1", "mobilenetv2", "mobilenetv3_small", "mobilenetv3_large", "mnasnet"}
     made: nn.Module = (
         torchvision.models.shufflenet_v2_x1_0(weights=None)
@@ -79,6 +80,8 @@ def test_as_wide_as_it_was_drawn_it_is_the_published_network(variant: str) -> No
 @pytest.mark.parametrize("depth", [1.0, 1.1, 1.4, 1.8])
 def test_efficientnet_lite_is_as_deep_as_published(depth: float) -> None:
     name = {1.0: "efficientnet_lite0", 1.1: "efficientnet_lite1", 1.4: "efficientnet_lite3", 1.8: "efficientnet_lite4"}
+    import timm  # not by every process that collects tests
+
     with torch.device("meta"):
         theirs = timm.create_model(name[depth], pretrained=False)
     blocks = sum(len(stage.units) for stage in FAMILIES["efficientnet_lite"][name[depth]].stages)

@@ -11,13 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
-from mlflow import MlflowClient
-from mlflow.entities import Run, ViewType
 from sqlalchemy import create_engine, text
 
 from nas_core.errors import InvalidValue
@@ -35,6 +33,10 @@ from service.store.work import Work
 from tests import seeding
 from tests.seeding import BUDGETS, parts
 
+if TYPE_CHECKING:  # not by every process that collects tests
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
 PATIENCE = 100
 
 
@@ -44,6 +46,8 @@ class Server:
     def __init__(self, folder: Path, port: int) -> None:
         self.folder, self.url = folder, f"http://127.0.0.1:{port}"
         self.process: subprocess.Popen[bytes] | None = None
+        from mlflow import MlflowClient
+
         self.client = MlflowClient(tracking_uri=self.url)
 
     def start(self) -> "Server":
@@ -72,18 +76,20 @@ class Server:
             self.process.terminate()
             self.process.wait()
 
-    def runs(self, search_id: str) -> list[Run]:
+    def runs(self, search_id: str) -> "list[Run]":
         """The runs of a search."""
+        from mlflow.entities import ViewType
+
         everywhere = [one.experiment_id for one in self.client.search_experiments(view_type=ViewType.ALL)]
         found = self.client.search_runs(everywhere, f"tags.`yoso.search` = '{search_id}'", run_view_type=ViewType.ALL)
         return list(found)
 
-    def run(self, search_id: str) -> Run:
+    def run(self, search_id: str) -> "Run":
         """The one run of a search."""
         [run] = self.runs(search_id)
         return run
 
-    def curve(self, run: Run, name: str) -> list[tuple[int, float]]:
+    def curve(self, run: "Run", name: str) -> list[tuple[int, float]]:
         """Steps and values of a metric, in order."""
         points = self.client.get_metric_history(run.info.run_id, name)
         return [(one.step, one.value) for one in sorted(points, key=lambda one: (one.timestamp, one.step))]
@@ -213,7 +219,7 @@ def test_what_happens_is_added_to_the_run_and_nothing_is_sent_twice(
     assert len(server.curve(server.run(search_id), "pretrain/loss")) == 3
     after = Mirror(parts(app).searches, server.url)
     with monkeypatch.context() as patch:
-        patch.setattr(MlflowClient, "log_batch", lambda *given, **named: pytest.fail("nothing is new"))
+        patch.setattr("mlflow.MlflowClient.log_batch", lambda *given, **named: pytest.fail("nothing is new"))
         mirror.turn()
         mirror.news.let_go()
         after.turn()
@@ -269,15 +275,15 @@ def test_a_mirror_that_dies_between_sending_and_noting_is_followed_by_one_that_l
 ) -> None:
     search_id = seeding.queue(app)
     run = seeding.Run(app, search_id).start().pretrain(3)
-    whole = MlflowClient.log_batch
+    whole = type(server.client).log_batch
 
-    def die(self: MlflowClient, run_id: str, *given: Any, **named: Any) -> None:
+    def die(self: "MlflowClient", run_id: str, *given: Any, **named: Any) -> None:
         if named.get("tags"):
             raise KeyboardInterrupt
         whole(self, run_id, *given, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(MlflowClient, "log_batch", die)
+        patch.setattr("mlflow.MlflowClient.log_batch", die)
         with pytest.raises(KeyboardInterrupt):
             mirror.turn()
     found = server.run(search_id)
