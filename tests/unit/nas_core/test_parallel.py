@@ -219,20 +219,56 @@ def together(folder: Path, workers: int, find: Found) -> Any:
     return torch.load(folder / "found", weights_only=False)
 
 
-@pytest.mark.parametrize(("workers", "images", "settings"), [(2, 150, {}), (3, 600, SIXTY_FOUR)])
-def test_several_workers_take_the_steps_of_one(
-    tmp_path: Path, workers: int, images: int, settings: dict[str, Any]
-) -> None:
+TWO: dict[str, Found] = {
+    "steps": partial(found, 2, False, 150),
+    "alone in BN": partial(exchanged, False, 2**20),
+}
+THREE: dict[str, Found] = {
+    "steps": partial(found, 2, False, 600, **SIXTY_FOUR),
+    "one message": partial(exchanged, True, 2**20),
+    "four messages": partial(exchanged, True, 1),
+    "retrained": retrained,
+    "normalised": normalised,
+    "looked": looked,
+    "judged": judged,
+    "a whole search": partial(found, None, True),
+}
+"""What two and three workers look for, one thing after the other: to start them takes longer than most of it."""
+
+
+def all_of(finds: dict[str, Found]) -> dict[str, Any]:
+    return {name: find() for name, find in finds.items()}
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    found: dict[str, Any] = together(tmp_path_factory.mktemp("two"), 2, partial(all_of, TWO))
+    return found
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    found: dict[str, Any] = together(tmp_path_factory.mktemp("three"), 3, partial(all_of, THREE))
+    return found
+
+
+def check_steps(shared: dict[str, Any], alone: dict[str, Any]) -> None:
     """Single precision: the first steps agree to rounding, BN's statistics too. Later rounding grows, as it must."""
-    find = partial(found, 2, False, images, **settings)
-    alone, shared = find(), together(tmp_path, workers, find)
     for name in ("λ", "W", "statistics"):
         torch.testing.assert_close(shared[name], alone[name], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("least", "messages"), [(2**20, 1), (1, 4)])
-def test_gradients_take_few_messages_and_bn_one_each_way(tmp_path: Path, least: int, messages: int) -> None:
-    alone, shared = exchanged(True, least), together(tmp_path, 3, partial(exchanged, True, least))
+def test_two_workers_take_the_steps_of_one(two: dict[str, Any]) -> None:
+    check_steps(two["steps"], TWO["steps"]())
+
+
+def test_three_workers_take_the_steps_of_one(three: dict[str, Any]) -> None:
+    check_steps(three["steps"], THREE["steps"]())
+
+
+@pytest.mark.parametrize(("name", "messages"), [("one message", 1), ("four messages", 4)])
+def test_gradients_take_few_messages_and_bn_one_each_way(three: dict[str, Any], name: str, messages: int) -> None:
+    alone, shared = THREE[name](), three[name]
     of_weights, of_scaling = shared["steps"]
     assert alone["steps"] == [0, 0] and of_weights == 2 * shared["norms"] + messages
     # Below the first λ nothing is differentiated for them.
@@ -241,37 +277,34 @@ def test_gradients_take_few_messages_and_bn_one_each_way(tmp_path: Path, least: 
     assert shared["same"]
 
 
-def test_bn_that_is_not_synchronised_takes_no_message(tmp_path: Path) -> None:
-    alone, shared = exchanged(False, 2**20), together(tmp_path, 2, partial(exchanged, False, 2**20))
+def test_bn_that_is_not_synchronised_takes_no_message(two: dict[str, Any]) -> None:
+    alone, shared = TWO["alone in BN"](), two["alone in BN"]
     assert shared["steps"] == [1, 1] and shared["same"]
     assert not torch.allclose(shared["W"], alone["W"], atol=1e-5, rtol=1e-5)
 
 
-def test_three_workers_take_the_steps_of_one_in_retraining(tmp_path: Path) -> None:
-    alone, shared = retrained(), together(tmp_path, 3, retrained)
-    for name, value in alone.items():
-        torch.testing.assert_close(shared[name], value, atol=5e-4, rtol=1e-4)
+def test_three_workers_take_the_steps_of_one_in_retraining(three: dict[str, Any]) -> None:
+    for name, value in retrained().items():
+        torch.testing.assert_close(three["retrained"][name], value, atol=5e-4, rtol=1e-4)
 
 
-def test_three_workers_normalise_values_far_from_zero_as_one_does(tmp_path: Path) -> None:
-    alone, shared = normalised(), together(tmp_path, 3, normalised)
-    for name, value in alone.items():
-        torch.testing.assert_close(shared[name], value, atol=2e-3, rtol=1e-4)
+def test_three_workers_normalise_values_far_from_zero_as_one_does(three: dict[str, Any]) -> None:
+    for name, value in normalised().items():
+        torch.testing.assert_close(three["normalised"][name], value, atol=2e-3, rtol=1e-4)
 
 
-def test_running_statistics_count_for_the_images_that_they_come_from(tmp_path: Path) -> None:
-    torch.testing.assert_close(together(tmp_path, 3, looked)["mean"], torch.tensor([8 / 6]))
+def test_running_statistics_count_for_the_images_that_they_come_from(three: dict[str, Any]) -> None:
+    torch.testing.assert_close(three["looked"]["mean"], torch.tensor([8 / 6]))
 
 
-def test_three_workers_find_the_confusion_matrix_of_one(tmp_path: Path) -> None:
+def test_three_workers_find_the_confusion_matrix_of_one(three: dict[str, Any]) -> None:
     alone = judged()
-    assert together(tmp_path, 3, judged) == alone and sum(count for *_, count in alone["counts"]) == 149
+    assert three["judged"] == alone and sum(count for *_, count in alone["counts"]) == 149
 
 
-def test_three_workers_find_the_architectures_of_one(tmp_path: Path) -> None:
+def test_three_workers_find_the_architectures_of_one(three: dict[str, Any]) -> None:
     """Double precision, where rounding has no time to grow: the whole search agrees."""
-    find = partial(found, None, True)
-    alone, shared = find(), together(tmp_path, 3, find)
+    alone, shared = THREE["a whole search"](), three["a whole search"]
     assert shared["networks"] == alone["networks"] and len(alone["networks"]) == 2
     torch.testing.assert_close(shared["λ"], alone["λ"], atol=1e-6, rtol=1e-6)
 
