@@ -167,6 +167,7 @@ class Search(TypedDict):
     heard_at: str | None
     ended_at: str | None
     stored: int
+    pruned: list[str]
     error: dict[str, Any] | None
     architectures: list[Architecture]
     request: dict[str, Any]

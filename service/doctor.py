@@ -174,7 +174,7 @@ def storage(settings: Settings) -> Finding:
     free = shutil.disk_usage(settings.storage).free
     told = f"{settings.storage}, {free / 2**30:.1f} GiB free"
     if free < FREE_BYTES:
-        return Finding("storage", State.UNSURE, told, "make room: delete searches, or set YOSO_KEEP_DAYS")
+        return Finding("storage", State.UNSURE, told, "make room: delete searches, or set YOSO_KEEP_CHECKPOINTS_DAYS")
     return Finding("storage", State.GOOD, told)
 
 

@@ -14,6 +14,7 @@ from service.domain.grants import NAME, Grant
 from service.domain.lifecycle import WAITING_SECONDS
 from service.domain.node_groups import NodeGroup
 from service.domain.node_groups import parse as parse_groups
+from service.domain.retention import BY_DEFAULT, FOREVER, Kept, Part, Retention
 
 DEFAULT_PORT = 8765
 SECRETS = ("YOSO_TOKENS", "YOSO_DATABASE_URL", "YOSO_DATABASE_PASSWORD", "YOSO_MLFLOW_URI")
@@ -36,7 +37,7 @@ class Settings:
     bodies of `max_body` bytes; from one token (or address, where it is not this machine's own) `rate` requests a
     second, `rate_burst` at once, and `max_streams` open streams of events. A dataset is looked at for at most
     `inspection_seconds`; a search that waits in Ray for its workers for more than `waiting_seconds` gives its place
-    back; and searches that have ended are deleted after `keep_days`, or never. `node_groups` are what an autoscaler may
+    back; `retention` says how long what searches leave behind is kept. `node_groups` are what an autoscaler may
     let the cluster grow by. Raises `InvalidValue` where a setting
     cannot be used.
     """
@@ -58,7 +59,7 @@ class Settings:
     max_streams: int = 200
     inspection_seconds: float = 600.0
     waiting_seconds: float = WAITING_SECONDS
-    keep_days: float | None = None
+    retention: Retention = BY_DEFAULT
     node_groups: tuple[NodeGroup, ...] = ()
 
     def __post_init__(self) -> None:
@@ -69,10 +70,6 @@ class Settings:
         ):
             if value < least:
                 raise InvalidValue(name, value, "too small", f"{least} or more")
-        if self.keep_days is not None and not 0 < self.keep_days < 1e6:
-            raise InvalidValue(
-                "YOSO_KEEP_DAYS", self.keep_days, "not a time", "days, above 0; unset keeps all for ever"
-            )
         scheme, colon, rest = self.storage.partition(":")
         if scheme == "memory" or (colon and scheme.isalnum() and len(scheme) > 1 and not rest.startswith("//")):
             raise InvalidValue(
@@ -169,7 +166,15 @@ class Settings:
             rate=number(given, "YOSO_RATE", float, cls.rate),
             rate_burst=number(given, "YOSO_RATE_BURST", int, cls.rate_burst),
             max_streams=number(given, "YOSO_MAX_STREAMS", int, cls.max_streams),
-            keep_days=number(given, "YOSO_KEEP_DAYS", float, 0.0) if "YOSO_KEEP_DAYS" in given else None,
+            retention=Retention(
+                searches=kept(given, "YOSO_KEEP_DAYS"),
+                parts={
+                    Part.CHECKPOINTS: kept(given, "YOSO_KEEP_CHECKPOINTS_DAYS"),
+                    Part.EVENTS: kept(given, "YOSO_KEEP_EVENTS_DAYS"),
+                    Part.LOGS: kept(given, "YOSO_KEEP_LOGS_DAYS"),
+                },
+                audit_days=audit_days(given),
+            ),
             inspection_seconds=number(given, "YOSO_INSPECTION_SECONDS", float, cls.inspection_seconds),
             waiting_seconds=number(given, "YOSO_WAITING_SECONDS", float, cls.waiting_seconds),
             node_groups=parse_groups(given.get("YOSO_NODE_GROUPS", "")),
@@ -182,6 +187,20 @@ def number(given: Mapping[str, str], name: str, kind: Callable[[str], Number], d
         return kind(given[name]) if name in given else default
     except ValueError as error:
         raise InvalidValue(name, given[name], "not a number", f"such as {default}") from error
+
+
+def kept(given: Mapping[str, str], name: str) -> Kept:
+    """How long a variable says that something is kept; for ever where it is not set. Raises `InvalidValue`."""
+    return Kept.parse(name, given[name]) if name in given else Kept()
+
+
+def audit_days(given: Mapping[str, str]) -> float | None:
+    """For how many days the audit log is kept; None for ever. Raises `InvalidValue`."""
+    found = Kept.parse("YOSO_KEEP_AUDIT_DAYS", given.get("YOSO_KEEP_AUDIT_DAYS", "365"))
+    if found.projects:
+        accepted = f"days for all projects, such as 365, or {FOREVER}"
+        raise InvalidValue("YOSO_KEEP_AUDIT_DAYS", given["YOSO_KEEP_AUDIT_DAYS"], "is for all projects", accepted)
+    return found.days
 
 
 def parse_tokens(text: str) -> dict[str, Grant]:

@@ -10,6 +10,7 @@ from service.api.problems import ProblemError
 from service.api.searches import PROBLEMS, UNKNOWN, SeenDep, operation_id
 from service.dispatch.dispatcher import driver_log, submission_id
 from service.dispatch.executors.ray_jobs import MOST_LOG, RayUnavailable
+from service.domain.retention import Part
 from service.store.models import Attempt, Search
 
 MOST_READ = 4 * 1024 * 1024
@@ -61,6 +62,8 @@ def read(service: Context, search: Search, attempt: Attempt, after: int | None =
         note = f"Ray cannot be asked: {error}"
     except FileNotFoundError:
         note = "Nothing was kept: its job never began, or Ray had forgotten it."
+        if search.pruned & Part.LOGS:
+            note = "It was removed, as logs are that are older than they are kept."
     except OSError as error:
         note = f"The storage cannot be read: {error.strerror or error}"
     if running and service.dispatching is None:

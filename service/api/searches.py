@@ -23,6 +23,7 @@ from service.dispatch.folder_model import BadFolder
 from service.dispatch.runs import Runs
 from service.domain.lifecycle import TERMINAL, Status
 from service.domain.request import SearchRequest, Text, check
+from service.domain.retention import Part
 from service.store.changes import UnknownSearch
 from service.store.idempotency import Answer
 from service.store.models import Event, Search
@@ -262,7 +263,9 @@ def tensorboard(search: SeenDep, service: ContextDep) -> Response:
     files = service.runs.event_files(search.id)
     if not files:
         why = "it has measured nothing yet."
-        if search.accuracy is not None:
+        if search.pruned & Part.EVENTS:
+            why = "they were removed, as those are that are older than they are kept."
+        elif search.accuracy is not None:
             why = (
                 "it has only just begun to measure, or it ran before there were event files, or they were removed. "
                 f"Its numbers are in /api/v1/searches/{search.id}/journal?kind=epoch."

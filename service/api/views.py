@@ -14,6 +14,7 @@ from nas_core.space import Origin
 from nas_core.train.evaluation import Evaluation
 from service.dispatch.folder_model import kinds
 from service.domain.lifecycle import Status
+from service.domain.retention import Part
 from service.domain.scheduling import Capacity
 from service.store.models import ArchitectureRow, Attempt, Search
 from service.store.projects import why
@@ -117,6 +118,7 @@ class SearchView(BaseModel):
                     "heard_at": "2026-01-01T12:01:40Z",
                     "ended_at": None,
                     "stored": 0,
+                    "pruned": [],
                     "error": None,
                     "architectures": [],
                     "request": {"dataset": "digits", "budgets": ["300k", 600000]},
@@ -165,6 +167,8 @@ class SearchView(BaseModel):
     ended_at: str | None
     stored: int
     """Bytes in the storage when its last attempt had ended."""
+    pruned: list[str]
+    """What was removed of it since, by its age: checkpoints, events or logs."""
     error: dict[str, Any] | None
     architectures: list[ArchitectureView]
     request: dict[str, Any]
@@ -225,6 +229,7 @@ def view_search(
         heard_at=iso(search.heard_at) if search.heard_at else None,
         ended_at=iso(search.ended_at) if search.ended_at else None,
         stored=search.stored,
+        pruned=Part(search.pruned).words,
         error=search.error,
         architectures=[view_architecture(row) for row in architectures],
         request=search.request,

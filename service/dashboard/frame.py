@@ -32,6 +32,7 @@ from service.api.problems import ProblemError
 from service.api.searches import last_seen
 from service.api.views import iso, limits
 from service.domain.lifecycle import Status
+from service.domain.retention import Part
 from service.store.projects import why
 
 STATIC = Path(__file__).parent / "static"
@@ -161,6 +162,7 @@ TEMPLATES.filters |= {
     "short": formats.short,
     "exact": formats.exact,
     "in_bytes": formats.in_bytes,
+    "pruned": lambda search: Part(search.pruned).words,
     "percent": formats.percent,
     "duration": formats.duration,
     "iso": iso,

@@ -32,6 +32,7 @@ from service.dispatch.folder_model import Asked, BadFolder
 from service.dispatch.runs import Runs, TornFile
 from service.domain.lifecycle import LONGEST_BACKOFF, WAITING_SECONDS, IllegalTransition, Status, backoff
 from service.domain.node_groups import NodeGroup, grown
+from service.domain.retention import BY_DEFAULT, Part, Retention
 from service.domain.scheduling import Capacity, Node
 from service.logs import SEARCH
 from service.store.changes import UnknownSearch
@@ -72,6 +73,9 @@ LONGEST_WAIT_SECONDS = 60.0
 CLEAR_SECONDS = 10.0
 CLEARED_AT_ONCE = 20
 """Searches that are deleted, and folders that are removed or measured, at a time."""
+
+FORGOTTEN_AT_ONCE = 10_000
+"""Entries of the audit log that are deleted at a time."""
 
 SETTLE_SECONDS = 60.0
 """How long the folder of a deleted search is left alone: who has just ended it may still write its log there."""
@@ -142,7 +146,7 @@ class Dispatcher:
         roots_of: Callable[[str], tuple[str, ...]] = lambda project: (),
         python: str = sys.executable,
         ensure_ray: Callable[[], object] | None = None,
-        keep_days: float | None = None,
+        retention: Retention = BY_DEFAULT,
         waiting_seconds: float = WAITING_SECONDS,
         node_groups: Sequence[NodeGroup] = (),
     ) -> None:
@@ -152,8 +156,7 @@ class Dispatcher:
         self.owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         self.held: dict[str, str] = {}
         """The tokens of the leases that it holds, by the searches' ids."""
-        self.keep_days = keep_days
-        """How long searches that have ended are kept; None for ever."""
+        self.retention = retention
         self.waiting_seconds = waiting_seconds
         """How long a search may wait in Ray for its workers until it gives its place back."""
         self.node_groups = node_groups
@@ -288,24 +291,32 @@ class Dispatcher:
                     log.warning("stopping job %s, which nobody waits for", job_id)
                     self.jobs.stop(job_id)
             self.work.forget_old_keys()
+            if self.retention.audit_days is not None:
+                self.work.forget_old_audit(self.retention.audit_days, FORGOTTEN_AT_ONCE)
         except RayUnavailable as error:
             log.info("the jobs could not be looked through: %s", error)
 
     def _clear(self) -> None:
-        """Delete what is older than it is kept, remove the folders of what was deleted, and measure what others hold:
-        some of each.
+        """Delete what is older than it is kept, remove files of what was deleted, and measure what others hold: some of
+        each.
 
         A folder is removed before that is noted: who dies in between leaves it to another, who finds nothing to remove.
         """
-        if self.keep_days is not None:
+        kept = self.retention.searches
+        if not kept.forever:
             count, after = 0, (0.0, "")
-            while count < CLEARED_AT_ONCE and (some := self.work.old(self.keep_days, after, CLEARED_AT_ONCE)):
+            while count < CLEARED_AT_ONCE and (some := self.work.old(kept, after, CLEARED_AT_ONCE)):
                 after = some[-1]
                 for _, search_id in some:
                     with suppress(NotEnded, UnknownSearch):
                         self.searches.delete(search_id)
                         count += 1
-                        log.info("deleted search %s, which ended over %g days ago", search_id, self.keep_days)
+                        log.info("deleted search %s, which ended longer ago than searches are kept", search_id)
+        for part, kept in self.retention.parts.items():
+            for _ in range(0 if kept.forever else CLEARED_AT_ONCE):
+                if (pruned := self.work.prune(part, kept)) is None:
+                    break
+                log.info("search %s ended longer ago than %s are kept", pruned, *part.words)
         for search_id in self.work.deleted(SETTLE_SECONDS, CLEARED_AT_ONCE):
             try:
                 self.runs.remove(search_id)
@@ -313,15 +324,18 @@ class Dispatcher:
                 log.warning("the folder of search %s, which was deleted, cannot be removed yet: %s", search_id, error)
             else:
                 self.work.forget(search_id)
-        for search_id, attempt in self.work.unmeasured(CLEARED_AT_ONCE):
+        for search in self.work.unmeasured(CLEARED_AT_ONCE):
             try:
-                size = self.runs.size(search_id)
+                if search.pruned:
+                    # Of the searches of sweeps the journal stays: finals for more budgets look into it.
+                    self.runs.prune(search.id, Part(search.pruned), journal=search.sweep_id is None)
+                size = self.runs.size(search.id)
             except OSError as error:
-                log.warning("what search %s holds in the storage cannot be measured yet: %s", search_id, error)
+                log.warning("what search %s holds in the storage cannot be measured yet: %s", search.id, error)
                 break
             except BadFolder:
-                size = 0  # a worker has put something else in its folder's place
-            self.work.measured(search_id, attempt, size)
+                size = 0  # a worker has put something else in a folder's place
+            self.work.measured(search, size)
 
     def _safely_step(self, search_id: str) -> None:
         """One step with one search; what goes wrong with it is told and does not hold up the others."""

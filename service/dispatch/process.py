@@ -35,7 +35,7 @@ class Dispatching:
             self.jobs,
             settings.roots_of,
             ensure_ray=ensure,
-            keep_days=settings.keep_days,
+            retention=settings.retention,
             waiting_seconds=settings.waiting_seconds,
             node_groups=settings.node_groups,
         )

@@ -18,6 +18,7 @@ from nas_core.storage import StorageUnavailable
 from service.dispatch import folder_model
 from service.dispatch.folder_model import MOST_BYTES, MOST_CHUNK, MOST_JSON, MOST_WEIGHTS, Asked, BadFolder
 from service.dispatch.storage import Content, RemoteStorage, storage_of
+from service.domain.retention import Part
 
 _CHUNK = re.compile(r"\d{4}-\d{6}\.jsonl")
 _RUN = re.compile(r"[a-z0-9_]{1,16}")
@@ -30,6 +31,12 @@ CHECK_SECONDS = 10.0
 _ATTEMPT = re.compile(r"\d{4}")
 _OF_ALL = ("journal", "tensorboard", "logs")
 """The folders that all attempts write into; the names of the files there carry the attempt."""
+FILES_OF = {
+    Part.CHECKPOINTS: ("train", "tune"),
+    Part.EVENTS: ("journal", "tensorboard"),
+    Part.LOGS: ("logs",),
+}
+"""The folders of what may be removed of a search that stays."""
 
 
 class TornFile(RuntimeError):
@@ -290,6 +297,15 @@ class Runs:
     def folders(self) -> list[str]:
         """The searches that have a folder, in order."""
         return [name for name in self.files.names("") if not name.startswith(".")]
+
+    def prune(self, search_id: str, parts: Part, journal: bool) -> None:
+        """Remove the files of some parts of a search, of its events those of the `journal` only if asked to."""
+        names = [name for part in Part if part in parts for name in FILES_OF[part]]
+        shared = [name for name in names if name in _OF_ALL and (journal or name != "journal")]
+        own = [name for name in names if name not in _OF_ALL]
+        folders = ["", *(of_attempt(number, "") for number in self.attempts(search_id))] if own else []
+        for name in [*shared, *(f"{folder}{name}" for folder in folders for name in own)]:
+            self.files.remove(f"{search_id}/{name}")
 
     def size(self, search_id: str) -> int:
         """The bytes of all files in the folder of a search; 0 where there is none."""

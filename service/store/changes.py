@@ -129,7 +129,7 @@ def _end_attempt(session: Session, search: Search, status: Status, time: float) 
     spent = scheduling.usage(search.accelerators, time - attempt.started_at)
     project.used = scheduling.decayed(project.used, time - project.used_at) + spent
     project.used_at = time
-    search.measured_at = None
+    search.measured_at, search.pruned = None, 0
 
 
 def count(session: Session, name: str, more: int) -> None:

@@ -100,6 +100,8 @@ class Search(Base):
     """Bytes in its folder, when that was last measured."""
     measured_at: Mapped[float | None] = mapped_column(Float)
     """When that was; None from an attempt's end until it is measured again."""
+    pruned: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    """The parts that were removed of it since it ended (`retention.Part`), or will be before it is measured again."""
 
     lease_owner: Mapped[str | None] = mapped_column(String(64))
     lease_token: Mapped[str | None] = mapped_column(String(32))
@@ -119,6 +121,7 @@ class Search(Base):
         Index("searches_of_finals", "finals_id", "status"),
         Index("searches_by_kind", "kind", "status", "not_before"),
         Index("searches_by_kind_and_time", "kind", "created_at", "id"),
+        Index("searches_by_end", "pruned", "ended_at"),
         Index("searches_unmeasured", "id", sqlite_where=_unmeasured, postgresql_where=_unmeasured),
     )
 

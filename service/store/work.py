@@ -11,15 +11,26 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, and_, case, delete, exists, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Engine, and_, case, delete, exists, false, func, or_, select, tuple_, update
 from sqlalchemy.orm import Session, aliased
 
 from service.domain import scheduling
 from service.domain.lifecycle import LONGEST_BACKOFF, MAX_ATTEMPTS, TERMINAL, WITH_RAY, Status
+from service.domain.retention import NOTHING, Kept, Part
 from service.domain.scheduling import Ask, Capacity, Share, Verdict
 from service.store import changes
 from service.store.database import reading, writing
-from service.store.models import ArchitectureRow, Attempt, Deletion, IdempotencyKey, Project, Search, now
+from service.store.models import (
+    ArchitectureRow,
+    Attempt,
+    AuditEntry,
+    Deletion,
+    Event,
+    IdempotencyKey,
+    Project,
+    Search,
+    now,
+)
 
 LEASE_SECONDS = 30.0
 TAKEN_AT_ONCE = 4
@@ -265,32 +276,47 @@ class Work:
         with reading(self.engine) as session:
             return {row.id: row.attempt if row.status in WITH_RAY else None for row in session.execute(query)}
 
-    def old(self, days: float, after: tuple[float, str], limit: int) -> list[tuple[float, str]]:
-        """At most `limit` searches behind `after` that ended more than `days` ago, by their ends: end and id."""
+    def old(self, kept: Kept, after: tuple[float, str], limit: int) -> list[tuple[float, str]]:
+        """At most `limit` searches behind `after` that ended longer ago than they are kept, in order: end and id."""
         with reading(self.engine) as session:
-            oldest = changes.time_of(session) - days * 86400.0
-            ended = tuple_(Search.ended_at, Search.id)
             query = (
                 select(Search.ended_at, Search.id)
-                .where(Search.status.in_(TERMINAL), Search.ended_at < oldest, ended > tuple_(*after))
+                .where(*_past(kept, changes.time_of(session)), tuple_(Search.ended_at, Search.id) > tuple_(*after))
                 .order_by(Search.ended_at, Search.id)
                 .limit(limit)
             )
             return [(float(row.ended_at or 0.0), row.id) for row in session.execute(query)]
 
-    def unmeasured(self, limit: int) -> list[tuple[str, int]]:
-        """At most `limit` searches that have no attempt now, and whose folder was not measured since the last: id and
-        attempt.
-        """
-        query = select(Search.id, Search.attempt).where(Search.measured_at.is_(None), Search.status.not_in(WITH_RAY))
-        with reading(self.engine) as session:
-            return [(row.id, row.attempt) for row in session.execute(query.limit(limit))]
+    def prune(self, part: Part, kept: Kept) -> str | None:
+        """Give up a part of some search that ended longer ago than that is kept; returns its id, None where none has.
 
-    def measured(self, search_id: str, attempt: int, size: int) -> None:
-        """Note how many bytes a search holds, unless there was another attempt meanwhile, or it was deleted."""
+        What the database has of it goes at once. Its files are removed before the search is measured again
+        (`unmeasured`).
+        """
         with writing(self.engine) as session:
-            search = session.get(Search, search_id, with_for_update=True)
-            if search is not None and search.attempt == attempt:
+            found = select(Search).where(*_past(kept, changes.time_of(session), part)).limit(1)
+            search = session.scalars(found.with_for_update(skip_locked=True)).first()
+            if search is None:
+                return None
+            search.pruned |= part
+            search.measured_at = None
+            if part == Part.EVENTS:
+                session.execute(delete(Event).where(Event.search_id == search.id, Event.kind == "epoch"))
+            return search.id
+
+    def unmeasured(self, limit: int) -> Sequence[Search]:
+        """At most `limit` searches that have no attempt now, and whose folder was not measured since the last, or since
+        a part of it was given up.
+        """
+        query = select(Search).where(Search.measured_at.is_(None), Search.status.not_in(WITH_RAY)).limit(limit)
+        with reading(self.engine) as session:
+            return session.scalars(query).all()
+
+    def measured(self, seen: Search, size: int) -> None:
+        """Note how many bytes a search holds, unless it has changed since it was `seen`, or was deleted."""
+        with writing(self.engine) as session:
+            search = session.get(Search, seen.id, with_for_update=True)
+            if search is not None and (search.attempt, search.pruned) == (seen.attempt, seen.pruned):
                 changes.measured(session, search, size)
 
     def deleted(self, seconds: float, limit: int) -> list[str]:
@@ -310,6 +336,24 @@ class Work:
         with writing(self.engine) as session:
             oldest = changes.time_of(session) - KEY_SECONDS
             session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < oldest))
+
+    def forget_old_audit(self, days: float, limit: int) -> None:
+        """Delete at most `limit` entries of the audit log that are older than `days`, the oldest."""
+        with writing(self.engine) as session:
+            past = AuditEntry.time < changes.time_of(session) - days * 86400.0
+            oldest = select(AuditEntry.id).where(past).order_by(AuditEntry.time, AuditEntry.id).limit(limit)
+            session.execute(delete(AuditEntry).where(AuditEntry.id.in_(oldest.scalar_subquery())))
+
+
+def _past(kept: Kept, time: float, part: Part = NOTHING) -> "list[ColumnElement[bool]]":
+    """Which searches ended longer before the database's `time` than they, or the `part` that they still have, are
+    kept.
+    """
+    limits = [(Search.project == project, days) for project, days in kept.projects.items()]
+    limits.append((Search.project.not_in(list(kept.projects)), kept.days))
+    past = [and_(whose, Search.ended_at < time - days * 86400.0) for whose, days in limits if days is not None]
+    has_it = [value for value in range(2 ** len(Part)) if not value & part]  # so that an index is walked
+    return [Search.status.in_(TERMINAL), Search.pruned.in_(has_it), or_(false(), *past)]
 
 
 def launchable(time: float) -> "ColumnElement[bool]":

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 
 from nas_core.errors import InvalidValue
 from nas_core.storage import StorageUnavailable
+from service.domain.retention import Kept, Retention
 from service.settings import Settings
 from service.store.searches import NotEnded
 from tests import seeding
@@ -101,7 +102,7 @@ def test_what_is_older_than_it_is_kept_is_deleted(service: Service) -> None:
     dispatcher = service.dispatcher()
     dispatcher.turn()
     assert service.status(old) == "cancelled", "all is kept for ever unless it is asked for"
-    dispatcher.keep_days = 2.0
+    dispatcher.retention = Retention(Kept(2.0))
     dispatcher.turn()
     with pytest.raises(LookupError):
         service.status(old)
@@ -110,7 +111,7 @@ def test_what_is_older_than_it_is_kept_is_deleted(service: Service) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("YOSO_KEEP_DAYS", "0"), ("YOSO_KEEP_DAYS", "x"), ("YOSO_STORAGE", "memory://x"), ("YOSO_STORAGE", "s3:bucket")],
+    [("YOSO_STORAGE", "memory://x"), ("YOSO_STORAGE", "s3:bucket")],
 )
 def test_a_setting_that_would_do_harm_is_refused(name: str, value: str) -> None:
     with pytest.raises(InvalidValue, match=name):

@@ -13,6 +13,7 @@ from sqlalchemy import Engine, event, text
 from sqlalchemy.orm import Session
 
 from service.domain.lifecycle import Status
+from service.domain.retention import Kept, Part
 from service.store import changes
 from service.store.audit import Action, Asked, Audit
 from service.store.database import connect, migrate
@@ -27,6 +28,7 @@ from service.store.work import Work
 from tests.seeding import LARGE
 
 ROWS = 100_000
+KEPT = Kept(30.0, {"p3": 365.0, "p4": None})
 SMALL = {"projects", "cluster", "counters", "CONSTANT"}
 """Tables that have few rows however many searches there are, and SQLite's word for no table."""
 
@@ -40,10 +42,10 @@ FILL = {
 SEARCHES = """
 INSERT INTO searches (id, project, sweep_id, name, dataset, request, spec, workers, cpus, gpus, accelerators, priority,
                       rank, supernet_multiply_adds, status, progress, attempt, last_attempt, not_before, journal_cursor,
-                      created_at)
+                      created_at, ended_at, measured_at)
 {fill} SELECT 's' || i, 'p' || (i % 20), 'w' || (i % 1000), 'n', 'digits', '{{}}', '{{}}', 1, 1, 0, 0.125, 0, i, 1,
        CASE WHEN i % 10 = 0 THEN 'queued' WHEN i <= 40 THEN 'running' WHEN i % 2 = 0 THEN 'succeeded' ELSE 'failed' END,
-       0, 1, 3, 0, '', i FROM n
+       0, 1, 3, 0, '', i, CASE WHEN i % 10 <> 0 AND i > 40 THEN 1e11 + i END, CASE WHEN i % 5000 <> 0 THEN i END FROM n
 """
 OTHERS = (
     "INSERT INTO projects (name, weight, used, used_at) SELECT DISTINCT project, 1.0, 0.0, 0.0 FROM searches",
@@ -171,6 +173,10 @@ DISPATCHERS: dict[str, Callable[[Engine], object]] = {
     "current attempts": lambda engine: Work(engine).current_attempts(["s1", "s2"]),
     "hand back": lambda engine: Work(engine).hand_back(["a", "b"]),
     "old keys": lambda engine: Work(engine).forget_old_keys(),
+    "old audit": lambda engine: Work(engine).forget_old_audit(30.0, 100),
+    "old searches": lambda engine: Work(engine).old(KEPT, (5.0, "s5"), 20),
+    "old parts": lambda engine: [Work(engine).prune(part, KEPT) for part in Part],
+    "sizes": lambda engine: Work(engine).unmeasured(20),
     "news": lambda engine: (News(engine, "n", 1).seen(), News(engine, "n", 1).between(ROWS - 500, ROWS)),
     "many news": lambda engine: News(engine, "n", 1).between(100, 10_100),
 }
