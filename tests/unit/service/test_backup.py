@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import Text, cast, select
+from sqlalchemy import Text, cast, select, text
 from typer.testing import CliRunner
 
 from nas_core.errors import InvalidValue
@@ -280,3 +280,14 @@ def test_yesterdays_database_goes_on_in_todays_folders(app: FastAPI, empty_url: 
         for client in one.clients:
             client.close()
     after.searches.engine.dispose()
+
+
+def test_a_database_of_a_newer_release_is_left_alone(app: FastAPI, tmp_path: Path) -> None:
+    settings, engine = seeding.parts(app).settings, seeding.parts(app).searches.engine
+    backup(settings, "1", tmp_path / "backup")
+    with engine.execution_options(writes=True).connect() as connection, connection.begin():
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(InvalidValue, match="by a newer version of Yoso"):
+        backup(settings, "1", tmp_path / "another")
+    with pytest.raises(InvalidValue, match="by a newer version of Yoso"):
+        restore(settings, tmp_path / "backup")

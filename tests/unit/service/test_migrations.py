@@ -161,8 +161,8 @@ def test_a_database_that_is_newer_than_the_code_is_refused_in_words(
             start(engine)
     monkeypatch.setenv("YOSO_DATABASE_URL", engine.url.render_as_string(hide_password=False))
     monkeypatch.setenv("YOSO_STORAGE", str(tmp_path))
-    for command_ in ("serve", "dispatch", "migrate"):
-        told = CliRunner().invoke(cli.app, [command_])
+    for command_ in (["serve"], ["dispatch"], ["migrate"], ["backup", str(tmp_path / "backup")]):
+        told = CliRunner().invoke(cli.app, command_)
         assert told.exit_code == 2 and "newer version of Yoso" in " ".join(told.stderr.split()), told.output
         assert "Traceback" not in told.output and isinstance(told.exception, SystemExit)
 
