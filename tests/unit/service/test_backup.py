@@ -208,13 +208,15 @@ def test_there_is_no_backup_of_nothing_nor_over_another(app: FastAPI, empty_url:
 
 def test_yesterdays_database_goes_on_in_todays_folders(app: FastAPI, empty_url: str, tmp_path: Path) -> None:
     """Searches have gone on since, in every way: each ends, with all that its folder tells, and none is run again that
-    has a result.
+    has a result. One that ran then and was deleted since begins anew.
     """
     stage = Stage(app)
     dispatcher, searches, ray = stage.dispatcher(), stage.searches, stage.ray
     ids = {"deleted": seeding.queue(app)}
     seeding.Run(app, ids["deleted"]).succeed()
-    ids |= {name: seeding.queue(app, name=name) for name in ("ran on", "failed", "runs again", "last", "cancelling")}
+    ids |= {
+        name: seeding.queue(app, name=name) for name in ("ran on", "failed", "runs again", "last", "cancelling", "gone")
+    }
 
     def turn(*now: str) -> None:
         """Have a dispatcher do what it can, also with these, which would wait to be tried again."""
@@ -235,7 +237,9 @@ def test_yesterdays_database_goes_on_in_todays_folders(app: FastAPI, empty_url: 
     backup(seeding.parts(app).settings, "1", tmp_path / "backup")
 
     ids["new"] = seeding.queue(app)
-    ray.end(ids["cancelling"], "STOPPED")
+    searches.cancel(ids["gone"])
+    for name in ("cancelling", "gone"):
+        ray.end(ids[name], "STOPPED")
     for name in ("failed", "runs again", "last"):
         ray.end(ids[name], "FAILED")
     turn()
@@ -244,18 +248,19 @@ def test_yesterdays_database_goes_on_in_todays_folders(app: FastAPI, empty_url: 
     ray.advance(10)
     turn()
     done = [name for name in ids if stage.status(ids[name]) == "succeeded"]
-    assert {*done} == {*ids} - {"cancelling", "runs again"}
+    assert {*done} == {*ids} - {"cancelling", "gone", "runs again"}
     searches.retry(ids["cancelling"])
     turn("runs again")
     ray.advance(3)
     turn()
     assert stage.status(ids["cancelling"]) == stage.status(ids["runs again"]) == "running"
-    searches.delete(ids["deleted"])
-    shutil.rmtree(Path(stage.runs.path(ids["deleted"], "")))
+    for name in ("deleted", "gone"):
+        searches.delete(ids[name])
+        shutil.rmtree(Path(stage.runs.path(ids[name], "")))
 
     there = Settings(stage.runs.storage, empty_url)
     restored = restore(there, tmp_path / "backup")
-    assert (restored.missing, restored.unknown) == ([ids["deleted"]], [ids["new"]])
+    assert (restored.missing, restored.unknown) == (sorted([ids["deleted"], ids["gone"]]), [ids["new"]])
     before = list(ray.submitted)
     for execution in ray.executions:
         execution.uncounted = not execution.released
@@ -267,11 +272,12 @@ def test_yesterdays_database_goes_on_in_todays_folders(app: FastAPI, empty_url: 
     turn()
     for _ in range(4):
         ray.advance(5)
-        turn("runs again")
+        turn("runs again", "gone")
     states = {name: after.status(search_id) for name, search_id in ids.items() if name != "new"}
     assert states.pop("cancelling") == "cancelled" and {*states.values()} == {"succeeded"}
-    assert ray.submitted == [*before, f"yoso-{ids['runs again']}-3"]
-    for name, last in {"queued": 1, "ran on": 1, "failed": 2, "last": 2, "runs again": 3}.items():
+    assert {*ray.submitted[len(before) :]} == {f"yoso-{ids['runs again']}-3", f"yoso-{ids['gone']}-2"}
+    assert len(ray.submitted) == len(before) + 2
+    for name, last in {"queued": 1, "ran on": 1, "failed": 2, "last": 2, "gone": 2, "runs again": 3}.items():
         told = [(one.data["attempt"], one.data["epoch"]) for one in after.searches.events(ids[name], kind="epoch")]
         assert len(told) == len({*told}) and told[-3:] == [(last, 1), (last, 2), (last, 3)]
         assert len(after.searches.architectures([ids[name]])[ids[name]]) == 2

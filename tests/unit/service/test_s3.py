@@ -19,6 +19,7 @@ from nas_core.storage import StorageUnavailable
 from service.dispatch import dispatcher as dispatching
 from service.dispatch.folder_model import BadFolder
 from service.dispatch.runs import Runs
+from service.domain.retention import Part
 from tests import seeding
 from tests.ray_double import RayDouble, ray_double
 from tests.s3 import KEYS, Line, ask, asking_for_rights, s3_server
@@ -113,6 +114,26 @@ def test_a_run_is_removed_from_its_bucket(url: str) -> None:
     runs.remove("s")
     runs.remove("s")
     assert not runs.files.exists("s") and runs.problem() is None
+
+
+def test_what_a_run_holds_in_its_bucket_is_measured_and_removed_in_parts(url: str) -> None:
+    runs = Runs(url)
+    assert runs.folders() == [] and runs.size("s") == 0
+    assert runs.problem() is None  # which leaves a file of its own there
+    for name in (
+        "attempts/0001/train/1/job.pt",
+        "attempts/0001/result.json",
+        "journal/0001-000001.jsonl",
+        "logs/driver",
+    ):
+        runs.write("s", name, bytes(1000))
+    runs.write("other", "logs/driver", bytes(10))
+    assert runs.folders() == ["other", "s"] and runs.size("s") == 4000
+    runs.prune("s", Part.CHECKPOINTS | Part.EVENTS, journal=False)
+    assert runs.size("s") == 3000
+    for _ in "ab":  # what is gone is no fault
+        runs.prune("s", Part.CHECKPOINTS | Part.EVENTS | Part.LOGS, journal=True)
+    assert runs.size("s") == 1000 and runs.attempts("s") == [1]
 
 
 def use_all(runs: Runs) -> None:
