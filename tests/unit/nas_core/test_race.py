@@ -85,22 +85,34 @@ def test_each_trains_as_it_would_alone(finished: tuple[SearchJob, list[dict[str,
     assert all({key: value for key, value in line.items() if key != "progress"} in own for line in first)
 
 
-@pytest.mark.parametrize("steps", [5, 23, 41])
+CUTS = (5, 23, 41)
+
+
+@pytest.fixture(scope="module")
+def cuts() -> dict[int, tuple[list[dict[str, Any]], bytes]]:
+    """What a job had told after so many steps of its race, and its state, as a file."""
+    begun, told, found = SearchJob(competing(), tiny_data(), "cpu"), list[dict[str, Any]](), {}
+    steps = 0
+    while steps < max(CUTS):
+        steps += begun.race is not None
+        told += [{k: v for k, v in line.items() if k != "seconds"} for line in begun.advance()]
+        if steps in CUTS:
+            kept = io.BytesIO()
+            torch.save(begun.state_dict(), kept)
+            found[steps] = list(told), kept.getvalue()
+    return found
+
+
+@pytest.mark.parametrize("steps", CUTS)
 def test_a_race_goes_on_from_any_step_as_if_nothing_had_happened(
-    finished: tuple[SearchJob, list[dict[str, Any]]], steps: int
+    finished: tuple[SearchJob, list[dict[str, Any]]],
+    cuts: dict[int, tuple[list[dict[str, Any]], bytes]],
+    steps: int,
 ) -> None:
     whole, lines = finished
-    cut = SearchJob(competing(), tiny_data(), "cpu")
-    told: list[dict[str, Any]] = []
-    while cut.race is None:
-        told += [{k: v for k, v in line.items() if k != "seconds"} for line in cut.advance()]
-    for _ in range(steps):
-        told += [{k: v for k, v in line.items() if k != "seconds"} for line in cut.advance()]
-    kept = io.BytesIO()
-    torch.save(cut.state_dict(), kept)
-    kept.seek(0)
+    told, kept = cuts[steps]
     again = SearchJob(competing(), tiny_data(), "cpu")
-    again.load_state_dict(torch.load(kept, weights_only=False))
+    again.load_state_dict(torch.load(io.BytesIO(kept), weights_only=False))
     assert told + finish(again) == lines
     assert again.results == whole.results
     for budget, weights in whole.weights.items():
