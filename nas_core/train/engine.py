@@ -27,7 +27,7 @@ class Engine:
     def __init__(self, options: EngineOptions, device: torch.device) -> None:
         self.options, self.device = options, device
         self.remark: str | None = None
-        """Why "auto" did not take the fastest, where a GPU might have been expected to."""
+        """Why "auto" did not take the fastest, where a GPU might have been expected to, or what was asked for is slow."""
         # What each worker's device lacks, and why.
         told = parallel.each(
             {
@@ -44,6 +44,8 @@ class Engine:
         elif reason := lacking.get(options.precision):
             able = ["auto", "float32", *(name for name in ("tf32", "bfloat16") if not lacking[name])]
             raise InvalidValue("engine.precision", options.precision, reason, " or ".join(able))
+        if self.precision == "bfloat16" and device.type == "cpu":
+            self.remark = _emulates_bfloat16()
         if reason := lacking["compile"]:
             raise InvalidValue("engine.compile", True, reason, "false, or a worker with a compiler")
 
@@ -101,6 +103,15 @@ def _lacks_bfloat16(device: torch.device) -> str | None:
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         return f"{torch.cuda.get_device_name(device)} has no bfloat16"
     return None
+
+
+def _emulates_bfloat16() -> str | None:
+    """Why bfloat16 is slow on this processor, as far as torch can tell."""
+    # torch 2.11 does not tell.
+    told = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    if told.get("architecture") != "x86_64" or told["avx512_bf16"] or told["amx_bf16"]:
+        return None
+    return f"{told['cpu_name']} has no instructions for bfloat16, which is slower on it than float32"
 
 
 def _lacks_compiler(device: torch.device) -> str | None:

@@ -161,6 +161,16 @@ def test_auto_takes_what_the_device_has_and_says_what_it_lacks(old_gpu: None) ->
     assert told["precision"] == "float32" and told["remark"] == "Tesla V100 has no bfloat16"
 
 
+@pytest.mark.parametrize("amx", [False, True])
+def test_a_processor_that_emulates_bfloat16_is_named_in_the_result(monkeypatch: pytest.MonkeyPatch, amx: bool) -> None:
+    known = {"architecture": "x86_64", "cpu_name": "Zen 3", "avx512_bf16": False, "amx_bf16": amx}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
+    told = Engine(EngineOptions(precision="bfloat16"), CPU).told()
+    assert told["precision"] == "bfloat16" and ("remark" in told) == (not amx)
+    assert amx or "Zen 3 has no instructions for bfloat16" in told["remark"]
+    assert "remark" not in Engine(EngineOptions(), CPU).told()
+
+
 @pytest.fixture
 def old_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: "Tesla V100")
