@@ -372,6 +372,61 @@ class TokenPage(TypedDict):
     next: str | None
 
 
+class Webhook(TypedDict):
+    """A URL that is told what becomes of a project's searches and sweeps, without its secret."""
+
+    id: str
+    project: str
+    url: str
+    events: list[str]
+    created_by: str | None
+    created_at: str
+    taken_at: str | None
+    off_at: str | None
+    off_reason: str | None
+
+
+class MadeWebhook(Webhook):
+    """A webhook that was just made, and what its messages are signed with: it is told this once."""
+
+    secret: str
+
+
+class WebhookPage(TypedDict):
+    """A page of webhooks; `next` is to be given as `after`."""
+
+    items: list[Webhook]
+    next: str | None
+
+
+class DeliveryAttempt(TypedDict):
+    """What came of sending a message once."""
+
+    time: str
+    status: int | None
+    seconds: float
+    reason: str | None
+
+
+class Delivery(TypedDict):
+    """A message to a webhook; its outcome is taken, given_up, or None while it is to be sent."""
+
+    id: str
+    type: str
+    document: dict[str, Any]
+    created_at: str
+    due_at: str | None
+    outcome: str | None
+    attempts: list[DeliveryAttempt]
+
+
+class DeliveryPage(TypedDict):
+    """A page of messages to a webhook; `next` is to be given as `after`."""
+
+    items: list[Delivery]
+    next: str | None
+
+
 class AuditEntry(TypedDict):
     """Something that somebody did."""
 

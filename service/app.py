@@ -23,6 +23,7 @@ from service.api import (
     searches,
     sweeps,
     tokens,
+    webhooks,
 )
 from service.api.access_log import AccessLog, Routes
 from service.api.below import Below
@@ -45,6 +46,8 @@ from service.store.projects import Projects
 from service.store.searches import Searches
 from service.store.sweeps import Sweeps
 from service.store.tokens import Tokens
+from service.store.webhooks import WebhookStore
+from service.webhooks import Webhooks
 
 
 def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
@@ -72,6 +75,7 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
         dispatching,
         callers,
         access,
+        Webhooks(WebhookStore(engine), settings.webhook_networks),
         Checks(),
         Streams(settings.max_streams),
         Inspections(settings.data_roots, settings.any_folder, settings.inspection_seconds),
@@ -107,9 +111,9 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
     app.add_middleware(Below, settings=settings)
     app.add_middleware(AccessLog, registry=app.state.metrics.registry)
     problems.install(app)
-    for resource in (searches, logs, sweeps, architectures, datasets, projects, cluster, tokens, audit, schemas):
+    for resource in (searches, logs, sweeps, architectures, datasets, projects, cluster):
         app.include_router(resource.router)
-    for resource in (health, metrics):
+    for resource in (tokens, audit, webhooks, schemas, health, metrics):
         app.include_router(resource.router)
     add_dashboard(app)
     return app

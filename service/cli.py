@@ -827,6 +827,96 @@ def audit(
             err.print(f"there is more: --after {escape(page['next'])}", highlight=False, soft_wrap=True)
 
 
+webhooks = typer.Typer(
+    help="Have URLs told what becomes of a project's searches and sweeps. It takes an admin's token."
+)
+app.add_typer(webhooks, name="webhook", no_args_is_help=True)
+WebhookId = Annotated[str, typer.Argument(metavar="WEBHOOK", help="The webhook's id.")]
+TEST_SECONDS = 30.0
+"""How long a test waits to be sent, and for its answer."""
+
+
+@webhooks.command("create")
+def create_webhook(
+    to: Annotated[str, typer.Argument(metavar="URL", help="Where messages are sent; http or https.")],
+    event: Annotated[
+        list[str] | None,
+        typer.Option(help="running, succeeded, failed or cancelled; may be repeated (default: all but running)."),
+    ] = None,
+    project: Project = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Make a webhook and print its secret, this once."""
+    with refusals(), Client(url) as client:
+        made = client.make_webhook(to, event, project)
+        if as_json:
+            print(json.dumps(made))
+        else:
+            told = (
+                f"webhook {made['id']} is told what has {', '.join(made['events'])} in {made['project']}; its secret,"
+            )
+            err.print(escape(f"{told} for the receiver, is shown once:"), highlight=False, soft_wrap=True)
+            print(made["secret"])
+
+
+@webhooks.command("list")
+def list_webhooks(
+    project: Annotated[str | None, typer.Option(help="Only those of this project.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="How many.")] = 100,
+    after: Annotated[str | None, typer.Option(help="Only those behind this id.")] = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """List webhooks: what they are told, and whether they take it."""
+    with refusals(), Client(url) as client:
+        page = client.webhooks(limit, after, project)
+        tell(page, as_json, terminal.webhooks(page["items"]) if page["items"] else "no webhooks")
+        if page["next"] is not None:
+            err.print(f"there are more: --after {escape(page['next'])}", highlight=False, soft_wrap=True)
+
+
+@webhooks.command("test")
+def test_webhook(webhook_id: WebhookId, url: Url = None, as_json: Json = False) -> None:
+    """Send a message that says nothing, and wait for what comes of it; if it is taken, a webhook that was off is on."""
+    with refusals(), Client(url) as client:
+        sent = client.test_webhook(webhook_id)
+        give_up = time.monotonic() + TEST_SECONDS
+        while sent["outcome"] is None and time.monotonic() < give_up:
+            time.sleep(POLL_SECONDS)
+            newest = client.deliveries(webhook_id)["items"]
+            sent = next((one for one in newest if one["id"] == sent["id"]), sent)
+        last = sent["attempts"][-1] if sent["attempts"] else None
+        came = f"not taken: {last['reason']}" if last else "not sent yet: no process dispatches, or many are waiting"
+        told = "taken" if sent["outcome"] == "taken" else came
+        tell(sent, as_json, escape(told))
+        if sent["outcome"] != "taken":
+            raise typer.Exit(FAILED)
+
+
+@webhooks.command("deliveries")
+def show_deliveries(
+    webhook_id: WebhookId,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="How many.")] = 50,
+    after: Annotated[str | None, typer.Option(help="Go on behind the page that ended with this.")] = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a webhook was told and is to be told, newest first, and what came of it."""
+    with refusals(), Client(url) as client:
+        page = client.deliveries(webhook_id, limit, after)
+        tell(page, as_json, terminal.deliveries(page["items"]) if page["items"] else "nothing")
+        if page["next"] is not None:
+            err.print(f"there is more: --after {escape(page['next'])}", highlight=False, soft_wrap=True)
+
+
+@webhooks.command("delete")
+def delete_webhook(webhook_id: WebhookId, url: Url = None, as_json: Json = False) -> None:
+    """Delete a webhook, with what is still to be sent to it."""
+    with refusals(), Client(url) as client:
+        tell(client.delete_webhook(webhook_id), as_json, f"webhook {escape(webhook_id)} is told nothing any more")
+
+
 def tell(answer: Mapping[str, Any], as_json: bool, shown: Any) -> None:
     """Print an answer as JSON for a script, or what people are shown of it."""
     if as_json:

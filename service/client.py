@@ -34,11 +34,14 @@ from service.answers import (
     AuditPage,
     Cluster,
     DatasetReport,
+    Delivery,
+    DeliveryPage,
     Front,
     Log,
     LoginLink,
     Looking,
     MadeToken,
+    MadeWebhook,
     Me,
     Project,
     Search,
@@ -47,6 +50,8 @@ from service.answers import (
     SweepPage,
     Token,
     TokenPage,
+    Webhook,
+    WebhookPage,
 )
 from service.settings import DEFAULT_PORT
 
@@ -322,6 +327,37 @@ class Calls:
     def revoke_token(self, name: str) -> Request[Token]:
         """Take a token back, and the sessions that it has begun."""
         return ask("DELETE", f"/api/v1/tokens/{_part(name)}")
+
+    @Call
+    def make_webhook(
+        self, url: str, events: Sequence[str] | None = None, project: str | None = None
+    ) -> Request[MadeWebhook]:
+        """Have a URL told what becomes of a project's searches and sweeps: the only answer that has its `secret`.
+
+        `events` are running, succeeded, failed and cancelled, by default all but the first.
+        """
+        asked = {} if events is None else {"events": [*events]}
+        return ask("POST", "/api/v1/webhooks", {"url": url, "project": project} | asked)
+
+    @Call
+    def webhooks(self, limit: int = 100, after: str | None = None, project: str | None = None) -> Request[WebhookPage]:
+        """A page of webhooks: `items`, and `next` to be given as `after`."""
+        return ask("GET", "/api/v1/webhooks", limit=limit, after=after, project=project)
+
+    @Call
+    def deliveries(self, webhook_id: str, limit: int = 100, after: str | None = None) -> Request[DeliveryPage]:
+        """A page of what a webhook was told and is to be told, newest first, with what came of it."""
+        return ask("GET", f"/api/v1/webhooks/{_part(webhook_id)}/deliveries", limit=limit, after=after)
+
+    @Call
+    def test_webhook(self, webhook_id: str) -> Request[Delivery]:
+        """Have a message sent that says nothing; `deliveries` tells what came of it."""
+        return ask("POST", f"/api/v1/webhooks/{_part(webhook_id)}/test")
+
+    @Call
+    def delete_webhook(self, webhook_id: str) -> Request[Webhook]:
+        """Delete a webhook, with what is still to be sent to it."""
+        return ask("DELETE", f"/api/v1/webhooks/{_part(webhook_id)}")
 
     @Call
     def audit(self, /, limit: int = 100, after: str | None = None, **filters: str | None) -> Request[AuditPage]:

@@ -14,6 +14,7 @@ from service.domain.grants import NAME, Grant
 from service.domain.lifecycle import WAITING_SECONDS
 from service.domain.node_groups import NodeGroup
 from service.domain.node_groups import parse as parse_groups
+from service.domain.receivers import Network, parse_networks
 from service.domain.retention import BY_DEFAULT, FOREVER, Kept, Part, Retention
 
 DEFAULT_PORT = 8765
@@ -38,8 +39,8 @@ class Settings:
     second, `rate_burst` at once, and `max_streams` open streams of events. A dataset is looked at for at most
     `inspection_seconds`; a search that waits in Ray for its workers for more than `waiting_seconds` gives its place
     back; `retention` says how long what searches leave behind is kept. `node_groups` are what an autoscaler may
-    let the cluster grow by. Raises `InvalidValue` where a setting
-    cannot be used.
+    let the cluster grow by; `webhook_networks` those inside that webhooks may be sent to. Raises `InvalidValue` where a
+    setting cannot be used.
     """
 
     storage: str
@@ -61,6 +62,7 @@ class Settings:
     waiting_seconds: float = WAITING_SECONDS
     retention: Retention = BY_DEFAULT
     node_groups: tuple[NodeGroup, ...] = ()
+    webhook_networks: tuple[Network, ...] = ()
 
     def __post_init__(self) -> None:
         for name, value, least in (
@@ -173,11 +175,13 @@ class Settings:
                     Part.EVENTS: kept(given, "YOSO_KEEP_EVENTS_DAYS"),
                     Part.LOGS: kept(given, "YOSO_KEEP_LOGS_DAYS"),
                 },
-                audit_days=audit_days(given),
+                audit_days=days_of_all(given, "YOSO_KEEP_AUDIT_DAYS", BY_DEFAULT.audit_days),
+                delivery_days=days_of_all(given, "YOSO_KEEP_DELIVERIES_DAYS", BY_DEFAULT.delivery_days),
             ),
             inspection_seconds=number(given, "YOSO_INSPECTION_SECONDS", float, cls.inspection_seconds),
             waiting_seconds=number(given, "YOSO_WAITING_SECONDS", float, cls.waiting_seconds),
             node_groups=parse_groups(given.get("YOSO_NODE_GROUPS", "")),
+            webhook_networks=parse_networks(given.get("YOSO_WEBHOOK_NETWORKS", "")),
         )
 
 
@@ -194,12 +198,18 @@ def kept(given: Mapping[str, str], name: str) -> Kept:
     return Kept.parse(name, given[name]) if name in given else Kept()
 
 
-def audit_days(given: Mapping[str, str]) -> float | None:
-    """For how many days the audit log is kept; None for ever. Raises `InvalidValue`."""
-    found = Kept.parse("YOSO_KEEP_AUDIT_DAYS", given.get("YOSO_KEEP_AUDIT_DAYS", "365"))
+def days_of_all(given: Mapping[str, str], name: str, default: float | None) -> float | None:
+    """For how many days a variable says that something is kept, in all projects; None for ever.
+
+    Raises `InvalidValue`.
+    """
+    if name not in given:
+        return default
+    found = Kept.parse(name, given[name])
     if found.projects:
-        accepted = f"days for all projects, such as 365, or {FOREVER}"
-        raise InvalidValue("YOSO_KEEP_AUDIT_DAYS", given["YOSO_KEEP_AUDIT_DAYS"], "is for all projects", accepted)
+        raise InvalidValue(
+            name, given[name], "is for all projects", f"days for all projects, such as 365, or {FOREVER}"
+        )
     return found.days
 
 

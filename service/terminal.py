@@ -448,6 +448,31 @@ def tokens(items: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
+def webhooks(items: Iterable[Mapping[str, Any]]) -> Table:
+    """The table of webhooks: what each is told, and whether it takes it."""
+    table = Table(
+        "webhook", "project", "told of", "URL", "last taken", "state", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    for one in items:
+        state = "on" if one["off_at"] is None else f"off since {when(one['off_at'])}: {one['off_reason']}"
+        cells = (one["id"], one["project"], ", ".join(one["events"]), one["url"], when(one["taken_at"], "never"), state)
+        table.add_row(*map(escape, cells))
+    return table
+
+
+def deliveries(items: Iterable[Mapping[str, Any]]) -> Table:
+    """The table of messages to a webhook, and what came of the last attempt to send each."""
+    table = Table("time", "message", "about", "attempts", "outcome", "last", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for one in items:
+        outcome = (one["outcome"] or f"due {when(one['due_at'])}").replace("_", " ")
+        last = one["attempts"][-1] if one["attempts"] else None
+        came = f"{last['reason'] or last['status']}, after {last['seconds']:.3g} s" if last else ""
+        about = one["document"]["data"].get("id", "")
+        cells = (when(one["created_at"]), one["type"], about, str(len(one["attempts"])), outcome, came)
+        table.add_row(*map(escape, cells))
+    return table
+
+
 def when(time: str | None, never: str = "") -> str:
     """A time of the API as people read it, to the minute, in UTC."""
     return time[:16].replace("T", " ") if time is not None else never

@@ -26,6 +26,7 @@ from service.store.cluster import ClusterStore
 from service.store.projects import Projects
 from service.store.searches import Searches
 from service.store.sweeps import Sweeps
+from service.webhooks import Webhooks
 
 T = TypeVar("T")
 Asked = TypeVar("Asked", SearchRequest, SweepRequest)
@@ -50,6 +51,8 @@ class Context:
     """Who may ask."""
     access: Access
     """What admins do about it."""
+    webhooks: Webhooks
+    """Who is told what becomes of searches."""
     checks: Checks
     """Whose turn it is to have a request checked."""
     streams: Streams

@@ -61,6 +61,7 @@ class Metrics:
             yield from of_searches(found)
             yield from of_dispatchers(found)
             yield from of_cluster(found)
+            yield from of_webhooks(found)
 
 
 def of_searches(found: Snapshot) -> Iterator[Metric]:
@@ -95,6 +96,16 @@ def of_dispatchers(found: Snapshot) -> Iterator[Metric]:
     takeovers = CounterMetricFamily("yoso_lease_takeovers", "Leases that had run out and that another took.")
     takeovers.add_metric([], found.takeovers)
     yield takeovers
+
+
+def of_webhooks(found: Snapshot) -> Iterator[Metric]:
+    """Whether those who want to be told are."""
+    attempts = CounterMetricFamily("yoso_webhook_attempts", "Messages sent, retries too.", labels=["outcome"])
+    for outcome, count in found.messages.items():
+        attempts.add_metric([outcome], count)
+    yield attempts
+    yield gauge("yoso_webhook_unsent", "Messages that are to be sent, now or again.", found.unsent)
+    yield gauge("yoso_webhooks_off", "Webhooks that are switched off, since their receivers take nothing.", found.off)
 
 
 def of_cluster(found: Snapshot) -> Iterator[Metric]:

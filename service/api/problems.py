@@ -27,6 +27,7 @@ from service.store.projects import OverQuota
 from service.store.searches import NotEnded
 from service.store.sweeps import UnknownSweep
 from service.store.tokens import NameTaken, UnknownToken
+from service.store.webhooks import UnknownWebhook
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 5
@@ -157,6 +158,10 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(UnknownToken)
     def unknown_token(request: Request, error: UnknownToken) -> JSONResponse:
         return answer(404, "No such token", f"There is no token named {error.args[0]!r}.")
+
+    @app.exception_handler(UnknownWebhook)
+    def unknown_webhook(request: Request, error: UnknownWebhook) -> JSONResponse:
+        return answer(404, "No such webhook", f"There is no webhook {error.args[0]!r}.")
 
     @app.exception_handler(NotEnded)
     def not_ended(request: Request, error: NotEnded) -> JSONResponse:

@@ -39,6 +39,7 @@ from service.store.changes import UnknownSearch
 from service.store.cluster import ClusterStore
 from service.store.models import Search
 from service.store.searches import NotEnded, Searches
+from service.store.webhooks import WebhookStore
 from service.store.work import LEASE_SECONDS, LostLease, Work
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ CLEARED_AT_ONCE = 20
 """Searches that are deleted, and folders that are removed or measured, at a time."""
 
 FORGOTTEN_AT_ONCE = 10_000
-"""Entries of the audit log that are deleted at a time."""
+"""Entries of the audit log, and messages to webhooks, that are deleted at a time."""
 
 SETTLE_SECONDS = 60.0
 """How long the folder of a deleted search is left alone: who has just ended it may still write its log there."""
@@ -152,6 +153,7 @@ class Dispatcher:
     ) -> None:
         self.searches, self.runs, self.jobs = searches, runs, jobs
         self.work, self.cluster = Work(searches.engine), ClusterStore(searches.engine)
+        self.webhooks = WebhookStore(searches.engine)
         self.roots_of, self.python, self.ensure_ray = roots_of, python, ensure_ray
         self.owner = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
         self.held: dict[str, str] = {}
@@ -293,6 +295,8 @@ class Dispatcher:
             self.work.forget_old_keys()
             if self.retention.audit_days is not None:
                 self.work.forget_old_audit(self.retention.audit_days, FORGOTTEN_AT_ONCE)
+            if self.retention.delivery_days is not None:
+                self.webhooks.forget_old(self.retention.delivery_days, FORGOTTEN_AT_ONCE)
         except RayUnavailable as error:
             log.info("the jobs could not be looked through: %s", error)
 

@@ -11,13 +11,14 @@ from service.dispatch.executors.ray_jobs import Endpoint, RayJobs
 from service.dispatch.local_ray import LocalRay
 from service.dispatch.mlflow import Mirror
 from service.dispatch.runs import Runs
+from service.dispatch.webhooks import Sender
 from service.settings import Settings
 from service.store.searches import Searches
 
 log = logging.getLogger(__name__)
 DRAIN_SECONDS = 6.0
 MIRROR_SECONDS = 1.0
-"""How long what is being sent to MLflow may still take when the dispatcher has ended."""
+"""How long what is being sent to MLflow, or to webhooks, may still take when the dispatcher has ended."""
 STUCK_SECONDS = 120.0
 """Longer than any turn that gets anywhere: bringing up a Ray may take 100 s."""
 
@@ -45,9 +46,13 @@ class Dispatching:
         # A daemon too: what does not reach MLflow now is sent by whoever mirrors next.
         self.mirroring = threading.Thread(target=self.mirror.run, name="mlflow", daemon=True) if self.mirror else None
 
+        self.sender = Sender(searches.engine, settings.webhook_networks, settings.public_url)
+        self.sending = threading.Thread(target=self.sender.run, name="webhooks", daemon=True)
+
     def start(self) -> None:
-        """Begin to take turns, and to mirror what happens to MLflow where that is asked for."""
+        """Begin to take turns, to tell webhooks, and to mirror what happens to MLflow where that is asked for."""
         self.thread.start()
+        self.sending.start()
         if self.mirroring is not None:
             self.mirroring.start()
 
@@ -64,8 +69,10 @@ class Dispatching:
         if not self.dispatcher.stopping.is_set():
             if self.mirror is not None:
                 self.mirror.stop()
+            self.sender.stop()
             self.dispatcher.stop()
             self.thread.join(seconds)
+            self.sending.join(MIRROR_SECONDS)
             if self.mirroring is not None:
                 self.mirroring.join(MIRROR_SECONDS)
             if self.thread.is_alive():

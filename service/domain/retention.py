@@ -67,11 +67,14 @@ def _days(name: str, text: str, days: str) -> float | None:
 
 @dataclass(frozen=True)
 class Retention:
-    """How long whole searches are kept once they have ended, and parts of them, and the audit log (days)."""
+    """How long whole searches are kept once they have ended, and parts of them; and the audit log, and messages to
+    webhooks (days).
+    """
 
     searches: Kept = Kept()
     parts: Mapping[Part, Kept] = field(default_factory=dict)
     audit_days: float | None = 365.0
+    delivery_days: float | None = 30.0
 
 
 NOTHING = Part(0)

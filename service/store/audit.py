@@ -34,6 +34,10 @@ class Action(StrEnum):
     RETRIED = "retried"
     DELETED = "deleted"
     PROJECT_CHANGED = "project_changed"
+    WEBHOOK_MADE = "webhook_made"
+    WEBHOOK_TESTED = "webhook_tested"
+    WEBHOOK_DELETED = "webhook_deleted"
+    WEBHOOK_SWITCHED_OFF = "webhook_switched_off"
     RESTORED = "restored"
     """The whole database, from a backup: what happened after that was made is not in the log."""
 

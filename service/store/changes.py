@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from service.domain import lifecycle, scheduling
 from service.domain.lifecycle import TERMINAL, WITH_RAY, Status
+from service.store import outbox
 from service.store.database import insert
 from service.store.models import Attempt, Counter, Event, Project, Search, now
 
@@ -89,6 +90,8 @@ def move(session: Session, search: Search, status: Status, time: float | None = 
         data["workers"] = search.workers
     data |= {key: changes[key] for key in ("reason", "error") if changes.get(key)}
     note(session, search.id, "status", data, time)
+    told = {"id": search.id, "kind": search.kind, "name": search.name, "started_at": search.started_at}
+    outbox.tell(session, search.project, search.sweep_id, status, [told], time)
 
 
 def measured(session: Session, search: Search, size: int) -> None:

@@ -80,7 +80,8 @@ def connect(url: str) -> Engine:
         parsed = parsed.set(drivername="postgresql+psycopg")
     if parsed.get_backend_name() == "postgresql":
         waits = {"connect_timeout": CONNECT_SECONDS} | KEEPALIVES
-        engine = create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=20, connect_args=waits)
+        pool: dict[str, Any] = {"pool_pre_ping": True, "pool_size": 10, "max_overflow": 20}
+        engine = create_engine(parsed, **pool, connect_args=waits, hide_parameters=True)
         event.listen(engine, "connect", _limit)
         return engine
     if parsed.get_backend_name() != "sqlite":
@@ -89,7 +90,12 @@ def connect(url: str) -> Engine:
         )
     if parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS}, execution_options={"turns": Turns()})
+    engine = create_engine(
+        parsed,
+        connect_args={"timeout": BUSY_SECONDS},
+        execution_options={"turns": Turns()},
+        hide_parameters=True,  # errors are logged, and webhooks' secrets are among what is written
+    )
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, record: Any) -> None:

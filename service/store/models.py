@@ -30,6 +30,7 @@ class Base(DeclarativeBase):
 
 
 _unmeasured = text("measured_at IS NULL")
+_due = text("due_at IS NOT NULL")
 
 
 class Search(Base):
@@ -290,6 +291,62 @@ class AuditEntry(Base):
         Index("audit_by_action", "action", "time", "id"),
         Index("audit_by_about", "about", "time", "id"),
         {"sqlite_autoincrement": True},
+    )
+
+
+class Webhook(Base):
+    """A URL that is told what becomes of a project's searches and sweeps."""
+
+    __tablename__ = "webhooks"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    project: Mapped[str] = mapped_column(String(64))
+    url: Mapped[str] = mapped_column(Text)
+    events: Mapped[list[str]] = mapped_column(JSON)
+    """Of `receivers.Event`."""
+    secret: Mapped[str] = mapped_column(String(80))
+    """What messages are signed with: a hash would not do."""
+    created_by: Mapped[str | None] = mapped_column(String(140))
+    created_at: Mapped[float] = mapped_column(Float)
+    taken_at: Mapped[float | None] = mapped_column(Float)
+    """When it last took a message."""
+    off_at: Mapped[float | None] = mapped_column(Float)
+    """Since when it is switched off, if it is."""
+    off_reason: Mapped[str | None] = mapped_column(Text)
+    leased_until: Mapped[float] = mapped_column(Float, default=0.0)
+    """Until when nobody else sends to it."""
+    lease_token: Mapped[str | None] = mapped_column(String(32))
+
+    __table_args__ = (Index("webhooks_by_project", "project", "id"),)
+
+
+class Delivery(Base):
+    """A message to a webhook.
+
+    No foreign key: a webhook that is deleted at the same moment must not keep a search from changing its state.
+    """
+
+    __tablename__ = "deliveries"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    webhook_id: Mapped[str] = mapped_column(String(32))
+    kind: Mapped[str] = mapped_column(String(32))
+    """Such as search.succeeded."""
+    document: Mapped[dict[str, Any]] = mapped_column(JSON)
+    """What is sent; its links are paths."""
+    created_at: Mapped[float] = mapped_column(Float)
+    due_at: Mapped[float | None] = mapped_column(Float)
+    """When it is to be sent; None where it has an outcome."""
+    outcome: Mapped[str | None] = mapped_column(String(16))
+    """`taken` or `given_up`."""
+    attempts: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
+    """Of each time that it was sent: `time`, the `status` of the answer, `seconds` and the `reason` for which it was
+    not taken."""
+
+    __table_args__ = (
+        Index("deliveries_due", "webhook_id", "due_at", sqlite_where=_due, postgresql_where=_due),
+        Index("deliveries_by_webhook", "webhook_id", "created_at", "id"),
+        Index("deliveries_by_time", "created_at"),
     )
 
 

@@ -18,8 +18,9 @@ from service.domain.lifecycle import WITH_RAY, Status
 from service.store import changes
 from service.store.cluster import ClusterState, ClusterStore
 from service.store.database import reading
-from service.store.models import Attempt, Project, Search
+from service.store.models import Attempt, Delivery, Project, Search, Webhook
 from service.store.models import Counter as CounterRow
+from service.store.webhooks import REFUSED, SENT
 from service.store.work import LEASE_SECONDS, launchable
 
 LAUNCH_BOUNDS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 24 * 3600.0)
@@ -65,6 +66,12 @@ class Snapshot:
     silence: float
     """The longest time, in seconds, since lines of a running search came in; 0 where none runs."""
     takeovers: int
+    messages: Mapping[str, int]
+    """Attempts to send messages to webhooks, by outcome: taken or refused."""
+    unsent: int
+    """Messages that are to be sent."""
+    off: int
+    """Webhooks that are switched off."""
     attempts: Mapping[str, int]
     """Launches by project."""
     launches: Mapping[str, Histogram]
@@ -106,6 +113,9 @@ class Statistics:
                 lag=lag,
                 silence=silence,
                 takeovers=takeovers.value if takeovers is not None else 0,
+                messages=_messages(session),
+                unsent=_count(session, Delivery.due_at.is_not(None)),
+                off=_count(session, Webhook.off_at.is_not(None)),
                 attempts=dict(self._attempts),
                 launches={project: one.copy() for project, one in self._launches.items()},
                 runs={outcome: one.copy() for outcome, one in self._runs.items()},
@@ -167,6 +177,16 @@ def _held(session: Session) -> dict[str, tuple[int, int]]:
         .group_by(Search.project)
     )
     return {project: (int(cpus), int(gpus)) for project, cpus, gpus in session.execute(query)}
+
+
+def _messages(session: Session) -> dict[str, int]:
+    names = {SENT: "taken", REFUSED: "refused"}
+    found = {row.name: row.value for row in session.scalars(select(CounterRow).where(CounterRow.name.in_(names)))}
+    return {outcome: found.get(name, 0) for name, outcome in names.items()}
+
+
+def _count(session: Session, which: ColumnElement[bool]) -> int:
+    return session.execute(select(func.count()).where(which)).scalar_one()
 
 
 def _oldest(session: Session, now: float) -> float:

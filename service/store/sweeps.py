@@ -14,7 +14,7 @@ from service.domain import scheduling
 from service.domain.lifecycle import TERMINAL, WITH_RAY, Status
 from service.domain.request import SearchRequest
 from service.domain.sweep import SweepRequest
-from service.store import audit, changes
+from service.store import audit, changes, outbox
 from service.store.audit import Action
 from service.store.database import reading
 from service.store.models import ArchitectureRow, Event, Search, Sweep
@@ -207,19 +207,21 @@ class Sweeps:
             update(Search)
             .where(Search.sweep_id == sweep_id, Search.status == Status.QUEUED)
             .values(status=Status.CANCELLED, ended_at=time, reason=None)
-            .returning(Search.id, Search.attempt)
+            .returning(Search.id, Search.attempt, Search.kind, Search.name)
             .execution_options(synchronize_session=False)
         )
+        cancelled = session.execute(queued).mappings().all()
         events = [
-            {"search_id": row.id, "time": time, "kind": "status",
-             "data": changes.signed({"status": Status.CANCELLED, "attempt": row.attempt})}
-            for row in session.execute(queued)
+            {"search_id": row["id"], "time": time, "kind": "status",
+             "data": changes.signed({"status": Status.CANCELLED, "attempt": row["attempt"]})}
+            for row in cancelled
         ]  # fmt: skip
         if events:
             session.execute(insert(Event), events)
         stopped = WITH_RAY - {Status.CANCELLING}
         for search in self._locked(session, sweep_id, stopped):
             changes.move(session, search, Status.CANCELLING, reason="its job is being stopped")
+        outbox.tell(session, sweep.project, sweep_id, Status.CANCELLED, cancelled, time)
 
     def pause(self, session: Session, sweep_id: str, paused: bool) -> None:
         """Launch no more of a sweep, or go on. What is with Ray is left to end."""

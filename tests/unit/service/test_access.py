@@ -13,13 +13,14 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import update
+from sqlalchemy import delete, update
 
 from service.domain.grants import EVERY_PROJECT, Grant, Role
 from service.domain.lifecycle import Status
+from service.domain.receivers import ENDS
 from service.store import changes
 from service.store.database import writing
-from service.store.models import Search, Token
+from service.store.models import Search, Token, Webhook
 from tests import seeding
 
 PAGE = Path(__file__).parents[3] / "docs" / "access.md"
@@ -85,6 +86,13 @@ class World:
         with writing(seeding.parts(self.app).searches.engine) as session:
             return seeding.parts(self.app).callers.tokens.make(grant, session)[0].name
 
+    def webhook(self) -> str:
+        """The id of the project vision's only webhook, a new one."""
+        store = seeding.parts(self.app).webhooks.store
+        with writing(store.engine) as session:
+            session.execute(delete(Webhook))
+            return store.make("vision", "https://93.184.216.34/yoso", "93.184.216.34", ENDS, session).id
+
 
 Sent = tuple[str, dict[str, Any]]
 """A path, and what goes with it."""
@@ -125,6 +133,17 @@ OTHERS: dict[str, Callable[[World, str], Sent]] = {
     "POST /tokens": lambda w, by: ("/tokens", {"data": {"name": w.name(), "role": "read", "project": "vision"}}),
     "POST /tokens/{name}/revoke": lambda w, by: (f"/tokens/{w.token()}/revoke", {}),
     "DELETE /api/v1/tokens/{name}": lambda w, by: (f"/api/v1/tokens/{w.token()}", {}),
+    "POST /api/v1/webhooks": lambda w, by: (
+        "/api/v1/webhooks",
+        {"json": {"url": "https://93.184.216.34/yoso", "project": "vision"}},
+    ),
+    **{
+        f"{method} /api/v1/webhooks/{{webhook_id}}{below}": lambda w, by, below=below: (  # type: ignore[misc]
+            f"/api/v1/webhooks/{w.webhook()}{below}",
+            {},
+        )
+        for method, below in (("DELETE", ""), ("POST", "/test"), ("GET", "/deliveries"))
+    },
     "POST /login": lambda w, by: ("/login", {"data": {"token": "-"}}),
 }
 """What else needs more than a path."""

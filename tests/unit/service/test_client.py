@@ -385,6 +385,12 @@ VIEWS = {
     answers.Token: "TokenView",
     answers.MadeToken: "MadeToken",
     answers.TokenPage: "TokenPage",
+    answers.Webhook: "WebhookView",
+    answers.MadeWebhook: "MadeWebhook",
+    answers.WebhookPage: "WebhookPage",
+    answers.DeliveryAttempt: "DeliveryAttempt",
+    answers.Delivery: "DeliveryView",
+    answers.DeliveryPage: "DeliveryPage",
     answers.AuditEntry: "AuditView",
     answers.AuditPage: "AuditPage",
 }

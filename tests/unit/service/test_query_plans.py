@@ -24,12 +24,13 @@ from service.store.searches import MarkOfProject, Searches, Wanted
 from service.store.statistics import Statistics
 from service.store.sweeps import Sweeps
 from service.store.tokens import Tokens
+from service.store.webhooks import WebhookStore
 from service.store.work import Work
 from tests.seeding import LARGE
 
 ROWS = 100_000
 KEPT = Kept(30.0, {"p3": 365.0, "p4": None})
-SMALL = {"projects", "cluster", "counters", "CONSTANT"}
+SMALL = {"projects", "webhooks", "cluster", "counters", "CONSTANT"}
 """Tables that have few rows however many searches there are, and SQLite's word for no table."""
 
 ALL_COUNTED = "SELECT searches.project, searches.status, count(*)"
@@ -59,6 +60,10 @@ OTHERS = (
     "SELECT 't' || id, 'd' || substr(id, 2), project, 'read', created_at FROM searches",
     "INSERT INTO audit (time, by, action, project, about, data) SELECT created_at, 'by' || (cpus % 7), "
     "CASE WHEN status = 'queued' THEN 'cancelled' ELSE 'submitted' END, project, 'search/' || id, '{}' FROM searches",
+    "INSERT INTO webhooks (id, project, url, events, secret, created_at, leased_until) "
+    "SELECT 'w' || substr(name, 2), name, '', '{}', '', 0, 0 FROM projects",
+    "INSERT INTO deliveries (id, webhook_id, kind, document, created_at, due_at, attempts) SELECT 'm' || id, "
+    "'w' || substr(project, 2), 'test', '{}', created_at, CASE WHEN status = 'running' THEN 1 END, '{}' FROM searches",
     "INSERT INTO attempts (search_id, number, owner, started_at, ended_at) SELECT id, 1, 'o', created_at, "
     "CASE WHEN status = 'running' THEN NULL ELSE created_at + 60 END FROM searches WHERE status <> 'queued'",
 )
@@ -163,6 +168,9 @@ USERS: dict[str, Callable[[Engine], object]] = {
     "audit of a project": lambda engine: Audit(engine).page(50, (5000.0, 5), Asked("p3", "by3")),
     "audit of one": lambda engine: Audit(engine).page(50, None, Asked(about="search/s77")),
     "audit of an action": lambda engine: Audit(engine).page(50, None, Asked(action=Action.DELETED)),
+    "webhooks": lambda engine: WebhookStore(engine).page(50, "w5"),
+    "webhooks of a project": lambda engine: WebhookStore(engine).page(50, "w5", "p3"),
+    "deliveries": lambda engine: WebhookStore(engine).deliveries("w7", None, 50, (5000.0, "m5")),
     "a token": lambda engine: Tokens(engine).grant_of("d77"),
     "tokens": lambda engine: Tokens(engine).page(50, "t5"),
     "tokens of a project": lambda engine: Tokens(engine).page(50, "t5", "p3"),
@@ -174,6 +182,8 @@ DISPATCHERS: dict[str, Callable[[Engine], object]] = {
     "hand back": lambda engine: Work(engine).hand_back(["a", "b"]),
     "old keys": lambda engine: Work(engine).forget_old_keys(),
     "old audit": lambda engine: Work(engine).forget_old_audit(30.0, 100),
+    "old deliveries": lambda engine: WebhookStore(engine).forget_old(30.0, 100),
+    "messages": lambda engine: [WebhookStore(engine).note(one, []) for one in WebhookStore(engine).claim(4)],
     "old searches": lambda engine: Work(engine).old(KEPT, (5.0, "s5"), 20),
     "old parts": lambda engine: [Work(engine).prune(part, KEPT) for part in Part],
     "sizes": lambda engine: Work(engine).unmeasured(20),
