@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import RowMapping, insert, select
 from sqlalchemy.orm import Session
 
 from service.domain.lifecycle import TERMINAL, Status
@@ -25,7 +25,7 @@ def tell(
     project: str,
     sweep_id: str | None,
     status: Status,
-    searches: Sequence[Mapping[str, Any]],
+    searches: Sequence[Mapping[str, Any] | RowMapping],
     time: float,
 ) -> None:
     """Tell the webhooks of a project that searches (`id`, `kind`, `name`, `started_at`), all of one sweep or of none,
@@ -66,7 +66,7 @@ def _links(subject: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _of_sweep(
-    session: Session, project: str, sweep_id: str, status: Status, search: Mapping[str, Any], time: float
+    session: Session, project: str, sweep_id: str, status: Status, search: Mapping[str, Any] | RowMapping, time: float
 ) -> Status | None:
     """The state that a sweep has come to with one or more of its searches; None where it has come to none.
 

@@ -189,6 +189,12 @@ def until(holds: Callable[[], Any]) -> Any:
     return value
 
 
+def tried(app: FastAPI, webhook: Webhook, times: int = 1) -> Delivery:
+    """The oldest message to a webhook, once it was sent so many times."""
+    until(lambda: len(messages(app, webhook)[0].attempts) == times)
+    return messages(app, webhook)[0]
+
+
 def cancelled(app: FastAPI, project: str = "vision") -> str:
     """A search that is queued and cancelled: one event."""
     made = seeding.queue(app, project=project)
@@ -434,7 +440,7 @@ def test_what_is_not_taken_is_sent_again_ever_later_until_the_webhook_is_switche
     cancelled(app)
     with sender(app):
         for number, pause in enumerate(PAUSES, 1):
-            [one] = until(lambda n=number: [m for m in messages(app, made) if len(m.attempts) == n])
+            one = tried(app, made, number)
             assert one.due_at is not None and one.due_at - one.attempts[-1]["time"] == pytest.approx(pause)
             assert (one.attempts[-1]["status"], one.attempts[-1]["reason"]) == (500, "answered 500")
             if number == len(PAUSES):
@@ -469,7 +475,7 @@ def test_one_message_that_is_never_taken_switches_nothing_off_while_others_are(
     engine = seeding.parts(app).searches.engine
     with sender(app):
         for number in range(1, len(PAUSES) + 1):
-            until(lambda n=number: len(messages(app, made)[0].attempts) == n)
+            tried(app, made, number)
             with writing(engine) as session:  # meanwhile another was taken
                 session.execute(update(Webhook).values(taken_at=time.time() + 60))
             due_now(app)
@@ -491,7 +497,7 @@ def test_redirects_are_not_followed(app: FastAPI, receiver: Receiver) -> None:
     cancelled(app)
     with sender(app):
         for made, status in zip(hooks, (302, 307), strict=True):
-            [attempt] = until(lambda one=made: messages(app, one)[0].attempts)
+            [attempt] = tried(app, made).attempts
             assert (attempt["status"], attempt["reason"]) == (status, f"answered {status}: redirects are not followed")
     assert {one.path for one in receiver.got} == {"/302", "/307"}
 
@@ -524,7 +530,7 @@ def test_a_name_that_leads_nowhere_is_tried_again(
     hooks = [hook(app, f"http://{name}.example") for name in ("slow", "none")]
     cancelled(app)
     with sender(app, resolve=resolve):
-        told = [until(lambda one=made: messages(app, one)[0].attempts)[0]["reason"] for made in hooks]
+        told = [tried(app, made).attempts[0]["reason"] for made in hooks]
     hanging.set()
     assert told[0] == "slow.example cannot be looked up: it took longer than 0.2 s"
     assert told[1] == "none.example cannot be looked up: no such name"
