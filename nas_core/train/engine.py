@@ -27,7 +27,8 @@ class Engine:
     def __init__(self, options: EngineOptions, device: torch.device) -> None:
         self.options, self.device = options, device
         self.remark: str | None = None
-        """Why "auto" did not take the fastest, where a GPU might have been expected to, or what was asked for is slow."""
+        """Why "auto" did not take the fastest, where a GPU might have been expected to, or what was asked for is
+        slow."""
         # What each worker's device lacks, and why.
         told = parallel.each(
             {
