@@ -160,6 +160,10 @@ class Search(TypedDict):
     max_workers: int
     accelerator_type: str | None
     priority: int
+    max_wait: float | None
+    max_run: float | None
+    start_by: str | None
+    stop_by: str | None
     attempt: int
     supernet_multiply_adds: int
     created_at: str

@@ -25,7 +25,7 @@ from nas_core.files import FILES
 from nas_core.space import FAMILIES, PRESETS
 from nas_core.space.operations import OPERATION_SETS
 from nas_core.spec import CHOOSE_BY, DEFAULT_BASELINES, OPSETS, ExportOptions, SearchSpec
-from service import profiles, proxies, terminal
+from service import formats, profiles, proxies, terminal
 from service.answers import Search
 from service.client import ENDED, POLL_SECONDS, Client, ClientError, Unreachable, default_url, token_for
 from service.data_options import reads_data
@@ -114,6 +114,27 @@ Project = Annotated[
 ]
 Priority = Annotated[
     int, typer.Option(min=-10, max=10, help="A step is worth an hour of waiting in the project's queue.")
+]
+MaxWait = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        help="Give up what has not started after so long, such as 30min, 2h or 1d (default: wait as long as it takes).",
+    ),
+]
+MaxRun = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        help="Stop what has run for so long, all attempts together, such as 12h; `yoso retry` goes on from there.",
+    ),
+]
+NewMaxWait = Annotated[
+    str | None, typer.Option("--max-wait", metavar="TIME", help="Another deadline to start, such as 8h; none for none.")
+]
+NewMaxRun = Annotated[
+    str | None,
+    typer.Option("--max-run", metavar="TIME", help="Another time to run, such as 24h; none for none."),
 ]
 Name = Annotated[str, typer.Option(help="A name for people.")]
 Set = Annotated[
@@ -445,6 +466,8 @@ def submit(
     accelerator_type: Type = None,
     project: Project = None,
     priority: Priority = 0,
+    max_wait: MaxWait = None,
+    max_run: MaxRun = None,
     name: Name = "",
     setting: Set = None,
     candidates: Candidates = None,
@@ -464,7 +487,7 @@ def submit(
             dataset, data, budget, preset, share, operations, seed, workers, cpus, gpus, accelerator_type, project,
             name, setting, limit, choose_by, opset, ir, normalise, engine,
         )  # fmt: skip
-        body |= finals_of(baseline, candidates)
+        body |= finals_of(baseline, candidates) | deadlines_of(max_wait, max_run)
         look_first(client, body, as_json)
         search = client.submit(**body | {"priority": priority})
         if wait:
@@ -511,6 +534,8 @@ def sweep(
     accelerator_type: Type = None,
     project: Project = None,
     priority: Priority = 0,
+    max_wait: MaxWait = None,
+    max_run: MaxRun = None,
     name: Name = "",
     setting: Set = None,
     choose_by: ChooseBy = None,
@@ -531,6 +556,7 @@ def sweep(
         )  # fmt: skip
         look_first(client, body, as_json)
         search = {key: value for key, value in body.items() if key not in ("seed", "project", "name")}
+        search |= deadlines_of(max_wait, max_run)
         own: Data = {} if project is None else {"project": project}
         if (baselines := baselines_of(baseline)) is not None:
             own["baselines"] = baselines
@@ -590,6 +616,12 @@ def finals_of(baseline: list[str] | None, candidates: int | None) -> dict[str, A
     return {"finals": asked} if asked else {}
 
 
+def deadlines_of(max_wait: str | None, max_run: str | None) -> dict[str, str | None]:
+    """The part of a request that says how long a search may wait and run; `none` lifts a deadline."""
+    given = {"max_wait": max_wait, "max_run": max_run}
+    return {name: None if text == "none" else text for name, text in given.items() if text is not None}
+
+
 def budget_range(text: str) -> dict[str, Any]:
     """What FROM:TO:COUNT asks for. Raises `InvalidValue`."""
     parts = text.split(":")
@@ -642,12 +674,17 @@ def pareto(
 def steer(
     sweep_id: SweepId,
     how: Annotated[Steering, typer.Argument(metavar="HOW", help="cancel, pause, resume, or retry what failed.")],
+    max_wait: NewMaxWait = None,
+    max_run: NewMaxRun = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
     """Cancel, pause or resume a sweep, or queue again what failed of it."""
     with refusals(), Client(url) as client:
-        seen = client.steer_sweep(sweep_id, how.value)
+        deadlines = deadlines_of(max_wait, max_run)
+        if deadlines and how != Steering.RETRY:
+            raise InvalidValue("--max-run", how.value, "deadlines are for what is queued again", "with retry alone")
+        seen = client.steer_sweep(sweep_id, how.value, **deadlines)
         tell(seen, as_json, terminal.sweeps([seen]))
 
 
@@ -745,10 +782,19 @@ def cancel(search_id: SearchId, url: Url = None, as_json: Json = False) -> None:
 
 
 @app.command()
-def retry(search_id: SearchId, url: Url = None, as_json: Json = False) -> None:
-    """Queue a search that failed or was cancelled again; it goes on from its last checkpoint."""
+def retry(
+    search_id: SearchId,
+    max_wait: NewMaxWait = None,
+    max_run: NewMaxRun = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Queue a search that failed or was cancelled again; it goes on from its last checkpoint.
+
+    Its time to wait and to run begins anew.
+    """
     with refusals(), Client(url) as client:
-        search = client.retry(search_id)
+        search = client.retry(search_id, **deadlines_of(max_wait, max_run))
         tell(search, as_json, f"search {escape(search_id)} is {search['status']} again")
 
 
@@ -1229,12 +1275,15 @@ def describe(search: Search) -> None:
     out.print(f"search [bold]{search['id']}[/] {name}: [{colour}]{search['status']}[/]", highlight=False)
     if search["limits"]:
         out.print(", ".join(at_most(search["limits"])), highlight=False)
+    if told := formats.deadlines(search["max_wait"], search["max_run"]):
+        out.print(told, highlight=False)
     if search["reason"]:
         out.print(escape(search["reason"]), highlight=False)
     if search["error"] and search["status"] != "succeeded":
         error = search["error"]
         kind, told = escape(error["kind"]), escape(error["message"])
-        out.print(f"[red]{kind}[/] (attempt {error['attempt']}): {told}", highlight=False, soft_wrap=True)
+        attempt = f" (attempt {error['attempt']})" if error["attempt"] else ""
+        out.print(f"[red]{kind}[/]{attempt}: {told}", highlight=False, soft_wrap=True)
     if search["dataset_report"]:
         out.print(terminal.facts(search["dataset_report"]), highlight=False)
     if search["architectures"]:

@@ -205,9 +205,11 @@ class Calls:
         return ask("POST", f"/api/v1/searches/{_part(search_id)}/cancel")
 
     @Call
-    def retry(self, search_id: str) -> Request[Search]:
-        """Queue a search that failed or was cancelled again."""
-        return ask("POST", f"/api/v1/searches/{_part(search_id)}/retry")
+    def retry(self, /, search_id: str, **deadlines: float | str | None) -> Request[Search]:
+        """Queue a search that failed or was cancelled again, with a new `max_wait` or `max_run` if given; None lifts
+        one.
+        """
+        return ask("POST", f"/api/v1/searches/{_part(search_id)}/retry", deadlines or None)
 
     @Call
     def delete(self, search_id: str) -> Request[dict[str, str]]:
@@ -257,9 +259,9 @@ class Calls:
         return ask("POST", f"/api/v1/sweeps/{_part(sweep_id)}/networks", asked)
 
     @Call
-    def steer_sweep(self, sweep_id: str, how: str) -> Request[Sweep]:
-        """`cancel`, `pause`, `resume` or `retry` a sweep."""
-        return ask("POST", f"/api/v1/sweeps/{_part(sweep_id)}/{how}")
+    def steer_sweep(self, /, sweep_id: str, how: str, **deadlines: float | str | None) -> Request[Sweep]:
+        """`cancel`, `pause`, `resume` or `retry` a sweep; the last with new `deadlines` as those of a search."""
+        return ask("POST", f"/api/v1/sweeps/{_part(sweep_id)}/{how}", deadlines or None)
 
     @Call
     def pareto(self, sweep_id: str, cost: str = "multiply_adds", by: str = "accuracy") -> Request[Front]:

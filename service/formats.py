@@ -55,3 +55,10 @@ def duration(seconds: float, most: int = 2) -> str:
         if len(parts) == most:
             break
     return " ".join(filter(None, parts)) or "0\N{NO-BREAK SPACE}s"
+
+
+def deadlines(max_wait: float | None, max_run: float | None) -> str:
+    """How long a search may wait and run: starts within 2 h, runs for at most 12 h; empty where it has no deadlines."""
+    starts = f"starts within {duration(max_wait)}" if max_wait is not None else ""
+    runs = f"runs for at most {duration(max_run)}" if max_run is not None else ""
+    return ", ".join(filter(None, (starts, runs)))

@@ -21,6 +21,7 @@ from service.api.problems import Problem, ProblemError
 from service.api.views import AttemptView, Page, SearchView, Seq, iso, place, position, view_attempt, view_search
 from service.dispatch.folder_model import BadFolder
 from service.dispatch.runs import Runs
+from service.domain.deadlines import NewDeadlines
 from service.domain.lifecycle import TERMINAL, Status
 from service.domain.request import SearchRequest, Text, check
 from service.domain.retention import Part
@@ -185,11 +186,16 @@ def cancel(search: SeenDep, service: ContextDep, key: KeyDep) -> Response:
 
 
 @router.post("/{search_id}/retry", response_model=SearchView, responses=UNKNOWN | QUOTA | NOT_ENDED)
-def retry(search: SeenDep, service: ContextDep, key: KeyDep) -> Response:
-    """Queue a search that failed or was cancelled again; it goes on from its last checkpoint, if it has one."""
+def retry(search: SeenDep, service: ContextDep, key: KeyDep, changed: NewDeadlines | None = None) -> Response:
+    """Queue a search that failed or was cancelled again; it goes on from its last checkpoint, if it has one.
+
+    Its time to wait and to run begins anew, with the deadlines that it had or those that are given.
+    """
+    deadlines = changed.parse() if changed is not None else {}
 
     def do(session: Session) -> Answer:
-        return Answer(200, view(service, service.searches.retry(search.id, session), session).model_dump(mode="json"))
+        queued = service.searches.retry(search.id, session, deadlines)
+        return Answer(200, view(service, queued, session).model_dump(mode="json"))
 
     return once(service, key, do)
 

@@ -21,6 +21,7 @@ from service.api.idempotency import KeyDep, given, once
 from service.api.problems import Problem, ProblemError
 from service.api.searches import PROBLEMS, QUOTA, UNKNOWN, created, operation_id
 from service.api.views import Page, iso, place, position, view_search
+from service.domain.deadlines import NewDeadlines
 from service.domain.lifecycle import TERMINAL, Status
 from service.domain.pareto import front
 from service.domain.patience import carry_on
@@ -323,11 +324,15 @@ def resume(sweep: SeenDep, service: ContextDep, key: KeyDep) -> Response:
 
 
 @router.post("/{sweep_id}/retry", response_model=SweepView, responses=UNKNOWN | QUOTA)
-def retry(sweep: SeenDep, service: ContextDep, key: KeyDep) -> Response:
-    """Queue again what has failed; each goes on from its last checkpoint, if it has one."""
+def retry(sweep: SeenDep, service: ContextDep, key: KeyDep, changed: NewDeadlines | None = None) -> Response:
+    """Queue again what has failed; each goes on from its last checkpoint, if it has one.
+
+    Their time to wait and to run begins anew, with the deadlines that they had or those that are given.
+    """
+    deadlines = changed.parse() if changed is not None else {}
 
     def do(session: Session) -> Answer:
-        count = service.sweeps.retry(session, sweep.id)
+        count = service.sweeps.retry(session, sweep.id, deadlines)
         shown = view(service, sweep, session).model_copy(update={"notes": [f"{count} searches are queued again"]})
         return Answer(200, shown.model_dump(mode="json"))
 

@@ -111,6 +111,10 @@ class SearchView(BaseModel):
                     "max_workers": 8,
                     "accelerator_type": "A100",
                     "priority": 0,
+                    "max_wait": 7200.0,
+                    "max_run": 43200.0,
+                    "start_by": None,
+                    "stop_by": "2026-01-02T00:00:05Z",
                     "attempt": 1,
                     "supernet_multiply_adds": 2114880,
                     "created_at": "2026-01-01T12:00:00Z",
@@ -158,6 +162,14 @@ class SearchView(BaseModel):
     accelerator_type: str | None
     """What its nodes must have; None for any."""
     priority: int
+    max_wait: float | None
+    """Seconds that it may wait until its workers start, since its user has queued it."""
+    max_run: float | None
+    """Seconds that it may run, in all attempts since its user has queued it."""
+    start_by: str | None
+    """By when its workers must have started, while they have not and nobody has paused its sweep."""
+    stop_by: str | None
+    """While it runs: when it will be stopped if it has not ended."""
     attempt: int
     supernet_multiply_adds: int
     created_at: str
@@ -222,6 +234,10 @@ def view_search(
         max_workers=search.spec["workers"],
         accelerator_type=search.accelerator_type,
         priority=search.priority,
+        max_wait=search.max_wait,
+        max_run=search.max_run,
+        start_by=iso(search.start_by) if search.start_by and not search.paused else None,
+        stop_by=iso(search.stop_by) if search.stop_by else None,
         attempt=search.attempt,
         supernet_multiply_adds=search.supernet_multiply_adds,
         created_at=iso(search.created_at),

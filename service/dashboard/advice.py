@@ -28,6 +28,10 @@ ADVICE = {
     "names the file and the field. See that service and workers run the same version, and queue the search anew.",
     "internal": "The service failed on this search several times; its log has the traceback. Try the search again "
     "after an update of the service, and report what the message says.",
+    "not_started": "It has waited for as long as it may (max_wait). See on the page of the cluster who holds what, ask "
+    "for fewer workers or a higher priority, or try again; yoso retry ID --max-wait 8h gives it another deadline.",
+    "deadline": "It has run for as long as it may (max_run). Try again: it goes on from its last checkpoint, for as "
+    "long once more; yoso retry ID --max-run 24h gives it another deadline.",
     "finalists": "None of the searches of this sweep has found a network. See why they failed, try them again, and "
     "then the finals.",
 }

@@ -14,6 +14,8 @@ OPTIONS = {
     "accelerator_type": "--accelerator-type",
     "project": "--project",
     "priority": "--priority",
+    "max_wait": "--max-wait",
+    "max_run": "--max-run",
     "name": "--name",
 }
 """The options of `yoso submit` that take a field as it is."""
@@ -62,7 +64,7 @@ def as_command(url: str, request: Mapping[str, Any]) -> str | None:
     if isinstance(workers := rest.get("workers"), Mapping):
         rest["workers"] = f"{workers['min']}-{workers['max']}"
     for field, option in OPTIONS.items():
-        if field in rest and isinstance(rest[field], str | int):
+        if field in rest and isinstance(rest[field], str | int | float):
             words.append(f"{option}={shlex.quote(str(rest.pop(field)))}")
     if rest or any(value is not None for value in space.values()):
         return None

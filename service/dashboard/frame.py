@@ -165,6 +165,7 @@ TEMPLATES.filters |= {
     "pruned": lambda search: Part(search.pruned).words,
     "percent": formats.percent,
     "duration": formats.duration,
+    "deadlines": lambda search: formats.deadlines(search.max_wait, search.max_run),
     "iso": iso,
     "why": why,
     "headline": headline,

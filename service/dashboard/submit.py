@@ -103,6 +103,8 @@ FIELDS: dict[str, Callable[[Sequence[str]], Any]] = {
     "name": _text,
     "project": _text,
     "priority": _number,
+    "max_wait": _text,
+    "max_run": _text,
     "seed": _number,
     "workers": _number_or_range,
     "cpus_per_worker": _number,

@@ -37,6 +37,7 @@ from service.domain.scheduling import Capacity, Node
 from service.logs import SEARCH
 from service.store.changes import UnknownSearch
 from service.store.cluster import ClusterStore
+from service.store.deadlines import deadline_of, end_overdue
 from service.store.models import Search
 from service.store.searches import NotEnded, Searches
 from service.store.webhooks import WebhookStore
@@ -226,6 +227,8 @@ class Dispatcher:
         if time.monotonic() - self._released > RELEASE_SECONDS:
             self._released = time.monotonic()
             self.work.release_finals()
+            for search in end_overdue(self.searches.engine, self.capacity, self.ray_error):
+                log.warning("search %s: %s", search.id, search.error and search.error["message"])
         if self.ray_error is None:
             self._hold(self.work.take_over(self.owner))
             self._hold(self.work.claim(self.owner, self.capacity or Capacity(0, 0)))
@@ -648,14 +651,18 @@ class Dispatcher:
         self._done(search)
 
     def _cancel(self, search: Search, token: str) -> None:
-        """End the search when its attempt is proved gone."""
+        """End the search when its attempt is proved gone: as its user, or a deadline, has asked for."""
         if self._ended(search, token):
             try:
                 late = self._result(search) is not None
             except BadFolder:
                 late = False
-            reason = "cancelled; the result that was written meanwhile was not taken over" if late else None
-            self.work.move(search.id, token, Status.CANCELLED, reason=reason)
+            if deadline_of(search) is not None:
+                reason = "its result was written meanwhile, and is taken over when it is tried again" if late else None
+                self.work.move(search.id, token, Status.FAILED, reason=reason, error=search.error)
+            else:
+                reason = "cancelled; the result that was written meanwhile was not taken over" if late else None
+                self.work.move(search.id, token, Status.CANCELLED, reason=reason)
             self._done(search)
 
     def _ended(self, search: Search, token: str) -> bool:

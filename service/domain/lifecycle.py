@@ -25,26 +25,26 @@ class Status(StrEnum):
 
 S = Status
 TRANSITIONS: dict[Status, dict[Status, str]] = {
-    S.QUEUED: {S.LAUNCHING: "claimed", S.CANCELLED: "cancel"},
+    S.QUEUED: {S.LAUNCHING: "claimed", S.FAILED: "waited too long", S.CANCELLED: "cancel"},
     S.LAUNCHING: {
         S.WAITING: "Ray has the job",
         S.FINISHING: "result written",
         S.QUEUED: "lost, tried again",
         S.FAILED: "refused for good",
-        S.CANCELLING: "cancel",
+        S.CANCELLING: "cancel, or a deadline",
     },
     S.WAITING: {
         S.RUNNING: "workers started",
         S.FINISHING: "result written",
         S.QUEUED: "lost, tried again",
         S.FAILED: "failed for good",
-        S.CANCELLING: "cancel",
+        S.CANCELLING: "cancel, or a deadline",
     },
     S.RUNNING: {
         S.FINISHING: "result written",
         S.QUEUED: "lost, tried again",
         S.FAILED: "failed for good",
-        S.CANCELLING: "cancel",
+        S.CANCELLING: "cancel, or a deadline",
     },
     S.FINISHING: {
         S.SUCCEEDED: "result stored",
@@ -52,7 +52,10 @@ TRANSITIONS: dict[Status, dict[Status, str]] = {
         S.FAILED: "result unusable",
         S.CANCELLING: "cancel",
     },
-    S.CANCELLING: {S.CANCELLED: "job, actors and placement groups gone"},
+    S.CANCELLING: {
+        S.CANCELLED: "job, actors and placement groups gone",
+        S.FAILED: "the same, for a deadline",
+    },
     S.SUCCEEDED: {},
     S.FAILED: {S.QUEUED: "retry"},
     S.CANCELLED: {S.QUEUED: "retry"},

@@ -37,6 +37,7 @@ from nas_core.spec import (
     unmet,
 )
 from nas_core.spec.augmentation import crop_of
+from service.domain.deadlines import RUN, WAIT, Span, seconds
 from service.domain.patience import carry_on
 from service.domain.scheduling import Capacity
 
@@ -252,6 +253,8 @@ class SearchRequest(BaseModel):
     priority: int = Field(
         0, ge=-10, le=10, description="Within the project: a step is worth an hour of waiting ahead of the others."
     )
+    max_wait: Annotated[Span, LEGIBLE] = Field(None, description=WAIT)
+    max_run: Annotated[Span, LEGIBLE] = Field(None, description=RUN)
     project: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     name: Text = Field("", max_length=200)
 
@@ -317,6 +320,8 @@ def check(
         reason = "has no effect where one network is retrained for each budget"
         accepted = f"{Settings.choose_by}, or finals with more candidates or baselines, or a sweep, whose finals choose"
         problems.append(InvalidValue("settings.choose_by", settings.choose_by, reason, accepted))
+    collect(lambda: seconds("max_wait", request.max_wait))
+    collect(lambda: seconds("max_run", request.max_run))
     if capacity is not None:
         problems += _too_much(request, capacity)
     export = collect(lambda: ExportOptions.parse(request.export))

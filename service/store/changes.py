@@ -2,6 +2,7 @@
 
 import base64
 import secrets
+from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -82,6 +83,11 @@ def move(session: Session, search: Search, status: Status, time: float | None = 
         resize(search, search.spec["workers"])
         if search.paused and search.reason is None:
             search.reason = PAUSED_REASON
+    if status not in (Status.QUEUED, Status.LAUNCHING, Status.WAITING):
+        search.start_by = None
+    if search.stop_by is not None and before == Status.RUNNING:
+        search.run_left = max(0.0, search.stop_by - time)
+    search.stop_by = time + search.run_left if status == Status.RUNNING and search.run_left is not None else None
     if status == Status.RUNNING and search.started_at is None:
         search.started_at = time
     search.ended_at = time if status in TERMINAL else None
@@ -108,8 +114,9 @@ def resize(search: Search, workers: int) -> None:
     search.accelerators = scheduling.accelerators(search.cpus, search.gpus)
 
 
-def queue_again(session: Session, search: Search) -> None:
-    """Queue a locked search that failed or was cancelled again, with as many attempts as a new one has.
+def queue_again(session: Session, search: Search, deadlines: Mapping[str, float | None]) -> None:
+    """Queue a locked search that failed or was cancelled again, with as many attempts, and as much time to wait and to
+    run, as a new one has; `deadlines` are those that are to differ from what it had.
 
     Finals wait once more for the searches whose networks they retrain, also where one of these is queued again before
     they have begun.
@@ -118,11 +125,14 @@ def queue_again(session: Session, search: Search) -> None:
     awaiting = search.kind == "finals"
     reason = AWAITING_REASON if awaiting else None
     held = {"awaiting": awaiting, "not_before": 0.0, "last_attempt": last}
-    move(session, search, Status.QUEUED, reason=reason, error=None, **held)
+    time = time_of(session)
+    move(session, search, Status.QUEUED, time, reason=reason, error=None, **deadlines, **held)
+    search.run_left = search.max_run
+    search.start_by = None if awaiting or search.max_wait is None else time + search.max_wait
     if search.finals_id is not None:
         finals = session.get(Search, search.finals_id, with_for_update=True, populate_existing=True)
         if finals is not None and finals.status == Status.QUEUED:
-            finals.awaiting, finals.reason = True, AWAITING_REASON
+            finals.awaiting, finals.reason, finals.start_by = True, AWAITING_REASON, None
 
 
 def _end_attempt(session: Session, search: Search, status: Status, time: float) -> None:

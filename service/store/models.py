@@ -31,6 +31,9 @@ class Base(DeclarativeBase):
 
 _unmeasured = text("measured_at IS NULL")
 _due = text("due_at IS NOT NULL")
+UNSTARTED = text("start_by IS NOT NULL AND NOT (paused AND status = 'queued')")
+"""Whether a search counts among those that must start by a time; in a paused sweep it is not expected to."""
+_to_stop = text("stop_by IS NOT NULL")
 
 
 class Search(Base):
@@ -97,6 +100,17 @@ class Search(Base):
     started_at: Mapped[float | None] = mapped_column(Float)
     ended_at: Mapped[float | None] = mapped_column(Float)
 
+    max_wait: Mapped[float | None] = mapped_column(Float)
+    """Seconds that it may wait until its workers start, since its user has queued it."""
+    max_run: Mapped[float | None] = mapped_column(Float)
+    """Seconds that it may run, in all attempts since its user has queued it."""
+    run_left: Mapped[float | None] = mapped_column(Float)
+    """How many of them were left when it ran last."""
+    start_by: Mapped[float | None] = mapped_column(Float)
+    """Until its workers have started: by when they must."""
+    stop_by: Mapped[float | None] = mapped_column(Float)
+    """While it runs: by when it must have ended."""
+
     stored: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     """Bytes in its folder, when that was last measured."""
     measured_at: Mapped[float | None] = mapped_column(Float)
@@ -124,6 +138,8 @@ class Search(Base):
         Index("searches_by_kind_and_time", "kind", "created_at", "id"),
         Index("searches_by_end", "pruned", "ended_at"),
         Index("searches_unmeasured", "id", sqlite_where=_unmeasured, postgresql_where=_unmeasured),
+        Index("searches_to_start", "start_by", sqlite_where=UNSTARTED, postgresql_where=UNSTARTED),
+        Index("searches_to_stop", "stop_by", sqlite_where=_to_stop, postgresql_where=_to_stop),
     )
 
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from nas_core.spec import SearchSpec
 from service.domain import scheduling
+from service.domain.deadlines import Deadlines
 from service.domain.lifecycle import MAX_ATTEMPTS, TERMINAL, Status
 from service.domain.request import SearchRequest
 from service.store import audit, changes
@@ -22,6 +23,7 @@ from service.store.projects import admit_to_queue
 
 LATE = 1000
 """By how many numbers an event may come to light late."""
+NO_CHANGE: Mapping[str, float | None] = {}
 LOOKED_THROUGH = 20_000
 """Searches that are looked at for words in one page."""
 
@@ -162,8 +164,12 @@ class Searches:
             _audit(session, Action.CANCELLED, search)
             return search
 
-    def retry(self, search_id: str, within: Session | None = None) -> Search:
+    def retry(
+        self, search_id: str, within: Session | None = None, deadlines: Mapping[str, float | None] = NO_CHANGE
+    ) -> Search:
         """Queue a search that failed or was cancelled again; it goes on from its last checkpoint, if it has one.
+
+        Its time to wait and to run begins anew, with the `deadlines` that are given, and those that it had.
 
         Raises `UnknownSearch`, `NotEnded` and `OverQuota`.
         """
@@ -172,7 +178,7 @@ class Searches:
             if search.status not in (Status.FAILED, Status.CANCELLED):
                 raise NotEnded(f"search {search_id} is {search.status}; only a failed or cancelled one is tried again")
             admit_to_queue(session, search.project)
-            changes.queue_again(session, search)
+            changes.queue_again(session, search, deadlines)
             _audit(session, Action.RETRIED, search)
             return search
 
@@ -372,6 +378,7 @@ def _newest_first(query: "Select[*tuple[Any, ...]]", after: Place | None, wanted
 def new_search(request: SearchRequest, spec: SearchSpec, time: float) -> dict[str, Any]:
     """The columns of a search that is queued at `time`."""
     cpus, gpus = spec.workers * spec.cpus_per_worker, spec.workers * spec.gpus_per_worker
+    deadlines = Deadlines.parse(request.max_wait, request.max_run)
     return {
         "id": changes.new_id(),
         "kind": "search",
@@ -397,5 +404,9 @@ def new_search(request: SearchRequest, spec: SearchSpec, time: float) -> dict[st
         "not_before": 0.0,
         "journal_cursor": "",
         "created_at": time,
+        "max_wait": deadlines.max_wait,
+        "max_run": deadlines.max_run,
+        "run_left": deadlines.max_run,
+        "start_by": None if deadlines.max_wait is None else time + deadlines.max_wait,
         "measured_at": time,
     }

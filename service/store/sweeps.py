@@ -17,9 +17,9 @@ from service.domain.sweep import SweepRequest
 from service.store import audit, changes, outbox
 from service.store.audit import Action
 from service.store.database import reading
-from service.store.models import ArchitectureRow, Event, Search, Sweep
+from service.store.models import ArchitectureRow, Event, Search, Sweep, now
 from service.store.projects import admit_to_queue
-from service.store.searches import new_search
+from service.store.searches import NO_CHANGE, new_search
 from service.store.work import typical_seconds
 
 MOST_AT_ONCE = 64
@@ -80,7 +80,7 @@ class Sweeps:
             found = [new_search(point, spec, time) | {"sweep_id": sweep.id} for point, spec in points]
             if request.with_finals:
                 final = new_finals(points[0], budgets, found, request.baselines, time)
-                last.append(final | {"awaiting": True, "reason": changes.AWAITING_REASON})
+                last.append(final | {"awaiting": True, "reason": changes.AWAITING_REASON, "start_by": None})
                 for row in found:
                     row |= {
                         "finals_id": final["id"],
@@ -206,7 +206,7 @@ class Sweeps:
         queued = (
             update(Search)
             .where(Search.sweep_id == sweep_id, Search.status == Status.QUEUED)
-            .values(status=Status.CANCELLED, ended_at=time, reason=None)
+            .values(status=Status.CANCELLED, ended_at=time, reason=None, start_by=None)
             .returning(Search.id, Search.attempt, Search.kind, Search.name)
             .execution_options(synchronize_session=False)
         )
@@ -235,14 +235,16 @@ class Sweeps:
             session.execute(waiting.values(reason=changes.PAUSED_REASON))
         else:
             session.execute(waiting.where(Search.reason == changes.PAUSED_REASON).values(reason=None))
+            # Those that were waiting to be started begin to wait anew.
+            session.execute(waiting.where(Search.start_by.is_not(None)).values(start_by=now() + Search.max_wait))
 
-    def retry(self, session: Session, sweep_id: str) -> int:
-        """Queue again what has failed; returns how many that are. Raises `OverQuota`."""
+    def retry(self, session: Session, sweep_id: str, deadlines: Mapping[str, float | None] = NO_CHANGE) -> int:
+        """Queue again what has failed, with `deadlines` as a search; returns how many that are. Raises `OverQuota`."""
         sweep = self.get(sweep_id, session)
         failed = self._locked(session, sweep_id, {Status.FAILED})
         admit_to_queue(session, sweep.project, len(failed))
         for search in failed:
-            changes.queue_again(session, search)
+            changes.queue_again(session, search, deadlines)
         _audit(session, Action.RETRIED, sweep, data={"searches": len(failed)})
         return len(failed)
 

@@ -66,6 +66,7 @@ _RELEASE_FINALS = (
     update(Search)
     .where(_AWAIT_NOTHING)
     .values(awaiting=False, reason=case((Search.paused, changes.PAUSED_REASON), else_=None))
+    .values(start_by=now() + Search.max_wait)
     .execution_options(synchronize_session=False)
 )
 _WITH_QUEUE = select(Project.name).where(

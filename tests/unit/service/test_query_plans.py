@@ -17,6 +17,7 @@ from service.domain.retention import Kept, Part
 from service.store import changes
 from service.store.audit import Action, Asked, Audit
 from service.store.database import connect, migrate
+from service.store.deadlines import end_overdue
 from service.store.models import Search
 from service.store.news import News
 from service.store.projects import Projects
@@ -179,6 +180,7 @@ DISPATCHERS: dict[str, Callable[[Engine], object]] = {
     "claim": lambda engine: Work(engine).claim("o", LARGE),
     "renew": lambda engine: Work(engine).renew(["a", "b"]),
     "current attempts": lambda engine: Work(engine).current_attempts(["s1", "s2"]),
+    "deadlines": lambda engine: end_overdue(engine, LARGE, None),
     "hand back": lambda engine: Work(engine).hand_back(["a", "b"]),
     "old keys": lambda engine: Work(engine).forget_old_keys(),
     "old audit": lambda engine: Work(engine).forget_old_audit(30.0, 100),
