@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from nas_core import parallel
 from nas_core.search.baselines import random_architecture, thin_complete
@@ -18,6 +19,8 @@ from nas_core.search.references import fit_reference
 from nas_core.space import FAMILIES, Architecture, Genotype, Reference
 from nas_core.spec import SearchSpec
 from nas_core.supernet.references import build
+from nas_core.train.evaluation import Evaluation
+from nas_core.train.retrain import Retraining, untaken
 
 REDUCTION = 2
 """Of the networks that are judged together about one in so many goes on at each rung; rungs are as much further apart.
@@ -81,6 +84,16 @@ def cost_of(architecture: Genotype) -> dict[str, int]:
         "parameters": architecture.parameters,
         "activations": architecture.peak_activations,
     }
+
+
+def delivered(retraining: Retraining, tested: Evaluation) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What is told of a network that was retrained and `tested`, and its weights on the CPU."""
+    network = retraining.architecture
+    told: dict[str, Any] = {"epochs": retraining.epochs, "start": retraining.start}
+    told |= {"compute": {"training": retraining.compute}} | cost_of(network) | tested.summary()
+    if isinstance(network, Reference):
+        told |= {"variant": network.variant, "recipe_without": untaken(network, retraining.settings)}
+    return told, {name: tensor.detach().cpu().clone() for name, tensor in retraining.delivered.state_dict().items()}
 
 
 def baseline(origin: str, spec: SearchSpec, budget: int, seed: int) -> Architecture | Reference:

@@ -22,12 +22,12 @@ from torch import Tensor
 from nas_core import parallel
 from nas_core.data.loading import Data, steps_per_epoch
 from nas_core.errors import Diverged
-from nas_core.finals import cost_of, path, place, rungs, side_of, survivors
+from nas_core.finals import delivered, path, place, rungs, side_of, survivors
 from nas_core.search.latency import Latency
 from nas_core.space import Architecture, Reference, read_genotype
 from nas_core.spec import SearchSpec
 from nas_core.train.evaluation import Evaluation
-from nas_core.train.retrain import Retraining, untaken
+from nas_core.train.retrain import Retraining
 
 MOST_SILENT = 50
 """Workers that train networks of their own hear of each other after so many steps at the latest: a network that has
@@ -409,33 +409,26 @@ class Race:
         trained = sorted((one for one in self._of(budget) if one.outcome == "trained"),
                          key=lambda one: _place(one, self.choose_by))  # fmt: skip
         contender = next(one for one in trained if one.result is None)
-        architecture = contender.architecture
-        assert architecture is not None
-        weights, evaluation, start = self._tested(contender)
+        told, weights, evaluation = self._tested(contender)
         self.delivered = Delivered(contender, weights, evaluation)
-        result = {"budget": budget, "epochs": contender.epochs, "start": start}
-        result |= {"compute": {"search": self.search_compute, "training": contender.compute}}
-        result |= cost_of(architecture) | evaluation.summary()
+        result = {"budget": budget} | told | {"compute": {"search": self.search_compute} | told["compute"]}
         where = path(budget)
         if self.competing:
             where = path(budget) if contender is trained[0] else path(budget, contender.trial)
             result = outcome(self.told(contender), contender) | result | {"path": where}
-            if isinstance(architecture, Reference):
-                missing = untaken(architecture, self.spec.settings)
-                result |= {"variant": architecture.variant, "recipe_without": missing}
         contender.result = result
         contender.leave()
         return [{"kind": "retrained", "epoch": contender.epochs, "path": where} | result]
 
-    def _tested(self, contender: Contender) -> tuple[dict[str, Tensor], Evaluation, str]:
-        """The weights of a trained network on the CPU, what it answers for the test part, and what it began with."""
+    def _tested(self, contender: Contender) -> tuple[dict[str, Any], dict[str, Tensor], Evaluation]:
+        """What is told of a trained network, its weights on the CPU, and what it answers for the test part."""
 
-        def test() -> tuple[dict[str, Tensor], Evaluation, str]:
+        def test() -> tuple[dict[str, Any], dict[str, Tensor], Evaluation]:
             retraining = self.live(contender)
-            weights = {name: value.detach().cpu().clone() for name, value in retraining.delivered.state_dict().items()}
-            return weights, retraining.test(), retraining.start
+            evaluation = retraining.test()
+            return *delivered(retraining, evaluation), evaluation
 
-        def test_alone() -> tuple[dict[str, Tensor], Evaluation, str]:
+        def test_alone() -> tuple[dict[str, Any], dict[str, Tensor], Evaluation]:
             with parallel.alone():
                 return test()
 

@@ -32,12 +32,12 @@ from torch import Tensor
 from nas_core import parallel
 from nas_core.data.loading import Data
 from nas_core.errors import Diverged
-from nas_core.finals import FIRST_RUNG, REDUCTION, baseline, check_latency, cost_of, path, rungs, side_of
+from nas_core.finals import FIRST_RUNG, REDUCTION, baseline, check_latency, delivered, path, rungs, side_of
 from nas_core.search.spending import spend
 from nas_core.space import Architecture, Reference
 from nas_core.spec import CHOOSE_BY, SearchSpec
 from nas_core.train.evaluation import Evaluation
-from nas_core.train.retrain import Retraining, untaken
+from nas_core.train.retrain import Retraining
 from worker.candidates import start_from
 from worker.checkpoints import Checkpoints, Clock
 from worker.exports import Exports, write_genotype
@@ -524,13 +524,10 @@ def write_network(
     `tested` is what `Retraining.test` told. Where its patience was at its end, its `epochs` are fewer than were asked.
     """
     architecture = retraining.architecture
-    weights = {name: tensor.detach().cpu().clone() for name, tensor in retraining.delivered.state_dict().items()}
     write_genotype(folder, finalist.path, architecture)
-    found: dict[str, Any] = {"budget": finalist.budget, "epochs": retraining.epochs, "path": finalist.path}
-    found |= {"start": retraining.start, "compute": {"training": retraining.compute}} | cost_of(architecture)
-    found |= tested.summary() | {f"validation_{name}": value for name, value in retraining.validated.items()}
-    if isinstance(architecture, Reference):
-        found |= {"variant": architecture.variant, "recipe_without": untaken(architecture, spec.settings)}
+    told, weights = delivered(retraining, tested)
+    found = {"budget": finalist.budget, "path": finalist.path} | told
+    found |= {f"validation_{name}": value for name, value in retraining.validated.items()}
     with ThreadPoolExecutor(1) as pool:
         found |= Exports(
             pool, folder, finalist.path, spec, architecture, weights, data, tested, found, versions()
