@@ -154,10 +154,12 @@ class SearchJob:
         """The networks that are retrained, by budget: what was found for it, others that were passed, and baselines."""
         found = list[Contender]()
         for budget in self.spec.budgets:
-            latency = self.search.fitting.latencies.get(budget)
+            latency, passed = self.search.fitting.latencies.get(budget), self._passed(budget)
             found.append(Contender(len(found), budget, "search", self.architectures[budget], latency, own=True))
-            for other, took in self._passed(budget):
-                found.append(Contender(len(found), budget, "search", other, took))
+            found[-1].label = "searched" if passed else None
+            for number, (other, took, times) in enumerate(passed, start=2):
+                label = f"searched {number}: cut at {times:.3g} × the budget"
+                found.append(Contender(len(found), budget, "search", other, took, label=label))
             for origin in self.spec.finals.baselines:
                 contender = Contender(len(found), budget, origin, None)
                 try:
@@ -168,14 +170,15 @@ class SearchJob:
                 found.append(contender)
         return found
 
-    def _passed(self, budget: int) -> list[tuple[Architecture, Latency | None]]:
-        """Up to `candidates` − 1 networks besides a budget's own that use it up, with their latency where it counts.
+    def _passed(self, budget: int) -> list[tuple[Architecture, Latency | None, float]]:
+        """Up to `candidates` − 1 networks besides a budget's own that use it up, with their latency where it counts,
+        and how many times the budget the search cost then.
 
         They are what lived when the search cost `SPREAD` times the budget, a `SPREAD`th, and so on outwards.
         """
         passed = [Architecture.from_dict(one) for one in self.snapshots]
         known = [self.architectures[budget].parts()]
-        found: list[tuple[Architecture, Latency | None]] = []
+        found: list[tuple[Architecture, Latency | None, float]] = []
         for times in chain.from_iterable((SPREAD**far, SPREAD**-far) for far in range(1, FURTHEST + 1)):
             wanted = times * budget
             # On the other side of that cost than the budget.
@@ -187,7 +190,7 @@ class SearchJob:
                 fitted, took = self.search.fitting.measured(nearest, budget)
                 if fitted.parts() not in known:
                     known.append(fitted.parts())
-                    found.append((fitted, took))
+                    found.append((fitted, took, nearest.multiply_adds / budget))
         return found
 
     def _start(self, budget: int) -> dict[str, Tensor] | None:

@@ -38,14 +38,14 @@ diverged does not go on for an epoch, and nobody waits until a connection is giv
 class Contender:
     """One network for a `budget`, and how far it is.
 
-    `trial` is its number among all of the run, and `origin` where it comes from. One that could not be made has no
-    `architecture`. What was measured on the way to a limit is its `latency`; `own` says whether it is what the search
-    found for the budget itself. It has trained for so many `epochs` and has then `reached` scores on the validation
-    part, by the names of `CHOOSE_BY`. Its `outcome` is None as long as it trains, and then "trained", "stopped" or
-    "dropped", the latter with a `reason`. One that has `ended` trains no more, before the others where its patience is
-    at its end. Where one worker trains it alone, that is its `home`, and all that the others know of it is how many
-    `steps` it has taken and what the last epoch has told. Its `retraining` is there while it is in memory; `state` is
-    that of one which is not.
+    `trial` is its number among all of the run, and `origin` where it comes from; where several are the search's own,
+    each has a `label`. One that could not be made has no `architecture`. What was measured on the way to a limit is its
+    `latency`; `own` says whether it is what the search found for the budget itself. It has trained for so many `epochs`
+    and has then `reached` scores on the validation part, by the names of `CHOOSE_BY`. Its `outcome` is None as long as
+    it trains, and then "trained", "stopped" or "dropped", the latter with a `reason`. One that has `ended` trains no
+    more, before the others where its patience is at its end. Where one worker trains it alone, that is its `home`, and
+    all that the others know of it is how many `steps` it has taken and what the last epoch has told. Its `retraining`
+    is there while it is in memory; `state` is that of one which is not.
     """
 
     trial: int
@@ -54,6 +54,7 @@ class Contender:
     architecture: Architecture | Reference | None
     latency: Latency | None = None
     own: bool = False
+    label: str | None = None
     epochs: int = 0
     ended: bool = False
     reached: dict[str, float] = field(default_factory=dict)
@@ -88,6 +89,7 @@ class Contender:
             "architecture": self.architecture and self.architecture.to_dict(),
             "latency": self.latency and list(self.latency),
             "own": self.own,
+            "label": self.label,
             "compute": self.compute,
             "epochs": self.epochs,
             "ended": self.ended,
@@ -242,7 +244,8 @@ class Race:
         """Take one step, of one network or one on every worker, or deliver a network that waits for it; returns the
         journal lines of it.
 
-        Raises `Diverged` where no network is left for a budget.
+        Where all networks of a budget have diverged, the best that was stopped begins anew. Raises `Diverged` where
+        none was.
         """
         lines, self.untold = self.untold, []
         if self._over() is None:
@@ -271,6 +274,7 @@ class Race:
     def told(self, contender: Contender) -> dict[str, Any]:
         """What lines and results tell of a contender: its budget, and which it is where there are several."""
         own = {"trial": contender.trial, "origin": contender.origin, "seed": self.spec.seed} if self.competing else {}
+        own |= {} if contender.label is None else {"label": contender.label}
         return own | {"budget": contender.budget}
 
     def _begin(self, contender: Contender) -> list[dict[str, Any]]:
@@ -384,14 +388,22 @@ class Race:
         return contender.retraining
 
     def _drop(self, contender: Contender, error: Diverged) -> list[dict[str, Any]]:
-        """Go on without a contender that has diverged. Raises the error where nobody else is left."""
+        """Go on without a contender that has diverged. Raises the error where nobody else is left, nor was stopped."""
         contender.outcome, contender.reason = "dropped", str(error)
-        if not self._open(contender.budget):
-            raise error
         if contender.home == parallel.world()[0]:
             self.failed = None
         contender.leave()
-        return [{"kind": "warning", "message": str(error)} | self.told(contender)]
+        lines = [{"kind": "warning", "message": str(error)} | self.told(contender)]
+        if self._open(contender.budget):
+            return lines
+        stopped = [one for one in self._of(contender.budget) if one.outcome == "stopped"]
+        if not stopped:
+            raise error
+        # A stopped network keeps no state; from the beginning it takes the same steps again.
+        best = min(stopped, key=lambda one: (-one.epochs, _place(one, self.choose_by)))
+        message = f"stopped after {best.epochs} epochs, it begins anew: all other networks for its budget have diverged"
+        best.outcome, best.epochs, best.steps, best.ended, best.reached = None, 0, 0, False, {}
+        return [*lines, {"kind": "warning", "message": message} | self.told(best)]
 
     def _judge(self) -> list[dict[str, Any]]:
         lines = []
@@ -411,7 +423,8 @@ class Race:
         contender = next(one for one in trained if one.result is None)
         told, weights, evaluation = self._tested(contender)
         self.delivered = Delivered(contender, weights, evaluation)
-        result = {"budget": budget} | told | {"compute": {"search": self.search_compute} | told["compute"]}
+        result = {"budget": budget} | told
+        result |= {"compute": {"search": self.search_compute, "training": contender.compute}}
         where = path(budget)
         if self.competing:
             where = path(budget) if contender is trained[0] else path(budget, contender.trial)
@@ -455,14 +468,14 @@ class Race:
         away = any(one.home is not None for one in self.contenders)
         own = {one.trial: _packed(one) for one in self.contenders if one.home == rank}
         homes = {trial: state for states in (parallel.each(own) if away else []) for trial, state in states.items()}
-        states = []
+        kept = dict[int, dict[str, Any] | None]()
         for one in self.contenders:
             try:
-                state = one.kept() if one.home is None else _unpacked(homes[one.trial])
+                kept[one.trial] = one.kept() if one.home is None else _unpacked(homes[one.trial])
             except Diverged as error:
                 self.untold += self._drop(one, error)
-                state = None
-            states.append(one.state_dict(state))
+                kept[one.trial] = None
+        states = [one.state_dict(kept[one.trial]) for one in self.contenders]
         judged = {budget: [heat.judged for heat in found] for budget, found in self.heats.items()}
         return {"contenders": states, "judged": judged, "begun": list(self.begun), "untold": list(self.untold)}
 

@@ -15,6 +15,7 @@ class Architecture(TypedDict):
     id: str
     budget: int
     origin: Origin
+    label: str | None
     variant: str | None
     winner: bool
     comparison: str | None

@@ -32,9 +32,11 @@ def at_most(limits: Mapping[str, float]) -> list[str]:
 
 
 def rival(data: Mapping[str, Any]) -> str:
-    """Which of the networks for a budget a journal line is about, in finals: `, seed 1` or `, random, seed 0`."""
+    """Which of the networks for a budget a line or a result is about, in finals: `, seed 1` or `, random, seed 0`."""
     if "trial" not in data:
         return ""
+    if data.get("label") is not None:
+        return f", {data['label']}"
     origin = "" if data["origin"] == "search" else f", {data['origin']}"
     return f"{origin}, seed {data['seed']}"
 

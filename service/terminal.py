@@ -276,10 +276,13 @@ def results(architectures: Iterable[Mapping[str, Any]], folders: Mapping[int, st
     warnings = []
     for one in architectures:
         balanced = one.get("balanced_accuracy")
-        name = f", {one.get('variant') or one['origin']}" if competed else ""
-        warnings += [Text(f"{exact(one['budget'])}{name}: {text}", "yellow") for text in one.get("warnings") or ()]
+        name = (one.get("label") or one.get("variant") or one.get("origin", "search")).partition(":")[0]
+        warnings += [
+            Text(f"{exact(one['budget'])}{', ' + name if competed else ''}: {text}", "yellow")
+            for text in one.get("warnings") or ()
+        ]
         table.add_row(
-            *([("● " if one["winner"] else "  ") + (one.get("variant") or one["origin"])] if competed else []),
+            *([("● " if one["winner"] else "  ") + name] if competed else []),
             exact(one["budget"]),
             exact(one["multiply_adds"]),
             *([] if competed else [f"{one['multiply_adds'] / one['budget']:.1%}", exact(one["parameters"])]),

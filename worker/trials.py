@@ -8,7 +8,7 @@ from nas_core.files import FILES
 from nas_core.finals import winners
 from worker.run_folder import RunFolder
 
-TRIAL = ("trial", "budget", "origin", "seed", "source", "epochs", "validation_accuracy",
+TRIAL = ("trial", "budget", "origin", "label", "seed", "source", "epochs", "validation_accuracy",
          "validation_balanced_accuracy", "outcome", "reason")  # fmt: skip
 """What a result tells of every network that began, those that were stopped or dropped too."""
 OF_RUN = ("dataset", "engine")

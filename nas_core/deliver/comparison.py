@@ -1,7 +1,8 @@
 """How networks of different origins did beside each other, in words. No torch.
 
 Networks are results of finals that were trained to the end: dictionaries with `budget`, `trial`, `origin`, `winner`, a
-`variant` where people have drawn them, the test's scores, and on the validation part the same as `validation_…`.
+`variant` where people have drawn them, a `label` where their search has others of the budget, the test's scores, and on
+the validation part the same as `validation_…`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,9 @@ LEAST_POINTS = 0.05
 
 
 def called(network: Network) -> str:
-    """What a network is called beside others: resnet8, random, or searched, with its seed."""
+    """What a network is called beside others: its `label`; or resnet8, random, or searched, with its seed."""
+    if "label" in network:
+        return str(network["label"])
     origin = network["origin"]
     name = "searched" if origin == "search" else network.get("variant") or origin
     return name if origin in FAMILIES else f"{name}, seed {network['seed']}"

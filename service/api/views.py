@@ -30,6 +30,8 @@ class ArchitectureView(BaseModel):
     budget: int
     origin: Origin
     """Whether it was searched for, and else what it is."""
+    label: str | None
+    """What it is called beside other networks of its search for the budget; None where there are no such."""
     variant: str | None
     """The name of the network that people have drawn which it is, scaled, such as resnet8; None for any other."""
     winner: bool
@@ -273,6 +275,7 @@ def view_architecture(row: ArchitectureRow) -> ArchitectureView:
         id=row.id,
         budget=row.budget,
         origin=row.result.get("origin", "search"),
+        label=row.result.get("label"),
         variant=row.result.get("variant"),
         winner=row.result.get("winner", True),
         comparison=row.result.get("comparison"),

@@ -36,7 +36,8 @@ class Network:
     @property
     def title(self) -> str:
         """What it is called."""
-        other = "" if self.view.origin == "search" else f", {self.view.variant or self.view.origin}"
+        name = self.view.label or ("" if self.view.origin == "search" else self.view.variant or self.view.origin)
+        other = f", {name}" if name else ""
         return f"{self.search.name or self.search.id} for {formats.exact(self.view.budget)}{other}, seed {self.seed}"
 
     def trained_in(self, epoch: Mapping[str, Any]) -> bool:

@@ -169,6 +169,7 @@ TEMPLATES.filters |= {
     "iso": iso,
     "why": why,
     "headline": headline,
+    "rival": formats.rival,
     "limits": lambda search: formats.at_most(limits(search)),
 }
 BAR_ORDER = (

@@ -35,7 +35,7 @@ from service.store.searches import LOOKED_THROUGH, Snapshot, Wanted
 PAGE_SIZE = 50
 NOTABLE = ("status", "started", "phase", "architecture", "began", "retrained", "stopped", "warning")
 """The kinds of events that people read; the others are curves and pictures."""
-TRIAL = ("trial", "budget", "origin", "seed", "source", "name")
+TRIAL = ("trial", "budget", "origin", "label", "seed", "source", "name")
 """What is known of a network of finals from the beginning."""
 FOR_EVER = PICTURE_HEADERS | {"Cache-Control": "private, max-age=31536000, immutable"}
 """The headers of a picture that never changes: an event stays what it was."""
@@ -273,7 +273,11 @@ def networks(service: Context, search: Search, events: Sequence[Event]) -> list[
         folder = folder_of(architecture.result)
         known = row(
             {"budget": architecture.budget}
-            | {key: architecture.result[key] for key in ("trial", "origin", "seed") if key in architecture.result}
+            | {
+                key: architecture.result[key]
+                for key in ("trial", "origin", "label", "seed")
+                if key in architecture.result
+            }
         )
         known.update(architecture.result | {"id": architecture.id, "name": folder})
         known["anchor"] = architecture.id.removeprefix(f"{search.id}-")

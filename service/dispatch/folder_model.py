@@ -76,6 +76,7 @@ Count = Annotated[int, Field(ge=0, le=LARGEST)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Amount = Annotated[float, Field(allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:@+-]+$", max_length=255)]
+Label = Annotated[str, Field(max_length=255)]
 Word = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,16}$")]
 Kind = Literal[
     "started", "phase", "epoch", "architecture", "snapshot", "checkpoint", "retrained", "began", "stopped", "warning"
@@ -113,6 +114,7 @@ class Line(_Strict):
     budget: Count | None = None
     trial: Count | None = None
     origin: Origin | None = None
+    label: Label | None = None
     epoch: Count | None = None
     epochs: Count | None = None
     step: Count | None = None
@@ -160,6 +162,7 @@ class Found(_Strict):
     warnings: Annotated[list[str], Field(max_length=1000)] | None = None
     trial: Count | None = None
     origin: Origin | None = None
+    label: Label | None = None
     seed: Annotated[int, Field(ge=-LARGEST, le=LARGEST)] | None = None
     name: Annotated[str, Field(pattern=r"^[0-9]{1,19}(-[0-9]{1,19})?$")] | None = None
     winner: bool | None = None

@@ -36,7 +36,7 @@
   const ordered = () => [...epochs.values()].sort((a, b) => (finals ? a.trial - b.trial : 0) || place(a) - place(b));
   // In finals of several seeds these tell networks apart, in a search's own the origins do.
   const rival = (line) => finals ? `${short(line.budget)} ${line.origin === "search" ? "seed" : line.origin} ${line.seed}`
-    : short(line.budget) + (line.trial == null ? "" : line.origin === "search" ? " searched" : ` ${line.origin}`);
+    : short(line.budget) + (line.trial == null ? "" : line.origin === "search" ? ` ${line.label ?? "searched"}` : ` ${line.origin}`);
 
   // Whose curves there are: the supernet's and each budget's, or one for each network that competes.
   function owners(kind) {

@@ -1,6 +1,8 @@
 """Several networks compete for a budget: the best on the validation part is delivered, wherever it comes from."""
 
 import io
+import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -55,6 +57,9 @@ def test_the_best_searched_and_the_best_hand_made_network_meet_at_the_end(
         own = [one for one in trials if one["budget"] == budget]
         ended = [one for one in own if one["outcome"] == "trained"]
         assert Counter(side_of(one["origin"]) for one in ended) == {"search": 1, "reference": 1, None: 1}
+        first, second = (one["label"] for one in own if one["origin"] == "search")
+        assert first == "searched" and re.fullmatch("searched 2: cut at [0-9.]+ × the budget", second)
+        assert all("label" not in one for one in own if one["origin"] != "search")
         assert {one["epochs"] for one in own if one["outcome"] == "stopped"} <= set(rungs(EPOCHS))
         first = next(one for one in job.results if one["budget"] == budget)
         assert first["validation_accuracy"] == max(one["validation_accuracy"] for one in ended)
@@ -151,7 +156,7 @@ def test_a_network_that_diverges_or_cannot_be_made_is_left_out(monkeypatch: pyte
 
 
 class Replayed:
-    """A training whose scores are known before."""
+    """A training whose scores are known before; one that is no number is a divergence."""
 
     def __init__(self, scores: Sequence[float]) -> None:
         self.scores, self.step = scores, 0
@@ -163,6 +168,8 @@ class Replayed:
 
     def advance(self) -> list[dict[str, Any]]:
         self.step += 1
+        if math.isnan(self.scores[self.step - 1]):
+            raise Diverged("retrain", self.step, math.nan)
         return [{"kind": "epoch", "epoch": self.step}]
 
 
@@ -200,6 +207,34 @@ def test_whatever_networks_reach_the_best_of_each_side_at_every_rung_goes_on(dat
     )
     assert best.reached["accuracy"] == max(one.reached["accuracy"] for one in contenders if one.outcome == "trained")
     assert any(side_of(one.origin) == "search" and one.outcome == "trained" for one in contenders)
+
+
+def test_where_all_others_diverge_the_best_that_was_stopped_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = tiny_spec(settings={"retrain_epochs": 4})
+    spec = replace(spec, budgets=spec.budgets[:1], finals=FinalsOptions(baselines=("resnet", "mobilenetv1", "mnasnet")))
+    network: Any = spec.space.cheapest()
+    curves: dict[str, list[float]]
+    curves = {"search": [1, 1, 1, math.nan], "resnet": [9, 9, math.nan], "mobilenetv1": [7] * 4, "mnasnet": [8] * 4}
+    contenders = [Contender(trial, spec.budgets[0], origin, network) for trial, origin in enumerate(curves)]
+
+    def live(self: Race, one: Contender) -> Any:
+        one.retraining = one.retraining or Replayed(curves[one.origin])  # type: ignore[assignment]
+        return one.retraining
+
+    race = Race(spec, contenders, tiny_data(), "cpu", lambda budget: None, None, lambda network: True)
+    monkeypatch.setattr(Race, "live", live)
+    lines = []
+    while any(one.outcome is None for one in contenders):
+        lines += race._step(race._waiting()[0])
+        lines += race._judge()
+    assert {one.origin: (one.outcome, one.epochs) for one in contenders} == {
+        "search": ("dropped", 3), "resnet": ("dropped", 2), "mobilenetv1": ("stopped", 1), "mnasnet": ("trained", 4)
+    }  # fmt: skip
+    [anew] = [line for line in lines if line["kind"] == "warning" and line["origin"] == "mnasnet"]
+    assert anew["message"] == "stopped after 2 epochs, it begins anew: all other networks for its budget have diverged"
+    assert contenders[3].compute == 6 * network.multiply_adds * race.batch_size, (
+        "what was spent on it before counts too"
+    )
 
 
 def test_what_cannot_compete_is_refused_by_name() -> None:
