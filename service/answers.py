@@ -175,6 +175,7 @@ class Search(TypedDict):
     pruned: list[str]
     error: dict[str, Any] | None
     architectures: list[Architecture]
+    notes: list[str]
     request: dict[str, Any]
     space: dict[str, Any]
     settings: dict[str, Any]

@@ -210,13 +210,13 @@ def serve(
 
     Settings come from the environment.
     Where things are: YOSO_STORAGE, YOSO_DATABASE_URL, YOSO_DATABASE_PASSWORD,
-    YOSO_RAY_ADDRESS, YOSO_NODE_GROUPS, YOSO_MLFLOW_URI.
+    YOSO_RAY_ADDRESS, YOSO_NODE_GROUPS, YOSO_MLFLOW_URI, YOSO_WEBHOOK_NETWORKS.
     How it is found: YOSO_HOST, YOSO_PORT, YOSO_PUBLIC_URL, YOSO_ALLOWED_HOSTS.
     Who may do what: YOSO_TOKENS, YOSO_DATA_ROOTS.
     Limits: YOSO_MAX_BODY, YOSO_RATE, YOSO_RATE_BURST, YOSO_MAX_STREAMS,
     YOSO_INSPECTION_SECONDS, YOSO_WAITING_SECONDS.
     What is kept: YOSO_KEEP_DAYS, YOSO_KEEP_CHECKPOINTS_DAYS, YOSO_KEEP_EVENTS_DAYS,
-    YOSO_KEEP_LOGS_DAYS, YOSO_KEEP_AUDIT_DAYS.
+    YOSO_KEEP_LOGS_DAYS, YOSO_KEEP_AUDIT_DAYS, YOSO_KEEP_DELIVERIES_DAYS.
     What it logs: YOSO_LOG_FORMAT (text or json).
     """
     from service import processes
@@ -490,6 +490,8 @@ def submit(
         body |= finals_of(baseline, candidates) | deadlines_of(max_wait, max_run)
         look_first(client, body, as_json)
         search = client.submit(**body | {"priority": priority})
+        if not as_json:
+            out.print("".join(f"{escape(note)}\n" for note in search["notes"]), end="", highlight=False)
         if wait:
             follow(client, search["id"], as_json)
         elif as_json:

@@ -23,6 +23,7 @@ from service.dispatch.folder_model import BadFolder
 from service.dispatch.runs import Runs
 from service.domain.deadlines import NewDeadlines
 from service.domain.lifecycle import TERMINAL, Status
+from service.domain.references import left_out
 from service.domain.request import SearchRequest, Text, check
 from service.domain.retention import Part
 from service.store.changes import UnknownSearch
@@ -137,9 +138,11 @@ def submit(request: SearchRequest, service: ContextDep, project: ProjectDep, key
     request = confined(request, project)
     spec = check(request, settings.roots_of(request.project), settings.any_folder, service.capacity(), service.look())
 
+    notes = left_out(spec, spec.budgets, spec.finals.baselines)
+
     def create(session: Session) -> Answer:
         search = service.searches.create(request, spec, session)
-        shown = view_search(search, []).model_dump(mode="json")
+        shown = view_search(search, []).model_copy(update={"notes": notes}).model_dump(mode="json")
         return Answer(201, shown, {"Location": f"/api/v1/searches/{search.id}"})
 
     return once(service, key, create)

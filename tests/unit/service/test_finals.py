@@ -301,9 +301,21 @@ def test_baselines_are_added_to_compare_with(service: Service, ray: RayDouble, h
 
 def test_a_sweep_says_which_reference_networks_cannot_be_as_small_as_its_budgets(http: httpx.Client) -> None:
     made = sweep(http, budgets=[100_000, 600_000], baselines=["resnet", "mobilenetv2"])
-    least = min(one.narrowest().multiply_adds for one in candidates("mobilenetv2", SPACE))
-    told = f"mobilenetv2 takes at least {least:,} multiply-adds, and is left out for smaller budgets"
-    assert 100_000 < least < 600_000 and made["notes"] == [told]
+    smallest = (one.narrowest() for one in candidates("mobilenetv2", SPACE))
+    least = min(smallest, key=lambda one: one.multiply_adds)
+    told = (
+        f"mobilenetv2 takes at least {least.multiply_adds:,} multiply-adds, {least.parameters:,} parameters and "
+        f"{least.peak_activations:,} activations: it is left out for 100,000"
+    )
+    assert 100_000 < least.multiply_adds < 600_000 and made["notes"] == [told]
+    alone = sweep(http, budgets=[100_000], finals=False,
+                  search={"dataset": "digits", "finals": {"baselines": ["mobilenetv2"]}})  # fmt: skip
+    assert alone["notes"] == [told]
+    one = {"dataset": "digits", "budgets": [100_000, 600_000], "finals": {"baselines": ["mobilenetv2"]}}
+    assert http.post("/api/v1/searches", json=one).json()["notes"] == [told]
+    assert http.post("/api/v1/searches", json=one | {"limits": {"parameters": least.parameters - 1}}).json()[
+        "notes"
+    ] == [told.replace("100,000", "100,000, 600,000")]
 
 
 @pytest.mark.parametrize(
