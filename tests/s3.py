@@ -142,7 +142,10 @@ class Line:
 def ask(port: int, service: str, **parameters: str) -> str:
     """Ask another of moto's services, such as IAM, for an `Action`; its answer as XML."""
     scope = f"Credential=yoso/20300101/us-east-1/{service}/aws4_request"
-    headers = {"Authorization": f"AWS4-HMAC-SHA256 {scope}, SignedHeaders=host, Signature=0"}
+    headers = {
+        "Authorization": f"AWS4-HMAC-SHA256 {scope}, SignedHeaders=host, Signature=0",
+        "Content-Type": "application/x-www-form-urlencoded",
+    }
     return _post(port, "/", urllib.parse.urlencode(parameters), headers)
 
 
