@@ -2,7 +2,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .PHONY: help setup demo test tests lint format clean bench-quality bench-ablation bench-budget bench-ranking bench-recipes bench-controls bench-path bench-service soak \
-	compose-by-hand bench-finalists bench-supernet bench-gpu bench-input bench-parallel bench-precision bench-peers bench-warm bench-sweep bench-start soak-cluster screenshots break-in
+	compose-by-hand bench-finalists bench-supernet bench-gpu bench-input bench-parallel bench-precision bench-peers bench-warm bench-never-worse bench-sweep bench-start soak-cluster screenshots break-in
 .DEFAULT_GOAL := help
 # Otherwise each of the many processes of a search and of the tests would compile Yoso anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -58,6 +58,9 @@ bench-peers: .venv/installed ## Is a searched network better on photographs than
 
 bench-warm: .venv/installed ## What is it worth to train on from the supernet's weights? (ten minutes)
 	$(BIN)/python -m benchmarks.warm $(ARGS)
+
+bench-never-worse: .venv/installed ## Is what a search delivers ever worse than a network drawn by people? (half an hour)
+	$(BIN)/python -m benchmarks.never_worse $(ARGS)
 
 bench-precision: .venv/installed ## Does a search in bfloat16 find networks as good as one in float32? (ten minutes)
 	$(BIN)/python -m benchmarks.precision $(ARGS)
