@@ -12,6 +12,8 @@ from sqlalchemy import create_engine, make_url, text
 from service.store.database import connect, migrate
 from tests import seeding
 from tests.postgres import postgres_database, postgres_server_in
+from tests.ray_double import RayDouble, ray_double
+from tests.unit.service.test_dispatcher import Service
 
 MEMORY = 4 << 30
 """Bytes that must be free for several processes of tests with a server each."""
@@ -114,3 +116,23 @@ def url(app: FastAPI) -> Iterator[str]:
     """The service behind a real socket."""
     with seeding.serving(app) as address:
         yield address
+
+
+@pytest.fixture
+def ray() -> Iterator[RayDouble]:
+    with ray_double() as double:
+        yield double
+
+
+@pytest.fixture
+def service(app: FastAPI, ray: RayDouble) -> Iterator[Service]:
+    made = Service(app, ray)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders are cleared as soon as they may be."""
+    monkeypatch.setattr("service.dispatch.dispatcher.SETTLE_SECONDS", 0.0)
+    monkeypatch.setattr("service.dispatch.dispatcher.CLEAR_SECONDS", 0.0)

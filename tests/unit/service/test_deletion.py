@@ -1,6 +1,5 @@
 """Searches that have ended can be deleted, by their users and by age; their folders go, whoever dies meanwhile."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -13,27 +12,9 @@ from service.domain.retention import Kept, Retention
 from service.settings import Settings
 from service.store.searches import NotEnded
 from tests import seeding
-from tests.ray_double import RayDouble, ray_double
 from tests.unit.service.test_dispatcher import Service
 
-
-@pytest.fixture
-def ray() -> Iterator[RayDouble]:
-    with ray_double() as double:
-        yield double
-
-
-@pytest.fixture
-def service(app: FastAPI, ray: RayDouble) -> Iterator[Service]:
-    made = Service(app, ray)
-    yield made
-    made.close()
-
-
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.dispatch.dispatcher.SETTLE_SECONDS", 0.0)
-    monkeypatch.setattr("service.dispatch.dispatcher.CLEAR_SECONDS", 0.0)
+pytestmark = pytest.mark.usefixtures("at_once")
 
 
 def test_a_search_that_has_ended_is_deleted_with_all_that_is_of_it(app: FastAPI, service: Service) -> None:

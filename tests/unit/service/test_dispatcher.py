@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,7 @@ from service.store.models import Search
 from service.store.searches import Searches
 from service.store.work import Work
 from tests import seeding
-from tests.ray_double import RayDouble, ray_double
-
-
-@pytest.fixture
-def ray() -> Iterator[RayDouble]:
-    with ray_double() as double:
-        yield double
+from tests.ray_double import RayDouble
 
 
 class Service:
@@ -76,13 +70,6 @@ class Service:
     def close(self) -> None:
         for client in self.clients:
             client.close()
-
-
-@pytest.fixture
-def service(app: FastAPI, ray: RayDouble) -> Iterator[Service]:
-    made = Service(app, ray)
-    yield made
-    made.close()
 
 
 def begin(service: Service, search_id: str, dispatcher: Dispatcher, attempt: int = 1) -> None:

@@ -17,25 +17,12 @@ from nas_core.spec import DEFAULT_BASELINES, SearchSpec
 from service.domain.lifecycle import Status
 from service.store.work import Work
 from tests import seeding
-from tests.ray_double import RayDouble, ray_double
+from tests.ray_double import RayDouble
 from tests.unit.service.test_dispatcher import Service
 from worker.tuning import finalists_of
 
 SWEEP: dict[str, Any] = {"search": {"dataset": "digits"}, "budgets": ["300k", "600k"], "seeds": [0, 1], "baselines": []}
 SPACE = SearchSpace.preset("digits")
-
-
-@pytest.fixture
-def ray() -> Iterator[RayDouble]:
-    with ray_double() as double:
-        yield double
-
-
-@pytest.fixture
-def service(app: FastAPI, ray: RayDouble) -> Iterator[Service]:
-    made = Service(app, ray)
-    yield made
-    made.close()
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from service.dispatch.folder_model import MOST_LINES, clean
 from service.dispatch.runs import of_attempt
 from tests import hostile, seeding
 from tests.hostile import SECRET, Victim
-from tests.ray_double import RayDouble, ray_double
+from tests.ray_double import RayDouble
 from tests.unit.service.test_dispatcher import Service, begin
 
 
@@ -26,12 +26,6 @@ def lite(tmp_path: Path, sqlite_tables: Path) -> Iterator[FastAPI]:
     made = seeding.make_app(tmp_path, f"sqlite:///{tmp_path}/yoso.db")
     yield made
     seeding.parts(made).searches.engine.dispose()
-
-
-@pytest.fixture
-def ray() -> Iterator[RayDouble]:
-    with ray_double() as double:
-        yield double
 
 
 @pytest.fixture

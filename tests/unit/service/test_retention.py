@@ -1,6 +1,5 @@
 """What searches leave behind is removed by age, by kind and by project; results stay, and who dies loses nothing."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -15,8 +14,9 @@ from service.settings import Settings
 from service.store.database import reading, writing
 from service.store.models import AuditEntry
 from tests import seeding
-from tests.ray_double import RayDouble, ray_double
 from tests.unit.service.test_dispatcher import Service
+
+pytestmark = pytest.mark.usefixtures("at_once")
 
 CHECKPOINTS = ("attempts/0001/train/3/job.pt", "attempts/0001/tune/trials.json", "train/1/job.pt")
 EVENTS = ("journal/0001-000001.jsonl", "tensorboard/search/events.out.tfevents.0001-000001")
@@ -29,25 +29,6 @@ RESULTS = (
     f"architectures/{seeding.BUDGETS[0]}/weights.safetensors",
 )
 FILES = {Part.CHECKPOINTS: CHECKPOINTS, Part.EVENTS: EVENTS, Part.LOGS: LOGS}
-
-
-@pytest.fixture
-def ray() -> Iterator[RayDouble]:
-    with ray_double() as double:
-        yield double
-
-
-@pytest.fixture
-def service(app: FastAPI, ray: RayDouble) -> Iterator[Service]:
-    made = Service(app, ray)
-    yield made
-    made.close()
-
-
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.dispatch.dispatcher.SETTLE_SECONDS", 0.0)
-    monkeypatch.setattr("service.dispatch.dispatcher.CLEAR_SECONDS", 0.0)
 
 
 def ended(service: Service, days: float, **fields: str) -> str:

@@ -21,7 +21,7 @@ from service.dispatch.folder_model import BadFolder
 from service.dispatch.runs import Runs
 from service.domain.retention import Part
 from tests import seeding
-from tests.ray_double import RayDouble, ray_double
+from tests.ray_double import RayDouble
 from tests.s3 import KEYS, Line, ask, asking_for_rights, s3_server
 from tests.unit.service.test_dispatcher import Service
 from worker import event_files, journal, run_folder
@@ -62,12 +62,6 @@ def line(s3: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Line]:
 def url(line: Line) -> str:
     """A folder of this test's own in the bucket."""
     return f"s3://{BUCKET}/yoso-{next(_numbers)}"
-
-
-@pytest.fixture
-def ray() -> Iterator[RayDouble]:
-    with ray_double() as double:
-        yield double
 
 
 @pytest.fixture

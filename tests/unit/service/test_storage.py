@@ -3,14 +3,13 @@
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import httpx
 import pytest
-from fastapi import FastAPI
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 from typer.testing import CliRunner
@@ -21,22 +20,8 @@ from service import cli
 from service.dispatch.folder_model import BadFolder
 from service.dispatch.runs import Runs
 from tests import seeding
-from tests.ray_double import RayDouble, ray_double
 from tests.unit.service.test_dispatcher import Service
 from worker.run_folder import RunFolder
-
-
-@pytest.fixture
-def ray() -> Iterator[RayDouble]:
-    with ray_double() as double:
-        yield double
-
-
-@pytest.fixture
-def service(app: FastAPI, ray: RayDouble) -> Iterator[Service]:
-    made = Service(app, ray)
-    yield made
-    made.close()
 
 
 class EndpointConnectionError(Exception):

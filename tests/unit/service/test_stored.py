@@ -1,7 +1,6 @@
 """What searches hold in the storage: measured when an attempt has ended, summed by project, and held to a quota."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -12,27 +11,9 @@ from nas_core.storage import StorageUnavailable
 from service.dispatch.dispatcher import Dispatcher
 from service.dispatch.runs import Runs
 from tests import seeding
-from tests.ray_double import RayDouble, ray_double
 from tests.unit.service.test_dispatcher import Service, begin
 
-
-@pytest.fixture
-def ray() -> Iterator[RayDouble]:
-    with ray_double() as double:
-        yield double
-
-
-@pytest.fixture
-def service(app: FastAPI, ray: RayDouble) -> Iterator[Service]:
-    made = Service(app, ray)
-    yield made
-    made.close()
-
-
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.dispatch.dispatcher.SETTLE_SECONDS", 0.0)
-    monkeypatch.setattr("service.dispatch.dispatcher.CLEAR_SECONDS", 0.0)
+pytestmark = pytest.mark.usefixtures("at_once")
 
 
 def stored(app: FastAPI) -> dict[str, int]:
