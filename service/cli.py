@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
@@ -436,9 +436,7 @@ def list_tokens(
     """List tokens by name: what they open, when they end, and when they were last used."""
     with refusals(), Client(url) as client:
         page = client.tokens(limit, after, project)
-        if page["next"] is not None:
-            err.print(f"there are more: --after {escape(page['next'])}", highlight=False, soft_wrap=True)
-        tell(page, as_json, terminal.tokens(page["items"]) if page["items"] else "no tokens")
+        tell_page(page, as_json, terminal.tokens, "no tokens", "there are more")
 
 
 @tokens.command("revoke")
@@ -870,9 +868,7 @@ def audit(
     """Show who did what, newest first. It takes an admin's token."""
     with refusals(), Client(url) as client:
         page = client.audit(limit, after, project=project, by=by, action=action, about=about, since=since, until=until)
-        tell(page, as_json, terminal.audit(page["items"]) if page["items"] else "nothing")
-        if page["next"] is not None:
-            err.print(f"there is more: --after {escape(page['next'])}", highlight=False, soft_wrap=True)
+        tell_page(page, as_json, terminal.audit, "nothing", "there is more")
 
 
 webhooks = typer.Typer(
@@ -919,9 +915,7 @@ def list_webhooks(
     """List webhooks: what they are told, and whether they take it."""
     with refusals(), Client(url) as client:
         page = client.webhooks(limit, after, project)
-        tell(page, as_json, terminal.webhooks(page["items"]) if page["items"] else "no webhooks")
-        if page["next"] is not None:
-            err.print(f"there are more: --after {escape(page['next'])}", highlight=False, soft_wrap=True)
+        tell_page(page, as_json, terminal.webhooks, "no webhooks", "there are more")
 
 
 @webhooks.command("test")
@@ -953,9 +947,7 @@ def show_deliveries(
     """Show what a webhook was told and is to be told, newest first, and what came of it."""
     with refusals(), Client(url) as client:
         page = client.deliveries(webhook_id, limit, after)
-        tell(page, as_json, terminal.deliveries(page["items"]) if page["items"] else "nothing")
-        if page["next"] is not None:
-            err.print(f"there is more: --after {escape(page['next'])}", highlight=False, soft_wrap=True)
+        tell_page(page, as_json, terminal.deliveries, "nothing", "there is more")
 
 
 @webhooks.command("delete")
@@ -971,6 +963,15 @@ def tell(answer: Mapping[str, Any], as_json: bool, shown: Any) -> None:
         print(json.dumps(answer))
     else:
         out.print(shown, highlight=False)
+
+
+def tell_page(
+    page: Mapping[str, Any], as_json: bool, table: Callable[[Sequence[Any]], Any], nothing: str, more: str
+) -> None:
+    """Print a page of a list as `tell` does, or that there is `nothing`, and how to ask for the next one."""
+    tell(page, as_json, table(page["items"]) if page["items"] else nothing)
+    if page["next"] is not None:
+        err.print(f"{more}: --after {escape(page['next'])}", highlight=False, soft_wrap=True)
 
 
 def quota(field: str, text: str) -> float | None:
