@@ -350,16 +350,17 @@ class Race:
 
         One moves between two epochs alone, where no loss of it is left unread.
         """
+        left = {one: self._steps_to_rung(one) for one in waiting}
         load = [0] * parallel.world()[1]
         free: list[Contender] = []
         for one in waiting:
             if one.home is None or one.steps % self.steps_per_epoch == 0:
                 free.append(one)
             else:
-                load[one.home] += self._steps_to_rung(one)
-        for one in sorted(free, key=lambda one: (-self._steps_to_rung(one), one.trial)):
+                load[one.home] += left[one]
+        for one in sorted(free, key=lambda one: (-left[one], one.trial)):
             home = min(range(len(load)), key=lambda worker: (load[worker], worker != one.home))
-            load[home] += self._steps_to_rung(one)
+            load[home] += left[one]
             self._move(one, home)
 
     def _steps_to_rung(self, contender: Contender) -> int:
