@@ -12,7 +12,7 @@ from service.api.searches import PROBLEMS, operation_id
 from service.domain.request import DATASET, DataRequest, Text
 from service.inspections import Found, StillLooking
 
-SHEET_SECONDS = 20.0
+SHEET_SECONDS = 60.0
 """How long a page waits for a picture, which it asks for once."""
 router = APIRouter(
     prefix="/api/v1/datasets", tags=["datasets"], responses=PROBLEMS, generate_unique_id_function=operation_id
