@@ -189,6 +189,8 @@ def add(sweep: SeenDep, more: MoreNetworks, service: ContextDep, key: KeyDep) ->
             told.append(f"the sweep has these budgets already: {known}")
         held_to_rules(locked, groups, fresh, more)
         wanted = fresh or budgets or locked.budgets
+        specs = (SearchSpec.from_dict(group[0].spec) for group in groups)
+        told += dict.fromkeys(note for spec in specs for note in left_out(spec, wanted, more.baselines))
         service.sweeps.add_finals(session, locked, groups, wanted, fresh, more.baselines)
         shown = view(service, locked, session).model_copy(update={"notes": told})
         return Answer(200, shown.model_dump(mode="json"))

@@ -40,6 +40,7 @@ from service.api.context import Context, ContextDep, confined
 from service.api.idempotency import given, key_for
 from service.api.problems import FieldError, field_errors
 from service.dashboard.frame import TEMPLATES, ViewerDep, page
+from service.domain.references import left_out
 from service.domain.request import InvalidRequest, SearchRequest, check, space_of
 from service.inspections import Found, StillLooking
 from service.store.idempotency import KeyReused
@@ -232,6 +233,8 @@ class Judged:
     """What was found of its dataset."""
     looking: StillLooking | None = None
     """How far the look at its dataset is, where nothing can be said before that ends."""
+    left_out: Sequence[str] = ()
+    """The baselines that cannot be made as small as a budget."""
 
 
 async def _sent(request: Request) -> Form:
@@ -307,7 +310,8 @@ def judged(service: Context, project: str | None, form: Form) -> Judged:
                 asked.dataset, options.options(), size, PATIENCE_SECONDS, REMEMBERED_SECONDS, roots
             )
         spec = check(asked, roots, settings.any_folder, service.capacity(), look)
-        return Judged(asked, [], costs(spec.space, spec.settings, spec.budgets), found)
+        dear = left_out(spec, spec.budgets, spec.finals.baselines)
+        return Judged(asked, [], costs(spec.space, spec.settings, spec.budgets), found, left_out=dear)
     except StillLooking as looking:
         return Judged(asked, [], looking=looking)
     except InvalidRequest as error:
@@ -335,6 +339,7 @@ def looked(form: Form, seen: Judged) -> dict[str, Any]:
         "looking": seen.looking,
         "report": report,
         "facts": in_words(summarise(found.report)) if found is not None else [],
+        "left_out": seen.left_out,
         "ways": ways,
     }
 

@@ -286,6 +286,13 @@ def test_baselines_are_added_to_compare_with(service: Service, ray: RayDouble, h
     assert [one.build(SearchSpec.from_dict(spec)).multiply_adds <= one.budget for one in listed] == [True] * 4
 
 
+def test_baselines_that_are_added_say_which_are_too_dear(service: Service, ray: RayDouble, http: httpx.Client) -> None:
+    made, _ = ended(service, ray, http, budgets=["100k", "600k"])
+    more = {"baselines": ["resnet", "mobilenetv2"]}
+    (note,) = http.post(f"/api/v1/sweeps/{made['id']}/networks", json=more).json()["notes"]
+    assert note.startswith("mobilenetv2 takes at least") and note.endswith("it is left out for 100,000")
+
+
 def test_a_sweep_says_which_reference_networks_cannot_be_as_small_as_its_budgets(http: httpx.Client) -> None:
     made = sweep(http, budgets=[100_000, 600_000], baselines=["resnet", "mobilenetv2"])
     smallest = (one.narrowest() for one in candidates("mobilenetv2", SPACE))

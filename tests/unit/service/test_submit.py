@@ -158,6 +158,13 @@ def test_while_one_types_the_feasible_budgets_and_the_supernets_cost_are_told(br
     assert "300,000, 600,000" in text(browser.get("/fragments/submit", params=ASKED).text)
 
 
+def test_the_form_names_baselines_that_cannot_be_as_small_as_a_budget(browser: httpx.Client) -> None:
+    asked = ASKED | {"budgets": "100k, 600k", "finals.baselines": "resnet, mobilenetv2"}
+    words = text(browser.get("/fragments/submit", params=asked).text)
+    assert re.search(r"mobilenetv2 takes at least [\d,]+ multiply-adds.* it is left out for 100,000\b", words)
+    assert "resnet takes at least" not in words
+
+
 def test_a_folder_is_not_looked_at_anew_with_every_letter(guarded_app: FastAPI, tmp_path: Path) -> None:
     pets = str(tmp_path / "pets")
     for label in ("cat", "dog"):
