@@ -2,7 +2,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .PHONY: help setup demo test tests lint format clean bench-quality bench-ablation bench-budget bench-ranking bench-recipes bench-controls bench-path bench-service soak \
-	compose-by-hand bench-finalists bench-supernet bench-gpu bench-input bench-parallel bench-precision bench-peers bench-warm bench-never-worse bench-sweep bench-start soak-cluster screenshots break-in
+	compose-by-hand bench-finalists bench-supernet bench-gpu bench-input bench-parallel bench-precision bench-peers bench-fastnas bench-warm bench-never-worse bench-sweep bench-start soak-cluster screenshots break-in
 .DEFAULT_GOAL := help
 # Otherwise each of the many processes of a search and of the tests would compile Yoso anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -55,6 +55,13 @@ bench-supernet: .venv/installed ## How much faster is the supernet than the plai
 
 bench-peers: .venv/installed ## Is a searched network better on photographs than what people draw? (hours; ARGS="--data FOLDER")
 	$(BIN)/python -m benchmarks.peers $(ARGS)
+
+# Its own environment sees what Yoso's has, and holds FastNAS beside it.
+bench-fastnas: .venv/installed ## How good is what FastNAS cuts out of a ResNet? (an hour; ARGS="--data FOLDER")
+	$(BIN)/python -m venv --without-pip build/fastnas
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > "$$(build/fastnas/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/yoso.pth"
+	$(BIN)/python -m pip --python build/fastnas/bin/python install --quiet nvidia-modelopt==0.47.0 torchprofile==0.0.4
+	build/fastnas/bin/python -m benchmarks.fastnas $(ARGS)
 
 bench-warm: .venv/installed ## What is it worth to train on from the supernet's weights? (ten minutes)
 	$(BIN)/python -m benchmarks.warm $(ARGS)

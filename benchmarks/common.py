@@ -175,13 +175,16 @@ def measure(
 def run_all(
     run: Callable[[dict[str, Any]], list[dict[str, Any]]], jobs: Iterable[dict[str, Any]], file: Path
 ) -> list[dict[str, Any]]:
-    """Run every job that `file` (JSON lines) does not hold yet, a process a core; returns all records."""
+    """Run every job that `file` (JSON lines) does not hold yet, a process for each core that this one may use; returns
+    all records.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     records = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     left = [job for job in jobs if not any(job.items() <= record.items() for record in records)]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     spawn = multiprocessing.get_context("spawn")
-    with Progress(*columns, TimeRemainingColumn()) as bar, ProcessPoolExecutor(os.cpu_count(), spawn) as pool:
+    pool = ProcessPoolExecutor(len(os.sched_getaffinity(0)), spawn)
+    with Progress(*columns, TimeRemainingColumn()) as bar, pool:
         shown = bar.add_task(file.stem, total=len(left))
         for done in as_completed([pool.submit(run, job) for job in left]):
             with file.open("a") as out:

@@ -33,9 +33,12 @@ SUPERNETS = {1_500_000: 16, 5_000_000: 32, 15_000_000: 56}
 """For each budget the channels of the supernet that is searched, which costs about three and a half times as much."""
 SCRATCH = "searched, from scratch"
 """What a search found, trained without what its supernet had learned."""
+FASTNAS, FASTNAS_FROM_SCRATCH = "FastNAS", "FastNAS, from scratch"
+"""What `benchmarks/fastnas.py` adds: a larger ResNet, cut to the budget, with its weights and without."""
 OPPONENTS = ("by hand", "random", *FAMILIES)
 """Networks that nobody searched for."""
 ARMS = ("searched", *OPPONENTS)
+SHOWN = (*ARMS, SCRATCH, MATCHED, FASTNAS, FASTNAS_FROM_SCRATCH)
 
 
 def main() -> None:
@@ -152,7 +155,7 @@ def trained(
 
 def report(records: list[dict[str, Any]]) -> str:
     """The arms at a budget as a table in Markdown, the best first."""
-    reached = {arm: [one["accuracy"] for one in records if one["arm"] == arm] for arm in (*ARMS, SCRATCH, MATCHED)}
+    reached = {arm: [one["accuracy"] for one in records if one["arm"] == arm] for arm in SHOWN}
     searched = reached["searched"]
     lines = [
         "| network | n | test accuracy | deviation | 95 % interval | searched − it | p (Welch) | compute |",

@@ -59,7 +59,7 @@ DRIVER = """
 def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayJobs]:
     ray = LocalRay(tmp_path_factory.mktemp("ray"))
     ray.ensure()
-    made = RayJobs(ray.endpoint)
+    made = RayJobs(ray.endpoint, PATIENCE)
     wait(lambda: made.nodes() != [], "the node is known")
     yield made
     made.close()
