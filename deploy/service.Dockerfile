@@ -3,6 +3,7 @@ FROM python:3.11-slim-bookworm
 
 WORKDIR /opt/yoso
 COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY yoso yoso
 COPY nas_core nas_core
 COPY service service
 RUN pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt '.[gcs,mlflow,s3]' \

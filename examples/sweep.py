@@ -8,9 +8,7 @@ from rich.console import Console
 from rich.progress import Progress
 from sklearn.datasets import load_digits
 
-from service import terminal
-from service.answers import Sweep
-from service.client import Client
+from yoso import Client, answers
 
 SEARCH = {  # small, so that it is quick; without these lines it takes longer and finds better networks
     "dataset": "digits",
@@ -30,7 +28,7 @@ def main(folder: Path = Path("yoso-sweep")) -> None:
         with Progress(console=console) as progress:
             bar = progress.add_task("sweeping", total=sweep["searches"] + sum(sweep["finals"].values()))
 
-            def show(seen: Sweep) -> None:
+            def show(seen: answers.Sweep) -> None:
                 searches = client.sweep_searches(seen["id"])["items"]
                 progress.update(bar, completed=sum(search["progress"] for search in searches))
 
@@ -39,7 +37,10 @@ def main(folder: Path = Path("yoso-sweep")) -> None:
         front = client.pareto(sweep["id"])
         if not front["points"]:
             raise SystemExit(f"nothing was found: {ended['counts']}")
-        console.print(terminal.front(front))
+        for point in front["points"]:
+            mark = "●" if point["on_front"] else "·"
+            told = f"{mark} {point['cost']:>9,.0f} multiply-adds  {point['accuracy']:.2%}  {point['origin']}"
+            console.print(told, highlight=False)
         best = max(front["points"], key=lambda point: point["accuracy"])
         network_folder = Path(client.fetch(best["search"], folder, ["python", "weights"])[best["budget"]])
         (folder / "front.svg").write_bytes(client.download(f"/sweeps/{sweep['id']}/front.svg"))

@@ -2,12 +2,11 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
 
 from nas_core.errors import InvalidValue
+from nas_core.version import __version__
 from service.access import Access
 from service.api import (
     architectures,
@@ -95,7 +94,7 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
 
     app = FastAPI(
         title="Yoso",
-        version=own_version(),
+        version=__version__,
         summary="Compact image networks under a FLOPs budget.",
         lifespan=lifespan,
         docs_url=None,
@@ -103,7 +102,7 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
         openapi_url=None,
     )
     app.state.context = context
-    app.state.metrics = metrics.Metrics(context, own_version())
+    app.state.metrics = metrics.Metrics(context, __version__)
     app.add_middleware(Routes)
     app.add_middleware(Heads)
     app.add_middleware(Limits, settings=settings, access=access, streams=context.streams)
@@ -117,12 +116,3 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
         app.include_router(resource.router)
     add_dashboard(app)
     return app
-
-
-@cache
-def own_version() -> str:
-    """The version of the installed package, or 0 where it runs from a bare checkout."""
-    try:
-        return version("yoso")
-    except PackageNotFoundError:
-        return "0"

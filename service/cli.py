@@ -25,6 +25,7 @@ from nas_core.files import FILES
 from nas_core.space import FAMILIES, PRESETS
 from nas_core.space.operations import OPERATION_SETS
 from nas_core.spec import CHOOSE_BY, DEFAULT_BASELINES, OPSETS, ExportOptions, SearchSpec
+from nas_core.version import __version__
 from service import formats, profiles, proxies, terminal
 from service.answers import Search
 from service.client import ENDED, POLL_SECONDS, Client, ClientError, Unreachable, default_url, token_for
@@ -181,9 +182,7 @@ class Steering(StrEnum):
 def tell_version(asked: bool) -> None:
     """Print what is installed, where that is asked for, and leave."""
     if asked:
-        from service.app import own_version
-
-        print(f"yoso {own_version()}")
+        print(f"yoso {__version__}")
         raise typer.Exit
 
 
@@ -257,11 +256,10 @@ def backup(
 
     Files of runs are not in it.
     """
-    from service.app import own_version
     from service.backup import backup as write
 
     with refusals(), configured() as settings:
-        made = write(settings, own_version(), file)
+        made = write(settings, __version__, file)
         told = f"{file} holds {terminal.contents(asdict(made))}"
         tell(asdict(made), as_json, escape(told))
 

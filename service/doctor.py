@@ -19,6 +19,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from nas_core.errors import InvalidValue
+from nas_core.version import UNKNOWN, __version__
 from service import proxies
 from service.client import Bearer, default_url
 from service.dispatch.executors.ray_jobs import RayJobs, RayUnavailable
@@ -83,9 +84,8 @@ def examine(environment: dict[str, str] | None = None) -> Iterator[Finding]:
 
 def installation() -> Finding:
     """Python and Yoso's own package."""
-    found = _version("yoso")
-    told = f"Yoso {found} on Python {platform.python_version()}, {platform.machine()}"
-    if found == "not installed":
+    told = f"Yoso {__version__} on Python {platform.python_version()}, {platform.machine()}"
+    if __version__ == UNKNOWN:
         return Finding("installation", State.UNSURE, told, "`pip install .` in the checkout, or `make setup`")
     return Finding("installation", State.GOOD, told)
 

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import ray
@@ -32,6 +31,7 @@ from nas_core.errors import DataChanged, Diverged, InvalidValue, OutOfMemory
 from nas_core.finals import path
 from nas_core.job import SearchJob
 from nas_core.spec import SearchSpec
+from nas_core.version import __version__
 from worker.candidates import write_candidate
 from worker.checkpoints import Checkpoints, Clock
 from worker.exports import Exports, beside, write_genotype
@@ -320,16 +320,8 @@ def dataset(data: Data) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """What the search runs on, by name."""
     return {
-        "yoso": own_version(),
+        "yoso": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "ray": ray.__version__,
     }
-
-
-def own_version() -> str:
-    """The version of the installed package, or "unknown" where it runs from a bare checkout."""
-    try:
-        return version("yoso")
-    except PackageNotFoundError:
-        return "unknown"
