@@ -5,7 +5,7 @@ Rules about what a token may open are `service.domain.grants`'s, queries `servic
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -72,6 +72,15 @@ class Access:
             )
         return self.tokens.revoke(name, by.project, within)
 
+    def sign_on(self, grant: Grant, claims: Mapping[str, Any], address: str) -> str:
+        """A session for a browser whose user a provider has told of, in `claims`."""
+        assert self.settings.sign_on is not None
+        key = digest("\n".join((self.settings.sign_on.issuer, claims["sub"], grant.project, grant.role)))
+        with writing(self.entries.engine) as session:
+            told = self._of_person(claims, address) | {"role": grant.role}
+            note(session, Action.SIGNED_IN, grant.confined_to, f"person/{grant.name}", told, by=grant.name)
+            return self.callers.logins.begin(key, within=session, person=grant)
+
     def sign_in(self, caller: Caller, key: str, how: str, address: str) -> str:
         """A session for a browser that has shown a token, or a link of one; `key` is the token's hash."""
         with writing(self.entries.engine) as session:
@@ -83,7 +92,8 @@ class Access:
         """End the session that a browser has, if it has one."""
         with writing(self.entries.engine) as session:
             if caller is not None:
-                note(session, Action.SIGNED_OUT, caller.project, f"token/{caller.name}", by=caller.name)
+                kind = "person" if caller.grant.person else "token"
+                note(session, Action.SIGNED_OUT, caller.project, f"{kind}/{caller.name}", by=caller.name)
             self.callers.logins.end(browser, session)
         self.callers.forget(session=browser)
 
@@ -99,7 +109,21 @@ class Access:
         told: dict[str, Any] = {"how": how, "address": address, "within_a_minute": count}
         told |= {"why": "it has expired" if expired is not None else "no such token"}
         project = expired.confined_to if expired is not None else None
-        about = f"token/{expired.name}" if expired is not None else None
+        self._note_refused(project, f"token/{expired.name}" if expired is not None else None, told)
+
+    def refused_to_sign_on(self, why: str, claims: Mapping[str, Any], address: str) -> None:
+        """Count a sign-on that came to nothing, and tell of it likewise; `claims` are of who it was, where known."""
+        count = self.callers.guesses.failed(
+            address, f"{claims['sub']!r} signed on: {why}" if claims else f"signing on: {why}"
+        )
+        if count:
+            self._note_refused(None, None, self._of_person(claims, address) | {"within_a_minute": count, "why": why})
+
+    def _of_person(self, claims: Mapping[str, Any], address: str) -> dict[str, Any]:
+        """What the audit log has of somebody who signs on."""
+        return {"how": "oidc", "address": address, "subject": claims.get("sub"), "email": claims.get("email")}
+
+    def _note_refused(self, project: str | None, about: str | None, told: Mapping[str, Any]) -> None:
         try:
             with writing(self.entries.engine) as session:
                 note(session, Action.SIGN_IN_REFUSED, project, about, told)
@@ -115,5 +139,5 @@ class Access:
         """
         by.grant.check_manages()
         if by.project is not None and asked.project not in (None, by.project):
-            raise NotAllowed(f"The token {by.name} is of the project {by.project} alone.")
+            raise NotAllowed(f"{by.grant.whose} is of the project {by.project} alone.")
         return self.entries.page(limit, after, replace(asked, project=by.project or asked.project))

@@ -43,5 +43,5 @@ def configure(form: str) -> None:
     text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(JsonFormatter() if form == "json" else text)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    for noisy in ("httpx", "alembic", *([] if form == "json" else [ACCESS])):
+    for noisy in ("httpx", "httpx2", "alembic", *([] if form == "json" else [ACCESS])):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -38,10 +38,7 @@ def client(kind: Callable[..., Made], url: str, **options: Any) -> Made:
     Raises `InvalidValue` where the environment names a proxy that cannot be used.
     """
     if on_this_machine(url):
-        # Without the environment, since httpx reads all of it at once, and fails where a part is malformed.
-        if url.startswith("https:"):
-            options["verify"] = httpx.create_ssl_context()  # which SSL_CERT_FILE may change
-        return kind(**options, trust_env=False)
+        return kind(**options, **alone(url))
     try:
         return kind(**options)
     except ImportError as error:
@@ -51,6 +48,15 @@ def client(kind: Callable[..., Made], url: str, **options: Any) -> Made:
     except (ValueError, httpx.InvalidURL) as error:
         accepted = "http://HOST:PORT in HTTP_PROXY, HTTPS_PROXY and ALL_PROXY; hosts without brackets in NO_PROXY"
         raise InvalidValue("proxy", proxy_of(url), "the environment's proxies cannot be used", accepted) from error
+
+
+def alone(url: str) -> dict[str, Any]:
+    """The options of an httpx client for requests to `url` on this machine."""
+    # Without the environment, since httpx reads all of it at once, and fails where a part is malformed.
+    options: dict[str, Any] = {"trust_env": False}
+    if url.startswith("https:"):
+        options["verify"] = httpx.create_ssl_context()  # which SSL_CERT_FILE may change
+    return options
 
 
 def proxy_of(url: str) -> str | None:

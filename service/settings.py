@@ -16,9 +16,16 @@ from service.domain.node_groups import NodeGroup
 from service.domain.node_groups import parse as parse_groups
 from service.domain.receivers import Network, parse_networks
 from service.domain.retention import BY_DEFAULT, FOREVER, Kept, Part, Retention
+from service.domain.sign_on import SignOn
 
 DEFAULT_PORT = 8765
-SECRETS = ("YOSO_TOKENS", "YOSO_DATABASE_URL", "YOSO_DATABASE_PASSWORD", "YOSO_MLFLOW_URI")
+SECRETS = (
+    "YOSO_TOKENS",
+    "YOSO_DATABASE_URL",
+    "YOSO_DATABASE_PASSWORD",
+    "YOSO_MLFLOW_URI",
+    "YOSO_OIDC_CLIENT_SECRET",
+)
 """The settings that may be read from a file, which is named by the same variable with _FILE behind it."""
 HOST = re.compile(r"([\w.-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?", re.ASCII)
 """A host as the header Host names it: a name or an address, and perhaps a port."""
@@ -39,8 +46,8 @@ class Settings:
     second, `rate_burst` at once, and `max_streams` open streams of events. A dataset is looked at for at most
     `inspection_seconds`; a search that waits in Ray for its workers for more than `waiting_seconds` gives its place
     back; `retention` says how long what searches leave behind is kept. `node_groups` are what an autoscaler may
-    let the cluster grow by; `webhook_networks` those inside that webhooks may be sent to. Raises `InvalidValue` where a
-    setting cannot be used.
+    let the cluster grow by; `webhook_networks` those inside that webhooks may be sent to; `sign_on` is the provider
+    that people sign on with, or None. Raises `InvalidValue` where a setting cannot be used.
     """
 
     storage: str
@@ -63,6 +70,7 @@ class Settings:
     retention: Retention = BY_DEFAULT
     node_groups: tuple[NodeGroup, ...] = ()
     webhook_networks: tuple[Network, ...] = ()
+    sign_on: SignOn | None = None
 
     def __post_init__(self) -> None:
         for name, value, least in (
@@ -95,6 +103,9 @@ class Settings:
                 raise InvalidValue("YOSO_ALLOWED_HOSTS", host, "not a host", "such as yoso.example.org, api-1:8765")
         if self.mlflow_uri is not None:
             without_credentials(self.mlflow_uri)
+        if self.sign_on is not None and not self.data_roots and not self.project_roots:
+            told = "whoever signs on could read any folder of this machine"
+            raise InvalidValue("YOSO_DATA_ROOTS", None, told, "folders that datasets may lie in")
         if not is_loopback(self.host):
             if not self.tokens:
                 raise InvalidValue(
@@ -115,6 +126,11 @@ class Settings:
     def ray_folder(self) -> Path:
         """Where a Ray of the service's own keeps its whereabouts: the storage, or a folder of this machine."""
         return LOCAL_STORAGE if "://" in self.storage else Path(self.storage)
+
+    @property
+    def guarded(self) -> bool:
+        """Whether whoever asks must show who they are."""
+        return bool(self.tokens) or self.sign_on is not None
 
     @property
     def any_folder(self) -> bool:
@@ -182,6 +198,7 @@ class Settings:
             waiting_seconds=number(given, "YOSO_WAITING_SECONDS", float, cls.waiting_seconds),
             node_groups=parse_groups(given.get("YOSO_NODE_GROUPS", "")),
             webhook_networks=parse_networks(given.get("YOSO_WEBHOOK_NETWORKS", "")),
+            sign_on=SignOn.parse(given),
         )
 
 

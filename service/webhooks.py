@@ -32,7 +32,7 @@ class Webhooks:
         if not NAME.fullmatch(project):
             raise InvalidValue("project", project, "not a name", "a project's name")
         if by.project not in (None, project):
-            raise NotAllowed(f"The token {by.name} is of the project {by.project} alone.")
+            raise NotAllowed(f"{by.grant.whose} is of the project {by.project} alone.")
         try:
             addresses_of(url, self.networks, self.resolve)
         except NowhereToSend as error:

@@ -29,7 +29,7 @@ class AuditView(BaseModel):
     project: str | None
     """None where it is about no project, or about all."""
     about: str | None
-    """Such as search/ID, sweep/ID, token/NAME or project/NAME."""
+    """Such as search/ID, sweep/ID, token/NAME, person/NAME or project/NAME."""
     data: dict[str, Any]
 
 
@@ -49,7 +49,9 @@ def browse(
     project: Text | None = None,
     by: Text | None = None,
     action: Action | None = None,
-    about: Annotated[Text | None, Query(description="Such as search/ID, sweep/ID, token/NAME, project/NAME.")] = None,
+    about: Annotated[
+        Text | None, Query(description="Such as search/ID, sweep/ID, token/NAME, person/NAME, project/NAME.")
+    ] = None,
     since: When = None,
     until: When = None,
 ) -> AuditPage:

@@ -64,7 +64,8 @@ ANYBODY = Caller(grant_for_own_user(), None)
 
 
 class Callers:
-    """The tokens of the settings and of the database, and the sessions that browsers have exchanged them for."""
+    """The tokens of the settings and of the database, and the sessions that browsers have exchanged them for, or that
+    people have signed on to."""
 
     def __init__(self, settings: Settings, logins: Logins, tokens: Tokens) -> None:
         self.logins, self.tokens = logins, tokens
@@ -74,13 +75,14 @@ class Callers:
         self.names = frozenset({ANYBODY.name, *(grant.name for grant in settings.tokens.values())})
         """Those that no token of the database may have."""
         self._set = {digest(token): grant for token, grant in settings.tokens.items()}
+        self._guarded, self._sign_on = settings.guarded, settings.sign_on
         self._lock = threading.Lock()
         self._made = TTLCache[str, Grant](10_000, REMEMBERED_SECONDS)
         self._sessions = TTLCache[str, str](10_000, REMEMBERED_SECONDS)
 
     def at_once(self, request: HTTPConnection) -> Caller | None:
         """Who asks, as far as that is known without asking the database."""
-        if not self._set:
+        if not self._guarded:
             return ANYBODY
         if (token := bearer(request)) is not None:
             return self._known(digest(token))
@@ -93,12 +95,19 @@ class Callers:
         if (token := bearer(request)) is not None:
             return self.of_token(token)
         session = self.session_of(request)
-        key = self.logins.token_of(session) if session else None
-        if key is None:
+        held = self.logins.of(session) if session else None
+        if held is None:
             return None
+        if held.grant is None:
+            with self._lock:
+                self._sessions[session] = held.key
+            return self.of_key(held.key)
+        if self._sign_on is None or not self._sign_on.gives(held.grant):
+            return None  # the settings are others now than when they signed on
         with self._lock:
-            self._sessions[session] = key
-        return self.of_key(key)
+            self._sessions[session] = held.key
+            self._made[held.key] = held.grant
+        return self._known(held.key)
 
     def of_token(self, token: str) -> Caller | None:
         """Who has that token, from the database if need be; None where nobody has, or it has expired."""
@@ -145,8 +154,9 @@ class Guesses:
         self._noted = TTLCache[int, None](MOST_NOTED, GUESS_SECONDS, timer=clock)
         self._numbers = itertools.count()
 
-    def failed(self, address: str) -> int:
-        """Count a wrong token, and log it; returns the count where it is to be in the audit log, else 0.
+    def failed(self, address: str, why: str = "a wrong token") -> int:
+        """Count a wrong token, or what else was refused, and log it; returns the count where it is to be in the audit
+        log, else 0.
 
         That has the first of an address and the one after which it has to wait, and `MOST_NOTED` in `GUESS_SECONDS`:
         whoever has many addresses could fill the database.
@@ -154,7 +164,7 @@ class Guesses:
         count = self._failed.get(address, 0) + 1
         self._failed[address] = count
         if count <= MOST_GUESSES:
-            log.warning("sign-in failed from %s: a wrong token (%d within %g s)", address, count, GUESS_SECONDS)
+            log.warning("sign-in failed from %s: %s (%d within %g s)", address, why, count, GUESS_SECONDS)
         if count == MOST_GUESSES:
             log.warning("sign-ins from %s are refused for %g s", address, GUESS_SECONDS)
         if count not in (1, MOST_GUESSES) or len(self._noted) >= MOST_NOTED:

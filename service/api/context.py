@@ -112,7 +112,7 @@ def authorised(request: Request) -> str | None:
     """
     asking = caller(request)
     if asking.role == Role.READ and request.method not in SAFE:
-        raise ProblemError(403, "Read only", f"The token {asking.name} may read, and change nothing.")
+        raise ProblemError(403, "Read only", f"{asking.grant.whose} may read, and change nothing.")
     return asking.project
 
 
@@ -120,7 +120,8 @@ def steered(request: Request, submitted_by: str | None) -> None:
     """Refuse (403) to steer what others have submitted with a token that is only for its own."""
     asking = caller(request)
     if asking.role == Role.SUBMIT and request.method not in SAFE and submitted_by != asking.name:
-        told = f"The token {asking.name} may steer what was submitted with it; this was submitted by {submitted_by}."
+        own = "they have submitted" if asking.grant.person else "was submitted with it"
+        told = f"{asking.grant.whose} may steer what {own}; this was submitted by {submitted_by}."
         raise ProblemError(403, "Not yours to steer", told)
 
 

@@ -6,7 +6,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
 from fastapi.staticfiles import StaticFiles
 
-from service.dashboard import cluster, compare, docs, login, logs, network, searches, submit, sweeps, tokens
+from service.dashboard import cluster, compare, docs, login, logs, network, searches, sign_on, submit, sweeps, tokens
 from service.dashboard.frame import STATIC, SignInNeededError, sharing
 
 __all__ = ["add_dashboard"]
@@ -15,8 +15,10 @@ __all__ = ["add_dashboard"]
 def add_dashboard(app: FastAPI) -> None:
     """Add the pages and their static files to the service."""
     app.state.shared = sharing()
+    if (settings := app.state.context.settings).sign_on is not None:
+        app.state.provider = sign_on.provider(settings.sign_on)
     app.add_api_route("/", home, include_in_schema=False)
-    for pages in (searches, network, logs, sweeps, submit, cluster, tokens, compare, login, docs):
+    for pages in (searches, network, logs, sweeps, submit, cluster, tokens, compare, login, sign_on, docs):
         app.include_router(pages.router)
     app.include_router(login.links)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

@@ -119,7 +119,7 @@ def static(name: str) -> str:
 
 def page(template: str, request: Request, code: int = 200, **values: Any) -> HTMLResponse:
     """A rendered template with the headers that every page carries."""
-    signed_in = bool(context(request).settings.tokens)
+    signed_in = context(request).settings.guarded
     text = TEMPLATES.get_template(template).render(signed_in=signed_in, **values)
     return HTMLResponse(below(path_above(request), text), code, HEADERS)
 

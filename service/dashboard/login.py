@@ -1,7 +1,6 @@
 """Signing in and out, where the service asks for tokens."""
 
 import asyncio
-from typing import Any
 from urllib.parse import parse_qs, urlencode
 
 from fastapi import APIRouter, Request, Response
@@ -10,7 +9,7 @@ from pydantic import BaseModel
 
 from service.api.below import path_above
 from service.api.callers import Caller, Callers, bearer
-from service.api.context import CallerDep, ContextDep
+from service.api.context import CallerDep, Context, ContextDep
 from service.api.problems import ProblemError
 from service.api.searches import PROBLEMS
 from service.dashboard.frame import page
@@ -46,36 +45,56 @@ def login_url(base: str, callers: Callers, key: str, next: str = "/searches") ->
 @router.get("/login")
 def login_page(request: Request, service: ContextDep, next: str = "/searches") -> Response:
     """Where a token is asked for."""
-    if not service.settings.tokens:
+    if not service.settings.guarded:
         return RedirectResponse("/searches", 303)
-    return asked(request, service.settings.tokens, local(next))
+    return asked(request, service, local(next))
 
 
 @router.post("/login")
 async def login(request: Request, service: ContextDep) -> Response:
     """Exchange a token, or a code, for a cookie that no script can read and no other site can use."""
     form = parse_qs((await request.body()).decode(errors="replace"))
-    back, callers = local(form.get("next", [""])[0]), service.callers
-    address = request.client.host if request.client else ""
+    back, callers, address = local(form.get("next", [""])[0]), service.callers, address_of(request)
     if seconds := callers.guesses.wait(address):
-        told = f"Too many wrong tokens came from your address. Try again in {seconds} seconds."
-        answer = asked(request, service.settings.tokens, back, told, 429)
-        answer.headers["Retry-After"] = str(seconds)
-        return answer
+        return too_many(request, service, back, seconds)
     caller, wrong = await signed_in(callers, form)
     code = sent(form, "code")
     how = "link" if code else "token"
     if caller is None or caller.key is None:
         await asyncio.to_thread(service.access.refused, code or sent(form, "token"), how, address)
-        return asked(request, service.settings.tokens, back, wrong, 401)
+        return asked(request, service, back, 401, wrong=wrong)
     response = RedirectResponse(back, 303)
-    session = await asyncio.to_thread(service.access.sign_in, caller, caller.key, how, address)
-    secure = request.url.scheme == "https" or (service.settings.public_url or "").startswith("https:")
-    where, seconds = path_above(request) or "/", int(SESSION_SECONDS)
-    response.set_cookie(
-        callers.cookie, session, max_age=seconds, path=where, httponly=True, samesite="strict", secure=secure
+    set_session(
+        response, request, service, await asyncio.to_thread(service.access.sign_in, caller, caller.key, how, address)
     )
     return response
+
+
+def address_of(request: Request) -> str:
+    """Where a request comes from."""
+    return request.client.host if request.client else ""
+
+
+def set_session(response: Response, request: Request, service: Context, session: str) -> None:
+    """Give a browser its session, in a cookie that no script can read and no other site can use."""
+    where, seconds = path_above(request) or "/", int(SESSION_SECONDS)
+    response.set_cookie(
+        service.callers.cookie, session, seconds, path=where, httponly=True, samesite="strict",
+        secure=is_secure(request, service),
+    )  # fmt: skip
+
+
+def is_secure(request: Request, service: Context) -> bool:
+    """Whether a browser is to send a cookie by HTTPS alone."""
+    return request.url.scheme == "https" or (service.settings.public_url or "").startswith("https:")
+
+
+def too_many(request: Request, service: Context, back: str, seconds: int) -> Response:
+    """The page for an address that has to wait."""
+    told = f"Too many wrong tokens came from your address. Try again in {seconds} seconds."
+    answer = asked(request, service, back, 429, wrong=told)
+    answer.headers["Retry-After"] = str(seconds)
+    return answer
 
 
 async def signed_in(callers: Callers, form: dict[str, list[str]]) -> tuple[Caller | None, str]:
@@ -93,9 +112,22 @@ def sent(form: dict[str, list[str]], field: str) -> str:
     return form.get(field, [""])[0].strip()
 
 
-def asked(request: Request, tokens: Any, back: str, wrong: str = "", code: int = 200) -> Response:
-    """The page that asks for a token."""
-    return page("login.html", request, code, next=back, wrong=wrong, own=all(one.own for one in tokens.values()))
+def asked(
+    request: Request, service: Context, back: str, code: int = 200, wrong: str = "", refused: str = ""
+) -> Response:
+    """The page that asks for a token, or leads to a provider; with what was `wrong` with a token, or is `refused`."""
+    settings = service.settings
+    return page(
+        "login.html",
+        request,
+        code,
+        next=back,
+        wrong=wrong,
+        refused=refused,
+        provider=settings.sign_on.name if settings.sign_on is not None else None,
+        query=urlencode({"next": back}),
+        own=all(one.own for one in settings.tokens.values()),
+    )
 
 
 @router.post("/logout")

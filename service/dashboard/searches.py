@@ -130,7 +130,7 @@ def search_page(
     found, pictured = service.searches.snapshots(search.id), False
     with suppress(StorageUnavailable):  # the page tells of all else
         pictured = search.attempt > 0 and service.runs.has_contact_sheet(search.id)
-    url, tokens = service.settings.public_url or str(request.base_url).rstrip("/"), bool(service.settings.tokens)
+    url, tokens = service.settings.public_url or str(request.base_url).rstrip("/"), service.settings.guarded
     return page(
         "search.html", request, **shown(service, search),
         snapshots=found,

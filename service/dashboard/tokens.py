@@ -12,7 +12,7 @@ from service.api.context import CallerDep, Context, ContextDep
 from service.api.problems import ProblemError
 from service.dashboard.frame import ViewerDep, page
 from service.dashboard.submit import FormDep
-from service.domain.grants import Role
+from service.domain.grants import NotAllowed, Role
 from service.domain.request import Text
 from service.store.database import writing
 from service.store.logins import digest
@@ -68,6 +68,8 @@ def confirm(request: Request, service: Context, caller: Caller, token: str) -> N
     address = request.client.host if request.client else ""
     if caller.key is None:
         return
+    if caller.grant.person:
+        raise NotAllowed(f"{caller.name} has signed on without a token: sign in with an admin's to make another.")
     if seconds := service.callers.guesses.wait(address):
         told = f"Too many wrong tokens came from your address. Try again in {seconds} seconds."
         raise ProblemError(429, "Too many wrong tokens", told, {"Retry-After": str(seconds)})
@@ -100,6 +102,7 @@ def shown(
         roles=[role.value for role in Role],
         own=caller.project,
         confirmed=caller.key is not None,
+        person=caller.grant.person,
         made=made,
         secret=secret,
     )

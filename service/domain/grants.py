@@ -36,7 +36,8 @@ class Role(StrEnum):
 class Grant:
     """What a token opens. `name` is told of whoever uses it, in events; `expires_at` is in seconds since 1970.
 
-    `own` says that the service made the token itself, for the user whose machine it runs on.
+    `own` says that the service made the token itself, for the user whose machine it runs on; `person` that there is no
+    token, and somebody has signed on (`service.domain.sign_on`).
     """
 
     project: str
@@ -44,6 +45,7 @@ class Grant:
     name: str = ""
     expires_at: float = math.inf
     own: bool = False
+    person: bool = False
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -53,6 +55,11 @@ class Grant:
     def confined_to(self) -> str | None:
         """The one project that it opens; None for all."""
         return None if self.project == EVERY_PROJECT else self.project
+
+    @property
+    def whose(self) -> str:
+        """Whoever uses it, as sentences begin."""
+        return self.name if self.person else f"The token {self.name}"
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -71,13 +78,13 @@ class Grant:
     def check_manages(self) -> None:
         """Raises `NotAllowed` unless this may manage tokens and read the audit log: that takes an admin's."""
         if self.role != Role.ADMIN:
-            raise NotAllowed(f"The token {self.name} may {self.role}; this takes an admin's.")
+            raise NotAllowed(f"{self.whose} may {self.role}; this takes an admin.")
 
     def check_gives(self, other: "Grant") -> None:
         """Raises `NotAllowed`, or `InvalidValue` for the end, where `other` opens anything that this does not."""
         self.check_manages()
         if self.project not in (EVERY_PROJECT, other.project):
-            raise NotAllowed(f"The token {self.name} makes tokens of the project {self.project} alone.")
+            raise NotAllowed(f"{self.whose} makes tokens of the project {self.project} alone.")
         if other.expires_at > self.expires_at:
             asked, own = until(other.expires_at), until(self.expires_at)
             raise InvalidValue("expires", asked, "later than your own token's end", f"until {own} at most")

@@ -374,8 +374,12 @@ class Login(Base):
     id: Mapped[str] = mapped_column(String(64), primary_key=True)
     """SHA-256 of what the browser has."""
     token: Mapped[str] = mapped_column(String(64))
-    """SHA-256 of the token that it was exchanged for."""
+    """SHA-256 of the token that it was exchanged for, or of who has signed on and what that opens."""
     code: Mapped[bool] = mapped_column(Boolean)
+    project: Mapped[str | None] = mapped_column(String(64))
+    """With `role` and `name` what is open to somebody who has signed on; None for sessions of tokens."""
+    role: Mapped[str | None] = mapped_column(String(16))
+    name: Mapped[str | None] = mapped_column(String(140))
     expires_at: Mapped[float] = mapped_column(Float, index=True)
 
 

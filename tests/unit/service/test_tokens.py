@@ -115,7 +115,7 @@ def test_a_session_is_random_ends_with_signing_out_and_with_its_token(tmp_path: 
         assert session and browser.get("/searches").status_code == 200
         url_of_store = seeding.parts(app).settings.database_url
         kept = seeding.parts(app).callers.logins
-        assert kept.token_of(session) is not None and session not in repr(kept)
+        assert kept.of(session) is not None and session not in repr(kept)
         stolen = {"Cookie": f"yoso_8765={session}"}
         assert httpx.post(url + "/logout", headers=stolen).status_code == 303
         assert browser.get("/searches").status_code == 303, "what was stolen is worth nothing any more"
