@@ -6,7 +6,20 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import RedirectResponse
 from fastapi.staticfiles import StaticFiles
 
-from service.dashboard import cluster, compare, docs, login, logs, network, searches, sign_on, submit, sweeps, tokens
+from service.dashboard import (
+    cluster,
+    compare,
+    docs,
+    login,
+    logs,
+    network,
+    refusals,
+    searches,
+    sign_on,
+    submit,
+    sweeps,
+    tokens,
+)
 from service.dashboard.frame import STATIC, SignInNeededError, sharing
 
 __all__ = ["add_dashboard"]
@@ -22,6 +35,8 @@ def add_dashboard(app: FastAPI) -> None:
         app.include_router(pages.router)
     app.include_router(login.links)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
+
+    refusals.install(app)
 
     @app.exception_handler(SignInNeededError)
     def sign_in_first(request: Request, error: SignInNeededError) -> Response:

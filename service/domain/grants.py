@@ -78,7 +78,7 @@ class Grant:
     def check_manages(self) -> None:
         """Raises `NotAllowed` unless this may manage tokens and read the audit log: that takes an admin's."""
         if self.role != Role.ADMIN:
-            raise NotAllowed(f"{self.whose} may {self.role}; this takes an admin.")
+            raise NotAllowed(f"{self.whose} may {self.role}; this takes an admin of the project, or of all (*).")
 
     def check_gives(self, other: "Grant") -> None:
         """Raises `NotAllowed`, or `InvalidValue` for the end, where `other` opens anything that this does not."""

@@ -583,6 +583,35 @@ def test_every_page_can_be_read_by_everybody(app: FastAPI, page: Page, scheme: A
         assert browsing.barriers(page) == [], name
 
 
+@pytest.mark.parametrize("width", [320, 380])
+def test_what_a_token_may_not_do_is_told_on_a_page_that_fits_a_phone(
+    browser: Browser, tmp_path: Path, width: int
+) -> None:
+    tokens = {"who-reads-the-vision": "vision:read:reader", "who-leads-the-vision": "vision:admin:leader"}
+    app = seeding.make_app(tmp_path, tokens=tokens, data_roots=(str(tmp_path),))
+    search = seeding.queue(app, project="vision")
+    seeding.change(app, search, status=Status.FAILED, ended_at=1.0)
+    with seeding.serving(app) as url:
+        context = browser.new_context(base_url=url, viewport={"width": width, "height": 700})
+        page = context.new_page()
+        for token, title in (("who-reads-the-vision", "Not allowed"), ("who-leads-the-vision", "Tokens")):
+            page.goto("/login?next=/tokens")
+            page.get_by_label("Token").fill(token)
+            page.get_by_role("button", name="Sign in").click()
+            expect(page.get_by_role("heading", name=title)).to_be_visible()
+            assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+            assert browsing.barriers(page) == []
+            if title == "Not allowed":
+                told = "The token reader may read; this takes an admin of the project, or of all (*)."
+                expect(page.get_by_text(told)).to_be_visible()
+                page.goto("/searches/nothing/logs/1")
+                expect(page.get_by_role("heading", name="No such search")).to_be_visible()
+            page.get_by_role("button", name="Sign out").click()
+            expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+        context.close()
+    seeding.parts(app).searches.engine.dispose()
+
+
 def test_the_description_of_the_api_is_shown_from_this_host_alone(page: Page) -> None:
     page.goto("/docs")
     expect(page.get_by_text("/api/v1/searches", exact=True).first).to_be_visible()
