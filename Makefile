@@ -2,7 +2,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .PHONY: help setup demo test tests lint format clean bench-quality bench-ablation bench-budget bench-ranking bench-recipes bench-controls bench-path bench-service soak \
-	compose-by-hand bench-finalists bench-supernet bench-gpu bench-input bench-parallel bench-precision bench-peers bench-fastnas bench-warm bench-never-worse bench-sweep bench-start soak-cluster screenshots break-in
+	compose-by-hand bench-finalists bench-supernet bench-gpu bench-input bench-parallel bench-precision bench-peers bench-fastnas bench-warm bench-never-worse bench-sweep bench-start soak-cluster screenshots break-in sbom licences audit
 .DEFAULT_GOAL := help
 # Otherwise each of the many processes of a search and of the tests would compile Yoso anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -108,6 +108,18 @@ screenshots: .venv/installed ## Make the pictures of every page in docs/screensh
 
 compose-by-hand: .venv/installed ## Run what docker-compose.yml runs without a container engine, until a search has succeeded
 	$(BIN)/python -m tools.compose_by_hand
+
+sbom: .venv/installed ## List what Yoso needs when it runs, as CycloneDX in build/sbom.cdx.json
+	$(BIN)/python -m tools.shipped build/shipped
+	$(BIN)/cyclonedx-py environment build/shipped/bin/python --pyproject pyproject.toml --output-reproducible --output-file build/sbom.cdx.json
+
+licences: .venv/installed ## Write their licences to build/licences.md; fails for one that pyproject.toml does not allow
+	$(BIN)/python -m tools.shipped build/shipped
+	$(BIN)/pip-licenses --python build/shipped/bin/python --output-file build/licences.md
+
+# Strict, or packages that the index says nothing of would count as sound.
+audit: .venv/installed ## Is anything of constraints.txt known to be vulnerable? (asks pypi.org)
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict $(ARGS)
 
 format: .venv/installed ## Put the code in form
 	$(BIN)/ruff check --fix --quiet
