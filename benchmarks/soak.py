@@ -39,7 +39,7 @@ from service.dispatch.local_ray import LocalRay, free_ports, session_members
 from service.domain.lifecycle import TERMINAL, TRANSITIONS, WITH_RAY, Status
 from service.domain.request import SearchRequest, check
 from service.settings import Settings
-from service.store import database, work
+from service.store import claims, database
 from service.store.database import connect, migrate, reading
 from service.store.idempotency import Answer, Key, once
 from service.store.models import ArchitectureRow, Attempt, Event, Search
@@ -162,7 +162,7 @@ def dispatch(settings: Settings, log: str) -> None:
     """A dispatcher's process: the product's own, with shorter times."""
     logging.basicConfig(filename=log, level=logging.WARNING)
     os.environ["RAY_AUTH_TOKEN"] = TOKEN
-    work.LEASE_SECONDS = LEASE_SECONDS
+    claims.LEASE_SECONDS = LEASE_SECONDS
     database.LIMITS |= LIMITS
     dispatcher.HEARTBEAT_SECONDS = LEASE_SECONDS / 3
     dispatcher.POLL_SECONDS = 0.05

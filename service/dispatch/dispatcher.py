@@ -36,12 +36,13 @@ from service.domain.retention import BY_DEFAULT, Part, Retention
 from service.domain.scheduling import Capacity, Node
 from service.logs import SEARCH
 from service.store.changes import UnknownSearch
+from service.store.claims import LEASE_SECONDS
 from service.store.cluster import ClusterStore
 from service.store.deadlines import deadline_of, end_overdue
 from service.store.models import Search
 from service.store.searches import NotEnded, Searches
 from service.store.webhooks import WebhookStore
-from service.store.work import LEASE_SECONDS, LostLease, Work
+from service.store.work import LostLease, Work
 
 log = logging.getLogger(__name__)
 

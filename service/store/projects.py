@@ -13,9 +13,9 @@ from service.domain.scheduling import Ask, Capacity, Share, Verdict, too_large
 from service.formats import in_bytes
 from service.store import audit, changes
 from service.store.audit import Action
+from service.store.claims import judge, look
 from service.store.database import insert, reading
 from service.store.models import Project, Search
-from service.store.work import judge, standing, typical_seconds
 
 LARGEST = 3
 """Searches that are named to whoever must delete some."""
@@ -121,7 +121,7 @@ class Projects:
     def standings(self, within: Session | None = None) -> list[Standing]:
         """All projects, by name."""
         with reading(self.engine) if within is None else nullcontext(within) as session:
-            shares, _ = standing(session, changes.time_of(session), typical_seconds(session))
+            shares = look(session).shares.values()
             per_project = (
                 select(Search.project, func.count()).where(Search.status == Status.QUEUED).group_by(Search.project)
             )
@@ -150,7 +150,7 @@ class Projects:
             holders = session.scalars(
                 select(Search).where(Search.status.in_(WITH_RAY)).order_by(Search.project, Search.id)
             ).all()
-            verdict = judge(session, capacity, limit, time)
-            order = [ask.id for ask in judge(session, Capacity(), limit, time).admitted]
+            verdict = judge(session, capacity, limit)
+            order = [ask.id for ask in judge(session, Capacity(), limit).admitted]
             found = {one.id: one for one in session.scalars(select(Search).where(Search.id.in_(order)))}
         return Queue(holders, [found[one] for one in order if one in found], verdict, time)

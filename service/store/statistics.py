@@ -16,12 +16,12 @@ from sqlalchemy.orm import Session
 
 from service.domain.lifecycle import WITH_RAY, Status
 from service.store import changes
+from service.store.claims import LEASE_SECONDS, launchable
 from service.store.cluster import ClusterState, ClusterStore
 from service.store.database import reading
 from service.store.models import Attempt, Delivery, Project, Search, Webhook
 from service.store.models import Counter as CounterRow
 from service.store.webhooks import REFUSED, SENT
-from service.store.work import LEASE_SECONDS, launchable
 
 LAUNCH_BOUNDS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 24 * 3600.0)
 RUN_BOUNDS = (10.0, 30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 3 * 3600.0, 10 * 3600.0, 24 * 3600.0, 72 * 3600.0)

@@ -16,11 +16,11 @@ from service.domain.request import SearchRequest
 from service.domain.sweep import SweepRequest
 from service.store import audit, changes, outbox
 from service.store.audit import Action
+from service.store.claims import typical_seconds
 from service.store.database import reading
 from service.store.models import ArchitectureRow, Event, Search, Sweep, now
 from service.store.projects import admit_to_queue
 from service.store.searches import NO_CHANGE, new_search
-from service.store.work import typical_seconds
 
 MOST_AT_ONCE = 64
 """At most so many networks of one finals are retrained at once: its driver follows them all."""

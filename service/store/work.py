@@ -5,53 +5,38 @@ changed: what a stale dispatcher found out must not overwrite what the new one k
 """
 
 import math
-import secrets
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, and_, case, delete, exists, false, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Engine, and_, case, delete, exists, false, or_, select, tuple_, update
 from sqlalchemy.orm import Session, aliased
 
-from service.domain import scheduling
-from service.domain.lifecycle import LONGEST_BACKOFF, MAX_ATTEMPTS, TERMINAL, WITH_RAY, Status
+from service.domain.lifecycle import MAX_ATTEMPTS, TERMINAL, WITH_RAY, Status
 from service.domain.retention import NOTHING, Kept, Part
-from service.domain.scheduling import Ask, Capacity, Share, Verdict
-from service.store import changes
+from service.domain.scheduling import Capacity
+from service.store import changes, claims
 from service.store.database import reading, writing
 from service.store.models import (
     ArchitectureRow,
-    Attempt,
     AuditEntry,
     Deletion,
     Event,
     IdempotencyKey,
-    Project,
     Search,
     now,
 )
 
-LEASE_SECONDS = 30.0
 TAKEN_AT_ONCE = 4
 SHARE_TAKEN = 8
 """Of the leases that may be taken over, a turn takes one in so many, or `TAKEN_AT_ONCE`: the rest is for others."""
-CLAIMED_AT_ONCE = 16
-"""At most so many in one claim, so that several dispatchers share what comes."""
-
-RECENT_ATTEMPTS = 50
-UNKNOWN_SECONDS = 600.0
-"""How long a search is expected to run while none has ended yet."""
-
 KEY_SECONDS = 7 * 86400.0
 """How long an idempotency key is remembered."""
 
 LONG = ("per_class", "confused")
 """What a result tells class by class: it stays in the run's folder, whence a network's page reads it; lists of searches
 read every network's row."""
-
-_CLAIM_LOCK = 7_364_201_812
-"""The key of the advisory lock under which PostgreSQL's clients claim; any number that nobody else uses."""
 
 # What every turn of a dispatcher asks: to build a statement takes longer than to send it.
 _source = aliased(Search)
@@ -69,23 +54,6 @@ _RELEASE_FINALS = (
     .values(start_by=now() + Search.max_wait)
     .execution_options(synchronize_session=False)
 )
-_WITH_QUEUE = select(Project.name).where(
-    exists(select(1).where(Search.status == Status.QUEUED, Search.project == Project.name))
-)
-_WITH_RAY = (
-    select(Search.project, Search.accelerators, Search.id, Search.workers, Search.cpus, Search.gpus)
-    .add_columns(Search.accelerator_type, Attempt.started_at)
-    .join(Attempt, (Attempt.search_id == Search.id) & (Attempt.number == Search.attempt))
-    .where(Search.status.in_(WITH_RAY))
-)
-_newest = (
-    select(Attempt.ended_at, Attempt.started_at)
-    .where(Attempt.ended_at.is_not(None))
-    .order_by(Attempt.ended_at.desc())
-    .limit(RECENT_ATTEMPTS)
-    .subquery()
-)
-_MEAN_SECONDS = select(func.avg(_newest.c.ended_at - _newest.c.started_at))
 
 
 class LostLease(RuntimeError):
@@ -104,7 +72,7 @@ class Work:
     def take_over(self, owner: str) -> list[Search]:
         """Take the leases of some of the searches with Ray that nobody has, or whose holder has been silent.
 
-        That is so where this process has seen no beat for `LEASE_SECONDS`. A turn takes only a share of them.
+        That is so where this process has seen no beat for `claims.LEASE_SECONDS`. A turn takes only a share of them.
         """
         silent = self._silent()
         # Each dispatcher in an order of its own, so that two at once seldom want the same.
@@ -120,7 +88,7 @@ class Work:
             if lost := sum(search.lease_token is not None for search in taken):
                 changes.count(session, changes.TAKEOVERS, lost)
             for search in taken:
-                _lease(search, owner, now)
+                claims.lease(search, owner, now)
             return taken
 
     def _silent(self) -> dict[str, tuple[str | None, int]]:
@@ -136,34 +104,17 @@ class Work:
         return {
             search_id: (token, beat)
             for search_id, (token, beat, since) in self._seen.items()
-            if token is None or now - since > LEASE_SECONDS
+            if token is None or now - since > claims.LEASE_SECONDS
         }
 
     def claim(self, owner: str, capacity: Capacity) -> list[Search]:
-        """Launch queued searches as `admit` decides; none while another dispatcher claims.
+        """Launch queued searches as `admit` decides; none where another dispatcher has claimed meanwhile.
 
         A search that is claimed is `launching`, in a new attempt and with the workers that it is granted, when this
         returns.
         """
-        with writing(self.engine) as session:
-            time = _turn(session)
-            if time is None:
-                return []
-            asks = judge(session, capacity, CLAIMED_AT_ONCE, time).admitted
-            if not asks:
-                return []
-            # Its user may have cancelled, paused or retried it just now.
-            still = (Search.status == Status.QUEUED, launchable(time))
-            chosen = select(Search).where(Search.id.in_([ask.id for ask in asks]), *still)
-            found = {one.id: one for one in session.scalars(chosen.with_for_update(skip_locked=True))}
-            claimed = []
-            for ask in (ask for ask in asks if ask.id in found):
-                search = found[ask.id]
-                _lease(search, owner, time)
-                changes.resize(search, ask.workers)
-                changes.move(session, search, Status.LAUNCHING, time, reason=None)
-                claimed.append(search)
-            return claimed
+        claim = claims.by_statement if self.engine.dialect.name == "postgresql" else claims.by_transaction
+        return claim(self.engine, owner, capacity)
 
     def release_finals(self) -> None:
         """Let finals be launched whose searches have all ended, unless their sweep is paused."""
@@ -179,7 +130,7 @@ class Work:
                 session.scalars(
                     update(Search)
                     .where(Search.lease_token.in_(list(tokens)), Search.status.in_(WITH_RAY))
-                    .values(lease_beat=Search.lease_beat + 1, lease_expires_at=now() + LEASE_SECONDS)
+                    .values(lease_beat=Search.lease_beat + 1, lease_expires_at=now() + claims.LEASE_SECONDS)
                     .returning(Search.lease_token)
                     .execution_options(synchronize_session=False)
                 )
@@ -355,110 +306,6 @@ def _past(kept: Kept, time: float, part: Part = NOTHING) -> "list[ColumnElement[
     past = [and_(whose, Search.ended_at < time - days * 86400.0) for whose, days in limits if days is not None]
     has_it = [value for value in range(2 ** len(Part)) if not value & part]  # so that an index is walked
     return [Search.status.in_(TERMINAL), Search.pruned.in_(has_it), or_(false(), *past)]
-
-
-def launchable(time: float) -> "ColumnElement[bool]":
-    """Whether a queued search may be launched at the database's `time`, if there is room for it.
-
-    Where that clock was put back, `not_before` may lie further ahead than anybody ever set it.
-    """
-    waited = or_(Search.not_before <= time, Search.not_before > time + LONGEST_BACKOFF)
-    return and_(waited, Search.paused.is_(False), Search.awaiting.is_(False))
-
-
-def _turn(session: Session) -> float | None:
-    """The database's time, or None where another claim is under way.
-
-    One claim at a time: two that looked at once could both fill the same room. Nobody waits for it: whoever has it may
-    be asleep, until the database ends the transaction.
-    """
-    if session.get_bind().dialect.name != "postgresql":
-        return changes.time_of(session)
-    # In one round trip; a row's columns are computed from left to right.
-    free, time = session.execute(select(func.pg_try_advisory_xact_lock(_CLAIM_LOCK), now())).one()
-    return float(time) if free else None
-
-
-def judge(session: Session, capacity: Capacity, limit: int, time: float) -> Verdict:
-    """Whom `scheduling.admit` would launch at the database's `time`, which is now, by what the database holds."""
-    typical = typical_seconds(session)
-    standings, held = standing(session, time, typical)
-    shares = {share.project: share for share in standings}
-    contenders = [shares[name] for name in session.scalars(_WITH_QUEUE)]
-    first = max(4, limit // max(1, len(contenders)) + 1)  # as many as each is likely to be asked for
-    return scheduling.admit(
-        contenders,
-        lambda project: _queue(session, project, time, first),
-        capacity,
-        held,
-        typical,
-        limit,
-    )
-
-
-def standing(session: Session, time: float, typical: float) -> tuple[list[Share], list[Ask]]:
-    """Every project with its weight, quotas, use and what it holds; and the searches that hold something.
-
-    What is held is computed from the searches that are with Ray now.
-    """
-    shares = {
-        row.name: Share(
-            row.name,
-            row.weight,
-            row.max_running,
-            row.max_accelerators,
-            scheduling.decayed(row.used, time - row.used_at),
-        )
-        for row in session.scalars(select(Project).order_by(Project.name))
-    }
-    held: list[Ask] = []
-    for project, amount, search_id, workers, cpus, gpus, its_type, started_at in session.execute(_WITH_RAY):
-        held.append(Ask(search_id, workers, cpus, gpus, accelerator_type=its_type))
-        share, age = shares[project], time - started_at
-        share.running += 1
-        share.held += amount
-        share.used += scheduling.usage(amount, age)
-        share.ahead += amount * max(0.0, typical - age)
-    return list(shares.values()), held
-
-
-def typical_seconds(session: Session) -> float:
-    """How long the newest attempts that have ended ran, on average."""
-    mean = session.execute(_MEAN_SECONDS).scalar_one()
-    return UNKNOWN_SECONDS if mean is None else max(0.0, float(mean))
-
-
-def _queue(session: Session, project: str, time: float, size: int) -> Iterator[Ask]:
-    """The searches of a project's queue that may be launched, in order; `size` of them are read first."""
-    behind: tuple[float, str] | None = None
-    while True:
-        query = (
-            select(
-                Search.id,
-                Search.workers,
-                Search.cpus,
-                Search.gpus,
-                Search.min_workers,
-                Search.accelerator_type,
-                Search.rank,
-            )
-            .where(Search.status == Status.QUEUED, Search.project == project, launchable(time))
-            .order_by(Search.rank, Search.id)
-            .limit(size)
-        )
-        if behind is not None:
-            query = query.where(tuple_(Search.rank, Search.id) > tuple_(*behind))
-        rows = session.execute(query).all()
-        for row in rows:
-            yield Ask(row.id, row.workers, row.cpus, row.gpus, row.min_workers, row.accelerator_type)
-        if len(rows) < size:
-            return
-        behind, size = (rows[-1].rank, rows[-1].id), min(1000, 4 * size)
-
-
-def _lease(search: Search, owner: str, time: float) -> None:
-    search.lease_owner, search.lease_token = owner, secrets.token_hex(16)
-    search.lease_beat, search.lease_expires_at = 0, time + LEASE_SECONDS
 
 
 def _held(session: Session, search_id: str, token: str) -> Search:

@@ -4,8 +4,7 @@
 """
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,11 +15,12 @@ from service.dispatch.dispatcher import Dispatcher
 from service.dispatch.executors.ray_jobs import RayJobs
 from service.dispatch.runs import Runs
 from service.domain import scheduling
-from service.store import changes, database
-from service.store.database import connect, reading, writing
+from service.domain.scheduling import Capacity, Node
+from service.store.claims import LEASE_SECONDS
+from service.store.database import reading, writing
 from service.store.models import Attempt, Base, Event, Project, Search
 from service.store.searches import Searches
-from service.store.work import LEASE_SECONDS, Work
+from service.store.work import Work
 from tests import seeding
 from tests.ray_double import RayDouble
 
@@ -66,41 +66,33 @@ def wait_out(dispatcher: Dispatcher) -> None:
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-@pytest.mark.parametrize(("module", "name"), [(scheduling, "admit"), (changes, "move")])
-def test_who_sleeps_in_a_claim_stops_nobody_and_is_ended_by_the_server(
-    stage: Stage, database_url: str, module: Any, name: str, monkeypatch: pytest.MonkeyPatch
+def test_who_sleeps_in_a_claim_keeps_nobody_waiting_and_fills_no_room_twice(
+    stage: Stage, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has the lock under which is claimed, or the rows that it claims as well."""
-    first, dispatcher = seeding.queue(stage.app), stage.dispatcher()
-    dispatcher.turn()
-    dispatcher.turn()
-    assert stage.status(first) == "running"
-    stage.ray.advance(10)
-    second = seeding.queue(stage.app)
-    monkeypatch.setitem(database.LIMITS, "idle_in_transaction_session_timeout", 1)
-    sleeper, asleep, wake = stage.dispatcher(Searches(connect(database_url))), threading.Event(), threading.Event()
-    do: Callable[..., Any] = getattr(module, name)
+    """It has chosen the first of two, for the only room, when it falls asleep."""
+    first, second = seeding.queue(stage.app), seeding.queue(stage.app)
+    one = Capacity.of([Node("node", 1, 0)])
+    asleep, wake, admit, claimed = threading.Event(), threading.Event(), scheduling.admit, list[Search]()
 
-    def sleep(*arguments: Any, **more: Any) -> Any:
+    def sleep(*arguments: Any) -> Any:
+        verdict = admit(*arguments)
         if threading.current_thread() is thread:
+            assert [ask.id for ask in verdict.admitted] == [first]
             asleep.set()
             assert wake.wait(60)
-        return do(*arguments, **more)
+        return verdict
 
-    monkeypatch.setattr(module, name, sleep)
-    thread = threading.Thread(target=sleeper.turn)
+    monkeypatch.setattr(scheduling, "admit", sleep)
+    thread = threading.Thread(target=lambda: claimed.extend(Work(stage.searches.engine).claim("sleeper", one)))
     thread.start()
     assert asleep.wait(30)
-    dispatcher.turn()
-    assert stage.status(first) == "succeeded", "what has finished does not wait for the claim"
-    give_up = time.monotonic() + 60
-    while stage.status(second) == "queued":
-        assert time.monotonic() < give_up
-        dispatcher.turn()
+    seeding.change(stage.app, first, paused=True)
+    assert seeding.claims(stage.app, one) == [second], "nobody waits for who sleeps"
+    seeding.change(stage.app, first, paused=False)
     wake.set()
     thread.join()
-    assert sleeper.held == {} and stage.ray.submitted == [f"yoso-{first}-1", f"yoso-{second}-1"]
-    sleeper.searches.engine.dispose()
+    assert claimed == [] and stage.status(first) == "queued", "the room is full"
+    assert seeding.claims(stage.app, one) == []
 
 
 @pytest.mark.parametrize(("part", "name"), [("runs", "write_spec"), ("jobs", "submit")])

@@ -56,6 +56,7 @@ from service.domain.lifecycle import TERMINAL, TRANSITIONS, WITH_RAY, Status
 from service.domain.request import SearchRequest, check
 from service.domain.scheduling import HALF_LIFE_SECONDS
 from service.domain.sweep import SweepRequest, expand
+from service.store import claims
 from service.store import work as work_module
 from service.store.database import LIMITS, Turns, connect, migrate, reading, writing
 from service.store.idempotency import Answer, Key, KeyReused, once
@@ -281,7 +282,7 @@ class Player:
                 return
             raise lost_connection(self.world.engine)
         if self.world.writes:
-            self.sleep(2 * work_module.LEASE_SECONDS + 1)
+            self.sleep(2 * claims.LEASE_SECONDS + 1)
             return
         if process is not None and connections[0].info.transaction_status:
             self.within = process, self.world.clock.passed
@@ -543,9 +544,7 @@ class Machine(RuleBasedStateMachine):
             last = self.beats.get(search_id)
             since = last[1] if last is not None and last[0] == beat else self.clock.passed
             self.beats[search_id] = beat, since
-            adrift = told_before[0] in WITH_RAY and (
-                owner is None or self.clock.passed - since > work_module.LEASE_SECONDS
-            )
+            adrift = told_before[0] in WITH_RAY and (owner is None or self.clock.passed - since > claims.LEASE_SECONDS)
             launched = told_before[0] == Status.QUEUED and told[1] > told_before[1]
             assert not (launched and paused), f"{search_id} was launched, which is paused"
             assert not launched or self.awaits(search_id) <= TERMINAL, f"{search_id} was launched before what it awaits"
