@@ -51,7 +51,7 @@ from service.store.models import Attempt, Counter, Event, Project, Search, now
 LEASE_SECONDS = 30.0
 AT_ONCE = 16
 """At most so many in one claim, so that several dispatchers share what comes."""
-HEADS = 4
+HEADS = 2
 """Of each project's queue so many are read with all else; where more are wanted, they are asked for."""
 RECENT_ATTEMPTS = 50
 UNKNOWN_SECONDS = 600.0
