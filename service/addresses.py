@@ -28,7 +28,11 @@ def addresses_of(url: str, networks: Sequence[Network], resolve: Resolve = resol
 
     To send to a name again would look it up again, and find another address: so send to one of these.
     """
-    host, port = place_of(url)
+    return judge(*place_of(url), networks, resolve)
+
+
+def judge(host: str, port: int, networks: Sequence[Network], resolve: Resolve = resolve) -> list[str]:
+    """The same of a host and a port."""
     found = _in_time(lambda: resolve(host, port))
     if isinstance(found, Exception):
         raise NowhereToSend(f"{host} cannot be looked up: {getattr(found, 'strerror', None) or found}")

@@ -393,9 +393,9 @@ class Webhook(TypedDict):
 
 
 class MadeWebhook(Webhook):
-    """A webhook that was just made, and what its messages are signed with: it is told this once."""
+    """A webhook that was just made, and what its messages are signed with: it is told this once, to no notification."""
 
-    secret: str
+    secret: str | None
 
 
 class WebhookPage(TypedDict):

@@ -74,7 +74,7 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
         dispatching,
         callers,
         access,
-        Webhooks(WebhookStore(engine), settings.webhook_networks),
+        Webhooks(WebhookStore(engine), settings.webhook_networks, settings.notify_schemes),
         Checks(),
         Streams(settings.max_streams),
         Inspections(settings.data_roots, settings.any_folder, settings.inspection_seconds),

@@ -209,7 +209,8 @@ def serve(
 
     Settings come from the environment.
     Where things are: YOSO_STORAGE, YOSO_DATABASE_URL, YOSO_DATABASE_PASSWORD,
-    YOSO_RAY_ADDRESS, YOSO_NODE_GROUPS, YOSO_MLFLOW_URI, YOSO_WEBHOOK_NETWORKS.
+    YOSO_RAY_ADDRESS, YOSO_NODE_GROUPS, YOSO_MLFLOW_URI, YOSO_WEBHOOK_NETWORKS,
+    YOSO_NOTIFY_SCHEMES.
     How it is found: YOSO_HOST, YOSO_PORT, YOSO_PUBLIC_URL, YOSO_ALLOWED_HOSTS.
     Who may do what: YOSO_TOKENS, YOSO_DATA_ROOTS.
     Signing on with a provider: YOSO_OIDC_ISSUER, YOSO_OIDC_CLIENT_ID, YOSO_OIDC_CLIENT_SECRET,
@@ -882,7 +883,9 @@ TEST_SECONDS = 30.0
 
 @webhooks.command("create")
 def create_webhook(
-    to: Annotated[str, typer.Argument(metavar="URL", help="Where messages are sent; http or https.")],
+    to: Annotated[
+        str, typer.Argument(metavar="URL", help="Where messages are sent: http(s)://, mailto://, slack://, …")
+    ],
     event: Annotated[
         list[str] | None,
         typer.Option(help="running, succeeded, failed or cancelled; may be repeated (default: all but running)."),
@@ -891,17 +894,17 @@ def create_webhook(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Make a webhook and print its secret, this once."""
+    """Make a webhook and print its secret, this once; or for mailto:// and the like a notification, which has none."""
     with refusals(), Client(url) as client:
         made = client.make_webhook(to, event, project)
         if as_json:
             print(json.dumps(made))
         else:
-            told = (
-                f"webhook {made['id']} is told what has {', '.join(made['events'])} in {made['project']}; its secret,"
-            )
-            err.print(escape(f"{told} for the receiver, is shown once:"), highlight=False, soft_wrap=True)
-            print(made["secret"])
+            told = f"webhook {made['id']} is told what has {', '.join(made['events'])} in {made['project']}"
+            secret = "; its secret, for the receiver, is shown once:" if made["secret"] is not None else ""
+            err.print(escape(told + secret), highlight=False, soft_wrap=True)
+            if made["secret"] is not None:
+                print(made["secret"])
 
 
 @webhooks.command("list")

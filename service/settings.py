@@ -14,7 +14,7 @@ from service.domain.grants import NAME, Grant
 from service.domain.lifecycle import WAITING_SECONDS
 from service.domain.node_groups import NodeGroup
 from service.domain.node_groups import parse as parse_groups
-from service.domain.receivers import Network, parse_networks
+from service.domain.receivers import SCHEMES, Network, parse_networks, parse_schemes
 from service.domain.retention import BY_DEFAULT, FOREVER, Kept, Part, Retention
 from service.domain.sign_on import SignOn
 
@@ -46,7 +46,8 @@ class Settings:
     second, `rate_burst` at once, and `max_streams` open streams of events. A dataset is looked at for at most
     `inspection_seconds`; a search that waits in Ray for its workers for more than `waiting_seconds` gives its place
     back; `retention` says how long what searches leave behind is kept. `node_groups` are what an autoscaler may
-    let the cluster grow by; `webhook_networks` those inside that webhooks may be sent to; `sign_on` is the provider
+    let the cluster grow by; `webhook_networks` those inside that webhooks and notifications may be
+    sent to, `notify_schemes` how the latter may; `sign_on` is the provider
     that people sign on with, or None. Raises `InvalidValue` where a setting cannot be used.
     """
 
@@ -70,6 +71,7 @@ class Settings:
     retention: Retention = BY_DEFAULT
     node_groups: tuple[NodeGroup, ...] = ()
     webhook_networks: tuple[Network, ...] = ()
+    notify_schemes: tuple[str, ...] = SCHEMES
     sign_on: SignOn | None = None
 
     def __post_init__(self) -> None:
@@ -198,6 +200,7 @@ class Settings:
             waiting_seconds=number(given, "YOSO_WAITING_SECONDS", float, cls.waiting_seconds),
             node_groups=parse_groups(given.get("YOSO_NODE_GROUPS", "")),
             webhook_networks=parse_networks(given.get("YOSO_WEBHOOK_NETWORKS", "")),
+            notify_schemes=parse_schemes(given["YOSO_NOTIFY_SCHEMES"]) if "YOSO_NOTIFY_SCHEMES" in given else SCHEMES,
             sign_on=SignOn.parse(given),
         )
 

@@ -26,7 +26,10 @@ class NewWebhook(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    url: Text = Field(description="Where messages are sent by POST; http or https, and no address inside.")
+    url: Text = Field(
+        description="Where messages are sent, and no address inside: by POST for http and https, and in words for a "
+        "notification's, such as mailto:// or slack://."
+    )
     events: list[_Event] = Field(list(ENDS), min_length=1, description="What it is told of.")
     project: Text | None = Field(None, description="Whose searches and sweeps; by default the caller's own.")
 
@@ -37,6 +40,7 @@ class WebhookView(BaseModel):
     id: str
     project: str
     url: str
+    """That of a notification without what is secret in it."""
     events: list[str]
     created_by: str | None
     created_at: str
@@ -50,8 +54,8 @@ class WebhookView(BaseModel):
 class MadeWebhook(WebhookView):
     """A webhook that was just made."""
 
-    secret: str
-    """What its messages are signed with, for the receiver; it is told here and nowhere again."""
+    secret: str | None
+    """What its messages are signed with, for the receiver; it is told here and nowhere again. Notifications: None."""
 
 
 class WebhookPage(BaseModel):
@@ -103,10 +107,10 @@ def make(wanted: NewWebhook, service: ContextDep, caller: CallerDep) -> MadeWebh
     Its secret is in this answer alone. So no `Idempotency-Key` can have the answer given again: where it was lost,
     delete the webhook and make another.
     """
-    project = service.webhooks.check(caller, wanted.url, wanted.project)
+    project, shown = service.webhooks.check(caller, wanted.url, wanted.project)
     with writing(service.searches.engine) as session:
-        made = service.webhooks.make(project, wanted.url, wanted.events, session)
-    return MadeWebhook(**view(made).model_dump(), secret=made.secret)
+        made = service.webhooks.make(project, wanted.url, wanted.events, session, shown)
+    return MadeWebhook(**view(made).model_dump(), secret=made.secret or None)
 
 
 @router.get("", responses=FORBIDDEN)
@@ -164,7 +168,7 @@ def view(webhook: Webhook) -> WebhookView:
     return WebhookView(
         id=webhook.id,
         project=webhook.project,
-        url=webhook.url,
+        url=webhook.url if webhook.shown is None else webhook.shown,
         events=webhook.events,
         created_by=webhook.created_by,
         created_at=iso(webhook.created_at),

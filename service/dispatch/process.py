@@ -46,7 +46,7 @@ class Dispatching:
         # A daemon too: what does not reach MLflow now is sent by whoever mirrors next.
         self.mirroring = threading.Thread(target=self.mirror.run, name="mlflow", daemon=True) if self.mirror else None
 
-        self.sender = Sender(searches.engine, settings.webhook_networks, settings.public_url)
+        self.sender = Sender(searches.engine, settings.webhook_networks, settings.public_url, settings.notify_schemes)
         self.sending = threading.Thread(target=self.sender.run, name="webhooks", daemon=True)
 
     def start(self) -> None:

@@ -21,8 +21,9 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from nas_core.errors import InvalidValue
+from service import notifications
 from service.addresses import NowhereToSend, Resolve, addresses_of, resolve
-from service.domain.receivers import Network, sign
+from service.domain.receivers import SCHEMES, Network, check_notified, is_notified, sign
 from service.store.webhooks import Attempt, Batch, WebhookStore
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,8 @@ SEND_SECONDS = 10.0
 """How long an attempt may take, from the connection to the answer's status."""
 MOST_WEBHOOKS = 32
 """Webhooks that are sent to at a time."""
+MOST_NOTIFYING = 4
+"""Of them notifications, each of which takes a process."""
 MOST_ADDRESSES = 4
 """Of a name, tried one after the other until one accepts a connection."""
 LONGEST_BACKOFF = 60.0
@@ -46,9 +49,11 @@ class Sender:
         engine: Engine,
         networks: Sequence[Network] = (),
         public_url: str | None = None,
+        schemes: Sequence[str] = SCHEMES,
         resolve: Resolve = resolve,
     ) -> None:
         self.store, self.networks, self.public_url, self.resolve = WebhookStore(engine), networks, public_url, resolve
+        self.schemes, self.notifying = schemes, asyncio.Semaphore(MOST_NOTIFYING)
         self.stopping = threading.Event()
         self.failures = 0
         """How often in a row the database did not answer."""
@@ -106,15 +111,7 @@ class Sender:
             raise
 
     async def _send_all(self, client: httpx.AsyncClient, batch: Batch) -> None:
-        began = time.monotonic()
-        try:
-            addresses = await asyncio.to_thread(addresses_of, batch.url, self.networks, self.resolve)
-        except (NowhereToSend, InvalidValue) as error:
-            seconds = round(time.monotonic() - began, 3)
-            attempts = [Attempt(one, seconds, None, str(error)[:LONGEST_REASON]) for one, _ in batch.messages]
-        else:
-            posts = [self._post(client, batch, addresses, *message) for message in batch.messages]
-            attempts = await asyncio.gather(*posts)
+        attempts = await (self._notify(batch) if is_notified(batch.url) else self._post_all(client, batch))
         for attempt in attempts:
             if attempt.reason is not None:
                 log.info("webhook %s did not take %s: %s", batch.webhook_id, attempt.message_id, attempt.reason)
@@ -125,6 +122,28 @@ class Sender:
             return
         if off is not None:
             log.warning("webhook %s is switched off: %s", batch.webhook_id, off)
+
+    async def _notify(self, batch: Batch) -> list[Attempt]:
+        """Send the messages of a batch as notifications, and say what came of them."""
+        try:
+            check_notified(batch.url, self.schemes)
+        except InvalidValue as error:
+            return [Attempt(one, 0.0, None, error.reason[:LONGEST_REASON]) for one, _ in batch.messages]
+        async with self.notifying:
+            documents = [self._linked(document) for _, document in batch.messages]
+            came = await notifications.send(batch.url, documents, self.networks)
+        pairs = zip(batch.messages, came, strict=True)
+        return [Attempt(one, sent.seconds, None, sent.reason) for (one, _), sent in pairs]
+
+    async def _post_all(self, client: httpx.AsyncClient, batch: Batch) -> list[Attempt]:
+        began = time.monotonic()
+        try:
+            addresses = await asyncio.to_thread(addresses_of, batch.url, self.networks, self.resolve)
+        except (NowhereToSend, InvalidValue) as error:
+            seconds = round(time.monotonic() - began, 3)
+            return [Attempt(one, seconds, None, str(error)[:LONGEST_REASON]) for one, _ in batch.messages]
+        posts = [self._post(client, batch, addresses, *message) for message in batch.messages]
+        return await asyncio.gather(*posts)
 
     async def _post(
         self,

@@ -8,10 +8,11 @@ import base64
 import hashlib
 import hmac
 import ipaddress
+import re
 import secrets
 from collections.abc import Sequence
 from enum import StrEnum
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from nas_core.errors import InvalidValue
 from service.domain.lifecycle import Status
@@ -24,6 +25,19 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _INSIDE = tuple(map(ipaddress.ip_network, ("168.63.129.16/32", "192.0.0.0/24", "64:ff9b:1::/48")))
 """Inside, although Python or some release of it says otherwise: where Azure and Oracle's cloud tell their machines
 secrets, and what stands for private IPv4 addresses."""
+
+
+SCHEMES = (
+    *("mailto", "mailtos", "slack", "discord", "workflows", "tgram", "gchat"),
+    *("mmost", "mmosts", "ntfy", "ntfys", "matrix", "matrixs"),
+)
+"""By which notifications may be sent unless the operator says otherwise: e-mail, and chats that teams use."""
+PARAMETERS = {
+    *("to", "from", "name", "cc", "bcc", "reply", "smtp", "mode", "user", "pass", "format", "footer", "image", "batch"),
+    *("timestamp", "thread", "topic", "channel", "priority", "tags", "region"),
+}
+"""What a notification's URL may set behind its question mark: others read files of this machine, or leave certificates
+unchecked."""
 
 
 class Event(StrEnum):
@@ -71,6 +85,36 @@ def place_of(url: str) -> tuple[str, int]:
     if parts.scheme not in ("http", "https") or not host or port == 0 or "#" in url or not plain:
         raise InvalidValue("url", "…", told, f"{ACCEPTED}, in ASCII and without a fragment")
     return host, port or {"http": 80, "https": 443}[parts.scheme]
+
+
+def is_notified(url: str) -> bool:
+    """Whether a URL is a notification's, and not that of a webhook."""
+    return not url.lower().startswith(("http:", "https:"))
+
+
+def check_notified(url: str, schemes: Sequence[str]) -> str:
+    """The scheme of a notification's URL. Raises `InvalidValue`, without the URL, where it may not be used."""
+    scheme, slashes, _ = url.partition("://")
+    if not slashes or scheme.lower() not in schemes:
+        told = f"{ACCEPTED}, or a notification's: {', '.join(f'{one}://' for one in schemes)}"
+        raise InvalidValue("url", "…", "not the URL of a receiver", told)
+    if len(url) > LONGEST_URL or not url.isprintable():
+        raise InvalidValue("url", "…", f"longer than {LONGEST_URL} characters, or not to be printed", "a shorter one")
+    for pair in re.split("[?&;]", url)[1:]:
+        name = unquote(pair.partition("=")[0])
+        if name.lower() not in PARAMETERS:
+            told = f"of parameters only {', '.join(sorted(PARAMETERS))}; others in the URL as %3F, %26 and %3B"
+            raise InvalidValue("url", "…", "it has a parameter that cannot be used here", told)
+    return scheme.lower()
+
+
+def parse_schemes(text: str) -> tuple[str, ...]:
+    """The schemes of a setting. Raises `InvalidValue`."""
+    found = tuple(dict.fromkeys(text.replace(",", " ").lower().split()))
+    for one in found:
+        if not re.fullmatch("[a-z0-9]{1,20}", one) or one in ("http", "https"):
+            raise InvalidValue("YOSO_NOTIFY_SCHEMES", text, f"{one!r} is no scheme of Apprise", " ".join(SCHEMES))
+    return found
 
 
 def may_be_sent_to(address: str, networks: Sequence[Network]) -> bool:

@@ -318,10 +318,13 @@ class Webhook(Base):
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     project: Mapped[str] = mapped_column(String(64))
     url: Mapped[str] = mapped_column(Text)
+    """Of a notification it is a secret."""
+    shown: Mapped[str | None] = mapped_column(Text)
+    """A notification's URL without what is secret in it; None for a webhook."""
     events: Mapped[list[str]] = mapped_column(JSON)
     """Of `receivers.Event`."""
     secret: Mapped[str] = mapped_column(String(80))
-    """What messages are signed with: a hash would not do."""
+    """What messages are signed with: a hash would not do. Empty for a notification."""
     created_by: Mapped[str | None] = mapped_column(String(140))
     created_at: Mapped[float] = mapped_column(Float)
     taken_at: Mapped[float | None] = mapped_column(Float)

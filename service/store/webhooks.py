@@ -69,8 +69,13 @@ class WebhookStore:
 
     # What admins do
 
-    def make(self, project: str, url: str, host: str, events: Sequence[Event], within: Session) -> Webhook:
-        """A new webhook with a secret of its own. Raises `OverQuota`."""
+    def make(
+        self, project: str, url: str, host: str, events: Sequence[Event], within: Session, shown: str | None = None
+    ) -> Webhook:
+        """A new webhook with a secret of its own, or a notification, which has none and is `shown` so.
+
+        The audit log has its `host`, or the scheme of a notification. Raises `OverQuota`.
+        """
         admit_to_queue(within, project, 0)  # which makes sure that there is a row to lock
         within.execute(select(Project.name).where(Project.name == project).with_for_update())
         count = within.execute(select(func.count()).where(Webhook.project == project)).scalar_one()
@@ -82,14 +87,15 @@ class WebhookStore:
             project=project,
             url=url,
             events=list(dict.fromkeys(events)),
-            secret=new_secret(),
+            secret=new_secret() if shown is None else "",
+            shown=shown,
             created_by=changes.BY.get(),
             created_at=changes.time_of(within),
             leased_until=0.0,
         )
         within.add(webhook)
         within.flush()
-        _audit(within, Action.WEBHOOK_MADE, webhook, {"host": host})
+        _audit(within, Action.WEBHOOK_MADE, webhook, {"host" if shown is None else "scheme": host})
         return webhook
 
     def get(self, webhook_id: str, project: str | None, within: Session, lock: bool = False) -> Webhook:

@@ -157,7 +157,7 @@ def client(url: str) -> Iterator[Connect]:
 @contextmanager
 def sender(app: FastAPI, public_url: str | None = PUBLIC, resolve: Resolve = addresses.resolve) -> Iterator[Sender]:
     """What sends in a process that dispatches."""
-    made = Sender(seeding.parts(app).searches.engine, HERE, public_url, resolve)
+    made = Sender(seeding.parts(app).searches.engine, HERE, public_url, resolve=resolve)
     thread = threading.Thread(target=made.run)
     thread.start()
     try:
@@ -266,7 +266,7 @@ def test_a_search_is_told_from_its_start_to_its_end(
         assert (attempt["status"], attempt["reason"]) == (204, None) and attempt["seconds"] < PATIENCE
     assert client("bob").deliveries(elsewhere["id"])["items"] == [], "another project's is told nothing"
     told = caplog.text + json.dumps([ann.webhooks(), ann.deliveries(made["id"]), ann.audit()])
-    assert made["secret"] not in told and "for=me" not in json.dumps(ann.audit()) + caplog.text
+    assert made["secret"] and made["secret"] not in told and "for=me" not in json.dumps(ann.audit()) + caplog.text
     noted = [(one["action"], one["about"]) for one in ann.audit(about=f"webhook/{made['id']}")["items"]]
     assert noted == [("webhook_made", f"webhook/{made['id']}")]
 
