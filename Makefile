@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: help setup demo test tests lint format clean bench-quality bench-ablation bench-budget bench-ranking bench-recipes bench-controls bench-path bench-service soak \
+.PHONY: help setup demo test tests lint format clean bench-quality bench-ablation bench-budget bench-ranking bench-recipes bench-controls bench-path bench-service bench-year soak \
 	compose-by-hand bench-finalists bench-supernet bench-gpu bench-input bench-parallel bench-precision bench-peers bench-fastnas bench-warm bench-never-worse bench-sweep bench-start soak-cluster screenshots break-in sbom licences audit
 .DEFAULT_GOAL := help
 # Otherwise each of the many processes of a search and of the tests would compile Yoso anew.
@@ -89,6 +89,9 @@ bench-sweep: .venv/installed ## Six budgets in one sweep on the digits, its fron
 
 bench-start: .venv/installed ## How long until the first training step, and what does not train after it? (ten minutes)
 	$(BIN)/python -m benchmarks.start $(ARGS)
+
+bench-year: .venv/installed ## What do 100,000 searches of a year do to pages, claims and the database? (an hour)
+	$(BIN)/python -m benchmarks.year $(ARGS)
 
 bench-service: .venv/installed ## What does the service cost, beside references? (16 minutes)
 	$(BIN)/python -m benchmarks.service $(ARGS)

@@ -3,8 +3,9 @@
 Four dispatchers (real processes, on PostgreSQL and on a double of Ray with faults) are killed with SIGKILL, or stopped
 with SIGSTOP for longer than a lease, at random moments, also in the middle of a transaction, while searches are
 submitted, cancelled and tried again. The double's drivers claim their attempts and write as the product's do. With
-`--real N` there are N searches by a real service on a real Ray instead, and in each the service, the driver, a worker
-or Ray's head is killed; what was measured is kept, so that a run which is cut goes on.
+`--s3` the storage is a bucket, whose server goes away, falls silent or breaks off for dispatchers. With `--real N`
+there are N searches by a real service on a real Ray instead, and in each the service, the driver, a worker or Ray's
+head is killed; what was measured is kept, so that a run which is cut goes on.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import contextlib
 import itertools
 import json
 import logging
+import math
 import multiprocessing
 import os
 import random
@@ -27,6 +29,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import httpx
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from sqlalchemy import Engine, func, select
@@ -45,6 +48,7 @@ from service.store.idempotency import Answer, Key, once
 from service.store.models import ArchitectureRow, Attempt, Event, Search
 from service.store.searches import NotEnded, Searches
 from tests.ray_double import TOKEN
+from tests.s3 import KEYS, Line, s3_server
 
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 DISPATCHERS = 4
@@ -56,6 +60,10 @@ LIMITS = {"lock_timeout": 0.25, "idle_in_transaction_session_timeout": 0.5}
 """Seconds that PostgreSQL gives a dispatcher, in the same proportion to a lease as the product's."""
 PAUSE_SECONDS = (1.2 * LEASE_SECONDS, 3 * LEASE_SECONDS)
 """How long a dispatcher that is stopped sleeps: others have taken over what it had."""
+SPOILT, SPOILT_SECONDS = 0.25, (0.2, 3.0)
+"""With what chance the bucket's server fails before the next kill, and for how long."""
+STORAGE_SECONDS = 2.0
+"""How long the storage is waited for, instead of a minute."""
 AWAKE = 2
 """At least so many dispatchers are not stopped."""
 END_SECONDS = 300.0
@@ -86,6 +94,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=1000, help="how often a dispatcher is killed or stopped")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--s3", action="store_true", help="keep the storage in a bucket whose server fails, too")
     parser.add_argument("--real", type=int, default=0, metavar="N", help="searches on a real Ray, in its place")
     parser.add_argument("--results", type=Path, default=Path("docs/benchmarks"), help="where measurements are kept")
     options = parser.parse_args()
@@ -94,8 +103,8 @@ def main() -> int:
         records = real(options.real, options.results / "soak-real.jsonl")
         print(real_report(records))
         return 0 if all(record["wrong"] == [] for record in records) else 1
-    record = soak(options.rounds, options.seed)
-    (options.results / "soak.json").write_text(json.dumps(record, indent=1) + "\n")
+    record = soak(options.rounds, options.seed, options.s3)
+    (options.results / f"soak{'-s3' * options.s3}.json").write_text(json.dumps(record, indent=1) + "\n")
     print(report(record))
     return 0 if not any(record[name] for name in WRONG) else 1
 
@@ -117,7 +126,7 @@ WRONG = {
 """What must be zero."""
 
 
-def soak(rounds: int, seed: int) -> dict[str, Any]:
+def soak(rounds: int, seed: int, s3: bool) -> dict[str, Any]:
     """Kill or stop a dispatcher `rounds` times, let everything end, and count."""
     from tests.postgres import postgres_server_in  # not in every dispatcher, which loads this module too
 
@@ -125,18 +134,19 @@ def soak(rounds: int, seed: int) -> dict[str, Any]:
     with (
         tempfile.TemporaryDirectory(prefix="yoso-soak-", ignore_cleanup_errors=True) as name,
         postgres_server_in(Path(name) / "postgres") as server,
+        bucket(Path(name)) if s3 else contextlib.nullcontext((f"{name}/storage", None)) as (storage, line),
     ):
         folder, engine = Path(name), connect(server.get_uri())
         migrate(engine)
-        with ray_double(folder, seed) as ray:
-            settings = Settings(str(folder / "storage"), server.get_uri(), ray)
+        with ray_double(storage, seed, line) as ray:
+            settings = Settings(storage, server.get_uri(), ray)
             users = Users(engine, random.Random(seed))
             users.start()
-            disturbed = disturb(settings, rounds, chance, users)
+            disturbed = disturb(settings, f"{folder}/log", rounds, chance, users, line)
             seen = httpx.get(f"{ray}/double").json()
         record: dict[str, Any] = {"rounds": rounds} | disturbed
         record |= {"seconds": round(time.monotonic() - begin), "faults": seen["faults"]}
-        record["two_writers"] = seen["two_writers"] + len(misplaced(folder / "storage" / "searches"))
+        record["two_writers"] = seen["two_writers"] + len(misplaced(storage))
         record |= {"cpus_at_most": seen["peak_cpus"], "violations": len(seen["violations"])}
         record |= {"violations_in_words": seen["violations"][:5], "slots_leaked": seen["cpus_in_use"]}
         record |= count(engine, users)
@@ -145,12 +155,26 @@ def soak(rounds: int, seed: int) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def ray_double(folder: Path, seed: int) -> Iterator[str]:
-    """A double of Ray as a process; its URL."""
+def bucket(folder: Path) -> Iterator[tuple[str, Line]]:
+    """A bucket for the storage, and the connection to its server, for this process and those that it starts."""
+    with s3_server(folder / "s3.log") as port, contextlib.closing(Line(port)) as line:
+        httpx.put(f"http://127.0.0.1:{port}/soak").raise_for_status()
+        os.environ |= KEYS | {"AWS_ENDPOINT_URL": line.endpoint, "AWS_EC2_METADATA_DISABLED": "true"}
+        os.environ["YOSO_STORAGE_SECONDS"] = str(STORAGE_SECONDS)
+        yield "s3://soak/yoso", line
+
+
+@contextlib.contextmanager
+def ray_double(storage: str, seed: int, line: Line | None) -> Iterator[str]:
+    """A double of Ray as a process; its URL. Of the bucket's server it sees no faults: its drivers know no way out."""
     times = {"run": 0.3, "stop": 0.2, "start": 0.05, "end": 0.05, "linger": 0.1}
-    command = [sys.executable, "-m", "tests.ray_double", "--storage", str(folder / "storage"), "--seed", str(seed)]
+    command = [sys.executable, "-m", "tests.ray_double", "--storage", storage, "--seed", str(seed)]
     command += [f"--{name}-seconds={seconds}" for name, seconds in times.items()]
-    with subprocess.Popen([*command, "--faults", json.dumps(FAULTS)], stdout=subprocess.PIPE, text=True) as process:
+    environment = dict(os.environ)
+    if line is not None:
+        environment |= {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{line.server}", "YOSO_STORAGE_SECONDS": "60"}
+    command += ["--faults", json.dumps(FAULTS)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         try:
             assert process.stdout is not None
             yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
@@ -170,24 +194,27 @@ def dispatch(settings: Settings, log: str) -> None:
     processes.dispatch(settings)
 
 
-def disturb(settings: Settings, rounds: int, chance: random.Random, users: "Users") -> dict[str, int]:
-    """Keep dispatchers running, kill or stop one after the other, and let everything end.
+def disturb(
+    settings: Settings, log: str, rounds: int, chance: random.Random, users: "Users", line: Line | None
+) -> dict[str, int]:
+    """Keep dispatchers running, kill or stop one after the other, spoil the `line` now and then, and let all end.
 
-    Returns how many were killed, were stopped, and ended by themselves.
+    Returns how many were killed, were stopped, and ended by themselves, and how often the line was spoiled.
     """
     # Forked from a process that has loaded what they need: each is a process of its own and starts at once.
     spawn = multiprocessing.get_context("forkserver")
     spawn.set_forkserver_preload(["psycopg", "rich.progress", "service.processes", "tests.ray_double"])
 
     def start() -> Any:
-        process = spawn.Process(target=dispatch, args=(settings, f"{settings.storage}.log"))
+        process = spawn.Process(target=dispatch, args=(settings, log))
         process.start()
         return process
 
     running = [start() for _ in range(DISPATCHERS)]
     asleep: dict[int, float] = {}
     """Until when those sleep that are stopped, by their places among those that run."""
-    killed = paused = fallen = 0
+    killed = paused = fallen = spoilt = 0
+    mended_at = math.inf
     try:
         with Progress(*COLUMNS, TimeRemainingColumn()) as bar:
             shown = bar.add_task("killed or stopped", total=rounds)
@@ -196,6 +223,12 @@ def disturb(settings: Settings, rounds: int, chance: random.Random, users: "User
                 for which in [one for one, until in asleep.items() if until < time.monotonic()]:
                     os.kill(running[which].pid, signal.SIGCONT)
                     del asleep[which]
+                if line is not None and mended_at < time.monotonic():
+                    line.spoil(None)
+                    mended_at = math.inf
+                elif line is not None and mended_at == math.inf and chance.random() < SPOILT:
+                    line.spoil(chance.choice(("away", "silent", "torn")), whole=chance.randrange(400))
+                    mended_at, spoilt = time.monotonic() + chance.uniform(*SPOILT_SECONDS), spoilt + 1
                 which = chance.randrange(DISPATCHERS)
                 if not running[which].is_alive():
                     fallen += 1
@@ -214,6 +247,8 @@ def disturb(settings: Settings, rounds: int, chance: random.Random, users: "User
                 bar.update(shown, completed=killed + paused)
         for which in asleep:
             os.kill(running[which].pid, signal.SIGCONT)
+        if line is not None:
+            line.spoil(None)
         users.stop()
         httpx.post(f"{settings.ray_address}/double", json={"faults": dict.fromkeys(FAULTS, 0.0)})
         give_up = time.monotonic() + END_SECONDS
@@ -227,18 +262,20 @@ def disturb(settings: Settings, rounds: int, chance: random.Random, users: "User
         for process in running:
             process.join(20)
             process.kill()
-    return {"killed": killed, "paused": paused, "fallen": fallen}
+    return {"killed": killed, "paused": paused, "fallen": fallen, "storage_spoilt": spoilt}
 
 
-def misplaced(folder: Path) -> list[Path]:
+def misplaced(storage: str) -> list[str]:
     """The files in the runs' folders that an attempt wrote where another one writes."""
     found = []
-    for path in folder.glob("*/attempts/*/*.json"):
-        if json.loads(path.read_text())["attempt"] != int(path.parent.name):
+    files, root = fsspec.url_to_fs(storage)
+    files.invalidate_cache()
+    for path in files.glob(f"{root}/searches/*/attempts/*/*.json"):
+        if json.loads(files.cat_file(path))["attempt"] != int(path.split("/")[-2]):
             found.append(path)
-    for path in folder.glob("*/journal/*.jsonl"):
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        if any(line["attempt"] != int(path.name[:4]) for line in lines):
+    for path in files.glob(f"{root}/searches/*/journal/*.jsonl"):
+        lines = [json.loads(line) for line in files.cat_file(path).splitlines()]
+        if any(line["attempt"] != int(path.rpartition("/")[2][:4]) for line in lines):
             found.append(path)
     return found
 
@@ -360,6 +397,7 @@ def report(record: dict[str, Any]) -> str:
         "ended": ended,
         "cancelled and tried again by users": f"{record['cancels']:,} and {record['retries']:,} times",
         "attempts": f"{record['attempts']:,}",
+        "failures of the storage's server": f"{record['storage_spoilt']:,}",
         "faults of Ray": struck,
     }
     rows |= {words: f"{record[name]:g}" for name, words in WRONG.items()}
