@@ -23,7 +23,7 @@ from nas_core.version import UNKNOWN, __version__
 from service import proxies
 from service.client import Bearer, default_url
 from service.dispatch.executors.ray_jobs import RayJobs, RayUnavailable
-from service.dispatch.process import remote
+from service.dispatch.process import elsewhere, remote
 from service.dispatch.runs import Runs
 from service.settings import Settings
 from service.store.database import connect, reading, revision_of
@@ -194,6 +194,8 @@ def data_roots(settings: Settings) -> Iterator[Finding]:
 
 def ray(settings: Settings) -> Finding:
     """Whether the Ray cluster of the settings answers, with nodes, in this machine's version."""
+    if settings.rayjob is not None:
+        return kubernetes(settings)
     if settings.ray_address is None:
         if _version("ray") == "not installed":
             told = "YOSO_RAY_ADDRESS is not set, and no Ray is installed here"
@@ -215,6 +217,26 @@ def ray(settings: Settings) -> Finding:
     if not nodes or not any(node.cpus for node in nodes):
         return Finding("Ray", State.BAD, told, "start nodes with CPUs: `ray start --address=…`")
     return Finding("Ray", State.GOOD, told)
+
+
+def kubernetes(settings: Settings) -> Finding:
+    """Whether Kubernetes lets this pod list KubeRay's RayJobs."""
+    try:
+        jobs = elsewhere(settings)
+    except InvalidValue as error:
+        return Finding(
+            "Ray", State.UNSURE, f"YOSO_EXECUTOR=rayjob: {error.reason}", "run `yoso doctor` in a dispatcher"
+        )
+    try:
+        jobs.nodes()
+        count = len(jobs.running())
+    except RayUnavailable as error:
+        remedy = "install KubeRay, and give the service account's role create, get, list and delete of rayjobs"
+        return Finding("Ray", State.BAD, f"YOSO_EXECUTOR=rayjob: {error}", remedy)
+    finally:
+        jobs.close()
+    groups = ", ".join(f"{group.name} to {group.max_nodes}" for group in settings.node_groups)
+    return Finding("Ray", State.GOOD, f"YOSO_EXECUTOR=rayjob: Kubernetes has {count} RayJobs of Yoso; groups {groups}")
 
 
 def _ray_version(settings: Settings) -> str | None:

@@ -14,6 +14,7 @@ from service.domain.grants import NAME, Grant
 from service.domain.lifecycle import WAITING_SECONDS
 from service.domain.node_groups import NodeGroup
 from service.domain.node_groups import parse as parse_groups
+from service.domain.rayjobs import Template
 from service.domain.receivers import SCHEMES, Network, parse_networks, parse_schemes
 from service.domain.retention import BY_DEFAULT, FOREVER, Kept, Part, Retention
 from service.domain.sign_on import SignOn
@@ -37,23 +38,24 @@ LOCAL_STORAGE = Path.home() / ".local" / "share" / "yoso"
 class Settings:
     """Where the service keeps things and whom it listens to.
 
-    `storage` is a folder or an fsspec URL; `ray_address` the URL of a Ray cluster's dashboard, or None for a Ray of
-    the service's own on this machine; `public_url` the URL that users open, and `allowed_hosts` the other names, each
-    with or without a port, by which it may be asked (`service.api.doors`); `data_roots` the folders that image folders
-    may lie in, and `project_roots` those of single projects, both empty for any; `tokens` maps a bearer token to what
-    it opens; `mlflow_uri` is the MLflow server that searches are mirrored to, or None. What one process takes on:
-    bodies of `max_body` bytes; from one token (or address, where it is not this machine's own) `rate` requests a
-    second, `rate_burst` at once, and `max_streams` open streams of events. A dataset is looked at for at most
-    `inspection_seconds`; a search that waits in Ray for its workers for more than `waiting_seconds` gives its place
-    back; `retention` says how long what searches leave behind is kept. `node_groups` are what an autoscaler may
-    let the cluster grow by; `webhook_networks` those inside that webhooks and notifications may be
-    sent to, `notify_schemes` how the latter may; `sign_on` is the provider
-    that people sign on with, or None. Raises `InvalidValue` where a setting cannot be used.
+    `storage` is a folder or an fsspec URL; `ray_address` the URL of a Ray cluster's dashboard, or None for a Ray of the
+    service's own on this machine, unless `rayjob` is what KubeRay makes a cluster of for each search; `public_url` the
+    URL that users open, and `allowed_hosts` the other names, each with or without a port, by which it may be asked
+    (`service.api.doors`); `data_roots` the folders that image folders may lie in, and `project_roots` those of single
+    projects, both empty for any; `tokens` maps a bearer token to what it opens; `mlflow_uri` is the MLflow server that
+    searches are mirrored to, or None. What one process takes on: bodies of `max_body` bytes; from one token (or
+    address, where it is not this machine's own) `rate` requests a second, `rate_burst` at once, and `max_streams` open
+    streams of events. A dataset is looked at for at most `inspection_seconds`; a search that waits in Ray for its
+    workers for more than `waiting_seconds` gives its place back; `retention` says how long what searches leave behind
+    is kept. `node_groups` are what an autoscaler may let the cluster grow by; `webhook_networks` those inside that
+    webhooks and notifications may be sent to, `notify_schemes` how the latter may; `sign_on` is the provider that
+    people sign on with, or None. Raises `InvalidValue` where a setting cannot be used.
     """
 
     storage: str
     database_url: str = field(repr=False)
     ray_address: str | None = None
+    rayjob: Template | None = None
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     public_url: str | None = None
@@ -170,10 +172,12 @@ class Settings:
                 "YOSO_RAY_ADDRESS", address, "not the URL of a Ray dashboard", "http://HOST:8265, or unset"
             )
         roots = parse_roots(given.get("YOSO_DATA_ROOTS", ""))
+        groups = parse_groups(given.get("YOSO_NODE_GROUPS", ""))
         return cls(
             storage=storage,
             database_url=database_url,
             ray_address=address.rstrip("/") if address else None,
+            rayjob=rayjob(given.get("YOSO_EXECUTOR", "ray"), given.get("YOSO_RAYJOB_TEMPLATE"), address, groups),
             host=given.get("YOSO_HOST", "127.0.0.1"),
             port=number(given, "YOSO_PORT", int, DEFAULT_PORT),
             public_url=given.get("YOSO_PUBLIC_URL", "").rstrip("/") or None,
@@ -198,11 +202,33 @@ class Settings:
             ),
             inspection_seconds=number(given, "YOSO_INSPECTION_SECONDS", float, cls.inspection_seconds),
             waiting_seconds=number(given, "YOSO_WAITING_SECONDS", float, cls.waiting_seconds),
-            node_groups=parse_groups(given.get("YOSO_NODE_GROUPS", "")),
+            node_groups=groups,
             webhook_networks=parse_networks(given.get("YOSO_WEBHOOK_NETWORKS", "")),
             notify_schemes=parse_schemes(given["YOSO_NOTIFY_SCHEMES"]) if "YOSO_NOTIFY_SCHEMES" in given else SCHEMES,
             sign_on=SignOn.parse(given),
         )
+
+
+def rayjob(executor: str, path: str | None, address: str | None, groups: tuple[NodeGroup, ...]) -> Template | None:
+    """What RayJobs are made from, where searches are to run as such. Raises `InvalidValue`."""
+    if executor not in ("ray", "rayjob"):
+        raise InvalidValue("YOSO_EXECUTOR", executor, "no such executor", "ray or rayjob")
+    if executor == "ray":
+        if path is not None:
+            raise InvalidValue("YOSO_RAYJOB_TEMPLATE", path, "YOSO_EXECUTOR is not rayjob", "both, or neither")
+        return None
+    if address is not None:
+        told = "with YOSO_EXECUTOR=rayjob every search has a cluster of its own"
+        raise InvalidValue("YOSO_RAY_ADDRESS", address, told, "one of both")
+    if not groups:
+        raise InvalidValue(
+            "YOSO_NODE_GROUPS", None, "needed by YOSO_EXECUTOR=rayjob", "the groups that workers may be of"
+        )
+    try:
+        return Template.parse(Path(path or "").read_text(), groups)
+    except (OSError, UnicodeDecodeError) as error:
+        told = f"cannot be read: {error}" if path else "needed by YOSO_EXECUTOR=rayjob"
+        raise InvalidValue("YOSO_RAYJOB_TEMPLATE", path, told, "a file with a RayJob as YAML") from error
 
 
 def number(given: Mapping[str, str], name: str, kind: Callable[[str], Number], default: Number) -> Number:

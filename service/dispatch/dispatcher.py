@@ -27,13 +27,14 @@ from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from nas_core.spec import FinalsOptions
 from service.dispatch import folder_model
-from service.dispatch.executors.ray_jobs import Job, RayJobs, RayUnavailable
+from service.dispatch.executors.port import Executor, Refused
+from service.dispatch.executors.ray_jobs import Job, RayUnavailable
 from service.dispatch.folder_model import Asked, BadFolder
 from service.dispatch.runs import Runs, TornFile
 from service.domain.lifecycle import LONGEST_BACKOFF, WAITING_SECONDS, IllegalTransition, Status, backoff
 from service.domain.node_groups import NodeGroup, grown
 from service.domain.retention import BY_DEFAULT, Part, Retention
-from service.domain.scheduling import Capacity, Node
+from service.domain.scheduling import Ask, Capacity, Node
 from service.logs import SEARCH
 from service.store.changes import UnknownSearch
 from service.store.claims import LEASE_SECONDS
@@ -145,7 +146,7 @@ class Dispatcher:
         self,
         searches: Searches,
         runs: Runs,
-        jobs: RayJobs,
+        jobs: Executor,
         roots_of: Callable[[str], tuple[str, ...]] = lambda project: (),
         python: str = sys.executable,
         ensure_ray: Callable[[], object] | None = None,
@@ -275,7 +276,7 @@ class Dispatcher:
                 for node in self.jobs.nodes()
                 if node.alive
             ]
-            nodes = grown(alive, self.node_groups) if alive else []
+            nodes = grown(alive, self.node_groups) if alive or self.jobs.makes_clusters else []
             self.ray_error = None if nodes else "the cluster has no node yet"
         except (RayUnavailable, RuntimeError) as error:
             self.ray_error = str(error)
@@ -363,6 +364,8 @@ class Dispatcher:
             self.held.pop(search_id, None)
         except IllegalTransition as error:
             log.info("search %s was overtaken: %s", search_id, error)
+        except Refused as error:
+            self._later(search_id, token, f"it cannot be launched, which is tried again: {error}")
         except RayUnavailable as error:
             log.warning("search %s: %s", search_id, error)
             self._measured = float("-inf")
@@ -456,7 +459,8 @@ class Dispatcher:
             return
         entrypoint = shlex.join([self.python, "-m", "worker.job", self.runs.url(search.id)])
         environment = JOB_ENVIRONMENT | {"YOSO_ATTEMPT": str(search.attempt)}
-        self.jobs.submit(submission_id(search), entrypoint, environment)
+        ask = Ask(search.id, search.workers, search.cpus, search.gpus, search.min_workers, search.accelerator_type)
+        self.jobs.submit(submission_id(search), entrypoint, environment, ask)
         each = f"{search.cpus / search.workers:g} CPUs and {search.gpus / search.workers:g} GPUs"
         on = f" on nodes with {search.accelerator_type}" if search.accelerator_type else ""
         capacity = self.capacity or Capacity(0, 0)
@@ -682,8 +686,14 @@ class Dispatcher:
             self._look(search).closed = True
 
     def _left(self, search: Search, token: str) -> bool:
-        """Whether the attempt's job and all that it started are gone; if they do not go by themselves, stop them."""
+        """Whether the attempt's job and all that it started are gone; if they do not go by themselves, stop them.
+
+        A cluster of its own does not.
+        """
         name = submission_id(search)
+        job = self.jobs.job(name)
+        if job is not None and job.status.ended and self.jobs.makes_clusters:
+            return self._gone(search, token)
         if not self._remains(name):
             self._leaving.pop(name, None)
             return True
@@ -712,6 +722,9 @@ class Dispatcher:
                 told = f"told to stop, and still there after {STOP_AGAIN_SECONDS:g} s: {', '.join(remains[:5])}"
                 log.warning("search %s: %s", search.id, told)
                 self._explain(search.id, token, told)
+            elif self.jobs.makes_clusters and attempt is None:
+                with suppress(RayUnavailable, OSError):
+                    self._keep_log(search)  # which goes with the cluster
             self.jobs.stop(name)
             self._stopped[name] = time.monotonic()
         return False
@@ -729,12 +742,16 @@ class Dispatcher:
         try:
             job = self.jobs.job(name)
             if job is not None and job.status.ended:
-                with _unless_bad(search):
-                    content = self.jobs.logs(name).encode(errors="backslashreplace")
-                    self.runs.write(search.id, driver_log(search.attempt), content)
+                self._keep_log(search)
                 self.jobs.delete(name)
         except (RayUnavailable, OSError) as error:
             log.info("job %s stays with Ray: %s", name, error)
+
+    def _keep_log(self, search: Search) -> None:
+        """Write what the driver of the newest attempt has printed into the run's folder."""
+        with _unless_bad(search):
+            content = self.jobs.logs(submission_id(search)).encode(errors="backslashreplace")
+            self.runs.write(search.id, driver_log(search.attempt), content)
 
 
 @contextmanager

@@ -6,7 +6,10 @@ import threading
 import time
 from pathlib import Path
 
+from nas_core.errors import InvalidValue
 from service.dispatch.dispatcher import Dispatcher
+from service.dispatch.executors.kuberay import KubeRay
+from service.dispatch.executors.port import Executor
 from service.dispatch.executors.ray_jobs import Endpoint, RayJobs
 from service.dispatch.local_ray import LocalRay
 from service.dispatch.mlflow import Mirror
@@ -27,8 +30,9 @@ class Dispatching:
     """What `yoso serve` and `yoso dispatch` have in common."""
 
     def __init__(self, settings: Settings, searches: Searches, runs: Runs) -> None:
-        self.local_ray = LocalRay(settings.ray_folder) if settings.ray_address is None else None
-        self.jobs = RayJobs(self.local_ray.endpoint if self.local_ray else lambda: remote(settings))
+        own = settings.ray_address is None and settings.rayjob is None
+        self.local_ray = LocalRay(settings.ray_folder) if own else None
+        self.jobs = RayJobs(self.local_ray.endpoint) if self.local_ray else elsewhere(settings)
         ensure = self.local_ray.ensure if self.local_ray else None
         self.dispatcher = Dispatcher(
             searches,
@@ -86,9 +90,29 @@ class Dispatching:
         self.jobs.close()
 
 
+def elsewhere(settings: Settings) -> Executor:
+    """What runs searches on other machines: the Ray cluster of the settings, or KubeRay.
+
+    Raises `InvalidValue` where that is Kubernetes, and this is no pod of it.
+    """
+    if settings.rayjob is None:
+        return RayJobs(lambda: remote(settings))
+    host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+    if not host:
+        accepted = "a pod with a service account's token; Kubernetes sets KUBERNETES_SERVICE_HOST in it"
+        raise InvalidValue("YOSO_EXECUTOR", "rayjob", "this process runs in no pod", accepted)
+    host = f"[{host}]" if ":" in host else host
+    return KubeRay(settings.rayjob, f"https://{host}:{port}", ray_token=ray_token)
+
+
 def remote(settings: Settings) -> Endpoint:
     """The Ray cluster that the settings name, with the token from the environment where one is set."""
+    return Endpoint(settings.ray_address or "", ray_token())
+
+
+def ray_token() -> str | None:
+    """The token of a Ray elsewhere, from the environment; None where none is set."""
     token = os.environ.get("RAY_AUTH_TOKEN")
     if token is None and (path := os.environ.get("RAY_AUTH_TOKEN_PATH")):
         token = Path(path).read_text().strip()
-    return Endpoint(settings.ray_address or "", token)
+    return token

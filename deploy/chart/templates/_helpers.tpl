@@ -24,9 +24,9 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{ .Values.images.worker.repository }}:{{ .Values.images.worker.tag | default .Chart.AppVersion }}
 {{- end }}
 
-{{/* What every pod has: nobody's privileges, and no token of Kubernetes' own. */}}
+{{/* What every pod has: nobody's privileges, and no token of Kubernetes' own but for who has to ask it. */}}
 {{- define "yoso.podSecurity" -}}
-automountServiceAccountToken: false
+automountServiceAccountToken: {{ .kubernetesToken | default false }}
 enableServiceLinks: false
 {{- with .Values.images.pullSecrets }}
 imagePullSecrets:

@@ -20,6 +20,7 @@ import httpx
 
 from nas_core.errors import InvalidValue
 from service import proxies
+from service.domain.scheduling import Ask
 
 TYPE = "accelerator_type:"
 """What the names of Ray's resources begin with that tell a node's type of accelerator."""
@@ -98,6 +99,8 @@ class RayJobs:
     A request may take `seconds`; `transport` carries the requests in the place of the network.
     """
 
+    makes_clusters = False
+
     def __init__(
         self, endpoint: Callable[[], Endpoint], seconds: float = 10.0, transport: httpx.BaseTransport | None = None
     ) -> None:
@@ -106,10 +109,11 @@ class RayJobs:
         # To this machine without a proxy, to others by way of the environment's.
         self.clients: dict[bool, httpx.Client] = {}
 
-    def submit(self, submission_id: str, entrypoint: str, environment: dict[str, str]) -> None:
+    def submit(self, submission_id: str, entrypoint: str, environment: dict[str, str], ask: Ask | None = None) -> None:
         """Launch `entrypoint` as the job `submission_id`, unless Ray already has that job.
 
-        Raises `RayUnavailable`: then the job may have been launched, or not.
+        Ray finds room for what the driver asks for by itself, and need not be told of the `ask`. Raises
+        `RayUnavailable`: then the job may have been launched, or not.
         """
         body = {
             "submission_id": submission_id,

@@ -1,13 +1,7 @@
-"""The Helm chart, rendered by Helm itself and held strictly to the schemas of what it asks Kubernetes for.
-
-`schemas/` has the custom resources' OpenAPI schemas without their descriptions: RayCluster v1 of KubeRay 1.7,
-ServiceMonitor and PrometheusRule v1 of the Prometheus operator 0.93.
-"""
+"""The Helm chart, rendered by Helm itself and held strictly to the schemas of what it asks Kubernetes for."""
 
 import copy
-import gzip
 import inspect
-import json
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -23,13 +17,15 @@ from helm_python.errors import HelmError
 
 from service.api import metrics
 from service.domain import node_groups
-from service.domain.scheduling import Node
+from service.domain.rayjobs import Template
+from service.domain.scheduling import Ask, Node
 from service.settings import Settings
+from tests.crds import validator
 
 CHART = Path(__file__).parents[3] / "deploy/chart"
 SETS = sorted(path.stem for path in (CHART / "examples").glob("*.yaml"))
-KUBERNETES = {"s3": "1.27", "shared-volume": "1.31", "gpu": "1.34"}
-"""The oldest that the chart admits, and newer ones, each for one set of values: loading a schema takes long."""
+KUBERNETES = {"s3": "1.27", "shared-volume": "1.31", "gpu": "1.34", "rayjob": "1.34"}
+"""The oldest that the chart admits, and newer ones, each for few sets of values: loading a schema takes long."""
 
 
 def values(name: str) -> dict[str, Any]:
@@ -54,29 +50,15 @@ def one(kind: str, end: str, chosen: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def strict(schema: Any) -> Any:
-    """A CRD's schema that refuses what it does not know, as `kubectl --validate=strict` does."""
-    if isinstance(schema, list):
-        return [strict(part) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if schema.get("x-kubernetes-int-or-string"):
-        return {"anyOf": [{"type": "integer"}, {"type": "string", "pattern": schema.get("pattern", "")}]}
-    made = {key: strict(part) for key, part in schema.items()}
-    if isinstance(pattern := schema.get("pattern"), str):
-        made["pattern"] = pattern.replace("^(?i)", "(?i)^")  # as Python has it
-    if isinstance(schema.get("properties"), dict) and "additionalProperties" not in schema:
-        made["additionalProperties"] = bool(schema.get("x-kubernetes-preserve-unknown-fields"))
-    return made
-
-
 def pods(found: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every pod template, with what it is of."""
     for made in found:
         name, spec = made["metadata"]["name"], made.get("spec", {})
         if made["kind"] in ("Deployment", "Job"):
             yield name, spec["template"]
-        if made["kind"] == "RayCluster":
+        if made["kind"] == "ConfigMap":
+            spec = yaml.safe_load(made["data"]["rayjob.yaml"])["spec"]["rayClusterSpec"]
+        if made["kind"] in ("RayCluster", "ConfigMap"):
             yield f"{name} head", spec["headGroupSpec"]["template"]
             for group in spec["workerGroupSpecs"]:
                 yield f"{name} {group['groupName']}", group["template"]
@@ -85,22 +67,17 @@ def pods(found: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
 @pytest.mark.parametrize("name", SETS)
 def test_what_is_rendered_is_what_kubernetes_and_the_operators_know(name: str) -> None:
     for made in objects(values(name)):
-        schema = Path(__file__).parent / "schemas" / f"{made['kind']}.json.gz"
-        if schema.exists():
-            known = json.loads(gzip.decompress(schema.read_bytes()))
-            known["properties"]["metadata"] = {"type": "object"}
-            jsonschema.validate(made, strict(known))
+        if (known := validator(made["kind"])) is not None:
+            known.validate(made)
         else:
             kubernetes_validate.validate(made, KUBERNETES[name], strict=True)
 
 
 def test_a_typo_in_a_template_would_be_found() -> None:
     cluster = one("RayCluster", "ray", values("gpu"))
-    schema = json.loads(gzip.decompress((Path(__file__).parent / "schemas/RayCluster.json.gz").read_bytes()))
-    schema["properties"]["metadata"] = {"type": "object"}
     cluster["spec"]["workerGroupSpecs"][0]["maxReplica"] = 1
     with pytest.raises(jsonschema.ValidationError, match="maxReplica"):
-        jsonschema.validate(cluster, strict(schema))
+        validator("RayCluster").validate(cluster)
     service = one("Service", "api", values("gpu"))
     service["spec"]["port"] = 1
     with pytest.raises(kubernetes_validate.ValidationError, match="port"):
@@ -136,6 +113,13 @@ def changed(**paths: Any) -> dict[str, Any]:
         (changed(ray__groups=[{"name": "cpu", "minNodes": 0, "maxNodes": 0, "cpus": 1, "memory": "1Gi"}]), "maxNodes"),
         (changed(ray__groups=[{"name": "cpu", "minNodes": 0, "cpus": 1, "memory": "1Gi"}]), "maxNodes"),
         (changed(ray__tokenSecret=""), "tokenSecret"),
+        (changed(executor="slurm"), "executor"),
+        (
+            changed(
+                executor="rayjob", ray__groups=[{"name": "a", "minNodes": 1, "maxNodes": 1, "cpus": 1, "memory": 1}]
+            ),
+            "minNodes",
+        ),
         (changed(monitoring={"serviceMonitor": True}), "name"),
         (changed(datasets=[{"name": "images", "claim": "c", "path": "data"}]), "path"),
     ],
@@ -170,10 +154,13 @@ def test_the_service_takes_the_settings_that_the_chart_gives(name: str, tmp_path
         for variable, file in (("YOSO_DATABASE_PASSWORD_FILE", "password"), ("YOSO_TOKENS_FILE", "tokens")):
             if variable in environment:
                 environment[variable] = str(tmp_path / file)
+        if "YOSO_RAYJOB_TEMPLATE" in environment:
+            (tmp_path / "rayjob.yaml").write_text(one("ConfigMap", "rayjob", values(name))["data"]["rayjob.yaml"])
+            environment["YOSO_RAYJOB_TEMPLATE"] = str(tmp_path / "rayjob.yaml")
         settings = Settings.from_environment(environment)
         assert "p%40ss@" in settings.database_url
         assert settings.storage.startswith("s3://") or settings.storage == "/storage"
-        assert (settings.ray_address is not None) == (of == "dispatcher")
+        assert (settings.ray_address is not None or settings.rayjob is not None) == (of == "dispatcher")
 
 
 def test_dispatchers_know_what_the_groups_may_grow_to() -> None:
@@ -191,11 +178,12 @@ def test_dispatchers_know_what_the_groups_may_grow_to() -> None:
 
 @pytest.mark.parametrize("name", SETS)
 def test_pods_have_nobodys_privileges_and_no_secret_in_their_environment(name: str) -> None:
+    asking = ["nas-yoso-ray head"], ["nas-yoso-dispatcher"]  # Kubernetes: the autoscaler, or who makes RayJobs
     for of, pod in pods(objects(values(name))):
         spec = pod["spec"]
         assert spec["securityContext"]["runAsNonRoot"] and spec["securityContext"]["runAsUser"] == 10001, of
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, of
-        assert of.endswith("head") or spec["automountServiceAccountToken"] is False, of
+        assert spec["automountServiceAccountToken"] == (of in asking[name == "rayjob"]), of
         for container in spec["containers"]:
             own = container["securityContext"]
             assert own["allowPrivilegeEscalation"] is False and own["capabilities"] == {"drop": ["ALL"]}, of
@@ -251,6 +239,43 @@ def test_who_may_reach_whom() -> None:
         "podSelector" in peer and selects(peer["podSelector"], api)
         for policy in leaving for rule in policy["egress"] for peer in rule["to"]
     )  # fmt: skip
+
+
+def test_with_rayjobs_dispatchers_may_make_these_and_nothing_else() -> None:
+    chosen = values("rayjob")
+    found = objects(chosen)
+    assert not any(made["kind"] == "RayCluster" for made in found)
+    assert one("Role", "rayjobs", chosen)["rules"] == [
+        {"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["create", "get", "list", "delete"]}
+    ]
+    (subject,) = one("RoleBinding", "rayjobs", chosen)["subjects"]
+    dispatcher = one("Deployment", "dispatcher", chosen)["spec"]["template"]
+    assert subject == {
+        "kind": "ServiceAccount",
+        "name": dispatcher["spec"]["serviceAccountName"],
+        "namespace": "vision",
+    }
+    (policy,) = (
+        made["spec"] for made in found if made["kind"] == "NetworkPolicy" and made["metadata"]["name"].endswith("ray")
+    )
+    kuberay = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kuberay"}}}
+    assert [rule["ports"][0]["port"] for rule in policy["ingress"] if kuberay in rule["from"]] == [8265]
+    for other in ("s3", "gpu"):
+        assert not any(made["kind"] in ("Role", "RoleBinding", "ConfigMap") for made in objects(values(other)))
+
+
+def test_a_rayjob_of_the_chart_is_one_of_kuberays() -> None:
+    chosen = values("rayjob")
+    container = one("Deployment", "dispatcher", chosen)["spec"]["template"]["spec"]["containers"][0]
+    groups = node_groups.parse({each["name"]: each["value"] for each in container["env"]}["YOSO_NODE_GROUPS"])
+    template = Template.parse(one("ConfigMap", "rayjob", chosen)["data"]["rayjob.yaml"], groups)
+    made = template.made("yoso-abcdefghijkl-1", 1, "true", {}, Ask("abcdefghijkl", 8, 64, 8, accelerator_type="A100"))
+    validator("RayJob").validate(made)
+    (group,) = made["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    amounts = {"cpu": "8", "memory": str(80 * 2**30), "nvidia.com/gpu": "1"}
+    assert (group["groupName"], group["replicas"]) == ("a100", 8)
+    assert group["template"]["spec"]["containers"][0]["resources"]["limits"] == amounts
+    assert made["spec"]["suspend"] and made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "vision"
 
 
 def test_selectors_find_their_pods() -> None:
