@@ -33,7 +33,7 @@ from service.dispatch.runs import Runs
 from service.domain.lifecycle import WITH_RAY
 from service.settings import Settings
 from service.store.audit import Action
-from service.store.database import connect, is_known, migrations, rebuilding, revision_of, unlimited
+from service.store.database import connect, is_newer, migrations, rebuilding, revision_of, revisions, unlimited
 from service.store.models import AuditEntry, Base, Event, Search, now
 from service.store.single import hold
 
@@ -79,7 +79,7 @@ def backup(settings: Settings, release: str, path: Path) -> Contents:
     if path.exists():
         raise InvalidValue("FILE", str(path), "it exists", "a new file")
     with _reading(settings) as connection, _new_file(path) as file, gzip.GzipFile("", "wb", fileobj=file) as packed:
-        revision, _ = revision_of(connection)
+        revision = _own(connection)
         if revision is None:
             raise InvalidValue("YOSO_DATABASE_URL", "…", "the database is empty", "one that Yoso has used")
         out = _Lines(packed)
@@ -187,6 +187,16 @@ def _reading(settings: Settings) -> Iterator[sa.Connection]:
         engine.dispose()
 
 
+def _own(connection: sa.Connection) -> str | None:
+    """The database's revision. Raises `InvalidValue` where it is newer: there would be tables that are not known."""
+    revision, newest = revision_of(connection)
+    if is_newer(revision):
+        told = "the database was brought up to date by a newer version of Yoso, whose tables this one does not know"
+        accepted = f"a database of revision {newest} or older, or that newer version"
+        raise InvalidValue("YOSO_DATABASE_URL", f"revision {revision}", told, accepted)
+    return revision
+
+
 def _tables(connection: sa.Connection) -> list[str]:
     """Yoso's tables that the database has, each behind those that it refers to."""
     there = set(sa.inspect(connection).get_table_names())
@@ -213,10 +223,10 @@ def _make_tables(connection: sa.Connection, head: dict[str, Any]) -> None:
 
     Raises `InvalidValue` where these hold something, and for a backup of a newer version.
     """
-    before, newest = revision_of(connection)
-    if head["version"] > VERSION or not is_known(head["revision"]):
+    before = _own(connection)
+    if head["version"] > VERSION or is_newer(head["revision"]):
         told = f"made by a newer release of Yoso, {head['release']}"
-        accepted = f"a backup of database revision {newest} or older, or that release"
+        accepted = f"a backup of database revision {revisions()[0]} or older, or that release"
         raise InvalidValue("FILE", f"revision {head['revision']}", told, accepted)
     for name in _tables(connection):
         if name not in LEFT_OUT and (rows := connection.scalar(sa.select(sa.func.count()).select_from(sa.table(name)))):

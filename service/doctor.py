@@ -26,7 +26,7 @@ from service.dispatch.executors.ray_jobs import RayJobs, RayUnavailable
 from service.dispatch.process import elsewhere, remote
 from service.dispatch.runs import Runs
 from service.settings import Settings
-from service.store.database import connect, reading, revision_of
+from service.store.database import connect, is_newer, reading, revision_of
 
 IMPORT_SECONDS = 120.0
 """How long loading torch may take: on a cold disk it is slow."""
@@ -146,8 +146,12 @@ def database(settings: Settings) -> Iterator[Finding]:
         return
     finally:
         engine.dispose()
-    if revision not in (None, newest) and postgresql:
-        yield Finding("database", State.BAD, f"revision {revision}, and this version needs {newest}", "`yoso migrate`")
+    if is_newer(revision):
+        told = f"revision {revision} of a newer version; this one needs {newest} and can use it still"
+        yield Finding("database", State.UNSURE, told, "install that version here too")
+    elif revision != newest and postgresql:
+        told = f"{'empty' if revision is None else f'revision {revision}'}, and this version needs {newest}"
+        yield Finding("database", State.BAD, told, "`yoso migrate`")
     else:
         told = "empty; it is set up at the first start" if revision is None else f"revision {revision}"
         yield Finding("database", State.GOOD, f"{engine.dialect.name}, {told}")

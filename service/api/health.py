@@ -4,7 +4,9 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from sqlalchemy.exc import SQLAlchemyError
 
+from nas_core.errors import InvalidValue
 from service.api.context import ContextDep
+from service.store.database import reading, revision_of
 
 REPORT_SECONDS = 60.0
 """How old the dispatchers' last report of the cluster may be: they write one every ten seconds."""
@@ -21,7 +23,7 @@ async def alive(service: ContextDep) -> JSONResponse:
 
 @router.get("/readyz", responses={503: {"description": "Something is missing; the answer says what."}})
 def ready(service: ContextDep) -> JSONResponse:
-    """Whether database and storage answer, and a dispatcher has lately found Ray well.
+    """Whether database and storage answer and can be used, and a dispatcher has lately found Ray well.
 
     The answer is 200, or 503 with what is missing.
     """
@@ -31,9 +33,13 @@ def ready(service: ContextDep) -> JSONResponse:
     if (storage := service.runs.problem()) is not None:
         problems["storage"] = storage
     try:
+        with reading(service.searches.engine) as session:
+            revision_of(session.connection())
         state = service.cluster.read()
     except SQLAlchemyError as error:
         problems["database"] = type(error).__name__
+    except InvalidValue as error:
+        problems["database"] = error.reason
     else:
         if state is None:
             problems["dispatcher"] = "none has reported yet"

@@ -1,5 +1,6 @@
 """Connections, transactions and migrations, on SQLite and PostgreSQL."""
 
+import logging
 import sqlite3
 import threading
 import time
@@ -22,6 +23,7 @@ from sqlalchemy.orm import DeclarativeBase, Session
 
 from nas_core.errors import InvalidValue
 
+log = logging.getLogger(__name__)
 BUSY_SECONDS = 30
 CONNECT_SECONDS = 5
 LIMITS: dict[str, float] = {"statement_timeout": 30, "lock_timeout": 5, "idle_in_transaction_session_timeout": 10}
@@ -30,6 +32,10 @@ nobody who sleeps, or has lost power, keeps what others wait for."""
 KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
 """After how long a connection whose other end is gone is given up (libpq's names; the last in milliseconds)."""
 MIGRATIONS = Path(__file__).parent / "migrations"
+GOES_ON = (
+    "a newer version of Yoso has brought the database to revision %s; this one needs %s and can use it still: "
+    "replace it by the newer one"
+)
 _MIGRATION_LOCK = 7_364_201_811
 """The key of the advisory lock under which PostgreSQL is migrated; any number that nobody else uses."""
 
@@ -172,11 +178,15 @@ def migrations(connection: Connection) -> Config:
 def migrate(engine: Engine) -> None:
     """Bring the tables up to date; several processes may call this at once.
 
-    Raises `InvalidValue` for a database that a newer version has brought up to its own date.
+    A database that a newer version has brought up to its own date stays as it is. Raises `InvalidValue` where this
+    version cannot use it.
     """
     with rebuilding(engine) as connection:
-        revision_of(connection)
-        command.upgrade(migrations(connection), "head")
+        revision, newest = revision_of(connection)
+        if is_newer(revision):
+            log.warning(GOES_ON, revision, newest)
+        else:
+            command.upgrade(migrations(connection), "head")
 
 
 @contextmanager
@@ -199,9 +209,9 @@ def unlimited(connection: Connection) -> None:
 def prepare(engine: Engine) -> None:
     """Make the database usable for a process that starts.
 
-    An empty one, and one in a file, which is for one process, are brought up to date. Another is left to `yoso
-    migrate`: replicas of the version before may be using it. Raises `InvalidValue` where it is older or newer than this
-    version, and then leaves no connection open.
+    One in a file, which is for one process, is set up and brought up to date. PostgreSQL is left to `yoso migrate`:
+    replicas of the version before may be using it. Raises `InvalidValue` where it is empty or older than this version,
+    or newer and no longer for it, and then leaves no connection open.
     """
     try:
         # On PostgreSQL without a transaction, which would be ended where this process sleeps in it.
@@ -212,23 +222,26 @@ def prepare(engine: Engine) -> None:
         raise
     if revision == newest:
         return
-    if revision is not None and engine.dialect.name == "postgresql":
-        found = f"revision {revision}"
+    if is_newer(revision):
+        log.warning(GOES_ON, revision, newest)
+        return
+    if engine.dialect.name == "postgresql":
+        found = "no tables" if revision is None else f"revision {revision}"
+        told = "the database is empty" if revision is None else "the database is older than this version"
         engine.dispose()
-        raise InvalidValue(
-            "YOSO_DATABASE_URL", found, "the database is older than this version", f"{newest}: run `yoso migrate` once"
-        )
+        raise InvalidValue("YOSO_DATABASE_URL", found, told, f"{newest}: run `yoso migrate` once")
     migrate(engine)
 
 
 def revision_of(connection: Connection) -> tuple[str | None, str]:
     """The revision of the database, None where it is empty, and the one that this version needs.
 
-    Raises `InvalidValue` for one that this version does not know, since it comes from a newer one.
+    The former may be newer than the latter. Raises `InvalidValue` where this version cannot use what a newer one has
+    made of the database.
     """
     newest = revisions()[0]
     revision = MigrationContext.configure(connection).get_current_revision()
-    if revision is not None and not is_known(revision):
+    if revision is not None and oldest_for(revision) not in {one.partition("_")[0] for one in revisions()}:
         raise InvalidValue(
             "YOSO_DATABASE_URL",
             f"revision {revision}",
@@ -238,9 +251,18 @@ def revision_of(connection: Connection) -> tuple[str | None, str]:
     return revision, newest
 
 
-def is_known(revision: str) -> bool:
-    """Whether this version has that revision, or a newer one must have made it."""
-    return revision in revisions()
+def is_newer(revision: str | None) -> bool:
+    """Whether this version does not have that revision, so that a newer one must have made it."""
+    return revision is not None and revision not in revisions()
+
+
+def oldest_for(revision: str) -> str:
+    """The number of the oldest revision whose version can use a database of this one: 0018 of 0021_0018.
+
+    So a version tells whether it can use what it does not know, of which the database holds no more than the name. Of
+    0021 it is 0021: only versions that know it can.
+    """
+    return revision.rpartition("_")[2]
 
 
 @cache

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-revision = ${repr(up_revision)}
+revision = ${repr(up_revision)} # NUMBER_OLDEST: see "Migrations" in CONTRIBUTING.md
 down_revision = ${repr(down_revision)}
 branch_labels = None
 depends_on = None

@@ -14,6 +14,7 @@ from service.api import health
 from service.app import create_app
 from service.dispatch.process import STUCK_SECONDS
 from service.settings import Settings
+from service.store.database import revisions, writing
 from tests import seeding
 
 TERMINATE = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'away'"
@@ -46,6 +47,17 @@ def test_a_replica_is_ready_when_a_dispatcher_has_lately_found_ray_well(
     assert told.status_code == 503 and "none has reported for" in told.json()["dispatcher"]
 
 
+def test_a_replica_whose_tables_a_newer_release_has_taken_away_is_not_ready(app: FastAPI, http: httpx.Client) -> None:
+    seeding.report(app)
+    engine = seeding.parts(app).searches.engine
+    newest = revisions()[0].partition("_")[0]
+    for revision, status in ((f"9999_{newest}", 200), ("9999_9999", 503)):
+        with writing(engine) as session:
+            session.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+        told = http.get("/readyz")
+        assert told.status_code == status and ("newer version" in told.json().get("database", "")) is (status == 503)
+
+
 def test_a_service_that_stops_is_alive_and_not_ready(app: FastAPI, http: httpx.Client) -> None:
     seeding.report(app)
     seeding.parts(app).stopping.set()
@@ -55,11 +67,11 @@ def test_a_service_that_stops_is_alive_and_not_ready(app: FastAPI, http: httpx.C
 
 
 def test_without_its_database_a_replica_is_alive_not_ready_and_asks_for_patience(
-    tmp_path: Path, postgres: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, postgres: str, postgres_tables: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     admin = create_engine(postgres, isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
-        connection.execute(text("CREATE DATABASE away"))
+        connection.execute(text(f"CREATE DATABASE away TEMPLATE {postgres_tables}"))
     app = seeding.make_app(tmp_path, postgres.replace("/postgres?", "/away?"))
     with seeding.serving(app) as url, httpx.Client(base_url=url, timeout=60) as client:
         seeding.report(app)

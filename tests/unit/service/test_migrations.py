@@ -4,7 +4,7 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from alembic import command
@@ -15,8 +15,10 @@ from sqlalchemy import Connection, Engine, inspect, text
 from typer.testing import CliRunner
 
 from nas_core.errors import InvalidValue
-from service import cli
+from service import cli, doctor
+from service.doctor import State
 from service.domain.lifecycle import Status
+from service.settings import Settings
 from service.store import database
 from service.store.database import connect, migrate, prepare
 from service.store.models import Base
@@ -148,15 +150,20 @@ def test_several_that_migrate_at_once_do_not_disturb_each_other(engine: Engine) 
         assert connection.execute(text("SELECT count(*) FROM searches")).scalar_one() == 0
 
 
+def name_revision(engine: Engine, name: str) -> None:
+    with engine.execution_options(writes=True).connect() as connection, connection.begin():
+        connection.execute(text("UPDATE alembic_version SET version_num = :name"), {"name": name})
+
+
+@pytest.mark.parametrize("newer", ["9999", "9999_9998"])
 def test_a_database_that_is_newer_than_the_code_is_refused_in_words(
-    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    newer: str, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     migrate(engine)
-    with engine.execution_options(writes=True).connect() as connection, connection.begin():
-        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    name_revision(engine, newer)
     for start in (migrate, prepare):
         with pytest.raises(
-            InvalidValue, match=r"newer version of Yoso \(got 'revision 9999'; accepted: a database of revision"
+            InvalidValue, match=rf"newer version of Yoso \(got 'revision {newer}'; accepted: a database of revision"
         ):
             start(engine)
     monkeypatch.setenv("YOSO_DATABASE_URL", engine.url.render_as_string(hide_password=False))
@@ -167,19 +174,146 @@ def test_a_database_that_is_newer_than_the_code_is_refused_in_words(
         assert "Traceback" not in told.output and isinstance(told.exception, SystemExit)
 
 
-def test_a_start_brings_up_to_date_what_is_empty_or_its_own_alone(engine: Engine) -> None:
-    """A process of the version before may be using the same PostgreSQL, and would trip over new tables."""
+def test_a_database_that_is_newer_and_still_for_this_code_is_used_with_a_warning(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A replica of the release before starts anew after the migration, or somebody goes back to that release."""
+    migrate(engine)
+    newer = f"9999_{revisions()[-1].partition('_')[0]}"
+    name_revision(engine, newer)
+    for start in (migrate, prepare):
+        caplog.clear()
+        start(engine)
+        assert f"brought the database to revision {newer}; this one needs {revisions()[-1]}" in caplog.text
+    assert revision(engine) == newer
+    settings = Settings(str(tmp_path), engine.url.render_as_string(hide_password=False))
+    (found, *_) = doctor.database(settings)
+    assert found.state is State.UNSURE and f"revision {newer} of a newer version" in found.told
+    monkeypatch.setenv("YOSO_DATABASE_URL", settings.database_url)
+    monkeypatch.setenv("YOSO_STORAGE", str(tmp_path))
+    told = CliRunner().invoke(cli.app, ["backup", str(tmp_path / "backup")])
+    assert told.exit_code == 2 and "whose tables this one does not know" in " ".join(told.stderr.split())
+    assert not (tmp_path / "backup").exists(), "half a backup would be taken for a whole one"
+
+
+def test_a_start_brings_up_to_date_what_is_its_own_alone(engine: Engine) -> None:
+    """A process of the version before may be using the same PostgreSQL, and somebody decides when to migrate it."""
+    if engine.dialect.name == "postgresql":
+        with pytest.raises(InvalidValue, match=r"the database is empty .*: run `yoso migrate` once"):
+            prepare(engine)
+        assert inspect(engine).get_table_names() == []
     go(engine, revisions()[-2])
     if engine.dialect.name == "postgresql":
         with pytest.raises(InvalidValue, match=r"older than this version .*: run `yoso migrate` once"):
             prepare(engine)
         assert revision(engine) == revisions()[-2]
-        go(engine, "base", up=False)
-        with engine.execution_options(writes=True).connect() as connection, connection.begin():
-            connection.execute(text("DROP TABLE alembic_version"))
+        migrate(engine)
     prepare(engine)
     assert revision(engine) == revisions()[-1]
     prepare(engine)
+
+
+class Shape(NamedTuple):
+    """What code can rely on, and what it must obey, of a database."""
+
+    tables: frozenset[str]
+    columns: dict[tuple[str, str], tuple[str, bool, bool]]
+    """Of each table and column the type, whether it may be NULL, and whether INSERTs may leave it out."""
+    rules: frozenset[tuple[str, str]]
+    """Of each table its unique indexes, foreign keys and checks, as text."""
+
+    @classmethod
+    def of(cls, engine: Engine) -> "Shape":
+        """That of a database at this moment."""
+        seen = inspect(engine)
+        tables = [name for name in seen.get_table_names() if name != "alembic_version"]
+        columns = {
+            (table, one["name"]): (
+                str(one["type"]),
+                one["nullable"],
+                one["nullable"] or one["default"] is not None or bool(one.get("autoincrement") is True),
+            )
+            for table in tables
+            for one in seen.get_columns(table)
+        }
+        rules = {(table, str(one)) for table in tables for one in seen.get_indexes(table) if one["unique"]}
+        for found in (seen.get_unique_constraints, seen.get_foreign_keys, seen.get_check_constraints):
+            rules |= {(table, str(one)) for table in tables for one in found(table)}
+        return cls(frozenset(tables), columns, frozenset(rules))
+
+
+def taken_away(before: Shape, after: Shape) -> list[str]:
+    """What code that was written for `before` trips over in `after`."""
+    told = [f"the table {name} is gone" for name in sorted(before.tables - after.tables)]
+    for (table, name), (kind, nullable, optional) in sorted(before.columns.items()):
+        now = after.columns.get((table, name))
+        if table not in after.tables:
+            continue
+        if now is None:
+            told.append(f"{table}.{name} is gone")
+        elif now[0] != kind:
+            told.append(f"{table}.{name} was {kind} and is {now[0]}")
+        elif nullable != now[1] or (optional and not now[2]):
+            told.append(f"{table}.{name} has another rule for NULL, or lost its default")
+    for (table, name), (_, _, optional) in sorted(after.columns.items()):
+        if table in before.tables and (table, name) not in before.columns and not optional:
+            told.append(f"{table}.{name} is new and must be given")
+    told += [
+        f"{table} has a new rule: {rule}"
+        for table, rule in sorted(after.rules - before.rules)
+        if table in before.tables
+    ]
+    return told
+
+
+LAST_WITH_ONE_NUMBER = "0018"
+
+
+def test_a_migration_says_from_which_revision_on_code_can_use_what_it_makes(engine: Engine) -> None:
+    """Expand and contract, as CONTRIBUTING.md says: what takes away is for no version that does not know it.
+
+    Replicas of the release before go on beside the new ones, on the tables that are migrated already.
+    """
+    oldest = LAST_WITH_ONE_NUMBER
+    for one in revisions():
+        before = Shape.of(engine)
+        go(engine, one)
+        lost = taken_away(before, Shape.of(engine))
+        number, _, named = one.partition("_")
+        if number <= LAST_WITH_ONE_NUMBER:
+            assert one == number and not lost
+            continue
+        if lost:
+            assert named == number, f"{one} takes away, so it must be {number}_{number} (contract): {lost}"
+        assert named in (oldest, number), f"{one} must be {number}_{oldest} (expand) or {number}_{number} (contract)"
+        oldest = named
+
+
+@pytest.mark.parametrize(
+    ("change", "lost"),
+    [
+        ("DROP TABLE deletions", ["the table deletions is gone"]),
+        ("ALTER TABLE searches DROP COLUMN reason", ["searches.reason is gone"]),
+        ("ALTER TABLE searches RENAME COLUMN reason TO why", ["searches.reason is gone"]),
+        ("ALTER TABLE searches ADD COLUMN why TEXT NOT NULL DEFAULT ''", []),
+        ("CREATE TABLE more (name TEXT NOT NULL)", []),
+        ("CREATE INDEX by_name ON searches (name)", []),
+        ("CREATE UNIQUE INDEX by_name ON searches (name)", ["searches has a new rule"]),
+        ("ALTER TABLE searches ALTER COLUMN reason SET NOT NULL", ["searches.reason has another rule for NULL"]),
+        ("ALTER TABLE searches ALTER COLUMN reason TYPE VARCHAR(9)", ["searches.reason was TEXT and is VARCHAR(9)"]),
+        ("ALTER TABLE searches ALTER COLUMN kind DROP DEFAULT", ["searches.kind has another rule for NULL, or lost"]),
+        ("ALTER TABLE searches ADD COLUMN why TEXT NOT NULL", ["searches.why is new and must be given"]),
+    ],
+)
+def test_what_a_migration_takes_away_is_seen(change: str, lost: list[str], engine: Engine) -> None:
+    if engine.dialect.name == "sqlite" and ("ALTER COLUMN" in change or change.endswith("why TEXT NOT NULL")):
+        change, lost = "SELECT 1", []  # SQLite cannot do it
+    migrate(engine)
+    before = Shape.of(engine)
+    with engine.execution_options(writes=True).connect() as connection, connection.begin():
+        connection.execute(text(change))
+    found = taken_away(before, Shape.of(engine))
+    assert len(found) == len(lost) and all(map(str.startswith, found, lost)), found
 
 
 def revision(engine: Engine) -> str | None:
