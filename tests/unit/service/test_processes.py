@@ -44,18 +44,19 @@ class Yoso:
         }
         self.processes: list[subprocess.Popen[bytes]] = []
 
-    def start(self, *words: str, **settings: str) -> "subprocess.Popen[bytes]":
-        """`yoso` with some arguments, as a process."""
+    def start(self, *words: str, code: Path | None = None, **settings: str) -> "subprocess.Popen[bytes]":
+        """`yoso` with some arguments, as a process, of the `code` in a folder if not of this."""
+        environment = self.environment | settings | ({} if code is None else {"PYTHONPATH": str(code)})
         with (self.folder / "log").open("ab") as log:
             command = [sys.executable, "-m", "service.cli", *words]
-            started = subprocess.Popen(command, stdout=log, stderr=log, env=self.environment | settings)
+            started = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=code)
         self.processes.append(started)
         return started
 
-    def replica(self, *words: str) -> "tuple[subprocess.Popen[bytes], Client]":
+    def replica(self, *words: str, code: Path | None = None) -> "tuple[subprocess.Popen[bytes], Client]":
         """`yoso serve`, when it answers."""
         [port] = free_ports(1)
-        process = self.start("serve", *words, YOSO_PORT=str(port))
+        process = self.start("serve", *words, code=code, YOSO_PORT=str(port))
         client = Client(f"http://127.0.0.1:{port}", seconds=20)
         self.until(lambda: answers(client))
         return process, client
