@@ -13,6 +13,7 @@ from service.addresses import NowhereToSend, Resolve, addresses_of, resolve
 from service.api.callers import Caller
 from service.domain.grants import NAME, NotAllowed
 from service.domain.receivers import ACCEPTED, Event, Network, is_notified, place_of
+from service.store.database import reading
 from service.store.models import Delivery, Webhook
 from service.store.webhooks import WebhookStore
 
@@ -59,6 +60,12 @@ class Webhooks:
         """At most `limit` webhooks that `by` manages, by id, from behind `after`. Raises `NotAllowed`."""
         by.grant.check_manages()
         return self.store.page(limit, after, by.project or project)
+
+    def get(self, by: Caller, webhook_id: str) -> Webhook:
+        """The webhook of that id. Raises `NotAllowed` and `UnknownWebhook`."""
+        by.grant.check_manages()
+        with reading(self.store.engine) as session:
+            return self.store.get(webhook_id, by.project, session)
 
     def deliveries(
         self, by: Caller, webhook_id: str, limit: int, after: tuple[float, str] | None

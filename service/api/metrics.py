@@ -104,6 +104,9 @@ def of_webhooks(found: Snapshot) -> Iterator[Metric]:
     for outcome, count in found.messages.items():
         attempts.add_metric([outcome], count)
     yield attempts
+    given_up = CounterMetricFamily("yoso_webhook_given_up", "Messages that were given up, tests apart.")
+    given_up.add_metric([], found.given_up)
+    yield given_up
     yield gauge("yoso_webhook_unsent", "Messages that are to be sent, now or again.", found.unsent)
     yield gauge("yoso_webhooks_off", "Webhooks that are switched off, since their receivers take nothing.", found.off)
 

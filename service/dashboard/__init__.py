@@ -19,6 +19,7 @@ from service.dashboard import (
     submit,
     sweeps,
     tokens,
+    webhooks,
 )
 from service.dashboard.frame import STATIC, SignInNeededError, sharing
 
@@ -31,7 +32,7 @@ def add_dashboard(app: FastAPI) -> None:
     if (settings := app.state.context.settings).sign_on is not None:
         app.state.provider = sign_on.provider(settings.sign_on)
     app.add_api_route("/", home, include_in_schema=False)
-    for pages in (searches, network, logs, sweeps, submit, cluster, tokens, compare, login, sign_on, docs):
+    for pages in (searches, network, logs, sweeps, submit, cluster, tokens, webhooks, compare, login, sign_on, docs):
         app.include_router(pages.router)
     app.include_router(login.links)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")

@@ -17,9 +17,10 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/cluster")
 def cluster_page(request: Request, service: ContextDep, project: ViewerDep, caller: CallerDep) -> Response:
-    """The cluster, with the way to the tokens for those who may make some."""
-    manages = caller.role == Role.ADMIN and caller.key is not None
-    return page("cluster.html", request, manages=manages, **shown(service, project))
+    """The cluster, with the way to tokens and webhooks for those who may make some."""
+    admin = caller.role == Role.ADMIN
+    manages = admin and caller.key is not None
+    return page("cluster.html", request, admin=admin, manages=manages, **shown(service, project))
 
 
 @router.get("/fragments/cluster")

@@ -21,7 +21,7 @@ from service.store.cluster import ClusterState, ClusterStore
 from service.store.database import reading
 from service.store.models import Attempt, Delivery, Project, Search, Webhook
 from service.store.models import Counter as CounterRow
-from service.store.webhooks import REFUSED, SENT
+from service.store.webhooks import ABANDONED, REFUSED, SENT
 
 LAUNCH_BOUNDS = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 24 * 3600.0)
 RUN_BOUNDS = (10.0, 30.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 3 * 3600.0, 10 * 3600.0, 24 * 3600.0, 72 * 3600.0)
@@ -68,6 +68,8 @@ class Snapshot:
     takeovers: int
     messages: Mapping[str, int]
     """Attempts to send messages to webhooks, by outcome: taken or refused."""
+    given_up: int
+    """Messages to webhooks that were given up."""
     unsent: int
     """Messages that are to be sent."""
     off: int
@@ -102,7 +104,7 @@ class Statistics:
             seconds = time.monotonic() - began
             self._tally(session, now - SETTLED_SECONDS)
             expired, heartbeat, lag, silence = _followed(session, now)
-            takeovers = session.get(CounterRow, changes.TAKEOVERS)
+            takeovers, given_up = (session.get(CounterRow, name) for name in (changes.TAKEOVERS, ABANDONED))
             return Snapshot(
                 projects=session.scalars(select(Project.name).order_by(Project.name)).all(),
                 searches=_searches(session),
@@ -114,6 +116,7 @@ class Statistics:
                 silence=silence,
                 takeovers=takeovers.value if takeovers is not None else 0,
                 messages=_messages(session),
+                given_up=given_up.value if given_up is not None else 0,
                 unsent=_count(session, Delivery.due_at.is_not(None)),
                 off=_count(session, Webhook.off_at.is_not(None)),
                 attempts=dict(self._attempts),

@@ -30,6 +30,8 @@ GONE = 410
 TAKEN, GIVEN_UP = "taken", "given_up"
 SENT, REFUSED = "webhook_taken", "webhook_refused"
 """The counters of attempts, by whether the receiver took the message."""
+ABANDONED = "webhook_given_up"
+"""The counter of messages that were given up, tests apart."""
 
 
 class UnknownWebhook(LookupError):
@@ -176,7 +178,7 @@ class WebhookStore:
             webhook = session.get(Webhook, batch.webhook_id, with_for_update=True)
             if webhook is None:
                 return None
-            time, off = changes.time_of(session), None
+            time, off, lost = changes.time_of(session), None, 0
             if webhook.lease_token == batch.lease_token:
                 webhook.leased_until, webhook.lease_token = time, None
             for attempt in sorted(attempts, key=lambda attempt: attempt.reason is not None):
@@ -186,12 +188,13 @@ class WebhookStore:
                 told = {"time": time, "status": attempt.status, "seconds": attempt.seconds, "reason": attempt.reason}
                 message.attempts = [*message.attempts, told]
                 off = _conclude(webhook, message, attempt, time) or off
+                lost += message.outcome == GIVEN_UP and message.kind != TEST
             refused = sum(attempt.reason is not None for attempt in attempts)
-            for counter, count in ((REFUSED, refused), (SENT, len(attempts) - refused)):
+            if off is not None:
+                lost += _switch_off(session, webhook, off, time)
+            for counter, count in ((REFUSED, refused), (SENT, len(attempts) - refused), (ABANDONED, lost)):
                 if count:
                     changes.count(session, counter, count)
-            if off is not None:
-                _switch_off(session, webhook, off, time)
             return off
 
     def forget_old(self, days: float, limit: int) -> None:
@@ -235,13 +238,16 @@ def _conclude(webhook: Webhook, message: Delivery, attempt: Attempt, time: float
     return None
 
 
-def _switch_off(session: Session, webhook: Webhook, reason: str, time: float) -> None:
+def _switch_off(session: Session, webhook: Webhook, reason: str, time: float) -> int:
+    """Give up what waits for a webhook, and say why; returns how many messages that is."""
     waiting = update(Delivery).where(Delivery.webhook_id == webhook.id, Delivery.due_at.is_not(None))
     session.flush()
-    session.execute(waiting.values(due_at=None, outcome=GIVEN_UP).execution_options(synchronize_session=False))
+    given_up = waiting.values(due_at=None, outcome=GIVEN_UP).returning(Delivery.id)
+    count = len(session.execute(given_up.execution_options(synchronize_session=False)).all())
     if webhook.off_at is None:
         webhook.off_at, webhook.off_reason = time, reason
         _audit(session, Action.WEBHOOK_SWITCHED_OFF, webhook, {"reason": reason})
+    return count
 
 
 def _audit(session: Session, action: Action, webhook: Webhook, data: Mapping[str, Any] | None = None) -> None:

@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Dialog, Page, Route, expect
 
 from service.client import Client
 from service.domain.lifecycle import Status
+from service.domain.receivers import Event
 from service.store.database import writing
 from tests import browsing, seeding
 
@@ -591,6 +592,10 @@ def test_what_a_token_may_not_do_is_told_on_a_page_that_fits_a_phone(
     app = seeding.make_app(tmp_path, tokens=tokens, data_roots=(str(tmp_path),))
     search = seeding.queue(app, project="vision")
     seeding.change(app, search, status=Status.FAILED, ended_at=1.0)
+    webhooks = seeding.parts(app).webhooks.store
+    with writing(webhooks.engine) as session:
+        hook = webhooks.make("vision", "https://hooks.example.org/yoso", "host", tuple(Event), session).id
+        webhooks.test(hook, None, session)
     with seeding.serving(app) as url:
         context = browser.new_context(base_url=url, viewport={"width": width, "height": 700})
         page = context.new_page()
@@ -606,6 +611,11 @@ def test_what_a_token_may_not_do_is_told_on_a_page_that_fits_a_phone(
                 expect(page.get_by_text(told)).to_be_visible()
                 page.goto("/searches/nothing/logs/1")
                 expect(page.get_by_role("heading", name="No such search")).to_be_visible()
+            else:
+                for path in ("/webhooks", f"/webhooks/{hook}"):
+                    page.goto(path)
+                    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), path
+                    assert browsing.barriers(page) == [], path
             page.get_by_role("button", name="Sign out").click()
             expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
         context.close()

@@ -144,6 +144,17 @@ OTHERS: dict[str, Callable[[World, str], Sent]] = {
         )
         for method, below in (("DELETE", ""), ("POST", "/test"), ("GET", "/deliveries"))
     },
+    "POST /webhooks": lambda w, by: (
+        "/webhooks",
+        {"data": {"url": "https://93.184.216.34/yoso", "project": "vision", "event": "failed"}},
+    ),
+    **{
+        f"{method} /webhooks/{{webhook_id}}{below}": lambda w, by, below=below: (  # type: ignore[misc]
+            f"/webhooks/{w.webhook()}{below}",
+            {},
+        )
+        for method, below in (("GET", ""), ("POST", "/test"), ("POST", "/delete"))
+    },
     "POST /login": lambda w, by: ("/login", {"data": {"token": "-"}}),
 }
 """What else needs more than a path."""

@@ -1,7 +1,9 @@
 """Notifications: e-mail that a real server gets, what is shown of their URLs, and where nothing is ever sent."""
 
+import html
 import json
 import os
+import re
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -9,6 +11,7 @@ from email.header import decode_header, make_header
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import select
@@ -244,3 +247,38 @@ def test_messages_are_told_in_words(kind: str, status: Status, told: tuple[str, 
     }
     title, body, mood = notifications.in_words({"data": data})
     assert (title, mood) == told and body == "Project: vision\nId: abc"
+
+
+def test_the_pages_make_show_try_and_delete(app: FastAPI, url: str, client: Connect, mail: MailServer) -> None:
+    with httpx.Client(base_url=url, timeout=60) as browser:
+        browser.post("/login", data={"token": NAMED["ann"]})
+        assert 'href="/webhooks"' in browser.get("/cluster").text
+        for wrong, field in (
+            ({"url": "ftp://<b>/"}, "url"),
+            ({"url": "mailto://user:secretword@10.0.0.1"}, "url"),
+            ({"event": []}, "event"),
+            ({"event": "<b>"}, "event"),
+        ):
+            told = browser.post("/webhooks", data={"url": mail.url, "event": ["failed"]} | wrong)
+            assert told.status_code == 422 and "No webhook was made" in told.text and field in told.text
+            assert "<b>" not in told.text
+        assert (
+            browser.post("/webhooks", data={"url": mail.url, "event": "failed", "project": "audio"}).status_code == 403
+        )
+        assert client("ann").webhooks()["items"] == []
+        made = browser.post("/webhooks", data={"url": mail.url, "event": ["failed", "cancelled"]})
+        assert made.status_code == 200 and "is made" in made.text and PASSWORD not in made.text
+        [hook] = client("ann").webhooks()["items"]
+        assert hook["events"] == ["failed", "cancelled"]
+        signed = browser.post("/webhooks", data={"url": "http://127.0.0.1:9/", "event": "failed"})
+        assert len(re.findall(r"whsec_[A-Za-z0-9+/]{43}=", html.unescape(signed.text))) == 1
+        assert "whsec_" not in browser.get("/webhooks").text
+        tried = browser.post(f"/webhooks/{hook['id']}/test")
+        assert tried.headers["location"] == f"/webhooks/{hook['id']}"
+        with sender(app):
+            until(lambda: client("ann").deliveries(hook["id"])["items"][0]["outcome"])
+        shown = browser.get(f"/webhooks/{hook['id']}").text
+        assert "taken" in shown and PASSWORD not in shown and "yoso:****@127.0.0.1" in shown
+        browser.post(f"/webhooks/{hook['id']}/delete")
+        gone = browser.get(f"/webhooks/{hook['id']}", headers={"Accept": "text/html"})
+        assert gone.status_code == 404 and "No such webhook" in gone.text

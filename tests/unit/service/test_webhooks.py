@@ -460,6 +460,7 @@ def test_what_is_not_taken_is_sent_again_ever_later_until_the_webhook_is_switche
         failed = ann.test_webhook(made.id)["id"]
         until(lambda: [m for m in messages(app, made) if m.id == failed and m.outcome == "given_up"])
         assert ann.webhooks()["items"][0]["off_at"] is not None, "a test is sent once"
+        assert "yoso_webhook_given_up_total 2.0" in client("root").http.get("/metrics").text, "a test is not counted"
         receiver.answers["/500"] = 200
         ann.test_webhook(made.id)
         until(lambda: ann.webhooks()["items"][0]["off_at"] is None)
