@@ -2,7 +2,11 @@
 
 import copy
 import inspect
+import os
 import re
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -20,6 +24,7 @@ from service.domain import node_groups
 from service.domain.rayjobs import Template
 from service.domain.scheduling import Ask, Node
 from service.settings import Settings
+from service.store.database import connect, migrate
 from tests.crds import validator
 
 CHART = Path(__file__).parents[3] / "deploy/chart"
@@ -56,6 +61,8 @@ def pods(found: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
         name, spec = made["metadata"]["name"], made.get("spec", {})
         if made["kind"] in ("Deployment", "Job"):
             yield name, spec["template"]
+        if made["kind"] == "CronJob":
+            yield name, spec["jobTemplate"]["spec"]["template"]
         if made["kind"] == "ConfigMap":
             spec = yaml.safe_load(made["data"]["rayjob.yaml"])["spec"]["rayClusterSpec"]
         if made["kind"] in ("RayCluster", "ConfigMap"):
@@ -114,6 +121,8 @@ def changed(**paths: Any) -> dict[str, Any]:
         (changed(ray__groups=[{"name": "cpu", "minNodes": 0, "cpus": 1, "memory": "1Gi"}]), "maxNodes"),
         (changed(ray__tokenSecret=""), "tokenSecret"),
         (changed(executor="slurm"), "executor"),
+        (changed(backup__schedule="daily"), "schedule"),
+        (changed(backup__keepDays=0), "keepDays"),
         (
             changed(
                 executor="rayjob", ray__groups=[{"name": "a", "minNodes": 1, "maxNodes": 1, "cpus": 1, "memory": 1}]
@@ -276,6 +285,31 @@ def test_a_rayjob_of_the_chart_is_one_of_kuberays() -> None:
     assert (group["groupName"], group["replicas"]) == ("a100", 8)
     assert group["template"]["spec"]["containers"][0]["resources"]["limits"] == amounts
     assert made["spec"]["suspend"] and made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "vision"
+
+
+def test_a_backup_is_made_and_those_that_are_too_old_go(tmp_path: Path) -> None:
+    """The command of the chart, run as it is."""
+    chosen = values("s3")
+    container = one("CronJob", "backup", chosen)["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]
+    *shell, script = container["command"]
+    assert "/backups" in {mount["mountPath"] for mount in container["volumeMounts"]}
+    database, backups = tmp_path / "yoso.db", tmp_path / "backups"
+    migrate(engine := connect(f"sqlite:///{database}"))
+    engine.dispose()
+    backups.mkdir()
+    for days, name in ((91.5, "yoso-old.gz"), (89.0, "yoso-newer.gz"), (400.0, "other.gz")):
+        (backups / name).write_bytes(b"")
+        os.utime(backups / name, (time.time() - days * 86400,) * 2)
+    environment = {"YOSO_STORAGE": str(tmp_path), "YOSO_DATABASE_URL": f"sqlite:///{database}"}
+    environment |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    command = [*shell, script.replace("/backups", str(backups))]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    left = sorted(path.name for path in backups.iterdir())
+    assert left[0] == "other.gz" and left[-1] == "yoso-newer.gz" and len(left) == 3
+    assert re.fullmatch(r"yoso-\d{4}-\d\d-\d\dT\d{6}\.gz", left[1]) and (backups / left[1]).stat().st_size > 100
+    failed = subprocess.run(command, env=environment | {"YOSO_DATABASE_URL": "sqlite:////none/db"}, capture_output=True)
+    assert failed.returncode != 0 and sorted(path.name for path in backups.iterdir()) == left
+    assert not any(made["kind"] == "CronJob" for made in objects(values("gpu")))
 
 
 def test_selectors_find_their_pods() -> None:
