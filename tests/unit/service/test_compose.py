@@ -140,7 +140,7 @@ def test_the_service_needs_no_more_than_its_image_has(tmp_path: Path) -> None:
     extras = {name.findall(one)[0] for one in project["optional-dependencies"]["worker"]}
     assert not needed & extras and {"torch", "ray"} <= extras
     refused = {"PIL" if one == "pillow" else "sklearn" if one == "scikit-learn" else one for one in extras}
-    refused |= {"worker", "tests", "yaml", "hypothesis"}
+    refused |= {"worker", "tests", "hypothesis"}
     program = f"""
 import sys
 class Refuse:
