@@ -67,17 +67,13 @@ class SignOn:
             for name in (name for name in given if name.startswith(PREFIX)):
                 raise InvalidValue("YOSO_OIDC_ISSUER", None, f"missing, while {name} is set", "the URL of a provider")
             return None
-        more = {
-            part: given[f"{PREFIX}{part.upper()}"]
-            for part in ("claim", "scopes", "name")
-            if f"{PREFIX}{part.upper()}" in given
-        }
+        names = {"claim": "YOSO_OIDC_CLAIM", "scopes": "YOSO_OIDC_SCOPES", "name": "YOSO_OIDC_NAME"}
         return cls(
             issuer=given["YOSO_OIDC_ISSUER"],
             client_id=given.get("YOSO_OIDC_CLIENT_ID", ""),
             client_secret=given.get("YOSO_OIDC_CLIENT_SECRET", ""),
             grants=parse_grants(given.get("YOSO_OIDC_GRANTS", "{}")),
-            **more,
+            **{part: given[name] for part, name in names.items() if name in given},
         )
 
     def gives(self, grant: Grant) -> bool:

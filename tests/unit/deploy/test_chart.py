@@ -23,6 +23,7 @@ from service.api import metrics
 from service.domain import node_groups
 from service.domain.rayjobs import Template
 from service.domain.scheduling import Ask, Node
+from service.domain.sign_on import SignOn
 from service.settings import Settings
 from service.store.database import connect, migrate
 from tests.crds import validator
@@ -112,6 +113,9 @@ def changed(**paths: Any) -> dict[str, Any]:
         (changed(database__url="sqlite:///yoso.db"), "url"),
         (changed(database__passwordSecret={"name": ""}), "name"),
         (changed(tokens={}), "secret"),
+        (changed(signOn={"issuer": "https://id.example.org", "clientId": "yoso"}), "signOn"),
+        (changed(signOn={"issuer": "http://id.example.org"}), "issuer"),
+        (changed(signOn={"grants": {"ml-team": "vision"}}), "ml-team"),
         (changed(storage={}), "storage"),
         (changed(storage={"url": "s3://b/f", "claim": "runs"}), "storage"),
         (changed(publicUrl="yoso.example.org"), "publicUrl"),
@@ -145,7 +149,8 @@ def test_nothing_can_be_rendered_without_choices() -> None:
 
 @pytest.mark.parametrize("name", SETS)
 def test_every_setting_is_one_of_the_services(name: str) -> None:
-    known = set(re.findall(r'"(YOSO_[A-Z_]+)"', inspect.getsource(Settings.from_environment)))
+    told = inspect.getsource(Settings.from_environment) + inspect.getsource(SignOn.parse)
+    known = set(re.findall(r'"(YOSO_[A-Z_]+)"', told))
     for of, pod in pods(objects(values(name))):
         for container in pod["spec"]["containers"]:
             for variable in container.get("env", []):
@@ -157,10 +162,12 @@ def test_every_setting_is_one_of_the_services(name: str) -> None:
 def test_the_service_takes_the_settings_that_the_chart_gives(name: str, tmp_path: Path) -> None:
     (tmp_path / "password").write_text("p@ss")
     (tmp_path / "tokens").write_text("*:admin:ops=0123456789abcdef")
+    (tmp_path / "client-secret").write_text("0123456789abcdef")
     for of in ("api", "dispatcher"):
         container = one("Deployment", of, values(name))["spec"]["template"]["spec"]["containers"][0]
         environment = {variable["name"]: variable["value"] for variable in container["env"]}
-        for variable, file in (("YOSO_DATABASE_PASSWORD_FILE", "password"), ("YOSO_TOKENS_FILE", "tokens")):
+        files = {"YOSO_DATABASE_PASSWORD_FILE": "password", "YOSO_TOKENS_FILE": "tokens"}
+        for variable, file in (files | {"YOSO_OIDC_CLIENT_SECRET_FILE": "client-secret"}).items():
             if variable in environment:
                 environment[variable] = str(tmp_path / file)
         if "YOSO_RAYJOB_TEMPLATE" in environment:
@@ -168,6 +175,7 @@ def test_the_service_takes_the_settings_that_the_chart_gives(name: str, tmp_path
             environment["YOSO_RAYJOB_TEMPLATE"] = str(tmp_path / "rayjob.yaml")
         settings = Settings.from_environment(environment)
         assert "p%40ss@" in settings.database_url
+        assert (settings.sign_on is not None) == (of == "api" and name == "gpu")
         assert settings.storage.startswith("s3://") or settings.storage == "/storage"
         assert (settings.ray_address is not None or settings.rayjob is not None) == (of == "dispatcher")
 
