@@ -59,11 +59,13 @@ _HOME = dict.fromkeys(("AsyncClient", "Client", "ClientError", "Event", "Unreach
 """Where names are that `nas_core` does not have."""
 
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'yoso' has no attribute {name!r}")
-    home = import_module(_HOME.get(name, "nas_core"))
-    return home if name == "answers" else getattr(home, name)
+if not TYPE_CHECKING:  # or a name that is not there would pass for one of any type
+
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module 'yoso' has no attribute {name!r}")
+        home = import_module(_HOME.get(name, "nas_core"))
+        return home if name == "answers" else getattr(home, name)
 
 
 def __dir__() -> list[str]:

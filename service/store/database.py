@@ -257,7 +257,7 @@ def is_newer(revision: str | None) -> bool:
 
 
 def oldest_for(revision: str) -> str:
-    """The number of the oldest revision whose version can use a database of this one: 0018 of 0021_0018.
+    """The number of the oldest revision whose version can use a database of this one: 0019 of 0021_0019.
 
     So a version tells whether it can use what it does not know, of which the database holds no more than the name. Of
     0021 it is 0021: only versions that know it can.

@@ -13,7 +13,7 @@ def test_every_name_is_there_and_none_that_is_not() -> None:
     assert all(getattr(yoso, name) is not None for name in yoso.__all__)
     assert yoso.__version__ == version("yoso")
     with pytest.raises(AttributeError, match="module 'yoso' has no attribute 'Serach'"):
-        _ = yoso.Serach
+        getattr(yoso, "Serach")  # noqa: B009
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,7 @@ def test_an_image_runs_as_nobody_special_and_takes_no_secret(name: str) -> None:
     assert ignored[0] == "*", "what is sent to the builder is named one by one"
     copied = [word for line in text.splitlines() if line.startswith("COPY ") for word in line.split()[1:-1]]
     assert all(f"!{word}" in ignored and (ROOT / word).exists() for word in copied)
+    assert {"yoso", "nas_core", name} <= {*copied}, "a package that is not there would be left out without a word"
 
 
 def test_the_service_needs_no_more_than_its_image_has(tmp_path: Path) -> None:

@@ -266,7 +266,7 @@ def taken_away(before: Shape, after: Shape) -> list[str]:
     return told
 
 
-LAST_WITH_ONE_NUMBER = "0018"
+LAST_WITH_ONE_NUMBER = "0019"
 
 
 def test_a_migration_says_from_which_revision_on_code_can_use_what_it_makes(engine: Engine) -> None:
