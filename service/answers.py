@@ -255,6 +255,7 @@ class Point(TypedDict):
     accuracy_low: float
     accuracy_high: float
     balanced_accuracy: float | None
+    validation_accuracy: float | None
     on_front: bool
 
 

@@ -91,6 +91,8 @@ class Point(BaseModel):
     """The ends of the accuracy's 95 % interval."""
     balanced_accuracy: float | None
     """None where it was tested by a version that did not tell it."""
+    validation_accuracy: float | None
+    """On the part by which networks are chosen; None where it was retrained by a version that did not tell it."""
     on_front: bool
     """Whether it was searched for or is a reference network, and no other such is at once as cheap and as good."""
 

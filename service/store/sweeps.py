@@ -190,7 +190,7 @@ class Sweeps:
                 func.coalesce(result["seed"].as_integer(), Search.spec["seed"].as_integer()).label("seed"),
                 ArchitectureRow.budget,
                 own_cost.label("cost"),
-                *(result[name].as_float().label(name) for name in TESTED),
+                *(result[name].as_float().label(name) for name in (*TESTED, "validation_accuracy")),
             )
             .join(Search, Search.id == ArchitectureRow.search_id)
             .where(Search.sweep_id == sweep_id, own_cost.is_not(None))

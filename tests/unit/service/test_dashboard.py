@@ -407,7 +407,8 @@ def test_of_many_networks_the_picture_shows_the_front_and_some() -> None:
     number = MOST_DRAWN * 3
     points = [
         Point(architecture=str(n), search="s", origin="search", winner=True, seed=n, budget=1, cost=n + 1, accuracy=0.5,
-              accuracy_low=0.4, accuracy_high=0.6, balanced_accuracy=None, on_front=n % 100 == 0)
+              accuracy_low=0.4, accuracy_high=0.6, balanced_accuracy=None, validation_accuracy=None,
+              on_front=n % 100 == 0)
         for n in range(number)
     ]  # fmt: skip
     shown = drawn(points, "multiply_adds")

@@ -14,6 +14,8 @@ from nas_core.search.baselines import random_architecture
 from nas_core.search.references import candidates, fit_reference
 from nas_core.space import Architecture, SearchSpace
 from nas_core.spec import DEFAULT_BASELINES, SearchSpec
+from service.api.sweeps import Point
+from service.dashboard.sweeps import by_budget
 from service.domain.lifecycle import Status
 from service.store.work import Work
 from tests import seeding
@@ -364,3 +366,17 @@ def test_finals_are_launched_again_with_the_same_list_after_a_lost_attempt(
     turns(service, ray)
     after = told(service, finals)
     assert after["attempt"] == before["attempt"] + 1 and after["finalists"] == before["finalists"]
+
+
+def test_of_several_winners_the_sweeps_page_shows_the_best_on_validation() -> None:
+    def won(seed: int, validation_accuracy: float | None, accuracy: float) -> Point:
+        return Point(
+            architecture=f"s{seed}-1", search=f"s{seed}", origin="search", winner=True, seed=seed, budget=1, cost=1.0,
+            accuracy=accuracy, accuracy_low=accuracy, accuracy_high=accuracy, balanced_accuracy=accuracy,
+            validation_accuracy=validation_accuracy, on_front=True,
+        )  # fmt: skip
+
+    (row,) = by_budget([won(0, 0.9, 0.8), won(1, 0.8, 0.99), won(2, 0.85, 0.98)])
+    assert row.best.seed == 0 and row.mean == pytest.approx((0.8 + 0.99 + 0.98) / 3)
+    (row,) = by_budget([won(0, None, 0.8), won(1, None, 0.99)])
+    assert row.best.seed == 1, "as a version told that told no more"
