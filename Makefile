@@ -2,8 +2,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .PHONY: help setup demo test tests lint format clean bench-quality bench-ablation bench-budget bench-ranking bench-recipes bench-controls bench-path bench-service bench-year soak \
-	compose-by-hand bench-finalists bench-supernet bench-gpu bench-input bench-parallel bench-precision bench-peers bench-fastnas bench-warm bench-never-worse bench-sweep bench-start soak-cluster screenshots break-in sbom licences audit
+	compose-by-hand bench-finalists bench-supernet bench-gpu bench-input bench-parallel bench-precision bench-peers bench-fastnas bench-warm bench-never-worse bench-sweep bench-start soak-cluster screenshots break-in images test-images lock sbom licences audit
 .DEFAULT_GOAL := help
+LOCK := --quiet --upgrade --generate-hashes --no-annotate --no-header --constraint constraints.txt \
+	--python-version 3.11 --python-platform x86_64-manylinux_2_28
 # Otherwise each of the many processes of a search and of the tests would compile Yoso anew.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -111,6 +113,20 @@ screenshots: .venv/installed ## Make the pictures of every page in docs/screensh
 
 compose-by-hand: .venv/installed ## Run what docker-compose.yml runs without a container engine, until a search has succeeded
 	$(BIN)/python -m tools.compose_by_hand
+
+images: .venv/installed ## Build both images with docker, podman or buildah (ARGS=service for one)
+	$(BIN)/python -m tools.images build $(ARGS)
+
+test-images: .venv/installed ## Build the service's image, and let it migrate, serve and answer
+	$(BIN)/python -m tools.images build service
+	$(BIN)/python -m tools.images test
+
+# What the images install, with the hashes of their files, as the index tells them.
+lock: .venv/installed ## Write deploy/*.lock.txt anew from pyproject.toml and constraints.txt (asks pypi.org)
+	$(BIN)/python -m venv build/lock
+	build/lock/bin/pip install --quiet uv==0.13.9
+	build/lock/bin/uv pip compile $(LOCK) --extra gcs --extra mlflow --extra s3 --output-file deploy/service.lock.txt pyproject.toml
+	build/lock/bin/uv pip compile $(LOCK) --extra gcs --extra s3 --extra worker --output-file deploy/worker.lock.txt pyproject.toml
 
 sbom: .venv/installed ## List what Yoso needs when it runs, as CycloneDX in build/sbom.cdx.json
 	$(BIN)/python -m tools.shipped build/shipped

@@ -1,16 +1,26 @@
 # API, dashboard, dispatcher and migration: neither torch nor Ray.
-FROM python:3.11-slim-bookworm
+ARG BASE=docker.io/library/python:3.11-slim-bookworm@sha256:0bee7276f83efd4a1ee05bbbf4281d95ed28e079220a9457f25a93e3f1e3c31b
+FROM ${BASE}
 
-WORKDIR /opt/yoso
-COPY pyproject.toml constraints.txt README.md LICENSE ./
-COPY yoso yoso
-COPY nas_core nas_core
-COPY service service
-RUN pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt '.[gcs,mlflow,s3]' \
-    && rm -rf /opt/yoso \
-    && useradd --uid 10001 --create-home yoso \
+RUN useradd --uid 10001 --create-home yoso \
     && install --directory --owner=yoso --group=yoso /storage /data
 
-USER yoso
+# What Yoso needs is a layer of its own, which changes with these packages alone. `make lock` writes the file.
+COPY deploy/service.lock.txt /opt/lock.txt
+RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes --no-deps --requirement /opt/lock.txt
+
+COPY pyproject.toml README.md LICENSE /opt/yoso/
+COPY yoso /opt/yoso/yoso
+COPY nas_core /opt/yoso/nas_core
+COPY service /opt/yoso/service
+RUN pip install --no-cache-dir --disable-pip-version-check --no-index --no-deps --no-build-isolation /opt/yoso \
+    && rm -rf /opt/yoso /opt/lock.txt
+
+ARG VERSION=unknown
+LABEL org.opencontainers.image.title="Yoso: service" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.licenses="Apache-2.0"
+
+USER 10001:10001
 WORKDIR /home/yoso
 CMD ["yoso", "--help"]

@@ -15,6 +15,8 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from service.dispatch.local_ray import free_ports
 from tools import compose_by_hand
@@ -124,13 +126,33 @@ def test_docker_compose_accepts_it() -> None:
 @pytest.mark.parametrize("name", ["service", "worker"])
 def test_an_image_runs_as_nobody_special_and_takes_no_secret(name: str) -> None:
     text = (ROOT / "deploy" / f"{name}.Dockerfile").read_text()
-    assert text.index("USER yoso") > text.index("useradd --uid 10001")
-    assert not re.search(r"^(ARG|ENV)\b|--mount=type=secret", text, re.MULTILINE)
+    assert text.index("USER 10001") > text.index("useradd --uid 10001")
+    assert re.findall(r"^ARG (\w+)", text, re.MULTILINE) == ["BASE", "VERSION"]
+    assert not re.search(r"^ENV\b|--mount=type=secret", text, re.MULTILINE)
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     assert ignored[0] == "*", "what is sent to the builder is named one by one"
     copied = [word for line in text.splitlines() if line.startswith("COPY ") for word in line.split()[1:-1]]
     assert all(f"!{word}" in ignored and (ROOT / word).exists() for word in copied)
     assert {"yoso", "nas_core", name} <= {*copied}, "a package that is not there would be left out without a word"
+
+
+@pytest.mark.parametrize("name", ["service", "worker"])
+def test_an_image_is_of_files_whose_hashes_are_known(name: str) -> None:
+    """Its base by digest, and packages in the versions that are tested here, all that Yoso needs among them."""
+    text = (ROOT / "deploy" / f"{name}.Dockerfile").read_text()
+    assert re.search(r"^ARG BASE=\S+@sha256:[0-9a-f]{64}\nFROM \$\{BASE\}$", text, re.MULTILINE)
+    assert text.count("pip install") == 2 and "--require-hashes --no-deps" in text and "--no-index --no-deps" in text
+    lock = (ROOT / f"deploy/{name}.lock.txt").read_text()
+    locked = dict(re.findall(r"^([\w.-]+)==(\S+) \\\n    --hash=sha256:[0-9a-f]{64}", lock, re.MULTILINE))
+    assert len(locked) == len(re.findall("^[a-z]", lock, re.MULTILINE)), "some have no hash"
+    tested = dict(line.lower().split("==") for line in (ROOT / "constraints.txt").read_text().split())
+    for package, found in locked.items():
+        assert tested.get(package, found) == found, f"make lock: {package} is tested in {tested[package]}"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = {"service": ("gcs", "mlflow", "s3"), "worker": ("gcs", "s3", "worker")}[name]
+    needed = [*project["dependencies"], *(one for extra in extras for one in project["optional-dependencies"][extra])]
+    for one in map(Requirement, needed):
+        assert one.specifier.contains(locked[canonicalize_name(one.name)]), f"make lock: {one}"
 
 
 def test_the_service_needs_no_more_than_its_image_has(tmp_path: Path) -> None:
