@@ -1,12 +1,13 @@
 """What the resources need of the service, and who may ask."""
 
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 
+from nas_core.data.datasets import locate
 from nas_core.errors import InvalidValue
 from service.access import Access
 from service.api.callers import Caller, Callers
@@ -17,7 +18,7 @@ from service.api.turns import Checks
 from service.dispatch.process import Dispatching
 from service.dispatch.runs import Runs
 from service.domain.grants import Role
-from service.domain.request import Look, SearchRequest
+from service.domain.request import InvalidRequest, Look, SearchRequest
 from service.domain.scheduling import Capacity
 from service.domain.sweep import SweepRequest
 from service.inspections import Inspections
@@ -132,6 +133,18 @@ def confined(request: Asked, project: str | None) -> Asked:
     if "project" in request.model_fields_set and request.project != project:
         raise InvalidValue("project", request.project, "not the project of the token", project)
     return request.model_copy(update={"project": project})
+
+
+def still_open(service: Context, project: str, datasets: Iterable[str]) -> None:
+    """Raise `InvalidRequest` for datasets of what was queued before that are gone, or outside the project's roots."""
+    problems = []
+    for dataset in datasets:
+        try:
+            locate(dataset, service.settings.roots_of(project), service.settings.any_folder)
+        except InvalidValue as problem:
+            problems.append(problem)
+    if problems:
+        raise InvalidRequest(problems)
 
 
 def at_once(ask: Callable[[Request], T]) -> Callable[[Request], Awaitable[T]]:

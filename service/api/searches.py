@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from typing_extensions import Buffer
 
 from service.api.checks import CHECKED
-from service.api.context import Context, ContextDep, ProjectDep, confined, steered
+from service.api.context import Context, ContextDep, ProjectDep, confined, steered, still_open
 from service.api.idempotency import KeyDep, given, once
 from service.api.problems import Problem, ProblemError
 from service.api.views import AttemptView, Page, SearchView, Seq, iso, place, position, view_attempt, view_search
@@ -195,6 +195,7 @@ def retry(search: SeenDep, service: ContextDep, key: KeyDep, changed: NewDeadlin
     Its time to wait and to run begins anew, with the deadlines that it had or those that are given.
     """
     deadlines = changed.parse() if changed is not None else {}
+    still_open(service, search.project, [search.dataset])
 
     def do(session: Session) -> Answer:
         queued = service.searches.retry(search.id, session, deadlines)

@@ -14,7 +14,7 @@ from nas_core.errors import InvalidValue
 from nas_core.space import BESIDE, Origin
 from nas_core.spec import SearchSpec, infeasible
 from service.api.checks import CHECKED
-from service.api.context import Context, ContextDep, ProjectDep, confined, steered
+from service.api.context import Context, ContextDep, ProjectDep, confined, steered, still_open
 from service.api.idempotency import KeyDep, given, once
 from service.api.problems import Problem, ProblemError
 from service.api.searches import PROBLEMS, QUOTA, UNKNOWN, created, operation_id
@@ -180,6 +180,7 @@ def add(sweep: SeenDep, more: MoreNetworks, service: ContextDep, key: KeyDep) ->
     No search is run again: a network for a budget that is new is the one that each search passed on its way.
     """
     budgets, notes = sorted_budgets(more)
+    still_open(service, sweep.project, service.sweeps.datasets(sweep.id))
 
     def do(session: Session) -> Answer:
         locked = service.sweeps.get(sweep.id, session)
@@ -322,6 +323,7 @@ def retry(sweep: SeenDep, service: ContextDep, key: KeyDep, changed: NewDeadline
     Their time to wait and to run begins anew, with the deadlines that they had or those that are given.
     """
     deadlines = changed.parse() if changed is not None else {}
+    still_open(service, sweep.project, service.sweeps.datasets(sweep.id))
 
     def do(session: Session) -> Answer:
         count = service.sweeps.retry(session, sweep.id, deadlines)

@@ -176,6 +176,11 @@ class Sweeps:
         with reading(self.engine) as session:
             return session.scalars(query).all()
 
+    def datasets(self, sweep_id: str) -> Sequence[str]:
+        """What the searches of a sweep search on, each dataset once."""
+        with reading(self.engine) as session:
+            return session.scalars(select(Search.dataset).where(Search.sweep_id == sweep_id).distinct()).all()
+
     def networks(self, sweep_id: str, cost: str) -> Sequence[RowMapping]:
         """Every network that a sweep has retrained and that has such a `cost`, with what places it on the plane of
         cost and accuracy; `seed` is that of its search, or its own in finals."""

@@ -248,6 +248,28 @@ def test_a_projects_data_are_for_nobody_else_at_any_door(tmp_path: Path) -> None
     seeding.parts(app).searches.engine.dispose()
 
 
+def test_what_was_queued_before_is_held_to_the_roots_of_today(tmp_path: Path) -> None:
+    pets = seeding.images(tmp_path / "vision" / "pets", "cats", "dogs")
+    paths = []
+    app = seeding.make_app(tmp_path, data_roots=(str(pets.parent),))
+    with seeding.serving(app) as url, httpx.Client(base_url=url, timeout=60) as http:
+        search = {"dataset": str(pets), "budgets": ["3M"]}
+        while http.post("/api/v1/datasets/inspect", json={"dataset": str(pets)}).status_code == 202:
+            pass
+        for path, body in ((PATH, search), ("/api/v1/sweeps", {"search": {"dataset": str(pets)}, "budgets": ["3M"]})):
+            paths.append(f"{path}/{http.post(path, json=body).json()['id']}")
+            http.post(f"{paths[-1]}/cancel").raise_for_status()
+            assert http.post(f"{paths[-1]}/retry").status_code == 200
+            http.post(f"{paths[-1]}/cancel").raise_for_status()
+    seeding.parts(app).searches.engine.dispose()
+    app = seeding.make_app(tmp_path, data_roots=(str(tmp_path / "audio"),))
+    with seeding.serving(app) as url, httpx.Client(base_url=url, timeout=60) as http:
+        for asked in (*(f"{path}/retry" for path in paths), f"{paths[1]}/networks"):
+            refused = http.post(asked, json={"budgets": ["4M"]} if "networks" in asked else None)
+            assert refused.status_code == 422 and "outside the data roots" in refused.text, asked
+    seeding.parts(app).searches.engine.dispose()
+
+
 @pytest.mark.parametrize("path", ["/docs", "/openapi.json"])
 def test_the_description_is_for_those_who_are_signed_in(tmp_path: Path, path: str) -> None:
     app = seeding.make_app(tmp_path, tokens={"a-token-of-sixteen": "vision"}, data_roots=(str(tmp_path),))
