@@ -41,7 +41,7 @@ class Unsound(Exception):
     """What a provider said is not what a provider says; the text tells what is wrong with it."""
 
 
-NOT_BELIEVED = (Unsound, OAuthError, JoseError, ValueError, KeyError, TypeError, RuntimeError)
+NOT_BELIEVED = (Unsound, OAuthError, JoseError, httpx2.InvalidURL, ValueError, KeyError, TypeError, RuntimeError)
 """What Authlib raises for answers that are wrong, or are no answers."""
 
 

@@ -267,6 +267,16 @@ def test_another_provider_than_was_named_is_not_believed(tmp_path: Path, issuer:
     seeding.parts(app).searches.engine.dispose()
 
 
+@pytest.mark.parametrize("endpoint", ["http://[", "http://localhost:port", "", None, 7])
+def test_a_provider_that_describes_itself_wrongly_lets_nobody_in(
+    app: FastAPI, browser: httpx.Client, endpoint: Any
+) -> None:
+    back = led(browser, "ann")
+    app.state.provider.server_metadata["token_endpoint"] = endpoint
+    refused = browser.get(back)
+    assert refused.status_code in (401, 503) and "yoso_8765=" not in str(refused.headers.get_list("set-cookie"))
+
+
 def test_guesses_at_the_callback_are_slowed_down(browser: httpx.Client) -> None:
     codes = [browser.get(f"{CALLBACK}?code=x&state=x").status_code for _ in range(MOST_GUESSES + 1)]
     assert codes == [401] * MOST_GUESSES + [429]
