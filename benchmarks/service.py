@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from fastapi import FastAPI
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from sqlalchemy import Engine, create_engine, func, select, text
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
@@ -316,7 +317,7 @@ def watching(bench: Bench) -> Results:
     """
     minutes, running, pages = bench.minutes, 16, 50
     with bench.postgres("yoso") as (url,):
-        app = seeding.make_app(bench.folder / "storage", url)
+        app = app_on(bench.folder / "storage", url)
         runs = [seeding.Run(app, seeding.queue(app, name=f"running {number}")) for number in range(running)]
         for run in runs:
             run.start().pretrain().search()
@@ -430,13 +431,21 @@ class Watcher(threading.Thread):
             self.took.append((time.perf_counter() - begin) * 1000)
 
 
+def app_on(folder: Path, url: str) -> FastAPI:
+    """The service's app on an empty database."""
+    engine = connect(url)
+    migrate(engine)
+    engine.dispose()
+    return seeding.make_app(folder, url)
+
+
 def fill(engine: Engine, folder: Path, counts: dict[Status, int]) -> dict[str, str]:
     """Fill an empty database with copies of searches that were played to their state, spread over twenty projects.
 
     Returns the ids of those that were played, by state.
     """
     url = engine.url.render_as_string(hide_password=False)
-    app = seeding.make_app(folder / "seeds", url)
+    app = app_on(folder / "seeds", url)
     ids = seeding.seed(app)
     running = seeding.parts(app).searches.get(ids["running"])  # it would hold a part of the cluster
     Work(engine).move(running.id, running.lease_token or "", Status.FAILED, error={"message": "over"})
@@ -541,7 +550,7 @@ def following(bench: Bench) -> Results:
             size = sum(session.execute(text(f"SELECT {tables}")).one()) / MANY
         engine.dispose()
         storage = bench.folder / "storage"
-        app = seeding.make_app(storage, url)
+        app = app_on(storage, url)
         double = subprocess.Popen(
             [sys.executable, "-m", "tests.ray_double", "--cpus", "100000", "--run-seconds", "1e9"],
             stdout=subprocess.PIPE,

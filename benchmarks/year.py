@@ -17,7 +17,7 @@ import httpx
 from sqlalchemy import Connection, Engine, text
 
 from benchmarks.client import timed
-from benchmarks.service import PROJECTS, Bench, copy, machine, summary, watched
+from benchmarks.service import PROJECTS, Bench, app_on, copy, machine, summary, watched
 from service.client import Bearer
 from service.domain.lifecycle import Status
 from service.domain.retention import Kept, Part
@@ -61,7 +61,7 @@ def play(bench: Bench, searches: int) -> list[dict[str, Any]]:
     found = []
     with bench.postgres("yoso") as (url,):
         engine = connect(url)
-        app = seeding.make_app(bench.folder / "seeds", url)
+        app = app_on(bench.folder / "seeds", url)
         ids = seeding.seed(app)
         running = seeding.parts(app).searches.get(ids["running"])  # it would hold a part of the cluster
         Work(engine).move(running.id, running.lease_token or "", Status.FAILED, error={"message": "over"})
