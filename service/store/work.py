@@ -93,18 +93,20 @@ class Work:
 
     def _silent(self) -> dict[str, tuple[str | None, int]]:
         """Token and beat of the leases that may be taken over."""
-        before, now = self._seen, time.monotonic()  # before the database is asked: it may take long to answer
+        before, asked = self._seen, time.monotonic()
         query = select(Search.id, Search.lease_token, Search.lease_beat).where(Search.status.in_(WITH_RAY))
-        self._seen = {}
         with reading(self.engine) as session:
-            for search_id, token, beat in session.execute(query):
-                known = before.get(search_id)
-                since = known[2] if known is not None and known[:2] == (token, beat) else now
-                self._seen[search_id] = token, beat, since
+            rows = session.execute(query).all()
+        seen = time.monotonic()  # and not before: this process may have slept for longer than a lease in between
+        self._seen = {}
+        for search_id, token, beat in rows:
+            known = before.get(search_id)
+            since = known[2] if known is not None and known[:2] == (token, beat) else seen
+            self._seen[search_id] = token, beat, since
         return {
             search_id: (token, beat)
             for search_id, (token, beat, since) in self._seen.items()
-            if token is None or now - since > claims.LEASE_SECONDS
+            if token is None or asked - since > claims.LEASE_SECONDS
         }
 
     def claim(self, owner: str, capacity: Capacity) -> list[Search]:

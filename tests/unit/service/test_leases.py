@@ -5,6 +5,7 @@
 
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from service.dispatch.executors.ray_jobs import RayJobs
 from service.dispatch.runs import Runs
 from service.domain import scheduling
 from service.domain.scheduling import Capacity, Node
+from service.store import work
 from service.store.claims import LEASE_SECONDS
 from service.store.database import reading, writing
 from service.store.models import Attempt, Base, Event, Project, Search
@@ -93,6 +95,21 @@ def test_who_sleeps_in_a_claim_keeps_nobody_waiting_and_fills_no_room_twice(
     thread.join()
     assert claimed == [] and stage.status(first) == "queued", "the room is full"
     assert seeding.claims(stage.app, one) == []
+
+
+def test_who_sleeps_while_it_looks_for_leases_takes_none_that_it_has_just_seen(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeding.queue(stage.app)
+    holder = stage.dispatcher()
+    holder.turn()
+    times = iter([0.0, 2 * LEASE_SECONDS, 2 * LEASE_SECONDS + 1, 2 * LEASE_SECONDS + 1])
+    monkeypatch.setattr(work, "time", SimpleNamespace(monotonic=times.__next__))
+    sleeper = Work(stage.searches.engine)
+    assert sleeper.take_over("sleeper") == [], "the lease is new to it, and it has slept before it saw it"
+    assert sleeper.take_over("sleeper") == [], "that was a second ago"
+    [(search_id, token)] = holder.held.items()
+    assert holder.work.renew([token]) == {token}, search_id
 
 
 @pytest.mark.parametrize(("part", "name"), [("runs", "write_spec"), ("jobs", "submit")])

@@ -530,7 +530,7 @@ class Machine(RuleBasedStateMachine):
 
     def act(self, who: int, cut: str | None = None, points: int = 0) -> None:
         """Let a dispatcher take a turn, or go on with the one in which it stayed."""
-        player, before = self.players[who], self.seen()
+        player, before, begun = self.players[who], self.seen(), self.clock.passed
         if cut is not None:
             player.cut_after(cut, points)
         player.turn()
@@ -542,7 +542,8 @@ class Machine(RuleBasedStateMachine):
         for search_id, (told, _, _, _) in self.seen().items():
             told_before, owner, beat, paused = before[search_id]
             last = self.beats.get(search_id)
-            since = last[1] if last is not None and last[0] == beat else self.clock.passed
+            # Time may pass in a turn, and what it finds at its beginning it may have seen from then on.
+            since = last[1] if last is not None and last[0] == beat else begun
             self.beats[search_id] = beat, since
             adrift = told_before[0] in WITH_RAY and (owner is None or self.clock.passed - since > claims.LEASE_SECONDS)
             launched = told_before[0] == Status.QUEUED and told[1] > told_before[1]
