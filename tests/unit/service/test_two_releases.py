@@ -1,6 +1,5 @@
 """The last release and this one at the same time, on one PostgreSQL, one storage and one Ray."""
 
-import io
 import json
 import subprocess
 import sys
@@ -18,9 +17,9 @@ from tests.postgres import postgres_database
 from tests.ray_double import RayDouble, ray_double
 from tests.unit.service.test_processes import Yoso
 
-ROOT = Path(__file__).parents[3]
-LAST_RELEASE = "54b3ff83892de993bab1e9314749a45e7a0b47e7"
-"""The commit of the last release: the one with which the changelog began, until there is a release with a tag."""
+LAST_RELEASE = Path(__file__).parent / "last_release.tar.xz"
+"""The packages of the last release, which no clone need have the history for: until there is a release with a tag, of
+54b3ff8, with which the changelog began. CONTRIBUTING.md says how it is made."""
 TABLES = """
 import json
 from service.store.models import Base
@@ -30,12 +29,9 @@ print(json.dumps({name: table.columns.keys() for name, table in Base.metadata.ta
 
 @pytest.fixture(scope="module")
 def last(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The last release's code. That needs the whole history: this fails in a shallow clone."""
+    """The last release's code."""
     folder = tmp_path_factory.mktemp("last-release")
-    command = ["git", "archive", LAST_RELEASE, "nas_core", "service", "worker"]
-    packed = subprocess.run(command, cwd=ROOT, capture_output=True)
-    assert packed.returncode == 0, f"`git fetch --unshallow` brings the last release: {packed.stderr.decode()}"
-    with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
+    with tarfile.open(LAST_RELEASE) as archive:
         archive.extractall(folder, filter="data")
     return folder
 
