@@ -34,10 +34,10 @@ from service.dispatch.runs import Runs, TornFile
 from service.domain.lifecycle import LONGEST_BACKOFF, WAITING_SECONDS, IllegalTransition, Status, backoff
 from service.domain.node_groups import NodeGroup, grown
 from service.domain.retention import BY_DEFAULT, Part, Retention
-from service.domain.scheduling import Ask, Capacity, Node
+from service.domain.scheduling import Capacity, Node
 from service.logs import SEARCH
 from service.store.changes import UnknownSearch
-from service.store.claims import LEASE_SECONDS
+from service.store.claims import LEASE_SECONDS, ask_of
 from service.store.cluster import ClusterStore
 from service.store.deadlines import deadline_of, end_overdue
 from service.store.models import Search
@@ -459,8 +459,7 @@ class Dispatcher:
             return
         entrypoint = shlex.join([self.python, "-m", "worker.job", self.runs.url(search.id)])
         environment = JOB_ENVIRONMENT | {"YOSO_ATTEMPT": str(search.attempt)}
-        ask = Ask(search.id, search.workers, search.cpus, search.gpus, search.min_workers, search.accelerator_type)
-        self.jobs.submit(submission_id(search), entrypoint, environment, ask)
+        self.jobs.submit(submission_id(search), entrypoint, environment, ask_of(search))
         each = f"{search.cpus / search.workers:g} CPUs and {search.gpus / search.workers:g} GPUs"
         on = f" on nodes with {search.accelerator_type}" if search.accelerator_type else ""
         capacity = self.capacity or Capacity(0, 0)

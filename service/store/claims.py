@@ -193,7 +193,7 @@ def look(session: Session) -> Seen:
         share.ahead += row.first * max(0.0, typical - age)
     heads: dict[str, list[Queued]] = {}
     for row in sorted(parts.get("queued", ()), key=attrgetter("first", "id")):
-        heads.setdefault(row.project, []).append(_queued(row, row.first))
+        heads.setdefault(row.project, []).append(Queued(ask_of(row), row.first))
     return Seen(time, int(clock.second or 0), typical, shares, held, heads)
 
 
@@ -230,12 +230,13 @@ def _queue(session: Session, project: str, seen: Seen, size: int) -> Iterator[As
         )
         if together:
             query = query.where(tuple_(Search.rank, Search.id) > tuple_(together[-1].rank, together[-1].ask.id))
-        together = [_queued(row, row.rank) for row in session.execute(query)]
+        together = [Queued(ask_of(row), row.rank) for row in session.execute(query)]
         more, size = len(together) == size, min(1000, 4 * size)
 
 
-def _queued(row: "Row[Any]", rank: float) -> Queued:
-    return Queued(Ask(row.id, row.workers, row.cpus, row.gpus, row.min_workers, row.accelerator_type), rank)
+def ask_of(search: "Search | Row[Any]") -> Ask:
+    """What a search needs, by its row."""
+    return Ask(search.id, search.workers, search.cpus, search.gpus, search.min_workers, search.accelerator_type)
 
 
 def by_transaction(engine: Engine, owner: str, capacity: Capacity) -> list[Search]:

@@ -9,11 +9,11 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy.orm import Session
 
 from service.domain.lifecycle import LONGEST_BACKOFF, TERMINAL, WITH_RAY, Status
-from service.domain.scheduling import Ask, Capacity, Share, Verdict, too_large
+from service.domain.scheduling import Capacity, Share, Verdict, too_large
 from service.formats import in_bytes
 from service.store import audit, changes
 from service.store.audit import Action
-from service.store.claims import judge, look
+from service.store.claims import ask_of, judge, look
 from service.store.database import insert, reading
 from service.store.models import Project, Search
 
@@ -26,7 +26,7 @@ def why(search: Search, capacity: Capacity | None) -> str | None:
     """Why a search waits, or what it waits for: what is noted of it, or that the cluster's nodes could never run it."""
     if search.status != Status.QUEUED or search.paused or search.awaiting or capacity is None:
         return search.reason
-    ask = Ask(search.id, search.workers, search.cpus, search.gpus, search.min_workers, search.accelerator_type)
+    ask = ask_of(search)
     return too_large(ask.least, capacity.of_type(ask.accelerator_type)) or search.reason
 
 
