@@ -439,21 +439,30 @@ def app_on(folder: Path, url: str) -> FastAPI:
     return seeding.make_app(folder, url)
 
 
+def seeded(engine: Engine, folder: Path) -> dict[str, str]:
+    """Play a search to each state in an empty database, and add twenty projects; returns the ids by state.
+
+    The one that was running has failed since: it would hold a part of the cluster.
+    """
+    app = app_on(folder / "seeds", engine.url.render_as_string(hide_password=False))
+    ids = seeding.seed(app)
+    running = seeding.parts(app).searches.get(ids["running"])
+    seeding.parts(app).searches.engine.dispose()
+    Work(engine).move(running.id, running.lease_token or "", Status.FAILED, error={"message": "over"})
+    projects = "INSERT INTO projects (name, weight, used, used_at) SELECT 'p' || i, 1, 0, 0 FROM "
+    with engine.begin() as connection:
+        connection.execute(text(f"{projects} generate_series(0, {PROJECTS - 1}) AS i"))
+    return ids
+
+
 def fill(engine: Engine, folder: Path, counts: dict[Status, int]) -> dict[str, str]:
     """Fill an empty database with copies of searches that were played to their state, spread over twenty projects.
 
     Returns the ids of those that were played, by state.
     """
-    url = engine.url.render_as_string(hide_password=False)
-    app = app_on(folder / "seeds", url)
-    ids = seeding.seed(app)
-    running = seeding.parts(app).searches.get(ids["running"])  # it would hold a part of the cluster
-    Work(engine).move(running.id, running.lease_token or "", Status.FAILED, error={"message": "over"})
-    seeding.parts(app).searches.engine.dispose()
+    ids = seeded(engine, folder)
     first = 0
     with engine.begin() as connection:
-        projects = "INSERT INTO projects (name, weight, used, used_at) SELECT 'p' || i, 1, 0, 0 FROM "
-        connection.execute(text(f"{projects} generate_series(0, {PROJECTS - 1}) AS i"))
         for status, count in counts.items():
             new = {"project": f"'p' || (i % {PROJECTS})", "created_at": "created_at - i * 10", "rank": "rank - i * 10"}
             for table, key in ((Search, "id"), (Attempt, "search_id"), (ArchitectureRow, "search_id"), (Event, None)):

@@ -17,7 +17,7 @@ import httpx
 from sqlalchemy import Connection, Engine, text
 
 from benchmarks.client import timed
-from benchmarks.service import PROJECTS, Bench, app_on, copy, machine, summary, watched
+from benchmarks.service import PROJECTS, Bench, copy, machine, seeded, summary, watched
 from service.client import Bearer
 from service.domain.lifecycle import Status
 from service.domain.retention import Kept, Part
@@ -25,7 +25,6 @@ from service.domain.scheduling import Capacity, Node
 from service.store.database import connect
 from service.store.models import ArchitectureRow, Attempt, Event, Search
 from service.store.work import Work
-from tests import seeding
 
 WEEKS, WEEK_DAYS, DAY = 52, 7, 86400.0
 KEPT = {Part.CHECKPOINTS: 14, Part.EVENTS: 30, Part.LOGS: 90}
@@ -61,15 +60,8 @@ def play(bench: Bench, searches: int) -> list[dict[str, Any]]:
     found = []
     with bench.postgres("yoso") as (url,):
         engine = connect(url)
-        app = app_on(bench.folder / "seeds", url)
-        ids = seeding.seed(app)
-        running = seeding.parts(app).searches.get(ids["running"])  # it would hold a part of the cluster
-        Work(engine).move(running.id, running.lease_token or "", Status.FAILED, error={"message": "over"})
-        seeding.parts(app).searches.engine.dispose()
-        now = time.time()
+        ids, now = seeded(engine, bench.folder), time.time()
         with engine.begin() as connection:
-            projects = "INSERT INTO projects (name, weight, used, used_at) SELECT 'p' || i, 1, 0, 0 FROM "
-            connection.execute(text(f"{projects} generate_series(0, {PROJECTS - 1}) AS i"))
             put(connection, "queued", ids["queued"], "q", QUEUED, now, 0.0)
         step = bench.watch("weeks", WEEKS)
         for week in range(1, WEEKS + 1):

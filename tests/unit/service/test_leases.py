@@ -38,9 +38,9 @@ class Stage:
         self.ray = RayDouble(run_seconds=10, storage=self.runs.storage)
         self.clients: list[RayJobs] = []
 
-    def dispatcher(self, searches: Searches | None = None) -> Dispatcher:
+    def dispatcher(self) -> Dispatcher:
         self.clients.append(self.ray.ray_jobs())
-        return Dispatcher(searches or self.searches, Runs(self.runs.storage), self.clients[-1], python="python")
+        return Dispatcher(self.searches, Runs(self.runs.storage), self.clients[-1], python="python")
 
     def status(self, search_id: str) -> str:
         return str(self.searches.get(search_id).status)
