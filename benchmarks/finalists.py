@@ -19,7 +19,7 @@ import torch
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from benchmarks.common import TASKS, data, run_all, search
-from nas_core.finals import rungs
+from nas_core.spec.finals import rungs
 from nas_core.train.retrain import Retraining
 from worker.tuning import asha
 

@@ -16,9 +16,9 @@ import torch
 from scipy.stats import ttest_1samp
 
 from benchmarks.common import TASKS, data, run_all
-from nas_core.finals import side_of
 from nas_core.job import SearchJob
 from nas_core.spec import FinalsOptions
+from nas_core.spec.finals import side_of
 
 BASELINES = ("resnet", "mobilenetv3")
 """What every search is up against unless its request says otherwise."""

@@ -7,7 +7,7 @@ is delivered is never worse on the validation part than the best reference netwo
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,40 +22,11 @@ from nas_core.supernet.references import build
 from nas_core.train.evaluation import Evaluation
 from nas_core.train.retrain import Retraining, untaken
 
-REDUCTION = 2
-"""Of the networks that are judged together about one in so many goes on at each rung; rungs are as much further apart.
-"""
-FIRST_RUNG = 4
-"""No network is stopped before one part in so many of its epochs, nor in the second half, where little is left to save.
-
-Earlier rungs save more and lose more (`benchmarks/finalists.py`).
-"""
-Side = Literal["search", "reference"]
-
-
-def rungs(epochs: int) -> list[int]:
-    """The epochs after which networks may be stopped: successive halving's rungs that lie in the first half."""
-    found, rung = [], max(1, epochs // FIRST_RUNG)
-    while rung <= epochs // 2:
-        found.append(rung)
-        rung *= REDUCTION
-    return found
-
-
-def side_of(origin: str) -> Side | None:
-    """Among which networks of its budget one of this `origin` is judged at the rungs; None for a control."""
-    return "search" if origin == "search" else "reference" if origin in FAMILIES else None
-
 
 def place(score: float, multiply_adds: int, trial: int) -> tuple[float, int, int]:
     """What networks for one budget are sorted by, the best first: their score on the validation part; of equals the
     cheaper one is better, and then the one with the lower number."""
     return -score, multiply_adds, trial
-
-
-def survivors(count: int) -> int:
-    """How many of so many networks that are judged together go on: the better half, and the one in the middle."""
-    return -(-count // REDUCTION)
 
 
 def winners(trained: Iterable[Mapping[str, Any]], choose_by: str) -> set[int]:

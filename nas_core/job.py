@@ -13,13 +13,14 @@ from nas_core import parallel
 from nas_core.data.loading import Data, steps_per_epoch
 from nas_core.errors import InvalidValue
 from nas_core.finals import baseline, check_latency, cost_of, path
-from nas_core.race import Contender, Delivered, Race, planned_epochs
+from nas_core.race import Contender, Delivered, Race
 from nas_core.search.latency import Latency
 from nas_core.search.search import Search, supernet_per_image
 from nas_core.search.spending import WIDE, divisor_of
 from nas_core.seeds import generator
 from nas_core.space import Architecture, Reference
 from nas_core.spec import SearchSpec
+from nas_core.spec.finals import planned_epochs
 from nas_core.supernet.inherit import inherited
 from nas_core.train.retrain import trainee_per_image
 
@@ -96,7 +97,8 @@ class SearchJob:
 
         A step of the supernet counts as eight of a derived network, as measured on the digits.
         """
-        planned = planned_epochs(self.spec) if self.spec.retrain else 0
+        epochs = planned_epochs(self.spec.finals, self.spec.settings.retrain_epochs) if self.spec.retrain else 0
+        planned = len(self.spec.budgets) * epochs
         retraining = planned * steps_per_epoch(len(self.data.training), self.spec.settings.retrain_batch_size)
         whole = 8 * self.search.steps + retraining
         left = 8 * (self.search.steps - self.search.step) + (self.race.steps_left if self.race else retraining)

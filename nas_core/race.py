@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from io import BytesIO
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -22,10 +21,11 @@ from torch import Tensor
 from nas_core import parallel
 from nas_core.data.loading import Data, steps_per_epoch
 from nas_core.errors import Diverged
-from nas_core.finals import delivered, path, place, rungs, side_of, survivors
+from nas_core.finals import delivered, path, place
 from nas_core.search.latency import Latency
 from nas_core.space import Architecture, Reference, read_genotype
 from nas_core.spec import SearchSpec
+from nas_core.spec.finals import epochs_from, rungs, side_of, survivors
 from nas_core.train.evaluation import Evaluation
 from nas_core.train.retrain import Retraining
 
@@ -157,7 +157,7 @@ class Heat:
         if not racing:
             return 0
         left = sum(max(0, self.target * steps_per_epoch - one.steps) for one in self.under_way)
-        return left + _planned(len(racing), self.targets[self.judged :]) * steps_per_epoch
+        return left + epochs_from(len(racing), self.targets[self.judged :]) * steps_per_epoch
 
 
 class Delivered(NamedTuple):
@@ -516,24 +516,6 @@ def heats(spec: SearchSpec, contenders: Sequence[Contender]) -> dict[int, list[H
     for one in contenders:
         found[one.budget].setdefault(side_of(one.origin) or one.origin, []).append(one)
     return {budget: [Heat(some, rungs(epochs), epochs) for some in sides.values()] for budget, sides in found.items()}
-
-
-def planned_epochs(spec: SearchSpec) -> int:
-    """How many epochs the networks of all budgets are trained together, before it is known which there are."""
-    epochs = spec.settings.retrain_epochs
-    sides = [side_of(name) for name in spec.finals.baselines]
-    each = [spec.finals.candidates, sides.count("reference"), *[1] * sides.count(None)]
-    targets = [0, *rungs(epochs), epochs]
-    return len(spec.budgets) * sum(count * targets[1] + _planned(count, targets[1:]) for count in each)
-
-
-def _planned(count: int, targets: Sequence[int]) -> int:
-    """Epochs from the first of the `targets` on, of so many networks of which the worse half stops at each."""
-    epochs = 0
-    for before, after in pairwise(targets):
-        count = survivors(count)
-        epochs += count * (after - before)
-    return epochs
 
 
 def outcome(told: Mapping[str, Any], contender: Contender) -> dict[str, Any]:

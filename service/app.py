@@ -13,6 +13,7 @@ from service.api import (
     audit,
     cluster,
     datasets,
+    estimates,
     health,
     logs,
     metrics,
@@ -40,6 +41,7 @@ from service.settings import Settings
 from service.store.audit import Audit
 from service.store.cluster import ClusterStore
 from service.store.database import connect, prepare
+from service.store.history import History
 from service.store.logins import Logins
 from service.store.projects import Projects
 from service.store.searches import Searches
@@ -69,6 +71,7 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
         stored,
         Projects(engine),
         Sweeps(engine),
+        History(engine),
         runs,
         ClusterStore(engine),
         dispatching,
@@ -110,7 +113,7 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
     app.add_middleware(Below, settings=settings)
     app.add_middleware(AccessLog, registry=app.state.metrics.registry)
     problems.install(app)
-    for resource in (searches, logs, sweeps, architectures, datasets, projects, cluster):
+    for resource in (searches, logs, sweeps, architectures, datasets, estimates, projects, cluster):
         app.include_router(resource.router)
     for resource in (tokens, audit, webhooks, schemas, health, metrics):
         app.include_router(resource.router)

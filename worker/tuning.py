@@ -32,10 +32,11 @@ from torch import Tensor
 from nas_core import parallel
 from nas_core.data.loading import Data
 from nas_core.errors import Diverged
-from nas_core.finals import FIRST_RUNG, REDUCTION, baseline, check_latency, delivered, path, rungs, side_of
+from nas_core.finals import baseline, check_latency, delivered, path
 from nas_core.search.spending import spend
 from nas_core.space import Architecture, Reference
 from nas_core.spec import CHOOSE_BY, SearchSpec
+from nas_core.spec.finals import FIRST_RUNG, REDUCTION, rungs, side_of
 from nas_core.train.evaluation import Evaluation
 from nas_core.train.retrain import Retraining
 from worker.candidates import start_from

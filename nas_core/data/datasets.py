@@ -16,6 +16,8 @@ from nas_core.errors import InvalidValue
 
 UNREADABLE_SHARE = 0.01
 """The share of a dataset's image files that may be unreadable; they are skipped, and more are refused."""
+TEST_SHARE, VALIDATION_SHARE = 1 / 5, 1 / 10
+"""What is held out of a dataset that does not do so itself: of all images, and of those that the test leaves."""
 
 
 MOST_LISTED = 200

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 import numpy as np
 
 from nas_core import parallel
-from nas_core.data.datasets import UNREADABLE_SHARE, locate
+from nas_core.data.datasets import TEST_SHARE, UNREADABLE_SHARE, VALIDATION_SHARE, locate
 from nas_core.data.decoding import Damaged, Decoding, decode
 from nas_core.data.examination import examine
 from nas_core.data.inspection import Inspection, inspect
@@ -32,8 +32,6 @@ from nas_core.errors import DataChanged, InvalidValue, ReadFailed
 from nas_core.spec import DataOptions
 
 PARTS = ("weights", "scaling", "validation", "test")
-TEST_SHARE, VALIDATION_SHARE = 1 / 5, 1 / 10
-"""Of all images, and of those that the test leaves."""
 FEWEST_OUTSIDE_TEST = 3
 """Images of a class that are kept out of a test part that the dataset does not hold out itself, one for each of the
 other parts."""

@@ -24,6 +24,7 @@ from service.domain.sweep import SweepRequest
 from service.inspections import Inspections
 from service.settings import Settings
 from service.store.cluster import ClusterStore
+from service.store.history import History
 from service.store.projects import Projects
 from service.store.searches import Searches
 from service.store.sweeps import Sweeps
@@ -43,6 +44,8 @@ class Context:
     searches: Searches
     projects: Projects
     sweeps: Sweeps
+    history: History
+    """How long searches took."""
     runs: Runs
     cluster: ClusterStore
     """What the dispatchers report of the cluster."""

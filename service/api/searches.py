@@ -22,6 +22,7 @@ from service.api.views import AttemptView, Page, SearchView, Seq, iso, place, po
 from service.dispatch.folder_model import BadFolder
 from service.dispatch.runs import Runs
 from service.domain.deadlines import NewDeadlines
+from service.domain.estimates import estimate, warnings
 from service.domain.lifecycle import TERMINAL, Status
 from service.domain.references import left_out
 from service.domain.request import SearchRequest, Text, check
@@ -132,13 +133,13 @@ router = APIRouter(
 @router.post("", status_code=201, response_model=SearchView, responses=QUOTA | CREATED, dependencies=[CHECKED])
 def submit(request: SearchRequest, service: ContextDep, project: ProjectDep, key: KeyDep) -> Response:
     """Queue a search. Everything that can be known to be wrong is refused here, before anything is queued."""
-    if (before := given(service, key)) is not None:
-        return before
-    settings = service.settings
+    if (answered := given(service, key)) is not None:
+        return answered
+    settings, before = service.settings, service.history.searches()
     request = confined(request, project)
-    spec = check(request, settings.roots_of(request.project), settings.any_folder, service.capacity(), service.look())
-
-    notes = left_out(spec, spec.budgets, spec.finals.baselines)
+    roots = settings.roots_of(request.project)
+    spec = check(request, roots, settings.any_folder, service.capacity(), service.look(), before=before)
+    notes = left_out(spec, spec.budgets, spec.finals.baselines) + warnings(estimate(spec, before))
 
     def create(session: Session) -> Answer:
         search = service.searches.create(request, spec, session)

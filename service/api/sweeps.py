@@ -149,7 +149,7 @@ def specified(service: Context, groups: list[list[SearchRequest]]) -> list[list[
 
     A dataset is looked at once for all points that read it alike. Raises `InvalidRequest` and `StillLooking`.
     """
-    settings, capacity = service.settings, service.capacity()
+    settings, capacity, before = service.settings, service.capacity(), service.history.searches()
     look = cache(service.look())
     known: dict[str, SearchSpec] = {}
 
@@ -158,7 +158,7 @@ def specified(service: Context, groups: list[list[SearchRequest]]) -> list[list[
         same = point.model_dump_json(exclude={"seed"})
         if same not in known:
             known[same] = check(
-                point, settings.roots_of(point.project), settings.any_folder, capacity, look, alone=False
+                point, settings.roots_of(point.project), settings.any_folder, capacity, look, False, before
             )
         try:
             return replace(known[same], seed=point.seed)

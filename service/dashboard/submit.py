@@ -40,6 +40,7 @@ from service.api.context import Context, ContextDep, confined
 from service.api.idempotency import given, key_for
 from service.api.problems import FieldError, field_errors
 from service.dashboard.frame import TEMPLATES, ViewerDep, page
+from service.domain.estimates import Estimate, estimate, warnings
 from service.domain.references import left_out
 from service.domain.request import InvalidRequest, SearchRequest, check, space_of
 from service.inspections import Found, StillLooking
@@ -106,6 +107,8 @@ FIELDS: dict[str, Callable[[Sequence[str]], Any]] = {
     "priority": _number,
     "max_wait": _text,
     "max_run": _text,
+    "time": _text,
+    "confirmed": _truth,
     "seed": _number,
     "workers": _number_or_range,
     "cpus_per_worker": _number,
@@ -189,6 +192,7 @@ AT_FIRST: Form = {name: ["1"] for name in ("workers", "cpus_per_worker")} | {
 CHOICES: dict[str, list[tuple[str, str]]] = {
     "space.preset": [("", "what suits the data"), *((name, name) for name in PRESETS)],
     "space.share": [("", "each block its own"), ("true", "the same for all blocks")],
+    "confirmed": [("", "refuse"), ("true", "queue all the same")],
     "data.channels": [("", "what the images are"), ("1", "grey"), ("3", "colour")],
     "gpus_per_worker": [("0", "none"), ("1", "one")],
     "settings.recipe": [("", "the preset's"), *((name, name) for name in RECIPES)],
@@ -235,6 +239,8 @@ class Judged:
     """How far the look at its dataset is, where nothing can be said before that ends."""
     left_out: Sequence[str] = ()
     """The baselines that cannot be made as small as a budget."""
+    expected: Estimate | None = None
+    """How long it would run."""
 
 
 async def _sent(request: Request) -> Form:
@@ -258,10 +264,10 @@ def form_page(request: Request, service: ContextDep, project: ViewerDep, form: F
 @router.get("/fragments/submit", dependencies=[CHECKED])
 def form_fragment(request: Request, service: ContextDep, project: ViewerDep, form: FormDep) -> Response:
     """What a search as the form describes it would cost, and what is wrong with the form so far."""
-    told_of = judged(service, project, form)
+    seen = judged(service, project, form)
     # Nobody has to be told of what they have not come to yet.
-    begun = [one for one in told_of.problems if one.field not in ("dataset", "budgets") or one.field in form]
-    return page("submit_parts.html", request, **looked(form, told_of), **told(begun))
+    begun = [one for one in seen.problems if one.field not in ("dataset", "budgets") or one.field in form]
+    return page("submit_parts.html", request, **looked(form, seen), **told(begun))
 
 
 @router.post("/submit", dependencies=[CHECKED])
@@ -309,9 +315,11 @@ def judged(service: Context, project: str | None, form: Form) -> Judged:
             found = service.inspections.look(
                 asked.dataset, options.options(), size, PATIENCE_SECONDS, REMEMBERED_SECONDS, roots
             )
-        spec = check(asked, roots, settings.any_folder, service.capacity(), look)
+        before = service.history.searches()
+        spec = check(asked, roots, settings.any_folder, service.capacity(), look, before=before)
         dear = left_out(spec, spec.budgets, spec.finals.baselines)
-        return Judged(asked, [], costs(spec.space, spec.settings, spec.budgets), found, left_out=dear)
+        known = costs(spec.space, spec.settings, spec.budgets)
+        return Judged(asked, [], known, found, left_out=dear, expected=estimate(spec, before))
     except StillLooking as looking:
         return Judged(asked, [], looking=looking)
     except InvalidRequest as error:
@@ -340,6 +348,8 @@ def looked(form: Form, seen: Judged) -> dict[str, Any]:
         "report": report,
         "facts": in_words(summarise(found.report)) if found is not None else [],
         "left_out": seen.left_out,
+        "expected": seen.expected,
+        "slow": warnings(seen.expected) if seen.expected is not None else [],
         "ways": ways,
     }
 

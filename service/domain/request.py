@@ -38,6 +38,7 @@ from nas_core.spec import (
 )
 from nas_core.spec.augmentation import crop_of
 from service.domain.deadlines import RUN, WAIT, Span, seconds
+from service.domain.estimates import EPOCHS, Ran, estimate, refuse_too_long, within
 from service.domain.patience import carry_on
 from service.domain.scheduling import Capacity
 
@@ -255,6 +256,14 @@ class SearchRequest(BaseModel):
     )
     max_wait: Annotated[Span, LEGIBLE] = Field(None, description=WAIT)
     max_run: Annotated[Span, LEGIBLE] = Field(None, description=RUN)
+    time: Annotated[Span, LEGIBLE] = Field(
+        None,
+        description="How long the search is to take, such as 2h or a number of seconds. Its epochs are cut to fit, by "
+        "what searches took on this cluster. By default the preset's schedule, however long that takes.",
+    )
+    confirmed: bool = Field(
+        False, description="Whether to queue it although it is expected to take longer than 30 days."
+    )
     project: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     name: Text = Field("", max_length=200)
 
@@ -274,10 +283,12 @@ def check(
     capacity: Capacity | None = None,
     look: Look = look_here,
     alone: bool = True,
+    before: Sequence[Ran] = (),
 ) -> SearchSpec:
     """The specification that `request` asks for; a missing preset is chosen to suit the data, at which it will `look`.
 
-    One that is not `alone` is of a sweep. Raises `InvalidRequest` with every problem that can be told at once.
+    One that is not `alone` is of a sweep. How long it will take follows from searches `before`. Raises
+    `InvalidRequest` with every problem that can be told at once.
     """
     carry_on()
     problems: list[InvalidValue] = []
@@ -322,6 +333,10 @@ def check(
         problems.append(InvalidValue("settings.choose_by", settings.choose_by, reason, accepted))
     collect(lambda: seconds("max_wait", request.max_wait))
     collect(lambda: seconds("max_run", request.max_run))
+    time = collect(lambda: seconds("time", request.time))
+    if time is not None and (epochs := [name for name in request.settings if name in EPOCHS]):
+        reason = f"the schedule is given already: settings.{', settings.'.join(epochs)}"
+        problems.append(InvalidValue("time", request.time, reason, "a time or epochs, not both"))
     if capacity is not None:
         problems += _too_much(request, capacity)
     export = collect(lambda: ExportOptions.parse(request.export))
@@ -335,7 +350,7 @@ def check(
     assert looked is not None and options is not None and space is not None and finals is not None
     least, most = _least_and_most(request)
     try:
-        return SearchSpec(
+        spec = SearchSpec(
             dataset=request.dataset,
             budgets=tuple(budgets),
             space=space,
@@ -353,6 +368,9 @@ def check(
             data=options,
             inspection=_inspection(looked, space),
         )
+        spec = spec if time is None else within(spec, time, before)
+        refuse_too_long(estimate(spec, before), request.confirmed)
+        return spec
     except InvalidValue as problem:
         raise InvalidRequest([problem]) from problem
 

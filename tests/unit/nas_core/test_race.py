@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas_core.errors import Diverged, InvalidValue
-from nas_core.finals import rungs, side_of
 from nas_core.job import SearchJob
 from nas_core.race import Contender, Race
 from nas_core.search.references import fit_reference
 from nas_core.spec import NO_FINALS, FinalsOptions, SearchSpec
+from nas_core.spec.finals import rungs, side_of
 from nas_core.train.retrain import Retraining
 from tests.unit.nas_core.networks import tiny_data, tiny_spec
 

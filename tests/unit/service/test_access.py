@@ -124,6 +124,10 @@ OTHERS: dict[str, Callable[[World, str], Sent]] = {
     ),
     "POST /submit": lambda w, by: ("/submit", {"data": {**SEARCH, "budgets": "300k", "key": w.name()}}),
     "POST /api/v1/datasets/inspect": lambda w, by: ("/api/v1/datasets/inspect", {"json": {"dataset": "digits"}}),
+    "POST /api/v1/estimates": lambda w, by: (
+        "/api/v1/estimates",
+        {"json": {"dataset": "digits", "budgets": ["300k"]}},
+    ),
     "GET /api/v1/datasets/contact-sheet": lambda w, by: ("/api/v1/datasets/contact-sheet?dataset=digits", {}),
     "PATCH /api/v1/projects/{name}": lambda w, by: ("/api/v1/projects/vision", {"json": {"weight": 2.0}}),
     "POST /api/v1/tokens": lambda w, by: (

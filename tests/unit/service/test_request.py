@@ -22,7 +22,8 @@ def root(tmp_path: Path) -> str:
 
 
 def asked(dataset: str, root: str, size: int | None = None, **settings: Any) -> SearchSpec:
-    fields = {"dataset": dataset, "limits": {"parameters": "2M"}, "space": {"image_size": size}, "settings": settings}
+    fields: dict[str, Any] = {"dataset": dataset, "limits": {"parameters": "2M"}, "confirmed": True}
+    fields |= {"space": {"image_size": size}, "settings": settings}
     return check(SearchRequest.model_validate(fields), (root,), any_folder=False)
 
 
