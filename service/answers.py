@@ -206,6 +206,44 @@ class Log(TypedDict):
     note: str | None
 
 
+class Compute(TypedDict):
+    """Multiply-adds of forward passes; backward passes cost about twice as much again."""
+
+    search: int
+    training: int
+
+
+class Epochs(TypedDict):
+    """The schedule."""
+
+    pretrain: int
+    search: int
+    retrain: int
+
+
+class Estimate(TypedDict):
+    """How long a search is expected to run once it has started, and what follows from that.
+
+    `seconds` lie between `low` and `high`, as far as can be told by so many `searches` on this cluster; with 0 it is a
+    guess. `images` are those that networks are trained on, about.
+    """
+
+    seconds: float
+    low: float
+    high: float
+    searches: int
+    cpu_hours: float
+    gpu_hours: float
+    workers: int
+    cpus_per_worker: int
+    gpus_per_worker: int
+    images: int
+    epochs: Epochs
+    multiply_adds: Compute
+    supernet_multiply_adds: int
+    notes: list[str]
+
+
 class SearchPage(TypedDict):
     """A page of searches; `next` is to be given as `after`."""
 

@@ -130,6 +130,14 @@ MaxRun = Annotated[
         help="Stop what has run for so long, all attempts together, such as 12h; `yoso retry` goes on from there.",
     ),
 ]
+Time = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        help="How long a search is to take, such as 2h; its epochs are cut to fit (default: the preset's schedule).",
+    ),
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Queue it although it is expected to take over 30 days.")]
 NewMaxWait = Annotated[
     str | None, typer.Option("--max-wait", metavar="TIME", help="Another deadline to start, such as 8h; none for none.")
 ]
@@ -467,6 +475,8 @@ def submit(
     priority: Priority = 0,
     max_wait: MaxWait = None,
     max_run: MaxRun = None,
+    time: Time = None,
+    yes: Yes = False,
     name: Name = "",
     setting: Set = None,
     candidates: Candidates = None,
@@ -477,6 +487,9 @@ def submit(
     normalise: Normalise = False,
     engine: Engine = None,
     wait: Annotated[bool, typer.Option("--wait", help="Stay and watch it until it ends.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show how long it is expected to take, and queue nothing.")
+    ] = False,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
@@ -486,9 +499,15 @@ def submit(
             dataset, data, budget, preset, share, operations, seed, workers, cpus, gpus, accelerator_type, project,
             name, setting, limit, choose_by, opset, ir, normalise, engine,
         )  # fmt: skip
-        body |= finals_of(baseline, candidates) | deadlines_of(max_wait, max_run)
+        body |= finals_of(baseline, candidates) | deadlines_of(max_wait, max_run) | timed(time, yes)
+        body["priority"] = priority
         look_first(client, body, as_json)
-        search = client.submit(**body | {"priority": priority})
+        if dry_run or not as_json:
+            expected = client.estimate(**body)
+            tell(expected, as_json, terminal.expected(expected))
+        if dry_run:
+            return
+        search = client.submit(**body)
         if not as_json:
             out.print("".join(f"{escape(note)}\n" for note in search["notes"]), end="", highlight=False)
         if wait:
@@ -537,6 +556,8 @@ def sweep(
     priority: Priority = 0,
     max_wait: MaxWait = None,
     max_run: MaxRun = None,
+    time: Time = None,
+    yes: Yes = False,
     name: Name = "",
     setting: Set = None,
     choose_by: ChooseBy = None,
@@ -557,7 +578,7 @@ def sweep(
         )  # fmt: skip
         look_first(client, body, as_json)
         search = {key: value for key, value in body.items() if key not in ("seed", "project", "name")}
-        search |= deadlines_of(max_wait, max_run)
+        search |= deadlines_of(max_wait, max_run) | timed(time, yes)
         own: Data = {} if project is None else {"project": project}
         if (baselines := baselines_of(baseline)) is not None:
             own["baselines"] = baselines
@@ -621,6 +642,11 @@ def deadlines_of(max_wait: str | None, max_run: str | None) -> dict[str, str | N
     """The part of a request that says how long a search may wait and run; `none` lifts a deadline."""
     given = {"max_wait": max_wait, "max_run": max_run}
     return {name: None if text == "none" else text for name, text in given.items() if text is not None}
+
+
+def timed(time: str | None, yes: bool) -> dict[str, Any]:
+    """The part of a request that says how long a search is to take, and whether it may take very long."""
+    return ({"time": time} if time is not None else {}) | ({"confirmed": True} if yes else {})
 
 
 def budget_range(text: str) -> dict[str, Any]:
@@ -1055,6 +1081,8 @@ def run(
     workers: Workers = "1",
     cpus: Cpus = 1,
     gpus: Gpus = 0,
+    time: Time = None,
+    yes: Yes = False,
     setting: Set = None,
     candidates: Candidates = None,
     baseline: Baselines = None,
@@ -1075,6 +1103,7 @@ def run(
     from nas_core.data import inspection
     from nas_core.spec import DataOptions
     from service import keeper
+    from service.domain.estimates import estimate
     from service.domain.request import InvalidRequest, Looked, SearchRequest, check
     from service.domain.scheduling import Capacity
 
@@ -1086,7 +1115,7 @@ def run(
             dataset, data, budget, preset, share, operations, seed, workers, cpus, gpus, None, None, "", setting, limit,
             choose_by, opset, ir, normalise, engine,
         )  # fmt: skip
-        body |= finals_of(baseline, candidates)
+        body |= finals_of(baseline, candidates) | timed(time, yes)
         try:
             # Without a GPU driver's device there is none; with it Ray counts them.
             here = Capacity(os.cpu_count() or 1, float("inf") if Path("/dev/nvidiactl").exists() else 0)
@@ -1098,6 +1127,8 @@ def run(
                     return Looked.of(inspection.inspect(dataset, roots, anywhere, options, shown.tell, size))
 
                 spec = check(SearchRequest(**body), data_roots(), not data_roots(), here, look)
+            if not as_json:
+                out.print(f"expected to take {estimate(spec, ())}", highlight=False)
         except (InvalidRequest, ValidationError) as error:
             explain(error)
             raise typer.Exit(MISUSED) from error

@@ -36,6 +36,7 @@ from service.answers import (
     DatasetReport,
     Delivery,
     DeliveryPage,
+    Estimate,
     Front,
     Log,
     LoginLink,
@@ -175,6 +176,16 @@ class Calls:
         """
         asked = {} if budgets is None else {"budgets": list(budgets)}
         return ask("POST", "/api/v1/searches", {"dataset": dataset} | asked | fields)
+
+    @Call
+    def estimate(
+        self, /, dataset: str, budgets: Sequence[int | float | str] | None = None, **fields: Any
+    ) -> Request[Estimate]:
+        """How long a search is expected to run, and what it would compute; the request is as in `submit`, and nothing
+        is queued.
+        """
+        asked = {} if budgets is None else {"budgets": list(budgets)}
+        return ask("POST", "/api/v1/estimates", {"dataset": dataset} | asked | fields)
 
     @Call
     def look_at(self, dataset: str, data: Mapping[str, Any] | None = None) -> Request[DatasetReport | Looking]:

@@ -315,6 +315,23 @@ def searches(items: Iterable[Mapping[str, Any]]) -> Table:
     return table
 
 
+def expected(told: Mapping[str, Any]) -> str:
+    """How long a search is expected to run, on what schedule, and what it takes."""
+    basis = "a guess: nothing like it has run on this cluster yet"
+    if told["searches"]:
+        basis = f"from {told['searches']} {'search' if told['searches'] == 1 else 'searches'} on this cluster"
+    hours = f"{told['gpu_hours']:.3g} GPU-hours" if told["gpu_hours"] else f"{told['cpu_hours']:.3g} CPU-hours"
+    epochs = told["epochs"]
+    lines = [
+        f"expected to run for about {duration(told['seconds'])}, {hours}",
+        f"  between {duration(told['low'])} and {duration(told['high'])}, {basis}",
+        f"  {epochs['pretrain']} + {epochs['search']} + {epochs['retrain']} epochs of pretraining, search and "
+        f"retraining, on {exact(told['images'])} images",
+        f"  the supernet costs {short(told['supernet_multiply_adds'])} multiply-adds",
+    ]
+    return "\n".join([*lines, *map(escape, told["notes"])])
+
+
 def sweeps(items: Iterable[Mapping[str, Any]]) -> Table:
     """The table of sweeps and of their searches by state."""
     table = Table("sweep", "name", "project", "searches", "left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))

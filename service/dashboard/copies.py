@@ -16,6 +16,7 @@ OPTIONS = {
     "priority": "--priority",
     "max_wait": "--max-wait",
     "max_run": "--max-run",
+    "time": "--time",
     "name": "--name",
 }
 """The options of `yoso submit` that take a field as it is."""
@@ -63,6 +64,8 @@ def as_command(url: str, request: Mapping[str, Any]) -> str | None:
         words += [f"--{field.replace('_', '-')}={shlex.quote(str(one))}" for one in given if one is not None]
     if isinstance(workers := rest.get("workers"), Mapping):
         rest["workers"] = f"{workers['min']}-{workers['max']}"
+    if rest.pop("confirmed", False):
+        words.append("--yes")
     for field, option in OPTIONS.items():
         if field in rest and isinstance(rest[field], str | int | float):
             words.append(f"{option}={shlex.quote(str(rest.pop(field)))}")

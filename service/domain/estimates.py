@@ -167,5 +167,5 @@ def warnings(expected: Estimate) -> list[str]:
 def refuse_too_long(expected: Estimate, confirmed: bool) -> None:
     """Raise `InvalidValue` where a search is expected to take very long, unless its user has confirmed it."""
     if expected.seconds > LONG_SECONDS and not confirmed:
-        accepted = "true, to queue it all the same; or a time, fewer epochs (settings), more workers, or GPUs"
+        accepted = "true (--yes), to queue it all the same; or a time, fewer epochs (settings), more workers, or GPUs"
         raise InvalidValue("confirmed", confirmed, f"the search is expected to run for {expected}", accepted)

@@ -57,6 +57,15 @@ def test_every_command_explains_itself(command: str) -> None:
         assert all(name in told.output for name in DATASETS)
 
 
+def test_a_dry_run_tells_how_long_it_would_take_and_queues_nothing(url: str) -> None:
+    told = yoso("submit", "digits", "-b", "300k", "--time", "30s", "--dry-run", url=url)
+    assert told.exit_code == 0 and "expected to run for about" in told.output and "a guess" in told.output
+    epochs = json.loads(yoso("submit", "digits", "-b", "300k", "--time", "30s", "--dry-run", "--json", url=url).stdout)
+    whole = json.loads(yoso("submit", "digits", "-b", "300k", "--dry-run", "--json", url=url).stdout)
+    assert epochs["epochs"]["retrain"] < whole["epochs"]["retrain"] and epochs["seconds"] <= 30 < whole["seconds"]
+    assert "no searches" in yoso("list", url=url).output
+
+
 def test_the_version_is_told() -> None:
     told = yoso("--version")
     assert (told.exit_code, told.output) == (0, f"yoso {version('yoso')}\n")
