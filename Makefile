@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: help setup demo test tests lint format clean bench-quality bench-ablation bench-budget bench-ranking bench-recipes bench-controls bench-path bench-service bench-year soak \
+.PHONY: help setup demo test tests lint docs format clean bench-quality bench-ablation bench-budget bench-ranking bench-recipes bench-controls bench-path bench-service bench-year soak \
 	compose-by-hand bench-finalists bench-supernet bench-gpu bench-input bench-parallel bench-precision bench-peers bench-fastnas bench-warm bench-never-worse bench-sweep bench-start soak-cluster screenshots break-in images test-images lock sbom licences audit
 .DEFAULT_GOAL := help
 LOCK := --quiet --upgrade --generate-hashes --no-annotate --no-header --constraint constraints.txt \
@@ -30,6 +30,9 @@ lint: .venv/installed ## Check style, types and who may import whom
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+docs: .venv/installed ## Build the documentation's site in build/site; a broken link or anchor fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 bench-quality: .venv/installed ## Does a search choose better than chance? (an hour)
 	$(BIN)/python -m benchmarks.quality $(ARGS)
