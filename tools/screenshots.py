@@ -222,6 +222,7 @@ def morning(app: FastAPI) -> dict[str, str]:
         "succeeded": f"/searches/{succeeded}",
         "shrinking": f"/searches/{running}#snapshots",
         "curves": f"/searches/{succeeded}#curves",
+        "architecture": f"/searches/{succeeded}#architecture",
         "failed": f"/searches/{failed}",
         "finals": f"/searches/{finals}",
         "sweeps": "/sweeps",
@@ -238,8 +239,8 @@ def morning(app: FastAPI) -> dict[str, str]:
 def shoot(page: Page, path: Path, most: int | None) -> None:
     """A picture of the page, or of its upper part, or of the part that its address names, as lossless WebP."""
     if page.locator("[data-chart]").count():
-        page.locator(".charts canvas").first.wait_for()
-    page.evaluate("Promise.all([...document.querySelectorAll('img[src]')].map(image => image.decode()))")
+        page.locator(".charts canvas").first.wait_for(state="attached")
+    page.evaluate("Promise.all([...document.images].filter(one => one.checkVisibility()).map(one => one.decode()))")
     page.evaluate("document.activeElement.blur()")
     part = urlsplit(page.url).fragment
     left, top, width, height = page.evaluate(

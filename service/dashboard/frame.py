@@ -31,8 +31,9 @@ from service.api.context import Context, at_once, authorised, context
 from service.api.problems import ProblemError
 from service.api.searches import last_seen
 from service.api.views import iso, limits
-from service.domain.lifecycle import Status
+from service.domain.lifecycle import TERMINAL, Status
 from service.domain.retention import Part
+from service.store.models import Search
 from service.store.projects import why
 
 STATIC = Path(__file__).parent / "static"
@@ -151,6 +152,13 @@ def missing(request: Request, what: str, name: str) -> HTMLResponse:
     return page("missing.html", request, 404, what=what, name=name)
 
 
+def titled(search: Search) -> str:
+    """A search's title: its name, and while it runs how far it is."""
+    name = search.name or search.id
+    under_way = Status(search.status) not in TERMINAL and search.progress > 0
+    return f"{formats.percent(search.progress, 0)} · {name}" if under_way else name
+
+
 TEMPLATES = Environment(
     loader=PackageLoader("service.dashboard"),
     autoescape=True,
@@ -168,6 +176,7 @@ TEMPLATES.filters |= {
     "deadlines": lambda search: formats.deadlines(search.max_wait, search.max_run),
     "iso": iso,
     "why": why,
+    "titled": titled,
     "headline": headline,
     "rival": formats.rival,
     "limits": lambda search: formats.at_most(limits(search)),

@@ -138,7 +138,7 @@ def test_a_service_killed_in_mid_search_finds_it_finished_once(
     # A second search, cancelled while it runs: its worker is gone when it says so. Meanwhile the new service waits for
     # the lease of the old one on the first search to expire.
     other = page.context.new_page()
-    other.goto(page.get_by_role("link", name="New one like it").get_attribute("href") or "")
+    other.goto(page.get_by_role("link", name="Duplicate").get_attribute("href") or "")
     other.get_by_label("Search", exact=True).fill("10000")
     cancelled = queue(other)
     expect(other.locator("#summary")).to_have_attribute("data-status", "running", timeout=patience)

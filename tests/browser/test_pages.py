@@ -28,9 +28,13 @@ def test_a_search_is_followed_live_to_its_end(app: FastAPI, page: Page) -> None:
     run = seeding.Run(app, search_id).start()
     expect(summary).to_contain_text("running")
     run.pretrain().search(10)
+    expect(page).to_have_title(re.compile(r"^\d+\s% · live · Yoso$"))
+    tab(page, "Curves")
     chart = page.locator('[data-chart="multiply_adds"] canvas')
     expect(chart).to_be_visible()
-    expect(page.get_by_alt_text("What lives of the supernet: 2,114,880 multiply-adds")).to_be_visible()
+    tab(page, "Architecture")
+    expect(page.get_by_alt_text("The supernet: 2,114,880 multiply-adds")).to_be_visible()
+    tab(page, "Curves")
     # Asked from here again and again: Playwright's own waiting evaluates a string, which the pages' policy forbids.
     drawn = """() => [...document.querySelectorAll("[data-chart] canvas")].filter((c) => {
         const copy = new OffscreenCanvas(c.width, c.height).getContext('2d', { willReadFrequently: true });
@@ -47,11 +51,18 @@ def test_a_search_is_followed_live_to_its_end(app: FastAPI, page: Page) -> None:
     assert page.locator("[data-chart]").evaluate_all("all => all.map((one) => one.dataset.chart)") == [
         "multiply_adds", "accuracy", "loss", "live_edges", "l1_weight",
     ]  # fmt: skip
+    tab(page, "Architecture")
     run.find(seeding.BUDGETS[1])
     expect(page.get_by_alt_text("The blocks of the network for 600,000")).to_be_visible()
+    tab(page, "Overview")
     run.move(Status.FAILED, error={"kind": "worker_failed", "message": "the node went away", "attempt": 1})
     expect(summary).to_contain_text("failed")
     expect(page.get_by_text("the node went away").first).to_be_visible()
+
+
+def tab(page: Page, name: str) -> None:
+    """Go to a part of a search's page."""
+    page.get_by_role("navigation", name="On this page").get_by_role("link", name=name).click()
 
 
 def cost(budget: int) -> str:
@@ -62,8 +73,7 @@ def cost(budget: int) -> str:
 def test_the_supernet_is_watched_shrinking_with_the_keyboard(app: FastAPI, page: Page) -> None:
     search_id = seeding.queue(app)
     run = seeding.Run(app, search_id).start()
-    page.goto(f"/searches/{search_id}")
-    expect(page.locator("#summary")).to_contain_text("running")
+    page.goto(f"/searches/{search_id}#architecture")
     expect(page.locator("#snapshots")).to_be_hidden()
     run.pretrain().search(3)
     for budget in (1_000_000, 700_000):
@@ -88,7 +98,7 @@ def test_the_supernet_is_watched_shrinking_with_the_keyboard(app: FastAPI, page:
 
 def test_finals_have_a_curve_for_each_network(app: FastAPI, page: Page) -> None:
     finals = seeding.seed_finals(app)
-    page.goto(f"/searches/{finals}")
+    page.goto(f"/searches/{finals}#curves")
     names = page.locator('[data-chart="accuracy"] .u-legend .u-series th')
     expect(names).to_have_count(8)
     assert [name.strip() for name in names.all_inner_texts()][1:5] == [
@@ -104,11 +114,13 @@ def test_a_search_that_failed_is_tried_again_and_its_request_copied(app: FastAPI
     ids = seeding.seed(app)
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.goto(f"/searches/{ids['failed']}")
+    tab(page, "Request")
     page.get_by_text("On the command line").click()
     page.get_by_role("button", name="Copy").click()
     expect(page.get_by_role("button", name="Copied")).to_be_visible()
     assert "yoso submit digits" in page.evaluate("navigator.clipboard.readText()")
     page.on("dialog", lambda dialog: dialog.accept())
+    tab(page, "Overview")
     page.get_by_role("button", name="Try again").click()
     expect(page.locator("#summary")).to_contain_text("queued")
     expect(page.locator("main[sse-connect]")).to_have_count(1)
@@ -121,6 +133,7 @@ def test_a_log_is_filtered_while_one_types(app: FastAPI, page: Page) -> None:
     log.parent.mkdir(parents=True)
     log.write_text("a first line\nan error\nERROR: and another\n")
     page.goto(f"/searches/{search_id}")
+    tab(page, "Log")
     page.get_by_role("link", name="Log of attempt 1").click()
     expect(page.get_by_label("Log", exact=True)).to_contain_text("a first line")
     page.get_by_role("searchbox").fill("an e")
@@ -173,7 +186,7 @@ def test_a_reader_of_a_search_keeps_place_and_focus_and_what_is_open(app: FastAP
     table = page.get_by_role("region", name="Networks by budget")
     table.evaluate("table => { table.scrollLeft = 150 }")
     picture = page.get_by_alt_text("The blocks of the network for 600,000")
-    for one in (link, table, picture, page.locator(".charts canvas").first):
+    for one in (link, table, picture, page.locator("[data-chart]").first):
         one.evaluate("element => { element.seen = true }")
     for budget in (seeding.BUDGETS[0], 200_000):
         run.find(budget)
@@ -181,7 +194,7 @@ def test_a_reader_of_a_search_keeps_place_and_focus_and_what_is_open(app: FastAP
         expect(page.get_by_text("here", exact=False).first).to_be_visible()
         expect(link).to_be_focused()
         assert table.evaluate("table => table.scrollLeft") == 150
-        for one in (link, table, picture, page.locator(".charts canvas").first):
+        for one in (link, table, picture, page.locator("[data-chart]").first):
             assert one.evaluate("element => element.seen")
     expect(page.locator(".pictures figcaption")).to_contain_text(["For 200,000", "For 300,000", "For 600,000"])
 
@@ -272,13 +285,14 @@ def test_searches_are_cancelled_and_tried_again_from_their_list(
 
 def test_a_finished_search_shows_networks_that_can_be_taken_home(app: FastAPI, page: Page) -> None:
     ids = seeding.seed(app)
-    page.goto(f"/searches/{ids['succeeded']}")
+    page.goto(f"/searches/{ids['succeeded']}#architecture")
     pictures = page.locator(".pictures img")
     expect(pictures).to_have_count(2)
     for picture in pictures.all():
         assert picture.evaluate("image => image.complete && image.naturalWidth") > 100
+    tab(page, "Overview")
     with page.expect_download() as download:
-        page.get_by_role("link", name="weights").first.click()
+        page.get_by_role("link", name="Download weights").click()
     assert download.value.path().read_bytes() == b"weights"
 
 
@@ -287,7 +301,7 @@ def test_event_files_are_taken_home_and_where_there_are_none_it_says_why(
 ) -> None:
     search_id = seeding.queue(app)
     seeding.Run(app, search_id).succeed()
-    page.goto(f"/searches/{search_id}")
+    page.goto(f"/searches/{search_id}#curves")
     link = page.get_by_role("link", name="Event files for TensorBoard")
     with page.expect_download() as download:
         link.click()
@@ -391,7 +405,7 @@ def test_a_click_of_a_human_hand_is_not_lost_while_the_list_changes(app: FastAPI
 def test_a_click_is_not_lost_while_the_picture_that_it_is_on_moves(app: FastAPI, page: Page) -> None:
     search_id = seeding.queue(app)
     run = seeding.Run(app, search_id).start().find(seeding.BUDGETS[1])
-    page.goto(f"/searches/{search_id}")
+    page.goto(f"/searches/{search_id}#architecture")
     page.get_by_alt_text("The blocks of the network for 600,000").hover()
     page.mouse.down()
     with page.expect_response(f"**/fragments/searches/{search_id}"):
@@ -492,6 +506,7 @@ def test_an_ambiguous_folder_is_looked_at_its_parts_are_chosen_and_it_is_searche
     assert browsing.barriers(page) == []
     page.get_by_role("button", name="Queue the search").click()
     expect(page).to_have_url(re.compile("/searches/[a-z2-7]{12}$"))
+    tab(page, "Request")
     expect(page.get_by_role("region", name="Dataset")).to_contain_text("ignored, as it matches '/extra'")
     ((search,), _) = seeding.parts(app).searches.page(5)
     assert search.request["data"] == {"ignore": ["/extra"], "channels": 3}
@@ -578,10 +593,16 @@ def test_every_page_can_be_read_by_everybody(app: FastAPI, page: Page, scheme: A
     }
     for name, path in pages.items():
         page.goto(path)
-        if name in ("succeeded", "running", "final"):
-            expect(page.locator(".charts canvas").first).to_be_visible()
-        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), f"{name} is too wide"
-        assert browsing.barriers(page) == [], name
+        tabs = page.get_by_role("navigation", name="On this page").get_by_role("link").all_inner_texts()
+        for part in tabs if name in ("succeeded", "running", "final") else [""]:
+            if part:
+                tab(page, part)
+            if part == "Curves":
+                expect(page.locator(".charts canvas").first).to_be_visible()
+            assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), (
+                f"{name} {part} is too wide"
+            )
+            assert browsing.barriers(page) == [], f"{name} {part}"
 
 
 @pytest.mark.parametrize("width", [320, 380])

@@ -150,7 +150,7 @@
     charts = [...section.querySelectorAll("[data-chart]")].map((figure) => {
       const name = figure.dataset.chart;
       const box = figure.querySelector(".plot");
-      return { name, figure, box, plot: new uPlot(options(name, box.clientWidth), data(name), box) };
+      return { name, figure, box, plot: new uPlot(options(name, box.clientWidth || 600), data(name), box) };
     });
     describe();
   }

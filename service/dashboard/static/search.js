@@ -1,7 +1,17 @@
-// The slider over a supernet's snapshots, and buttons that copy. Without it there are a list to choose from, and a mouse.
+// The tab that is shown, the slider over a supernet's snapshots, and buttons that copy. Without it there are a list to
+// choose from, and a mouse.
 "use strict";
 
 (() => {
+  function tell() {
+    const shown = [...document.querySelectorAll(".tab")].find((tab) => tab.checkVisibility());
+    for (const link of document.querySelectorAll(".parts a")) {
+      if (link.hash === `#${shown?.id}`) link.setAttribute("aria-current", "true");
+      else link.removeAttribute("aria-current");
+    }
+  }
+  for (const moment of ["load", "hashchange"]) addEventListener(moment, tell);
+
   for (const button of document.querySelectorAll("[data-copy]")) {
     if (!navigator.clipboard) continue; // a browser has it on https and on this machine only
     button.hidden = false;
@@ -25,7 +35,7 @@
     list.value = option.value;
     words.textContent = option.textContent;
     slider.setAttribute("aria-valuetext", option.textContent);
-    picture.alt = `What lives of the supernet: ${option.textContent}`;
+    picture.alt = `The supernet: ${option.textContent}`;
     const url = `${section.dataset.source}/${option.value}.svg`;
     if (picture.getAttribute("src") !== url) picture.src = url;
   }

@@ -35,6 +35,7 @@ function announce() {
   const summary = document.getElementById("summary");
   const place = document.getElementById("announcement");
   if (!summary || !place) return;
+  if (summary.dataset.title) document.title = `${summary.dataset.title} · Yoso`;
   const words = [summary.dataset.status, summary.dataset.phase].filter(Boolean).join(", ");
   if (told !== null && told !== words) place.textContent = words;
   told = words;

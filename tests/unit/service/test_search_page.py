@@ -92,13 +92,13 @@ def test_a_search_that_runs_tells_how_long_ago_it_was_heard_of(app: FastAPI, bro
     run = seeding.Run(app, search_id).start()
     with writing(seeding.parts(app).searches.engine) as session:
         session.execute(update(Search).values(heard_at=Search.heard_at - 3600))
-    assert "heard of 1 h ago" in text(browser.get(f"/searches/{search_id}").text)
+    assert "last update 1 h ago" in text(browser.get(f"/searches/{search_id}").text)
     run.pretrain()
     told = browser.get(f"/api/v1/searches/{search_id}").json()
     assert told["heard_at"] >= told["started_at"]
-    assert "heard of 1 h" not in text(browser.get(f"/searches/{search_id}").text)
+    assert "last update 1 h" not in text(browser.get(f"/searches/{search_id}").text)
     run.move(Status.FAILED, error={"kind": "job", "message": "lost", "attempt": 1})
-    assert "heard of" not in text(browser.get(f"/searches/{search_id}").text), "it has ended"
+    assert "last update" not in text(browser.get(f"/searches/{search_id}").text), "it has ended"
 
 
 def test_finals_show_a_network_for_each_trial(app: FastAPI, browser: httpx.Client) -> None:
@@ -216,7 +216,7 @@ def test_finals_that_wait_show_that_there_is_nothing_yet(app: FastAPI, browser: 
     sweep_id = seeding.sweep(app, finals=True, seeds=[0, 1])
     finals = seeding.parts(app).sweeps.searches(sweep_id, 10)[-1]
     html = browser.get(f"/searches/{finals.id}").text
-    assert "stand here when they are retrained" in text(html) and "It has not been launched yet" in text(html)
+    assert "appear here once they are retrained" in text(html) and "Not launched yet" in text(html)
 
 
 def test_snapshots_can_be_chosen_and_their_pictures_never_change(app: FastAPI, browser: httpx.Client) -> None:
@@ -297,7 +297,7 @@ def test_attempts_are_told_with_their_logs(app: FastAPI, browser: httpx.Client) 
     seeding.Run(app, search_id).start()
     words = text(browser.get(f"/searches/{search_id}").text)
     assert "queued the &lt;node&gt; went away tests Log of attempt 1" in words
-    assert re.search(r"2 \S+ \S+ UTC .* lasts tests Log of attempt 2", words)
+    assert re.search(r"2 \S+ \S+ UTC .* running tests Log of attempt 2", words)
     log = Path(seeding.parts(app).runs.path(search_id, "logs/driver-0001.log"))
     log.parent.mkdir(parents=True)
     log.write_bytes(b"one\nTwo <b>\nbad \xff byte\n")
