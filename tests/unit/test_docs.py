@@ -2,13 +2,48 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
+
+from service.cli import app
 
 ROOT = Path(__file__).parents[2]
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+
+
+def lines(page: Path, indent: str = "    ") -> Iterator[str]:
+    """The lines of a page's indented blocks, without comments; a line that ends in a backslash goes on in the next."""
+    text = re.sub(r"\\\n *", "", page.read_text())
+    for line in text.splitlines():
+        if line.startswith(indent):
+            yield re.sub(r"\s+#.*", "", line.strip())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_is_one_that_there_is_with_options_that_it_has(page: Path) -> None:
+    for line in lines(page):
+        if not line.startswith("yoso ") or "…" in line:
+            continue
+        command = typer.main.get_command(app)
+        words = shlex.split(re.split(r" (?:&&|[|>]) ", line)[0])[1:]
+        context = command.make_context("yoso", words)  # raises for what it does not know
+        while isinstance(command, typer.core.TyperGroup):
+            name, found, words = command.resolve_command(context, [*context._protected_args, *context.args])
+            assert name is not None and found is not None, line
+            command, context = found, found.make_context(name, words, parent=context)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_target_of_make_is_there(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    for target in re.findall(r"(?:`|^    )make ([a-z][a-z-]*)", page.read_text(), re.M):
+        assert target.rstrip("-") in targets or target == "bench-", target
 
 
 @pytest.mark.slow
