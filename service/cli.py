@@ -168,7 +168,10 @@ Ir = Annotated[
     int | None, typer.Option("--ir", help="IR version of the ONNX file (default: the oldest that the opset allows).")
 ]
 Normalise = Annotated[
-    bool, typer.Option("--normalise", help="Normalise inside the ONNX file, which then takes 0 … 255.")
+    bool | None,
+    typer.Option(
+        "--normalise/--no-normalise", help="Whether the ONNX file takes 0 … 255 (the default) or normalised images."
+    ),
 ]
 
 
@@ -484,7 +487,7 @@ def submit(
     choose_by: ChooseBy = None,
     opset: Opset = None,
     ir: Ir = None,
-    normalise: Normalise = False,
+    normalise: Normalise = None,
     engine: Engine = None,
     wait: Annotated[bool, typer.Option("--wait", help="Stay and watch it until it ends.")] = False,
     dry_run: Annotated[
@@ -563,7 +566,7 @@ def sweep(
     choose_by: ChooseBy = None,
     opset: Opset = None,
     ir: Ir = None,
-    normalise: Normalise = False,
+    normalise: Normalise = None,
     engine: Engine = None,
     url: Url = None,
     as_json: Json = False,
@@ -1089,7 +1092,7 @@ def run(
     choose_by: ChooseBy = None,
     opset: Opset = None,
     ir: Ir = None,
-    normalise: Normalise = False,
+    normalise: Normalise = None,
     engine: Engine = None,
     to: Annotated[
         Path, typer.Option("--to", "--output", help="The run's folder; an interrupted run in it is resumed.")
@@ -1209,7 +1212,7 @@ def request_body(
     choose_by: str | None,
     opset: int | None,
     ir: int | None,
-    normalise: bool,
+    normalise: bool | None,
     engine: Sequence[str] | None,
 ) -> dict[str, Any]:
     """The request that the options describe."""
@@ -1219,7 +1222,7 @@ def request_body(
     asked: dict[str, Any] = {"budgets": list(budgets)} if budgets else {}
     asked |= {"accelerator_type": accelerator_type} if accelerator_type is not None else {}
     asked |= {"project": project} if project is not None else {}
-    written = {"opset": opset, "ir": ir, "normalise": normalise or None}
+    written = {"opset": opset, "ir": ir, "normalise": normalise}
     export = {name: value for name, value in written.items() if value is not None}
     asked |= {"export": export} if export else {}
     options = named_values("--engine", engine, "such as precision=bfloat16")

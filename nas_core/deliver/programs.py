@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nas_core.deliver.preprocessing import Preprocessing
 from nas_core.space import Architecture, Reference
-from nas_core.spec import NO_EXPORT_OPTIONS, ExportOptions
+from nas_core.spec import ExportOptions
 from nas_core.supernet.network import Network
 from nas_core.supernet.references import ReferenceNetwork, build
 
@@ -54,24 +54,18 @@ class Normalised(nn.Module):
 
 
 def to_onnx(
-    network: Deployable,
-    options: ExportOptions = NO_EXPORT_OPTIONS,
-    preprocessing: Preprocessing | None = None,
-    version: str = "",
+    network: Deployable, options: ExportOptions, preprocessing: Preprocessing, version: str = ""
 ) -> bytes:
     """`network` as an ONNX model: `images` (batch, channels, height, width) float32 → `logits` (batch, classes).
 
-    The batch may have any size. With `preprocessing` its metadata tell how images are made and what the classes are
-    called; it is needed where the `options` ask to normalise inside. `version` is that of Yoso. Raises `RuntimeError`
-    where onnxruntime does not find the network's own logits, and `onnx.checker.ValidationError` where a layer cannot be
-    written with the operator set.
+    The batch may have any size. The metadata tell how images are made and what the classes are called, as
+    `preprocessing` has it. `version` is that of Yoso. Raises `RuntimeError` where onnxruntime does not find the
+    network's own logits, and `onnx.checker.ValidationError` where a layer cannot be written with the operator set.
     """
     network = _deployed(network)
     whole: nn.Module = network
     images_of = _images
     if options.normalise:
-        if preprocessing is None:
-            raise ValueError("normalisation needs the mean and the deviation")
         whole, images_of = Normalised(network, preprocessing.mean, preprocessing.deviation).eval(), _bytes
     program = torch.onnx.export(
         _program(whole, images_of(network, 2)),
@@ -89,7 +83,7 @@ def to_onnx(
     [opset] = [one for one in model.opset_import if one.domain in ("", "ai.onnx")]
     opset.version, model.ir_version = options.opset, options.ir_version
     model.producer_name, model.producer_version = "yoso", version
-    onnx.helper.set_model_props(model, preprocessing.metadata(options.normalise) if preprocessing else {})
+    onnx.helper.set_model_props(model, preprocessing.metadata(options.normalise))
     onnx.checker.check_model(model, full_check=True)
     content = bytes(model.SerializeToString())
 

@@ -240,11 +240,12 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
 '''
 
 
-def to_predict(preprocessing: Preprocessing, onnx_normalises: bool = False) -> str:
+def to_predict(preprocessing: Preprocessing, onnx_normalises: bool) -> str:
     """A Python file that classifies image files, from the command line or by its functions.
 
     It decodes them as the training images were: that code is copied from `nas_core.data.decoding`. It needs numpy and
-    Pillow, and to classify onnxruntime with the ONNX file beside it, or else torch with the stand-alone network.
+    Pillow, and to classify onnxruntime with the ONNX file beside it, which may normalise images itself, or else torch
+    with the stand-alone network.
     """
     names = "".join(f"    {name!r},\n" for name in preprocessing.class_names)
     return _PREDICT.format(

@@ -81,13 +81,13 @@ class ExportOptions:
     that the operator set allows.
 
     Opset 17 and IR 8, the default, are what runtimes since 2022 read (onnxruntime 1.13, TensorRT 8.6). With
-    `normalise` the file does the normalisation itself, and takes bytes (0 … 255) as floats. Raises `InvalidValue` where
-    a field cannot be used.
+    `normalise` the file does the normalisation itself, and takes bytes (0 … 255) as floats; without, it takes
+    normalised images. Raises `InvalidValue` where a field cannot be used.
     """
 
     opset: int = 17
     ir: int | None = None
-    normalise: bool = False
+    normalise: bool = True
 
     def __post_init__(self) -> None:
         if type(self.opset) is not int or self.opset not in OPSETS:

@@ -129,7 +129,8 @@ class SearchSpec:
                 "accelerator_type": values.get("accelerator_type"),
                 "retrain": values.get("retrain", True),
                 "data": DataOptions.from_dict(values.get("data", {})),
-                "export": ExportOptions.parse(values.get("export", {})),
+                # Where there were no options yet, files took normalised images.
+                "export": ExportOptions.parse(values.get("export", {"normalise": False})),
                 "engine": EngineOptions.parse(values.get("engine", {})),
                 "inspection": values.get("inspection"),
                 "finals": FinalsOptions.parse(finals),

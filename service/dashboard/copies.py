@@ -40,8 +40,8 @@ def as_command(url: str, request: Mapping[str, Any]) -> str | None:
     words += [_pair("--limit", *limit) for limit in rest.pop("limits", {}).items()]
     words += [_pair("--set", *setting) for setting in rest.pop("settings", {}).items()]
     words += [_pair("--engine", *option) for option in rest.pop("engine", {}).items()]
-    if (export := dict(rest.pop("export", None) or {})).pop("normalise", False):
-        words.append("--normalise")
+    if (normalise := (export := dict(rest.pop("export", None) or {})).pop("normalise", None)) is not None:
+        words.append("--normalise" if normalise else "--no-normalise")
     words += [f"--{name} {shlex.quote(str(value))}" for name, value in export.items()]
     finals = dict(rest.pop("finals", None) or {})
     if (candidates := finals.pop("candidates", None)) is not None:

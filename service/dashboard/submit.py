@@ -202,7 +202,10 @@ CHOICES: dict[str, list[tuple[str, str]]] = {
     "settings.penalty": [("", "the preset's"), *((name, name) for name in PENALTIES)],
     "settings.choose_by": [("", "accuracy"), *((name, name.replace("_", " ")) for name in CHOOSE_BY[1:])],
     "export.opset": [("", f"{ExportOptions.opset}, the default"), *((str(opset), str(opset)) for opset in OPSETS)],
-    "export.normalise": [("", "outside: the file takes normalised images"), ("true", "inside: the file takes 0 … 255")],
+    "export.normalise": [
+        ("", "inside: the file takes 0 … 255"),
+        ("false", "outside: the file takes normalised images"),
+    ],
     "engine.synchronised_bn": [("", "of all workers' images"), ("false", "of each worker's own images")],
     "engine.precision": [("", "what suits the device"), *((name, name) for name in PRECISIONS if name != "auto")],
     "engine.compile": [("", "run as written"), ("true", "compile each block")],

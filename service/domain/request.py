@@ -228,7 +228,8 @@ class SearchRequest(BaseModel):
         default_factory=dict,
         description=f"How networks are written as ONNX: opset ({min(OPSETS)} to {max(OPSETS)}, by default "
         f"{ExportOptions.opset}), ir (the version of the file format, at most {NEWEST_IR}, by default the oldest that "
-        "the opset allows), and normalise (true: the file normalises, and takes bytes as floats).",
+        "the opset allows), and normalise (true, the default: the file normalises, and takes bytes as floats; false: "
+        "it takes normalised images).",
     )
     engine: Fields = Field(
         default_factory=dict,

@@ -169,8 +169,10 @@ def check_exports(files: Path, network: Network) -> None:
     program = torch.export.load(files / "network.pt2").module()
     alone = runpy.run_path(str(files / "network.py"))
     assert alone["normalise"](torch.zeros(1, 1, 8, 8, dtype=torch.uint8)).shape == (1, 1, 8, 8)
+    told = session.get_modelmeta().custom_metadata_map
+    [mean], [deviation] = json.loads(told["mean"]), json.loads(told["deviation"])
     for logits in (
-        torch.from_numpy(session.run(None, {"images": images.numpy()})[0]),
+        torch.from_numpy(session.run(None, {"images": (images * deviation + mean).numpy()})[0]),
         program(images),
         alone["load"](files / "weights.safetensors")(images),
     ):

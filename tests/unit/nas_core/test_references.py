@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas_core import Reference, ReferenceNetwork, Retraining, SearchSpace
+from nas_core.data.decoding import Decoding
 from nas_core.deliver import programs, standalone
+from nas_core.deliver.preprocessing import Preprocessing
 from nas_core.errors import InvalidValue
 from nas_core.search.references import LEAST_SCALE, candidates, fit_reference
 from nas_core.space import FAMILIES, Family, read_genotype
@@ -269,7 +271,8 @@ def test_every_form_finds_the_same_logits(family: str) -> None:
     images = torch.randn(3, 1, 8, 8)
     with torch.no_grad():
         wanted = network(images)
-    oldest = programs.to_onnx(network, ExportOptions(opset=min(OPSETS)))
+    untouched = Preprocessing(Decoding(1, 8), (0.0,), (1.0,), ())
+    oldest = programs.to_onnx(network, ExportOptions(opset=min(OPSETS)), untouched)
     session = onnxruntime.InferenceSession(oldest, providers=["CPUExecutionProvider"])
     [logits] = session.run(None, {"images": images.numpy()})
     torch.testing.assert_close(torch.from_numpy(logits), wanted, rtol=0, atol=1e-4)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nas_core.errors import InvalidValue
 from nas_core.space import MOST_OPERATIONS, PRESETS, Architecture, Block, Edge, Reduction, SearchSpace
 from nas_core.space.operations import OPERATIONS
-from nas_core.spec import FORMS, Limits, SearchSpec, Settings, parse_count
+from nas_core.spec import FORMS, ExportOptions, Limits, SearchSpec, Settings, parse_count
 from nas_core.spec.augmentation import AugmentationSettings
 from nas_core.spec.settings import SETTINGS, RetrainSettings
 from tests.unit.nas_core.networks import spaces, tiny_spec
@@ -76,6 +76,9 @@ def test_a_specification_comes_back_from_json() -> None:
     younger = ("limits", "min_workers", "accelerator_type")
     before = {name: value for name, value in spec.to_dict().items() if name not in younger}
     assert SearchSpec.from_dict(before) == spec
+    options = replace(spec, export=ExportOptions(normalise=False)).to_dict()
+    del options["export"]
+    assert not SearchSpec.from_dict(options).export.normalise, "as files were before there was the option"
     elastic = tiny_spec(workers=4, min_workers=2, accelerator_type="A100-40G")
     assert SearchSpec.from_dict(json.loads(json.dumps(elastic.to_dict()))) == elastic
 

@@ -102,13 +102,13 @@ def test_submits_what_the_options_say(url: str) -> None:
 
 
 def test_what_networks_are_judged_by_and_how_onnx_is_written_can_be_asked_for(app: FastAPI, url: str) -> None:
-    words = ["--opset", "18", "--ir", "9", "--normalise"]
+    words = ["--opset", "18", "--ir", "9", "--no-normalise"]
     search = json.loads(yoso("submit", "digits", "-b", "300k", "--json", *words, url=url).stdout)
-    export = {"opset": 18, "ir": 9, "normalise": True}
+    export = {"opset": 18, "ir": 9, "normalise": False}
     assert search["request"]["export"] == export
     assert parts(app).searches.get(search["id"]).spec["export"] == export
     again = as_command("http://here", search["request"])
-    assert again is not None and "--normalise" in again and "--opset 18" in again and "--ir 9" in again
+    assert again is not None and "--no-normalise" in again and "--opset 18" in again and "--ir 9" in again
 
     words += ["--choose-by", "balanced_accuracy"]
     told = yoso("sweep", "digits", "-b", "300k", "--seeds", "0,1", "--json", *words, url=url)

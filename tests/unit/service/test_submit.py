@@ -65,7 +65,7 @@ def test_the_form_queues_what_the_api_would_and_leads_to_the_search(app: FastAPI
         "space.blocks": "2, 2",
     }
     filled |= {"settings.retrain_epochs": "5", "limits.parameters": "90k", "workers": "1-2", "priority": "-1"}
-    filled |= {"export.opset": "18", "export.normalise": "true", "engine.synchronised_bn": "false"}
+    filled |= {"export.opset": "18", "export.normalise": "false", "engine.synchronised_bn": "false"}
     filled |= {"engine.precision": "bfloat16", "engine.recompute": "true"}
     filled |= {"settings.recipe": "standard", "settings.retrain_patience": "3", "settings.balance": "loss"}
     filled |= {"settings.retrain_start": "supernet"}
@@ -81,7 +81,7 @@ def test_the_form_queues_what_the_api_would_and_leads_to_the_search(app: FastAPI
                   "operations": ["mobile", "identity"]},
         "settings": {"recipe": "standard", "retrain_epochs": 5, "retrain_patience": 3, "balance": "loss", "lr": 0.05,
                      "retrain_start": "supernet"},
-        "export": {"opset": 18, "normalise": True}, "limits": {"parameters": "90k"},
+        "export": {"opset": 18, "normalise": False}, "limits": {"parameters": "90k"},
         "engine": {"synchronised_bn": False, "precision": "bfloat16", "recompute": True},
         "workers": {"min": 1, "max": 2}, "priority": -1,
     }  # fmt: skip
