@@ -5,6 +5,8 @@ FILES = {
     "picture": "picture.svg",
     "weights": "weights.safetensors",
     "onnx": "network.onnx",
+    "onnx_fp16": "network.fp16.onnx",
+    "onnx_int8": "network.int8.onnx",
     "torch_export": "network.pt2",
     "python": "network.py",
     "predict": "predict.py",

@@ -57,11 +57,20 @@ def cost_of(architecture: Genotype) -> dict[str, int]:
     }
 
 
+FEW_STEPS = 500
+"""Steps of training below which a result warns that they were few."""
+
+
 def delivered(retraining: Retraining, tested: Evaluation) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What is told of a network that was retrained and `tested`, and its weights on the CPU."""
     network = retraining.architecture
     told: dict[str, Any] = {"epochs": retraining.epochs, "start": retraining.start}
     told |= {"compute": {"training": retraining.compute}} | cost_of(network) | tested.summary()
+    if retraining.step < FEW_STEPS:
+        told["warnings"] = [*told["warnings"], (
+            f"The network was trained for few steps: {retraining.step:,}, in epochs of {retraining.steps_per_epoch:,}. "
+            "It may do better with more images, more epochs (retrain_epochs) or smaller batches (retrain_batch_size)."
+        )]  # fmt: skip
     if isinstance(network, Reference):
         told |= {"variant": network.variant, "recipe_without": untaken(network, retraining.settings)}
     return told, {name: tensor.detach().cpu().clone() for name, tensor in retraining.delivered.state_dict().items()}

@@ -9,6 +9,18 @@ from typing import Any, Literal, TypedDict, final
 from nas_core.space import Origin
 
 
+class OnnxFile(TypedDict):
+    """What an ONNX file of a network is like, as onnxruntime runs it on one thread of a CPU."""
+
+    bytes: int
+    accuracy: float
+    test_images: int
+    latency_ms: float
+    latency_low_ms: float
+    latency_high_ms: float
+    latency_device: str
+
+
 class Architecture(TypedDict):
     """A network that a search returned for a budget; costs in multiply-adds, parameters and elements of activations."""
 
@@ -32,6 +44,7 @@ class Architecture(TypedDict):
     latency_ms: float | None
     files: dict[str, str]
     """Paths for `Client.download`, by kind of file."""
+    onnx: dict[str, OnnxFile]
     not_exported: dict[str, str]
 
 

@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context, parent_process
 from typing import Any
 
@@ -13,7 +14,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from nas_core.data.loading import Data
-from nas_core.deliver import card, programs, standalone
+from nas_core.deliver import card, onnx_files, programs, standalone
+from nas_core.deliver.onnx_files import OnnxFile, Sample
 from nas_core.deliver.preprocessing import Preprocessing
 from nas_core.files import FILES
 from nas_core.search.latency import Latency, measure_latency
@@ -81,19 +83,34 @@ class Exports:
         network = programs.restore(architecture, weights)
         measured = latency or measure_latency(network, spec.cpus_per_worker, device=data.device)
         self.latency = measured
-        slow = {
-            "onnx": pool.submit(_onnx, architecture, weights, spec.export, preprocessing, versions.get("yoso", "")),
-            "torch_export": pool.submit(_torch_export, architecture, weights),
-        }
-        self.slow = slow.values()
+        sample = Sample.of(data)
+        told = spec.export, preprocessing, versions.get("yoso", ""), sample
+        onnx = pool.submit(_onnx, architecture, weights, *told)
+        torch_export = pool.submit(_torch_export, architecture, weights)
+        self.slow = onnx, torch_export
         self.not_exported: dict[str, str] = {}
+        self.onnx: dict[str, dict[str, Any]] = {}
+
+        def written(kind: str) -> bytes:
+            file = onnx.result()[kind]
+            if isinstance(file, Exception):
+                raise file
+            took = onnx_files.measure(file.content)
+            self.onnx[kind] = {
+                "bytes": len(file.content), "accuracy": file.accuracy, "test_images": len(sample.labels),
+                "latency_ms": took.median, "latency_low_ms": took.low, "latency_high_ms": took.high,
+                "latency_device": took.where,
+            }  # fmt: skip
+            return file.content
+
         self.forms: dict[str, Callable[[], bytes]] = {
-            **{kind: one.result for kind, one in slow.items()},
+            **{kind: partial(written, kind) for kind in onnx_files.KINDS},
+            "torch_export": torch_export.result,
             "predict": lambda: standalone.to_predict(preprocessing, spec.export.normalise).encode(),
             "python": lambda: standalone.to_python(architecture, data.mean, data.deviation, data.class_names).encode(),
             # A class is called what its folder is called, which need not be text.
             "card": lambda: card.model_card(
-                spec, architecture, data, found, evaluation, measured, versions, self.not_exported
+                spec, architecture, data, found, evaluation, measured, versions, self.onnx, self.not_exported
             ).encode(errors="backslashreplace"),
         }
 
@@ -105,9 +122,12 @@ class Exports:
     def write(self) -> dict[str, Any]:
         """Write every form, and return what the network's result says of them.
 
-        Returned are its `files` by kind, its `latency_ms` (that which was held to a limit, where there is one), and
-        under `not_exported` by kind why a form is missing: a network that one format cannot express is a result all the
-        same. Raises `BrokenExecutor` where the process that exports has died.
+        Returned are its `files` by kind, its `latency_ms` in PyTorch (that which was held to a limit, where there is
+        one), under `onnx` by kind what each ONNX file is like, and under `not_exported` by kind why a form is missing:
+        a network that one format cannot express is a result all the same. An ONNX file has so many `bytes`, reaches an
+        `accuracy` on so many `test_images`, and onnxruntime takes `latency_ms` for one image on one thread of the
+        `latency_device` (the median; the 10th and 90th percentile `latency_low_ms` and `latency_high_ms`). Raises
+        `BrokenExecutor` where the process that exports has died.
         """
         for kind, form in self.forms.items():
             try:
@@ -119,7 +139,7 @@ class Exports:
             else:
                 self.folder.write(f"{self.path}/{FILES[kind]}", content)
         files = {kind: name for kind, name in FILES.items() if kind not in self.not_exported}
-        told = {"latency_ms": self.latency.median, "latency_device": self.latency.where}
+        told = {"latency_ms": self.latency.median, "latency_device": self.latency.where, "onnx": self.onnx}
         return told | {"files": files, "not_exported": self.not_exported}
 
 
@@ -129,8 +149,9 @@ def _onnx(
     options: ExportOptions,
     preprocessing: Preprocessing,
     version: str,
-) -> bytes:
-    return programs.to_onnx(programs.restore(architecture, weights), options, preprocessing, version)
+    sample: Sample,
+) -> dict[str, OnnxFile | Exception]:
+    return onnx_files.write_all(programs.restore(architecture, weights), options, preprocessing, version, sample)
 
 
 def _torch_export(architecture: Architecture | Reference, weights: Mapping[str, Tensor]) -> bytes:

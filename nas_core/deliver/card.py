@@ -25,12 +25,14 @@ def model_card(
     test: Evaluation,
     latency: Latency,
     versions: Mapping[str, str],
+    onnx: Mapping[str, Mapping[str, Any]],
     not_exported: Mapping[str, str] | None = None,
 ) -> str:
     """What the next person must know of a network, in Markdown.
 
-    `found` is what its result says of its `budget`, of what its training began with (`start`) and of the `compute` that
-    it took; `versions` are the software by name, `not_exported` why a kind of file is missing.
+    `found` is what its result says of its `budget`, of what its training began with (`start`), of the `compute` that
+    it took and of what to beware of (`warnings`); `versions` are the software by name, `onnx` what each ONNX file is
+    like (`worker.exports.Exports.write`), `not_exported` why a kind of file is missing.
     """
     budget = found["budget"]
     channels_in, size, _ = architecture.input_shape
@@ -41,9 +43,9 @@ def model_card(
     missing = not_exported or {}
     loading = "\n\n".join(
         f"`{FILES[kind]}` is missing: {missing[kind]}" if kind in missing else text
-        for kind, text in _loading(spec.export, isinstance(architecture, Reference)).items()
+        for kind, text in _loading(spec.export, isinstance(architecture, Reference), onnx).items()
     )
-    warnings = "".join(f"> **Warning.** {_plain(warning)}\n\n" for warning in test.warnings)
+    warnings = "".join(f"> **Warning.** {_plain(warning)}\n\n" for warning in found["warnings"])
     top5 = "" if test.top5_accuracy is None else f"\n- Top-5 accuracy: {test.top5_accuracy:.2%}"
     present = test.classes - len(test.absent)
     return f"""# An image classifier for {budget:,} multiply-adds
@@ -99,7 +101,7 @@ Seed {spec.seed}, with {", ".join(f"{name} {version}" for name, version in versi
 - The softmax of the logits ranks the classes; it is no calibrated probability.
 - Every image gets one of the {data.classes} classes: there is none for "something else".
 - Multiply-adds count convolutions and the classifier. What they take in time depends on the machine.
-- Weights and activations are float32; nothing is quantised.
+- Weights and activations are float32, except in the smaller ONNX files.
 {_classes(data.class_names)}"""
 
 
@@ -224,7 +226,27 @@ def _dataset(spec: SearchSpec) -> str:
     return "\n## Dataset\n\n" + "\n".join(lines) + "\n"
 
 
-def _loading(options: ExportOptions, reference: bool) -> dict[str, str]:
+def _onnx_files(onnx: Mapping[str, Mapping[str, Any]]) -> str:
+    """What each ONNX file is like, as a table in Markdown; nothing where there is none."""
+    if not onnx:
+        return ""
+    first = next(iter(onnx.values()))
+    rows = "\n".join(
+        f"| `{FILES[kind]}` | {one['bytes']:,} | {one['accuracy']:.2%} | {one['latency_ms']:.3g} ms "
+        f"({one['latency_low_ms']:.3g} to {one['latency_high_ms']:.3g} ms) |"
+        for kind, one in onnx.items()
+    )
+    return f"""
+
+The same in three sizes: fp16 has weights and activations of 16 bits, int8 of 8 bits, calibrated on training images.
+Latency is that of onnxruntime for one image, {first["latency_device"]} (median; 10th to 90th percentile):
+
+| file | bytes | accuracy on {first["test_images"]:,} test images | latency |
+|---|---|---|---|
+{rows}"""
+
+
+def _loading(options: ExportOptions, reference: bool, onnx: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """How each form is used, by kind, as code that runs beside the files."""
     described, network = ("Reference", "ReferenceNetwork") if reference else ("Architecture", "Network")
     read = 'read_pixels("photo.jpg").astype("float32")' if options.normalise else 'read_image("photo.jpg")'
@@ -246,7 +268,7 @@ from predict import CLASSES, {"read_pixels" if options.normalise else "read_imag
 session = onnxruntime.InferenceSession("{FILES["onnx"]}")
 [logits] = session.run(None, {{"images": {read}}})
 print(CLASSES[logits[0].argmax()])
-```""",
+```{_onnx_files(onnx)}""",
         "python": f"""Stand-alone, with torch (`{FILES["python"]}`, `{FILES["weights"]}`):
 
 ```python

@@ -53,9 +53,7 @@ class Normalised(nn.Module):
         return logits
 
 
-def to_onnx(
-    network: Deployable, options: ExportOptions, preprocessing: Preprocessing, version: str = ""
-) -> bytes:
+def to_onnx(network: Deployable, options: ExportOptions, preprocessing: Preprocessing, version: str = "") -> bytes:
     """`network` as an ONNX model: `images` (batch, channels, height, width) float32 → `logits` (batch, classes).
 
     The batch may have any size. The metadata tell how images are made and what the classes are called, as

@@ -7,7 +7,7 @@ deployment runs it, in evaluation mode, and draws nothing from the global random
 import copy
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, NamedTuple, Self
@@ -35,6 +35,12 @@ class Latency(NamedTuple):
     threads: int
     device: str = "cpu"
     model: str = ""
+
+    @classmethod
+    def of(cls, times: Sequence[float], threads: int, device: torch.device | str) -> Self:
+        """What `times` in milliseconds on a device tell."""
+        low, median, high = np.percentile(times, [10, 50, 90]).tolist()
+        return cls(median, low, high, threads, str(device), device_model(device))
 
     @property
     def where(self) -> str:
@@ -66,9 +72,8 @@ def measure_latency(
     deployed = copy.deepcopy(network).to(device).eval()
     channels, size, _ = network.architecture.input_shape
     image = _activations(channels, size).to(device)
-    times = _milliseconds(lambda: deployed(image), torch.device(device), threads, runs, warm_up)
-    low, median, high = np.percentile(times, [10, 50, 90]).tolist()
-    return Latency(median, low, high, threads, str(device), device_model(device))
+    times = milliseconds(lambda: deployed(image), torch.device(device), threads, runs, warm_up)
+    return Latency.of(times, threads, device)
 
 
 @dataclass(frozen=True)
@@ -149,7 +154,7 @@ def measure_table(space: SearchSpace, device: torch.device | str, threads: int) 
     device = torch.device(device)
 
     def ms(run: Callable[[], object]) -> float:
-        return float(np.median(_milliseconds(run, device, threads, runs=20, warm_up=3, repeats=10)))
+        return float(np.median(milliseconds(run, device, threads, runs=20, warm_up=3, repeats=10)))
 
     def whole(architecture: Architecture) -> float:
         return measure_latency(Network(architecture), threads, runs=50, device=device).median
@@ -199,7 +204,7 @@ def _activations(channels: int, size: int) -> Tensor:
 
 
 @torch.inference_mode()
-def _milliseconds(
+def milliseconds(
     run: Callable[[], object], device: torch.device, threads: int, runs: int, warm_up: int, repeats: int = 1
 ) -> list[float]:
     """How long each of `runs` runs takes, `repeats` in a row measured together, after `warm_up` untimed ones."""

@@ -23,6 +23,23 @@ Seq = Annotated[int, Field(ge=0, le=2**63 - 1)]
 """The number of an event; 0 is before the first."""
 
 
+class OnnxFileView(BaseModel):
+    """What an ONNX file of a network is like, as onnxruntime runs it on one thread of a CPU."""
+
+    bytes: int
+    accuracy: float
+    """On the network's test images, or on as many of them as fit into 64 MB."""
+    test_images: int
+    latency_ms: float
+    """Of one image: the median."""
+    latency_low_ms: float
+    """The 10th percentile."""
+    latency_high_ms: float
+    """The 90th percentile."""
+    latency_device: str
+    """The CPU of the machine that trained the network."""
+
+
 class ArchitectureView(BaseModel):
     """A network that a search returned for a budget; costs in multiply-adds, parameters and elements of activations."""
 
@@ -57,6 +74,8 @@ class ArchitectureView(BaseModel):
     measured."""
     files: dict[str, str]
     """URLs below the service, by kind of file."""
+    onnx: dict[str, OnnxFileView]
+    """What each ONNX file is like, by kind of file; empty where that was not measured."""
     not_exported: dict[str, str]
     """Why a kind of file is missing, by kind."""
 
@@ -288,6 +307,7 @@ def view_architecture(row: ArchitectureRow) -> ArchitectureView:
         warnings=row.result.get("warnings") or [],
         latency_ms=row.result.get("latency_ms"),
         files={kind: f"/api/v1/architectures/{row.id}/files/{kind}" for kind in kinds(row.result["files"])},
+        onnx={kind: OnnxFileView(**one) for kind, one in (row.result.get("onnx") or {}).items()},
         not_exported=row.result.get("not_exported", {}),
         **{name: row.result[name] for name in names},
     )

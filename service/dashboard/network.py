@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
 
+from nas_core.files import FILES
 from nas_core.space import Architecture, Reference, cost
 from nas_core.space.picture import draw
 from nas_core.train.evaluation import Evaluation
@@ -13,9 +14,10 @@ from service.api.architectures import tested
 from service.api.context import Context, ContextDep
 from service.api.problems import ProblemError
 from service.api.searches import seen
+from service.api.views import view_architecture
 from service.dashboard.frame import PICTURE_HEADERS, ViewerDep, missing, page
 from service.dispatch import folder_model
-from service.dispatch.folder_model import BadFolder
+from service.dispatch.folder_model import BadFolder, folder_of
 from service.dispatch.runs import TornFile
 from service.domain.request import Text
 from service.store.changes import UnknownSearch
@@ -71,14 +73,16 @@ def network_page(request: Request, service: ContextDep, project: ViewerDep, sear
     except (UnknownSearch, ProblemError):
         return missing(request, "network", f"{search_id}/{name}")
     test = tested(service, search.id, name)
+    rows = service.searches.architectures([search.id])[search.id]
+    found = next((view_architecture(row) for row in rows if folder_of(row.result) == name), None)
     parts = [
         (part.name, cost.of_part(part), [(step.name, cost.of(step)) for step in part.steps])
         for part in architecture.parts()
     ]
     return page(
         "network.html", request, search=search, name=name, budget=int(name.partition("-")[0]),
-        architecture=architecture, parts=parts, test=test, heat=None if test is None else heatmap(test),
-        most_listed=MOST_LISTED,
+        architecture=architecture, parts=parts, found=found, files=FILES, test=test,
+        heat=None if test is None else heatmap(test), most_listed=MOST_LISTED,
     )  # fmt: skip
 
 

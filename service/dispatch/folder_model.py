@@ -143,6 +143,18 @@ class Line(_Strict):
     architecture: dict[str, Any] | None = None
 
 
+class OnnxFile(_Strict):
+    """What an ONNX file is like (`worker.exports.Exports.write`)."""
+
+    bytes: Count
+    accuracy: Share
+    test_images: Count
+    latency_ms: Amount
+    latency_low_ms: Amount
+    latency_high_ms: Amount
+    latency_device: Label
+
+
 class Found(_Strict):
     """A network in a result: what it costs, and, where it was retrained, how it did in the test."""
 
@@ -158,6 +170,7 @@ class Found(_Strict):
     test_images: Count | None = None
     latency_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     files: dict[Word, Any] | None = None
+    onnx: dict[Word, OnnxFile] | None = None
     not_exported: dict[Word, str] | None = None
     warnings: Annotated[list[str], Field(max_length=1000)] | None = None
     trial: Count | None = None

@@ -435,7 +435,8 @@ def card_of(spec: SearchSpec, data: Data, test: Evaluation, **given: Any) -> str
     """The model card of the smallest network."""
     latency, versions = Latency(1.25, 1.125, 1.5, 1), {"yoso": "0.1.0", "torch": "2.15.0"}
     found = {"budget": spec.budgets[0], "start": "supernet", "compute": {"search": 1_234_567, "training": 89_000}}
-    return card.model_card(spec, spec.space.cheapest(), data, found, test, latency, versions, **given)
+    found |= {"warnings": test.warnings}
+    return card.model_card(spec, spec.space.cheapest(), data, found, test, latency, versions, {}, **given)
 
 
 def test_the_card_says_what_the_next_person_must_know() -> None:

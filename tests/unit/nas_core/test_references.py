@@ -4,6 +4,7 @@ import io
 from dataclasses import replace
 from typing import Any, get_args
 
+import numpy as np
 import onnxruntime
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas_core import Reference, ReferenceNetwork, Retraining, SearchSpace
 from nas_core.data.decoding import Decoding
-from nas_core.deliver import programs, standalone
+from nas_core.deliver import onnx_files, programs, standalone
 from nas_core.deliver.preprocessing import Preprocessing
 from nas_core.errors import InvalidValue
 from nas_core.search.references import LEAST_SCALE, candidates, fit_reference
@@ -276,6 +277,11 @@ def test_every_form_finds_the_same_logits(family: str) -> None:
     session = onnxruntime.InferenceSession(oldest, providers=["CPUExecutionProvider"])
     [logits] = session.run(None, {"images": images.numpy()})
     torch.testing.assert_close(torch.from_numpy(logits), wanted, rtol=0, atol=1e-4)
+    for smaller in (onnx_files.to_float16(oldest), onnx_files.to_int8(oldest, images.numpy())):
+        assert len(smaller) != len(oldest)
+        session = onnxruntime.InferenceSession(smaller, providers=["CPUExecutionProvider"])
+        [logits] = session.run(None, {"images": images.numpy()})
+        torch.testing.assert_close(torch.from_numpy(logits), wanted, rtol=0, atol=0.3 * float(np.ptp(wanted.numpy())))
     assert programs.to_torch_export(network)
 
 

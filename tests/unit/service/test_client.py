@@ -370,6 +370,7 @@ def test_an_archive_cannot_reach_out_of_its_folder(tmp_path: Path) -> None:
 
 VIEWS = {
     answers.LoginLink: "LoginLink",
+    answers.OnnxFile: "OnnxFileView",
     answers.Architecture: "ArchitectureView",
     answers.ArchitectureDetail: "ArchitectureDetail",
     answers.Evaluation: "EvaluationView",

@@ -10,9 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
 from nas_core import Network
+from nas_core.data.loading import Data
 from nas_core.deliver import programs
 from nas_core.files import FILES
 from nas_core.train.evaluation import Evaluation
@@ -20,7 +24,7 @@ from tests.unit.nas_core.networks import tiny_data, tiny_spec
 from worker.exports import Exports, beside
 from worker.run_folder import RunFolder
 
-FOUND = {"budget": 30_000, "start": "scratch", "compute": {"search": None, "training": 1}}
+FOUND = {"budget": 30_000, "start": "scratch", "compute": {"search": None, "training": 1}, "warnings": []}
 
 
 def test_a_format_that_fails_is_noted_and_the_others_are_written(
@@ -37,8 +41,9 @@ def test_a_format_that_fails_is_noted_and_the_others_are_written(
     folder = RunFolder(str(tmp_path))
     with ThreadPoolExecutor(1) as pool:
         told = Exports(pool, folder, "here", spec, architecture, weights, data, tested, FOUND, {"yoso": "0"}).write()
-    assert told["not_exported"] == {"onnx": "NotImplementedError: no such operator"}
-    assert told["files"] == {kind: name for kind, name in FILES.items() if kind != "onnx"}
+    kinds = ("onnx", "onnx_fp16", "onnx_int8")
+    assert told["not_exported"] == dict.fromkeys(kinds, "NotImplementedError: no such operator") and told["onnx"] == {}
+    assert told["files"] == {kind: name for kind, name in FILES.items() if kind not in kinds}
     assert told["latency_ms"] > 0
     written = {file.name for file in (tmp_path / "here").iterdir()}
     assert written == {"network.pt2", "network.py", "README.md", "weights.safetensors", "evaluation.json", "predict.py"}
@@ -46,6 +51,32 @@ def test_a_format_that_fails_is_noted_and_the_others_are_written(
     card = (tmp_path / "here" / "README.md").read_text(encoding="utf-8")
     assert "`network.onnx` is missing: NotImplementedError: no such operator" in card
     assert '"2": "\\udcff"' in card
+
+
+def check_onnx(folder: Path, data: Data, told: dict[str, dict[str, Any]]) -> None:
+    """What is told of the ONNX files is what they do, and the smaller ones are what they are called."""
+    sessions = {kind: onnxruntime.InferenceSession(folder / FILES[kind], providers=["CPUExecutionProvider"])
+                for kind in ("onnx", "onnx_fp16", "onnx_int8")}  # fmt: skip
+    indices = data.parts["test"]
+    pixels, labels = data.images.fetch(indices).numpy().astype(np.float32), data.labels[indices].numpy()
+    logits = {kind: session.run(None, {"images": pixels})[0] for kind, session in sessions.items()}
+    spread = np.ptp(logits["onnx"])
+    for kind, share, numbers in (("onnx", 0.0, "FLOAT"), ("onnx_fp16", 0.01, "FLOAT16"), ("onnx_int8", 0.2, "INT8")):
+        assert np.abs(logits[kind] - logits["onnx"]).max() <= share * spread
+        right = (logits[kind].argmax(1) == labels).mean()
+        one = told[kind]
+        assert (one["accuracy"], one["test_images"]) == (pytest.approx(right), len(labels))
+        assert one["bytes"] == (folder / FILES[kind]).stat().st_size
+        assert 0 < one["latency_low_ms"] <= one["latency_ms"] <= one["latency_high_ms"] and one["latency_device"]
+        model = onnx.load(folder / FILES[kind])
+        [first] = [node for node in model.graph.node if node.op_type == "Conv"][:1]
+        weights = {one.name: onnx.TensorProto.DataType.Name(one.data_type) for one in model.graph.initializer}
+        scaled = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+        assert weights[scaled.get(first.input[1], first.input[1])] == numbers
+        assert sessions[kind].get_modelmeta().custom_metadata_map["normalisation"] == "inside"
+        assert {one.domain for one in model.opset_import} == {""} and model.producer_name == "yoso"
+    card = (folder / FILES["card"]).read_text(encoding="utf-8")
+    assert f"| `network.int8.onnx` | {told['onnx_int8']['bytes']:,} | {told['onnx_int8']['accuracy']:.2%} | " in card
 
 
 def test_a_process_that_dies_while_it_exports_is_no_fault_of_the_network(tmp_path: Path) -> None:
@@ -66,7 +97,9 @@ def test_a_process_that_dies_while_it_exports_is_no_fault_of_the_network(tmp_pat
         {},
     )
     first = Exports(pool, *given)
-    assert first.write()["not_exported"] == {} and first.ready
+    told = first.write()
+    assert told["not_exported"] == {} and first.ready
+    check_onnx(tmp_path / "here", data, told["onnx"])
     os.kill(pool.submit(os.getpid).result(), signal.SIGKILL)
     with pytest.raises(BrokenExecutor):
         Exports(pool, *given).write()
