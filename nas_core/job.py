@@ -224,7 +224,7 @@ class SearchJob:
         """
         if (version := state.get("version", 1)) != VERSION:
             reason = "of another version of Yoso, which searched otherwise or kept its networks otherwise"
-            raise InvalidValue("checkpoint", f"version {version}", reason, f"version {VERSION}; start the search anew")
+            raise InvalidValue("checkpoint", f"version {version}", reason, f"version {VERSION}; start a new search")
         # Read and written again, it has the fields that are younger than the checkpoint.
         theirs, ours = (_deciding(spec.to_dict()) for spec in (SearchSpec.from_dict(state["spec"]), self.spec))
         differing = sorted(field for field in theirs | ours if theirs.get(field) != ours.get(field))

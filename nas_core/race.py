@@ -244,7 +244,7 @@ class Race:
         """Take one step, of one network or one on every worker, or deliver a network that waits for it; returns the
         journal lines of it.
 
-        Where all networks of a budget have diverged, the best that was stopped begins anew. Raises `Diverged` where
+        Where all networks of a budget have diverged, the best that was stopped starts again. Raises `Diverged` where
         none was.
         """
         lines, self.untold = self.untold, []
@@ -402,7 +402,9 @@ class Race:
             raise error
         # A stopped network keeps no state; from the beginning it takes the same steps again.
         best = min(stopped, key=lambda one: (-one.epochs, _place(one, self.choose_by)))
-        message = f"stopped after {best.epochs} epochs, it begins anew: all other networks for its budget have diverged"
+        message = (
+            f"stopped after {best.epochs} epochs, it starts again: all other networks for its budget have diverged"
+        )
         best.outcome, best.epochs, best.steps, best.ended, best.reached = None, 0, 0, False, {}
         return [*lines, {"kind": "warning", "message": message} | self.told(best)]
 

@@ -52,7 +52,7 @@ class Access:
         by.grant.check_gives(grant)
         if self.settings.any_folder:
             raise InvalidValue(
-                "YOSO_DATA_ROOTS", None, "whoever has a token could read any folder of this machine", "folders of data"
+                "YOSO_DATA_ROOTS", None, "anyone with a token could read any folder of this machine", "folders of data"
             )
         if name in self.callers.names:
             raise NameTaken(name)
@@ -130,7 +130,7 @@ class Access:
         except SQLAlchemyError as error:
             if not is_away(error):
                 raise
-            log.warning("the audit log cannot be told of it: the database is away")
+            log.warning("this is missing in the audit log: the database is unavailable")
 
     def audit(self, by: Caller, limit: int, after: tuple[float, int] | None, asked: Asked) -> Sequence[AuditEntry]:
         """At most `limit` entries of what `by` may know of, newest first, behind a time and number.

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Find compact image networks under a FLOPs budget.",
-    epilog="--profile, and --debug, which shows where an error comes from, may stand anywhere.",
+    epilog="--profile, and --debug, which shows where an error comes from, can be anywhere on the line.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -127,7 +127,7 @@ MaxRun = Annotated[
     str | None,
     typer.Option(
         metavar="TIME",
-        help="Stop what has run for so long, all attempts together, such as 12h; `yoso retry` goes on from there.",
+        help="Stop what has run for so long, all attempts together, such as 12h; `yoso retry` resumes from there.",
     ),
 ]
 Time = Annotated[
@@ -819,7 +819,7 @@ def retry(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Queue a search that failed or was cancelled again; it goes on from its last checkpoint.
+    """Queue a search that failed or was cancelled again; it resumes from its last checkpoint.
 
     Its time to wait and to run begins anew.
     """
@@ -901,9 +901,7 @@ def audit(
         tell_page(page, as_json, terminal.audit, "nothing", "there is more")
 
 
-webhooks = typer.Typer(
-    help="Have URLs told what becomes of a project's searches and sweeps. It takes an admin's token."
-)
+webhooks = typer.Typer(help="Send the state of a project's searches and sweeps to URLs. It takes an admin's token.")
 app.add_typer(webhooks, name="webhook", no_args_is_help=True)
 WebhookId = Annotated[str, typer.Argument(metavar="WEBHOOK", help="The webhook's id.")]
 TEST_SECONDS = 30.0
@@ -1176,7 +1174,7 @@ def run_in(folder: Path, spec: SearchSpec, values: dict[str, Any], as_json: bool
             try:
                 code = worker.run()
             except KeyboardInterrupt:
-                err.print("stopped; the same command goes on from the last checkpoint")
+                err.print("stopped; the same command resumes from the last checkpoint")
                 return INTERRUPTED
         if code != 0:
             err.print(f"[red]failed[/]: {escape(worker.failure(code))}", highlight=False, soft_wrap=True)

@@ -39,7 +39,7 @@ OPTIONS: dict[str, Any] = {
     "background": Annotated[
         str | None,
         typer.Option(
-            metavar="COLOUR", help="What stands behind transparent pixels (default: white).", rich_help_panel=HELP
+            metavar="COLOUR", help="The colour behind transparent pixels (default: white).", rich_help_panel=HELP
         ),
     ],
 }  # fmt: skip

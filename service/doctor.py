@@ -187,7 +187,7 @@ def data_roots(settings: Settings) -> Iterator[Finding]:
     for root in settings.roots_of(None):
         if not Path(root).is_dir():
             told = f"{root} is no folder here" if Path(root).exists() else f"{root} is not there"
-            yield Finding("data root", State.BAD, told, "mount it, here and on every node, or mend YOSO_DATA_ROOTS")
+            yield Finding("data root", State.BAD, told, "mount it, here and on every node, or fix YOSO_DATA_ROOTS")
         elif not os.access(root, os.R_OK | os.X_OK):
             yield Finding(
                 "data root", State.BAD, f"{root} may not be read by this user", f"chmod o+rx {root}, or chown"

@@ -87,7 +87,7 @@ class Foreground:
         """
         code = self._attempt()
         if code in (NO_RAY, ABORTED) and not self.heard:
-            self.say("Ray did not start; trying once more")
+            self.say("Ray did not start; trying again")
             code = self._attempt()
         return code
 

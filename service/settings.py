@@ -108,7 +108,7 @@ class Settings:
         if self.mlflow_uri is not None:
             without_credentials(self.mlflow_uri)
         if self.sign_on is not None and not self.data_roots and not self.project_roots:
-            told = "whoever signs on could read any folder of this machine"
+            told = "anyone who signs on could read any folder of this machine"
             raise InvalidValue("YOSO_DATA_ROOTS", None, told, "folders that datasets may lie in")
         if not is_loopback(self.host):
             if not self.tokens:

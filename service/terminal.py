@@ -471,7 +471,7 @@ def tokens(items: Iterable[Mapping[str, Any]]) -> Table:
 def webhooks(items: Iterable[Mapping[str, Any]]) -> Table:
     """The table of webhooks: what each is told, and whether it takes it."""
     table = Table(
-        "webhook", "project", "told of", "URL", "last taken", "state", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        "webhook", "project", "events", "URL", "last taken", "state", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
     for one in items:
         state = "on" if one["off_at"] is None else f"off since {when(one['off_at'])}: {one['off_reason']}"

@@ -155,8 +155,8 @@ def compose(folder: RunFolder, attempt: int, error: BaseException) -> dict[str, 
     if died := _DIED.search(text):
         host, process, rank, workers = died.groups()
         message = (
-            f"worker {rank} of {workers} on {host} died (last as process {process}), more often than it is started "
-            "anew: its node went away, it crashed, or it was killed, maybe by the system for lack of memory"
+            f"worker {rank} of {workers} on {host} died (last as process {process}), more often than it is "
+            "restarted: its node went away, it crashed, or it was killed, maybe by the system for lack of memory"
         )
         told = problem(attempt, "worker_failed", message, True, f"{text}\n\n{trace}")
         return told | {"host": host, "rank": int(rank)}

@@ -2,7 +2,7 @@
 
 Reads the attempt's `spec.json`, runs the search on as many workers as it asks for, and ends with `result.json`
 (exit code 0) or `error.json` (1) beside it. Interrupted, it stops its workers in order and leaves with 130; another
-attempt goes on from its last checkpoint. Where the attempt has been started before, is closed, or a later one is there,
+attempt resumes from its last checkpoint. Where the attempt has been started before, is closed, or a later one is there,
 it writes nothing and leaves with 75; where Ray does not start it leaves with 69. The attempt's number comes from
 YOSO_ATTEMPT, or follows the newest in the journal; YOSO_CHECKPOINT_SECONDS says how often a checkpoint is due (5 s, or
 100 s in an object store), after any step; it is written while the training goes on.

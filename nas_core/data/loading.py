@@ -317,7 +317,7 @@ def _kept(images: Tensor | FileImages, decoding: Decoding, device: torch.device)
     needed, room = count * decoding.channels * decoding.size**2, _room(device)
     reason = ""
     if decoding.resize is not None:
-        reason = "each is cropped anew from all of its pixels"
+        reason = "each crop is taken from all of its pixels"
     elif needed > room:
         reason = f"more than {IN_MEMORY_SHARE:.0%} of the memory that was free on {device}"
     if reason and isinstance(images, Tensor):

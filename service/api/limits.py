@@ -202,7 +202,7 @@ class Limits:
             except Exception as error:
                 if not started or not causes(error, is_away):
                     raise
-                log.warning("a stream ends since the database is away")
+                log.warning("a stream ends because the database is unavailable")
                 ended = True
             finally:
                 self.streams.over(answering)

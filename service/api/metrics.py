@@ -90,7 +90,7 @@ def of_dispatchers(found: Snapshot) -> Iterator[Metric]:
     yield gauge("yoso_heartbeat_age_seconds", heartbeat, found.heartbeat)
     lag = "How long the newest lines of a running search took from the worker to the database: the longest."
     yield gauge("yoso_ingest_lag_seconds", lag, found.lag)
-    silence = "How long nothing has been heard of a running search, which tells of every epoch: the longest."
+    silence = "Seconds since the last update of a running search, which reports every epoch: the longest."
     yield gauge("yoso_silence_seconds", silence, found.silence)
     yield gauge("yoso_leases_expired", "Searches with Ray that no dispatcher follows.", found.expired)
     takeovers = CounterMetricFamily("yoso_lease_takeovers", "Leases that had run out and that another took.")

@@ -196,13 +196,13 @@ def install(app: FastAPI) -> None:
     def database(request: Request, error: SQLAlchemyError) -> JSONResponse:
         if not is_away(error):
             raise error
-        log.warning("the database is away: %s", str(getattr(error, "orig", None) or error).strip())
+        log.warning("the database is unavailable: %s", str(getattr(error, "orig", None) or error).strip())
         return answer(503, "Database unavailable", AWAY, headers={"Retry-After": str(RETRY_SECONDS)})
 
     @app.exception_handler(StorageUnavailable)
     def storage(request: Request, error: StorageUnavailable) -> JSONResponse:
-        log.warning("the storage is away: %s", error)
-        told = f"The storage is not to be had just now: {error.strerror or error}. Try again in a few seconds."
+        log.warning("the storage is unavailable: %s", error)
+        told = f"The storage is unavailable: {error.strerror or error}. Try again in a few seconds."
         return answer(503, "Storage unavailable", told, headers={"Retry-After": str(RETRY_SECONDS)})
 
     @app.exception_handler(BadFolder)

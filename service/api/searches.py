@@ -41,7 +41,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     429: {"model": Problem, "description": "Too many requests; `Retry-After` says when to come back."},
     503: {
         "model": Problem,
-        "description": "The database is away, streams are full, or the dataset is still being looked at "
+        "description": "The database is unavailable, streams are full, or the dataset is still being inspected "
         "(`type` is then `urn:yoso:still-looking`); `Retry-After` says when to come back.",
     },
 }
@@ -191,7 +191,7 @@ def cancel(search: SeenDep, service: ContextDep, key: KeyDep) -> Response:
 
 @router.post("/{search_id}/retry", response_model=SearchView, responses=UNKNOWN | QUOTA | NOT_ENDED)
 def retry(search: SeenDep, service: ContextDep, key: KeyDep, changed: NewDeadlines | None = None) -> Response:
-    """Queue a search that failed or was cancelled again; it goes on from its last checkpoint, if it has one.
+    """Queue a search that failed or was cancelled again; it resumes from its last checkpoint, if it has one.
 
     Its time to wait and to run begins anew, with the deadlines that it had or those that are given.
     """

@@ -318,7 +318,7 @@ def resume(sweep: SeenDep, service: ContextDep, key: KeyDep) -> Response:
 
 @router.post("/{sweep_id}/retry", response_model=SweepView, responses=UNKNOWN | QUOTA)
 def retry(sweep: SeenDep, service: ContextDep, key: KeyDep, changed: NewDeadlines | None = None) -> Response:
-    """Queue again what has failed; each goes on from its last checkpoint, if it has one.
+    """Queue again what has failed; each resumes from its last checkpoint, if it has one.
 
     Their time to wait and to run begins anew, with the deadlines that they had or those that are given.
     """

@@ -70,7 +70,7 @@ class NewToken(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    name: Text = Field(description="What events will call whoever uses it; no two tokens have the same.")
+    name: Text = Field(description="The name of its user in events and the audit log; unique among tokens.")
     role: Annotated[Role, Field(strict=False)] = Field(description="What may be done with it.")
     project: Text | None = Field(None, description="By default the caller's own; `*` for all projects.")
     expires: Text | None = Field(

@@ -30,7 +30,7 @@ class NewWebhook(BaseModel):
         description="Where messages are sent, and no address inside: by POST for http and https, and in words for a "
         "notification's, such as mailto:// or slack://."
     )
-    events: list[_Event] = Field(list(ENDS), min_length=1, description="What it is told of.")
+    events: list[_Event] = Field(list(ENDS), min_length=1, description="The events that it receives.")
     project: Text | None = Field(None, description="Whose searches and sweeps; by default the caller's own.")
 
 

@@ -184,9 +184,9 @@ async def refuse(
     if claims:
         name, at = service.settings.sign_on.named(claims), service.settings.sign_on.name
         told = f"{name} has signed on with {at}, but is in no group that opens a project here."
-        more = "Whoever runs this service says which do (YOSO_OIDC_GRANTS)."
+        more = "The operator of this service sets which groups do (YOSO_OIDC_GRANTS)."
         return asked(request, service, back, 403, refused=f"{told} {more}")
-    return asked(request, service, back, 401, refused=f"Signing on came to nothing: {why}. Try again.")
+    return asked(request, service, back, 401, refused=f"Signing on failed: {why}. Try again.")
 
 
 def away(request: Request, service: Context, back: str, error: Exception) -> Response:

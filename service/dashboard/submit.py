@@ -297,7 +297,7 @@ def send(request: Request, service: ContextDep, project: ViewerDep, form: FormDe
     except OverQuota as error:
         problems = [FieldError(field="project", value=error.project, reason=str(error), accepted=error.accepted)]
     except KeyReused:
-        accepted = "the button once more, if you want a second search"
+        accepted = "the button again, if you want a second search"
         problems = [FieldError(field="form", reason="this form has queued another search before", accepted=accepted)]
     return page("submit.html", request, 422, **shown(service, project, form, problems, seen))
 

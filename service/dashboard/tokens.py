@@ -75,7 +75,7 @@ def confirm(request: Request, service: Context, caller: Caller, token: str) -> N
         raise ProblemError(429, "Too many wrong tokens", told, {"Retry-After": str(seconds)})
     if digest(token) != caller.key:
         service.access.refused(token, "token", address)
-        raise InvalidValue("own", "…", "not the token that you have signed in with", "that token, once more")
+        raise InvalidValue("own", "…", "not the token that you have signed in with", "that token")
 
 
 def shown(

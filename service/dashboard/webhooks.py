@@ -36,7 +36,7 @@ def make(request: Request, service: ContextDep, project: ViewerDep, caller: Call
     events = form.get("event", [])
     try:
         if not events or not set(events) <= set(Event):
-            raise InvalidValue("event", ", ".join(events), "what it is told of is not said", ", ".join(Event))
+            raise InvalidValue("event", ", ".join(events), "no valid events are selected", ", ".join(Event))
         told = [Event(event) for event in events]
         its, masked = service.webhooks.check(caller, filled["url"], filled["project"] or None)
         with writing(service.searches.engine) as session:

@@ -97,7 +97,7 @@ class SweepRequest(BaseModel):
     )
     baselines: Baselines = Field(
         default_factory=_default_baselines,
-        description="Networks that nobody searched for, which compete in the finals; by default "
+        description="Networks that were not searched and compete in the finals; by default "
         f"{', '.join(DEFAULT_BASELINES)}; [] for none.",
     )
     project: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
@@ -122,7 +122,7 @@ class MoreNetworks(BaseModel):
     )
     baselines: Baselines = Field(
         default_factory=_default_baselines,
-        description="Networks that nobody searched for, for the budgets given here, or for those of the sweep; with "
+        description="Networks that were not searched, for the budgets given here, or for those of the sweep; with "
         f"budgets that are new by default {', '.join(DEFAULT_BASELINES)}; [] for none.",
     )
 

@@ -74,8 +74,8 @@ def _end(session: Session, search: Search, time: float, queue: Queue | None, ray
             most = search.max_run or 0.0
             told = (
                 f"it has run for {duration(time - search.stop_by + most)} in all, and may run for {duration(most)} "
-                "(max_run); its folder keeps the last checkpoint, from which it goes on when it is tried again, for as "
-                f"long once more, or as `yoso retry {search.id} --max-run` says"
+                "(max_run); its folder keeps the last checkpoint, from which a retry resumes, for the same "
+                f"time again or as `yoso retry {search.id} --max-run` says"
             )
             _stop(session, search, time, DEADLINE, told)
         case _:

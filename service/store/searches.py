@@ -167,7 +167,7 @@ class Searches:
     def retry(
         self, search_id: str, within: Session | None = None, deadlines: Mapping[str, float | None] = NO_CHANGE
     ) -> Search:
-        """Queue a search that failed or was cancelled again; it goes on from its last checkpoint, if it has one.
+        """Queue a search that failed or was cancelled again; it resumes from its last checkpoint, if it has one.
 
         Its time to wait and to run begins anew, with the `deadlines` that are given, and those that it had.
 

@@ -251,7 +251,7 @@ def _job(status: dict[str, Any], deleted: bool) -> Job:
     try:
         said = JobStatus(ray) if ray else JobStatus.PENDING
     except ValueError as error:
-        raise RayUnavailable(f"KubeRay tells of an unknown job state: {ray!r}") from error
+        raise RayUnavailable(f"KubeRay reports an unknown job state: {ray!r}") from error
     if deleted:
         return Job(said if said.ended else JobStatus.STOPPED, message or "its RayJob is being deleted")
     if deployment in WAITING:
@@ -262,7 +262,7 @@ def _job(status: dict[str, Any], deleted: bool) -> Job:
         return Job(said if said.ended else JobStatus.FAILED, message)
     if deployment in ("Failed", "ValidationFailed"):
         return Job(JobStatus.FAILED, message or f"KubeRay says {deployment}")
-    raise RayUnavailable(f"KubeRay tells of an unknown state: {deployment!r}")
+    raise RayUnavailable(f"KubeRay reports an unknown state: {deployment!r}")
 
 
 def _object(response: httpx.Response) -> dict[str, Any]:

@@ -231,7 +231,7 @@ def test_where_all_others_diverge_the_best_that_was_stopped_begins_anew(monkeypa
         "search": ("dropped", 3), "resnet": ("dropped", 2), "mobilenetv1": ("stopped", 1), "mnasnet": ("trained", 4)
     }  # fmt: skip
     [anew] = [line for line in lines if line["kind"] == "warning" and line["origin"] == "mnasnet"]
-    assert anew["message"] == "stopped after 2 epochs, it begins anew: all other networks for its budget have diverged"
+    assert anew["message"] == "stopped after 2 epochs, it starts again: all other networks for its budget have diverged"
     assert contenders[3].compute == 6 * network.multiply_adds * race.batch_size, (
         "what was spent on it before counts too"
     )

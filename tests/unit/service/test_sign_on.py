@@ -160,7 +160,7 @@ def test_an_answer_to_nothing_that_this_browser_asked_is_refused(
     else:
         back = re.sub("code=[^&]+", "code=", back)
     refused = browser.get(back)
-    assert refused.status_code == 401 and "Signing on came to nothing" in refused.text, refused.text
+    assert refused.status_code == 401 and "Signing on failed" in refused.text, refused.text
     assert "yoso_8765=" not in str(refused.headers.get_list("set-cookie"))
     [entry] = audited(url, action="sign_in_refused")
     assert entry["data"]["how"] == "oidc" and entry["data"]["subject"] is None and entry["by"] is None

@@ -54,7 +54,7 @@ def test_a_run_keeps_its_manifest_and_tells_of_it_in_its_result(tmp_path: Path, 
     [
         ("shift", 0, {"pets": "cpu", "digits": "cpu"}, ""),
         ("shift", 1, {"pets": "files", "digits": "host"}, "more than 25% of the memory that was free on cpu"),
-        ("resized", 0, {"pets": "files", "digits": "host"}, "each is cropped anew from all of its pixels"),
+        ("resized", 0, {"pets": "files", "digits": "host"}, "each crop is taken from all of its pixels"),
     ],
 )
 def test_a_result_says_where_the_images_were_and_why(
