@@ -1,6 +1,7 @@
 """What goes wrong: a value that cannot be used, a training that diverges, a worker that is lost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 
@@ -26,11 +27,19 @@ class InvalidValue(ValueError):
         return type(self), (self.field, self.value, self.reason, self.accepted, self.choices)
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A question after the names in `known` that are most like `name`, to end a reason with; empty if none is."""
+    alike = get_close_matches(name, known, n=3)
+    return f"; did you mean {' or '.join(map(repr, alike))}?" if alike else ""
+
+
 def refuse_unknown(part: str, given: Mapping[str, Any], known: Sequence[str], kind: str = "field") -> None:
     """Raises `InvalidValue` for the first name in `given`, the part of a request called `part`, that is not `known`."""
     for name, value in given.items():
         if name not in known:
-            raise InvalidValue(f"{part}.{name}", value, f"no such {kind}", "one of " + ", ".join(known))
+            raise InvalidValue(
+                f"{part}.{name}", value, f"no such {kind}{did_you_mean(name, known)}", "one of " + ", ".join(known)
+            )
 
 
 class Diverged(RuntimeError):

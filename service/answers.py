@@ -149,6 +149,7 @@ class Looking(TypedDict):
     total: int | None
 
 
+@final
 class Search(TypedDict):
     """One search."""
 
@@ -264,6 +265,7 @@ class SearchPage(TypedDict):
     next: str | None
 
 
+@final
 class Sweep(TypedDict):
     """A sweep: what was asked, and how many of its searches are in each state."""
 

@@ -8,10 +8,10 @@ import signal
 import sys
 import time
 import traceback
+import webbrowser
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -27,7 +27,7 @@ from nas_core.space.operations import OPERATION_SETS
 from nas_core.spec import CHOOSE_BY, DEFAULT_BASELINES, OPSETS, ExportOptions, SearchSpec
 from nas_core.version import __version__
 from service import formats, profiles, proxies, terminal
-from service.answers import Search
+from service.answers import Search, Sweep
 from service.client import ENDED, POLL_SECONDS, Client, ClientError, Unreachable, default_url, token_for
 from service.data_options import reads_data
 from service.formats import at_most
@@ -39,11 +39,12 @@ app = typer.Typer(
     help="Find compact image networks under a FLOPs budget.",
     epilog="--profile, and --debug, which shows where an error comes from, can be anywhere on the line.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 out, err = terminal.Console(), terminal.Console(stderr=True)
 
+PANELS = SEARCHES, SWEEPS, ON_DATA, SERVER, ACCOUNT = "Searches", "Sweeps", "Datasets", "Server", "Account"
+"""The panels of `yoso --help`, in their order."""
 FAILED, MISUSED, CANCELLED, BUSY, INTERRUPTED = 1, 2, 3, 4, 130
 KEPT_SECONDS = 10.0
 """How long after its end a log that is followed may take to be kept."""
@@ -56,7 +57,30 @@ Url = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a script.")]
-SearchId = Annotated[str, typer.Argument(metavar="ID", help="The search's id.")]
+
+
+def known(context: typer.Context, incomplete: str) -> list[str]:
+    """The IDs of the newest searches and sweeps that begin so, for a shell; none where no service answers at once."""
+    try:
+        with Client(context.params.get("url"), seconds=COMPLETION_SECONDS) as client:
+            found = [*client.list(100)["items"], *client.sweeps(100)["items"]]
+    except (ClientError, Unreachable, InvalidValue, OSError):
+        return []
+    return [one["id"] for one in found if one["id"].startswith(incomplete)]
+
+
+COMPLETION_SECONDS = 2.0
+"""How long a shell waits for IDs to complete with."""
+Id = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID", help="A search or sweep: its ID, the beginning of it, or its name.", autocompletion=known
+    ),
+]
+SearchId = Annotated[
+    str,
+    typer.Argument(metavar="ID", help="A search: its ID, the beginning of it, or its name.", autocompletion=known),
+]
 Candidates = Annotated[
     int | None,
     typer.Option("--candidates", help="Networks of the search's own that compete for each budget (default: 1)."),
@@ -70,7 +94,10 @@ Baselines = Annotated[
         f"(default: {','.join(DEFAULT_BASELINES)}).",
     ),
 ]
-SweepId = Annotated[str, typer.Argument(metavar="SWEEP", help="The sweep's id.")]
+SweepId = Annotated[
+    str,
+    typer.Argument(metavar="SWEEP", help="A sweep: its ID, the beginning of it, or its name.", autocompletion=known),
+]
 Dataset = Annotated[
     str, typer.Argument(metavar="DATASET", help=", ".join(DATASETS) + ", or the path of an image folder.")
 ]
@@ -181,15 +208,6 @@ Engine = Annotated[
 ]
 
 
-class Steering(StrEnum):
-    """What can be done to a sweep."""
-
-    CANCEL = "cancel"
-    PAUSE = "pause"
-    RESUME = "resume"
-    RETRY = "retry"
-
-
 def tell_version(asked: bool) -> None:
     """Print what is installed, where that is asked for, and leave."""
     if asked:
@@ -210,7 +228,7 @@ def yoso(
     profiles.CHOSEN.set(profile)
 
 
-@app.command()
+@app.command(rich_help_panel=SERVER)
 def serve(
     no_dispatch: Annotated[
         bool, typer.Option("--no-dispatch", help="Accept and show only; `yoso dispatch` launches what is accepted.")
@@ -238,7 +256,7 @@ def serve(
         processes.leave(processes.serve(settings, dispatch=not no_dispatch))
 
 
-@app.command()
+@app.command(rich_help_panel=SERVER)
 def dispatch() -> None:
     """Start a dispatcher alone, for replicas of `yoso serve --no-dispatch`; several share the work on PostgreSQL.
 
@@ -250,18 +268,18 @@ def dispatch() -> None:
         processes.leave(processes.dispatch(settings))
 
 
-@app.command()
+@app.command(rich_help_panel=SERVER)
 def migrate(
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the database to be there.")] = 0.0,
 ) -> None:
-    """Bring the database of YOSO_DATABASE_URL up to date, and leave."""
+    """Upgrade the database of YOSO_DATABASE_URL to this release, and exit."""
     from service import processes
 
     with refusals(), configured() as settings:
         processes.migrate(settings, wait)
 
 
-@app.command()
+@app.command(rich_help_panel=SERVER)
 def backup(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file; JSON lines, compressed by gzip.")],
     as_json: Json = False,
@@ -278,7 +296,7 @@ def backup(
         tell(asdict(made), as_json, escape(told))
 
 
-@app.command()
+@app.command(rich_help_panel=SERVER)
 def restore(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What `yoso backup` has written.")],
     as_json: Json = False,
@@ -301,7 +319,7 @@ def restore(
         tell(asdict(done), as_json, escape("\n".join(told)))
 
 
-@app.command()
+@app.command(rich_help_panel=ON_DATA)
 @reads_data
 def inspect(
     dataset: Dataset,
@@ -312,7 +330,7 @@ def inspect(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Look at a dataset on this machine, without a service. Exit code: 0 a search can be made on it, 1 not."""
+    """Check a dataset on this machine, without a service. Exit code: 0 usable for a search, 1 not."""
     from nas_core.data.inspection import inspect as look
     from service.domain.request import DataRequest
 
@@ -333,7 +351,7 @@ def inspect(
         raise typer.Exit(FAILED if found.problems else 0)
 
 
-@app.command()
+@app.command(rich_help_panel=ACCOUNT)
 def login(
     service: Annotated[
         str | None, typer.Argument(metavar="[URL]", help="Where to sign commands in; without it, a browser is.")
@@ -375,9 +393,9 @@ def sign_in(service: str, as_json: bool) -> None:
     tell({"profile": name, "url": address} | me, as_json, escape(told))
 
 
-@app.command()
+@app.command(rich_help_panel=ACCOUNT)
 def logout(as_json: Json = False) -> None:
-    """Forget what `yoso login URL` has kept; the token itself stays good until it is revoked."""
+    """Forget the token that `yoso login URL` stored; the token stays valid until it is revoked."""
     with refusals():
         name = profiles.chosen_name() or profiles.DEFAULT
         forgotten = profiles.forget(name)
@@ -387,7 +405,7 @@ def logout(as_json: Json = False) -> None:
 
 
 tokens = typer.Typer()
-app.add_typer(tokens, name="token", invoke_without_command=True)
+app.add_typer(tokens, name="token", invoke_without_command=True, rich_help_panel=ACCOUNT)
 TokenName = Annotated[str, typer.Argument(metavar="NAME", help="The token's name.")]
 
 
@@ -453,13 +471,13 @@ def list_tokens(
 
 @tokens.command("revoke")
 def revoke_token(name: TokenName, url: Url = None, as_json: Json = False) -> None:
-    """Take a token back, with the browsers' sessions that it has begun."""
+    """Revoke a token and the browser sessions started with it."""
     with refusals(), Client(url) as client:
         revoked = client.revoke_token(name)
         tell(revoked, as_json, f"token {escape(name)} opens nothing any more")
 
 
-@app.command()
+@app.command(rich_help_panel=SEARCHES)
 @reads_data
 def submit(
     dataset: Dataset,
@@ -519,9 +537,12 @@ def submit(
             print(json.dumps(search))
         else:
             out.print(f"queued search [bold]{search['id']}[/]; `yoso watch {search['id']}` follows it", highlight=False)
+            out.print(
+                f"its page: {client.url}{page_of(search)} (`yoso open {search['id']}`)", markup=False, soft_wrap=True
+            )
 
 
-@app.command()
+@app.command(rich_help_panel=SWEEPS)
 @reads_data
 def sweep(
     dataset: Dataset,
@@ -602,10 +623,11 @@ def sweep(
             finally_ = f" and {sum(made['finals'].values())} finals" if made["finals"] else ""
             told = f"queued sweep [bold]{made['id']}[/] of {made['searches']} searches{finally_}"
             out.print("\n".join([told, *map(escape, made["notes"])]), highlight=False)
-            out.print(f"`yoso pareto {made['id']}` shows what they find", highlight=False)
+            out.print(f"`yoso watch {made['id']}` follows it, `yoso pareto {made['id']}` compares the networks")
+            out.print(f"its page: {client.url}{page_of(made)} (`yoso open {made['id']}`)", markup=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=SWEEPS)
 def extend(
     sweep_id: SweepId,
     budget: Budgets = None,
@@ -615,11 +637,12 @@ def extend(
 ) -> None:
     """Retrain more networks of a sweep whose searches have ended; none is run again."""
     with refusals(), Client(url) as client:
+        sweep_id = client.find(sweep_id, "sweep")["id"]
         seen = client.extend_sweep(sweep_id, list(budget) if budget else None, baselines_of(baseline))
         if as_json:
             print(json.dumps(seen))
         else:
-            told = f"queued finals of sweep [bold]{escape(sweep_id)}[/]"
+            told = f"queued finals of sweep [bold]{sweep_id}[/]"
             out.print("\n".join([told, *map(escape, seen["notes"])]), highlight=False)
 
 
@@ -668,7 +691,7 @@ def varied(text: str) -> tuple[str, list[Any]]:
     return field, [json_or_text(value) for value in values.split(",")]
 
 
-@app.command()
+@app.command(rich_help_panel=SWEEPS)
 def sweeps(url: Url = None, as_json: Json = False) -> None:
     """List sweeps, newest first, with their searches by state."""
     with refusals(), Client(url) as client:
@@ -681,7 +704,7 @@ def sweeps(url: Url = None, as_json: Json = False) -> None:
             out.print(terminal.sweeps(page["items"]))
 
 
-@app.command()
+@app.command(rich_help_panel=SWEEPS)
 def pareto(
     sweep_id: SweepId,
     cost: Annotated[str, typer.Option(help="multiply_adds, parameters, activations or latency_ms.")] = "multiply_adds",
@@ -691,7 +714,7 @@ def pareto(
 ) -> None:
     """Show a sweep's networks by cost and accuracy, and which of them no other beats."""
     with refusals(), Client(url) as client:
-        seen = client.pareto(sweep_id, cost, by)
+        seen = client.pareto(client.find(sweep_id, "sweep")["id"], cost, by)
         if as_json:
             print(json.dumps(seen))
         elif not seen["points"]:
@@ -700,25 +723,26 @@ def pareto(
             out.print(terminal.front(seen))
 
 
-@app.command()
-def steer(
-    sweep_id: SweepId,
-    how: Annotated[Steering, typer.Argument(metavar="HOW", help="cancel, pause, resume, or retry what failed.")],
-    max_wait: NewMaxWait = None,
-    max_run: NewMaxRun = None,
-    url: Url = None,
-    as_json: Json = False,
-) -> None:
-    """Cancel, pause or resume a sweep, or queue again what failed of it."""
+@app.command(rich_help_panel=SWEEPS)
+def pause(sweep_id: SweepId, url: Url = None, as_json: Json = False) -> None:
+    """Start no more searches of a sweep; those that are running go on."""
+    steer(sweep_id, "pause", url, as_json)
+
+
+@app.command(rich_help_panel=SWEEPS)
+def resume(sweep_id: SweepId, url: Url = None, as_json: Json = False) -> None:
+    """Resume a paused sweep."""
+    steer(sweep_id, "resume", url, as_json)
+
+
+def steer(sweep_id: str, how: str, url: str | None, as_json: bool) -> None:
+    """Do to a sweep what its route `how` does, and show it."""
     with refusals(), Client(url) as client:
-        deadlines = deadlines_of(max_wait, max_run)
-        if deadlines and how != Steering.RETRY:
-            raise InvalidValue("--max-run", how.value, "deadlines are for what is queued again", "with retry alone")
-        seen = client.steer_sweep(sweep_id, how.value, **deadlines)
+        seen = client.steer_sweep(client.find(sweep_id, "sweep")["id"], how)
         tell(seen, as_json, terminal.sweeps([seen]))
 
 
-@app.command("list")
+@app.command("list", rich_help_panel=SEARCHES)
 def list_searches(
     status: Annotated[str | None, typer.Option(help="Only searches in this state.")] = None,
     project: Annotated[str | None, typer.Option(help="Only searches of this project.")] = None,
@@ -741,33 +765,63 @@ def list_searches(
             out.print(terminal.searches(page["items"]))
 
 
-@app.command()
-def show(search_id: SearchId, url: Url = None, as_json: Json = False) -> None:
-    """Show one search: its state, its networks, and what went wrong."""
+@app.command(rich_help_panel=SEARCHES)
+def show(name: Id, url: Url = None, as_json: Json = False) -> None:
+    """Show a search or a sweep: status, networks and errors."""
     with refusals(), Client(url) as client:
-        search = client.get(search_id)
+        found = client.find(name)
         if as_json:
-            print(json.dumps(search))
+            print(json.dumps(found))
+        elif "seeds" in found:
+            describe_sweep(client, found)
         else:
-            describe(search)
+            describe(found)
 
 
-@app.command()
-def watch(search_id: SearchId, url: Url = None, as_json: Json = False) -> None:
-    """Follow a search until it ends. Exit code: 0 succeeded, 1 failed, 3 cancelled."""
+@app.command("open", rich_help_panel=SEARCHES)
+def open_page(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[ID]", help="A search or sweep, as for `yoso show`; without it, the list.", autocompletion=known
+        ),
+    ] = None,
+    print_only: Annotated[bool, typer.Option("--print", help="Print the link and open no browser.")] = False,
+    url: Url = None,
+) -> None:
+    """Open the page of a search or a sweep in a browser, signed in with your token."""
     with refusals(), Client(url) as client:
-        follow(client, search_id, as_json)
+        link = client.login_link(page_of(client.find(name)) if name is not None else "/searches")["url"]
+        if print_only or not webbrowser.open(link):
+            print(link)
 
 
-@app.command()
+def page_of(found: Search | Sweep) -> str:
+    """The path of the page of a search or a sweep."""
+    return f"/sweeps/{found['id']}" if "seeds" in found else f"/searches/{found['id']}"
+
+
+@app.command(rich_help_panel=SEARCHES)
+def watch(name: Id, url: Url = None, as_json: Json = False) -> None:
+    """Follow a search or a sweep until it ends. Exit code: 0 succeeded, 1 failed, 3 cancelled."""
+    with refusals(), Client(url) as client:
+        found = client.find(name)
+        if "seeds" in found:
+            follow_sweep(client, found["id"], as_json)
+        else:
+            follow(client, found["id"], as_json)
+
+
+@app.command(rich_help_panel=SEARCHES)
 def logs(
     search_id: SearchId,
     attempt: Annotated[int | None, typer.Option(min=1, help="Which attempt's (default: the newest's).")] = None,
     following: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the attempt ends.")] = False,
     url: Url = None,
 ) -> None:
-    """Print what a search's driver has printed: the log's last 4 MiB, and with -f what comes."""
+    """Print a search's log, or at most its last 4 MiB; with -f, what is added until the attempt ends."""
     with refusals(), Client(url) as client:
+        search_id = client.find(search_id, "search")["id"]
         log = client.log(search_id, attempt)
         if log["begin"]:
             err.print(f"… {log['begin']:,} bytes before this are left out", highlight=False)
@@ -785,9 +839,9 @@ def logs(
             raise typer.Exit(FAILED)
 
 
-@app.command()
+@app.command(rich_help_panel=SERVER)
 def doctor(as_json: Json = False) -> None:
-    """Look whether everything is there that Yoso needs here. Exit code: 0 all is well, 1 something is not."""
+    """Check this machine for everything that Yoso needs. Exit code: 0 no problems, 1 problems."""
     from service.doctor import State, examine
 
     found = []
@@ -803,32 +857,42 @@ def doctor(as_json: Json = False) -> None:
     raise typer.Exit(FAILED if any(one["state"] == State.BAD for one in found) else 0)
 
 
-@app.command()
-def cancel(search_id: SearchId, url: Url = None, as_json: Json = False) -> None:
-    """Cancel a search; one that has ended stays as it is."""
+@app.command(rich_help_panel=SEARCHES)
+def cancel(name: Id, url: Url = None, as_json: Json = False) -> None:
+    """Cancel a search, or all searches of a sweep; what has ended stays as it is."""
     with refusals(), Client(url) as client:
-        search = client.cancel(search_id)
-        tell(search, as_json, f"search {escape(search_id)} is {search['status']}")
+        found = client.find(name)
+        if "seeds" in found:
+            swept = client.steer_sweep(found["id"], "cancel")
+            tell(swept, as_json, terminal.sweeps([swept]))
+        else:
+            search = client.cancel(found["id"])
+            tell(search, as_json, f"search {search['id']} is {search['status']}")
 
 
-@app.command()
+@app.command(rich_help_panel=SEARCHES)
 def retry(
-    search_id: SearchId,
+    name: Id,
     max_wait: NewMaxWait = None,
     max_run: NewMaxRun = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Queue a search that failed or was cancelled again; it resumes from its last checkpoint.
+    """Queue a search that failed or was cancelled again, or all of a sweep that failed; from their last checkpoints.
 
-    Its time to wait and to run begins anew.
+    Their time to wait and to run begins anew.
     """
     with refusals(), Client(url) as client:
-        search = client.retry(search_id, **deadlines_of(max_wait, max_run))
-        tell(search, as_json, f"search {escape(search_id)} is {search['status']} again")
+        found, deadlines = client.find(name), deadlines_of(max_wait, max_run)
+        if "seeds" in found:
+            swept = client.steer_sweep(found["id"], "retry", **deadlines)
+            tell(swept, as_json, terminal.sweeps([swept]))
+        else:
+            search = client.retry(found["id"], **deadlines)
+            tell(search, as_json, f"search {search['id']} is {search['status']} again")
 
 
-@app.command()
+@app.command(rich_help_panel=SEARCHES)
 def delete(
     search_id: SearchId,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
@@ -836,26 +900,27 @@ def delete(
     as_json: Json = False,
 ) -> None:
     """Delete a search that has ended, with its networks, events and files; this cannot be undone."""
-    if not yes:
-        typer.confirm(f"Delete search {search_id} with all its files?", abort=True, err=True)
     with refusals(), Client(url) as client:
-        deleted = client.delete(search_id)
-        tell(deleted, as_json, f"search {escape(search_id)} is deleted")
+        found = client.find(search_id, "search")
+        if not yes:
+            named = f" ({terminal.printable(found['name'])})" if found["name"] else ""
+            typer.confirm(f"Delete search {found['id']}{named} with all its files?", abort=True, err=True)
+        tell(client.delete(found["id"]), as_json, f"search {found['id']} is deleted")
 
 
-@app.command()
+@app.command(rich_help_panel=SERVER)
 def cluster(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many of the queue to show.")] = 20,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Show the cluster: what it has, who holds it, who waits and why, and the projects' shares."""
+    """Show the cluster: its resources, what uses them, what waits and why, and the projects' shares."""
     with refusals(), Client(url) as client:
         seen = client.cluster(limit)
         tell(seen, as_json, terminal.cluster(seen))
 
 
-@app.command()
+@app.command(rich_help_panel=SERVER)
 def project(
     name: Annotated[str, typer.Argument(metavar="PROJECT", help="The project's name.")],
     weight: Annotated[float | None, typer.Option(help="Its part in shares, beside the others'.")] = None,
@@ -868,7 +933,7 @@ def project(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Change a project's weight and quotas ("none" lifts one), and show where it stands."""
+    """Change a project's weight and quotas ("none" lifts one), and show its usage."""
     with refusals(), Client(url) as client:
         changed: dict[str, float | None] = {} if weight is None else {"weight": weight}
         quotas = {
@@ -882,7 +947,7 @@ def project(
         tell(seen, as_json, terminal.projects([seen]))
 
 
-@app.command()
+@app.command(rich_help_panel=SERVER)
 def audit(
     project: Annotated[str | None, typer.Option(help="Only what was done in this project.")] = None,
     by: Annotated[str | None, typer.Option(help="Only what was done with the token of this name.")] = None,
@@ -902,7 +967,7 @@ def audit(
 
 
 webhooks = typer.Typer(help="Send the state of a project's searches and sweeps to URLs. It takes an admin's token.")
-app.add_typer(webhooks, name="webhook", no_args_is_help=True)
+app.add_typer(webhooks, name="webhook", no_args_is_help=True, rich_help_panel=SERVER)
 WebhookId = Annotated[str, typer.Argument(metavar="WEBHOOK", help="The webhook's id.")]
 TEST_SECONDS = 30.0
 """How long a test waits to be sent, and for its answer."""
@@ -1020,9 +1085,9 @@ def quota(field: str, text: str) -> float | None:
         raise InvalidValue(option, text, "not a number", "a number, or none") from error
 
 
-@app.command()
+@app.command(rich_help_panel=SEARCHES)
 def fetch(
-    search_id: SearchId,
+    name: Id,
     to: Annotated[Path | None, typer.Option(help="The folder to bring them to (default: yoso-ID).")] = None,
     kinds: Annotated[
         list[str] | None,
@@ -1031,32 +1096,60 @@ def fetch(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Bring a search's networks to a folder, in every format or in those asked for; a folder for each budget."""
+    """Download the networks of a search, or of a sweep: of its finals, or else of all its searches that succeeded.
+
+    Each budget gets a folder; where a sweep has several searches, below a folder for each.
+    """
     with refusals(), Client(url) as client:
         for kind in kinds or ():
             if kind not in (*FILES, "all"):
                 raise InvalidValue("--format", kind, "no such format", ", ".join((*FILES, "all")))
-        try:
-            folders = client.fetch(search_id, to, None if "all" in (kinds or ()) else kinds)
-        except InvalidValue as problem:
-            option = {"formats": "--format", "search_id": "ID"}[problem.field]
-            raise InvalidValue(option, problem.value, problem.reason, problem.accepted) from problem
+        found = client.find(name)
+        searches = delivered(client, found) if "seeds" in found else [found]
+        brought = {}
+        for search in searches:
+            below = Path(to or f"yoso-{found['id']}")
+            folder = below / search["id"] if len(searches) > 1 else below
+            try:
+                folders = client.fetch(search["id"], folder, None if "all" in (kinds or ()) else kinds)
+            except InvalidValue as problem:
+                option = {"formats": "--format", "search_id": "ID"}[problem.field]
+                raise InvalidValue(option, problem.value, problem.reason, problem.accepted) from problem
+            brought[search["id"]] = {str(budget): folder for budget, folder in folders.items()}
+            if not as_json:
+                out.print(terminal.results(search["architectures"], folders))
         if as_json:
-            print(json.dumps({str(budget): folder for budget, folder in folders.items()}))
-        else:
-            out.print(terminal.results(client.get(search_id)["architectures"], folders))
+            print(json.dumps(brought if "seeds" in found else brought[found["id"]]))
 
 
-@app.command()
+def delivered(client: Client, sweep: Sweep) -> list[Search]:
+    """The searches whose networks a sweep delivers: its finals, or without them all; those that succeeded.
+
+    Raises `InvalidValue` where there are none.
+    """
+    members = list(client.each_search(sweep["id"]))
+    ended = [one for one in members if one["status"] == "succeeded"]
+    finals = [one for one in ended if one["kind"] == "finals"]
+    if not ended:
+        raise InvalidValue("ID", sweep["id"], "no search of the sweep has succeeded yet", "a sweep with networks")
+    return finals or ended
+
+
+@app.command(rich_help_panel=SEARCHES)
 def tensorboard(
-    search_ids: Annotated[list[str], typer.Argument(metavar="ID...", help="The searches' ids.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="ID...", help="Searches and sweeps, as for `yoso show`.", autocompletion=known),
+    ],
     to: Annotated[Path, typer.Option(help="The folder to bring them to.")] = Path("yoso-tensorboard"),
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Bring what searches have measured to a folder for TensorBoard; asked again, it brings what is new."""
+    """Download searches' measurements for TensorBoard; run again, it downloads what is new."""
     with refusals(), Client(url) as client:
-        folders = {search_id: client.tensorboard(search_id, to) for search_id in search_ids}
+        found = [client.find(name) for name in names]
+        ids = [search["id"] for one in found for search in (client.each_search(one["id"]) if "seeds" in one else [one])]
+        folders = {search_id: client.tensorboard(search_id, to) for search_id in ids}
         if as_json:
             print(json.dumps(folders))
         else:
@@ -1068,7 +1161,7 @@ def tensorboard(
             )
 
 
-@app.command()
+@app.command(rich_help_panel=SEARCHES)
 @reads_data
 def run(
     dataset: Dataset,
@@ -1097,7 +1190,7 @@ def run(
     ] = Path("yoso-run"),
     as_json: Json = False,
 ) -> None:
-    """Search here and now, without a service, in the foreground.
+    """Run a search in the foreground, without a service.
 
     Exit code: 0 succeeded, 1 failed, 2 bad input, 4 the folder is another process's, 130 interrupted.
     """
@@ -1136,6 +1229,9 @@ def run(
         values = spec.to_dict() | {"version": 1, "search_id": folder.name, "data_roots": list(data_roots())}
         folder.mkdir(parents=True, exist_ok=True)
         raise typer.Exit(run_in(folder, spec, values, as_json))
+
+
+app.registered_commands.sort(key=lambda command: PANELS.index(str(command.rich_help_panel)))
 
 
 def tell_busy(folder: Path, holder: str) -> NoReturn:
@@ -1304,6 +1400,31 @@ def follow(client: Client, search_id: str, as_json: bool) -> None:
     if not as_json:
         describe(search)
     raise typer.Exit(EXIT[search["status"]] if search["status"] in ENDED else FAILED)
+
+
+def follow_sweep(client: Client, sweep_id: str, as_json: bool) -> None:
+    """Show how many searches of a sweep have ended until all have, then leave with an exit code as for a search."""
+    last: Mapping[str, Any] = {}
+
+    def show_change(sweep: Sweep) -> None:
+        nonlocal last
+        now = {name: sweep[name] for name in ("paused", "counts", "finals", "done")}
+        if now != last:
+            last = now
+            print(json.dumps(sweep), flush=True) if as_json else out.print(terminal.sweep_line(sweep), highlight=False)
+
+    ended = client.wait_sweep(sweep_id, show_change)
+    if not as_json:
+        describe_sweep(client, ended)
+    states = {*ended["counts"], *ended["finals"]}
+    raise typer.Exit(FAILED if "failed" in states else CANCELLED if "cancelled" in states else 0)
+
+
+def describe_sweep(client: Client, sweep: Sweep) -> None:
+    """Print a sweep's state and its searches."""
+    out.print(terminal.sweeps([sweep]))
+    out.print(terminal.searches(client.each_search(sweep["id"])))
+    out.print(f"`yoso pareto {sweep['id']}` compares the networks", highlight=False)
 
 
 def describe(search: Search) -> None:

@@ -19,12 +19,12 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Itera
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, Self, TypeVar, overload
 from urllib.parse import quote, urlsplit
 
 import httpx
 
-from nas_core.errors import InvalidValue
+from nas_core.errors import InvalidValue, did_you_mean
 from nas_core.files import FILES
 from service import own_token, profiles, proxies
 from service.answers import (
@@ -72,6 +72,8 @@ LOOK_SECONDS = 0.3
 STILL_LOOKING = "urn:yoso:still-looking"
 """The type of a refusal that ends when a dataset has been looked at."""
 RECONNECT_SECONDS = 0.5
+MOST_NAMED = 8
+"""Searches and sweeps that an error names, of those that a name may stand for."""
 
 Answer = TypeVar("Answer")
 P = ParamSpec("P")
@@ -433,6 +435,42 @@ class Client(Calls):
         except httpx.HTTPError:
             return False
 
+    @overload
+    def find(self, name: str, only: Literal["search"]) -> Search: ...
+
+    @overload
+    def find(self, name: str, only: Literal["sweep"]) -> Sweep: ...
+
+    @overload
+    def find(self, name: str, only: None = None) -> Search | Sweep: ...
+
+    def find(self, name: str, only: Any = None) -> Any:
+        """The search or sweep, or `only` one of them, that a whole ID, the beginning of an ID or a name stands for.
+
+        Raises `InvalidValue` where there is none, with names that are alike, and where there are several.
+        """
+        asking = _find(name, only)
+        try:
+            request = next(asking)
+            while True:
+                try:
+                    answer = self.send(request)
+                except ClientError as error:
+                    request = asking.throw(error)
+                else:
+                    request = asking.send(answer)
+        except StopIteration as end:
+            return end.value
+
+    def each_search(self, sweep_id: str) -> Iterator[Search]:
+        """Every search of a sweep, in the order of its points."""
+        after = None
+        while True:
+            page = self.sweep_searches(sweep_id, after=after)
+            yield from page["items"]
+            if (after := page["next"]) is None:
+                return
+
     def inspect(
         self,
         dataset: str,
@@ -571,6 +609,40 @@ class AsyncClient(Calls):
         except httpx.HTTPError:
             return False
 
+    @overload
+    async def find(self, name: str, only: Literal["search"]) -> Search: ...
+
+    @overload
+    async def find(self, name: str, only: Literal["sweep"]) -> Sweep: ...
+
+    @overload
+    async def find(self, name: str, only: None = None) -> Search | Sweep: ...
+
+    async def find(self, name: str, only: Any = None) -> Any:
+        """As `Client.find`."""
+        asking = _find(name, only)
+        try:
+            request = next(asking)
+            while True:
+                try:
+                    answer = await self.send(request)
+                except ClientError as error:
+                    request = asking.throw(error)
+                else:
+                    request = asking.send(answer)
+        except StopIteration as end:
+            return end.value
+
+    async def each_search(self, sweep_id: str) -> AsyncIterator[Search]:
+        """As `Client.each_search`."""
+        after = None
+        while True:
+            page = await self.sweep_searches(sweep_id, after=after)
+            for search in page["items"]:
+                yield search
+            if (after := page["next"]) is None:
+                return
+
     async def inspect(
         self,
         dataset: str,
@@ -653,6 +725,50 @@ class AsyncClient(Calls):
                 if over(found):
                     return found
             await asyncio.sleep(POLL_SECONDS)
+
+
+def _find(name: str, only: Literal["search", "sweep"] | None) -> Generator[Request[Any], Any, Any]:
+    """The requests that find out what `name` stands for, for a client to send; returns that. Raises `InvalidValue`.
+
+    A whole ID takes one request or two; a beginning or a name is looked for among all.
+    """
+    paths = {"search": "/api/v1/searches", "sweep": "/api/v1/sweeps"}
+    asked = [only] if only else [*paths]
+    for kind in asked if name else ():
+        try:
+            return (yield ask("GET", f"{paths[kind]}/{_part(name)}"))
+        except ClientError as error:
+            if error.status != 404:
+                raise
+    alike: dict[str, dict[str, Any]] = {}
+    for kind in asked:
+        after, words = None, {"q": name} if kind == "search" else {}
+        while True:
+            page = yield ask("GET", paths[kind], limit=100, after=after, **words)
+            alike |= {one["id"]: one | {"what": kind} for one in page["items"]}
+            if (after := page["next"]) is None:
+                break
+    meant = {at: one for at, one in alike.items() if name and (at.startswith(name) or one["name"] == name)}
+    # The searches of a sweep have its name: the name means the sweep.
+    meant = {at: one for at, one in meant.items() if at.startswith(name) or one.get("sweep") not in meant}
+    if len(meant) == 1:
+        [one] = meant.values()
+        del one["what"]
+        return one
+    if meant:
+        shown = [f"{at} ({one['what']}{' ' + repr(one['name']) if one['name'] else ''})" for at, one in meant.items()]
+        more = f" and {len(shown) - MOST_NAMED} more" if len(shown) > MOST_NAMED else ""
+        raise InvalidValue("ID", name, f"ambiguous: {len(shown)} match", ", ".join(shown[:MOST_NAMED]) + more)
+    if "search" in asked:
+        page = yield ask("GET", paths["search"], limit=100)
+        alike |= {one["id"]: one for one in page["items"]}
+    known = dict.fromkeys(word for one in alike.values() for word in (one["name"], one["id"]) if word)
+    raise InvalidValue(
+        "ID",
+        name,
+        f"no {' or '.join(asked)} has this ID or name{did_you_mean(name, known)}",
+        "an ID, the beginning of one, or a name, as `yoso list` and `yoso sweeps` show them",
+    )
 
 
 def _tell(looking: Looking, progress: Callable[[str, int, int | None], object] | None) -> None:

@@ -336,18 +336,29 @@ def sweeps(items: Iterable[Mapping[str, Any]]) -> Table:
     """The table of sweeps and of their searches by state."""
     table = Table("sweep", "name", "project", "searches", "left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for one in items:
-        states = ", finals ".join(
-            " ".join(f"[{COLOURS.get(s, 'default')}]{n} {s}[/]" for s, n in counts.items())
-            for counts in (one["counts"], one["finals"])
-            if counts
-        )
         left = "" if one["seconds_left"] is None or one["done"] else f"about {duration(one['seconds_left'])}"
         paused = "paused, " if one["paused"] else ""
-        table.add_row(one["id"], escape(one["name"]), escape(one["project"]), states, paused + left)
+        table.add_row(one["id"], escape(one["name"]), escape(one["project"]), states_of(one), paused + left)
     return table
 
 
+def states_of(sweep: Mapping[str, Any]) -> str:
+    """How many searches of a sweep, and how many of its finals, are in each state."""
+    return ", finals ".join(
+        " ".join(f"[{COLOURS.get(s, 'default')}]{n} {s}[/]" for s, n in counts.items())
+        for counts in (sweep["counts"], sweep["finals"])
+        if counts
+    )
+
+
+def sweep_line(sweep: Mapping[str, Any]) -> str:
+    """How far a sweep is, in a line."""
+    left = "" if sweep["seconds_left"] is None or sweep["done"] else f"; about {duration(sweep['seconds_left'])} left"
+    return ("paused: " if sweep["paused"] else "") + states_of(sweep) + left
+
+
 MARKS = {(True, True): "●", (True, False): "·", (False, False): "○"}
+LEGEND = "● no other network beats it   · beaten by another   ○ random or thin, to compare with"
 
 
 def front(seen: Mapping[str, Any]) -> Group:
@@ -366,7 +377,7 @@ def front(seen: Mapping[str, Any]) -> Group:
         which = str(point["seed"]) if point["origin"] == "search" else f"{point['origin']}, {point['seed']}"
         table.add_row(mark, *cells, which, point["architecture"], style=style)
     placed = [point | {"accuracy": point[seen["by"]]} for point in seen["points"] if point[seen["by"]] is not None]
-    return Group(Text(plot(placed) if placed else ""), table)
+    return Group(Text(plot(placed) if placed else ""), Text(LEGEND, "dim"), table)
 
 
 def plot(points: Sequence[Mapping[str, Any]], width: int = 60, height: int = 12) -> str:

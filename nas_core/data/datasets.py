@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nas_core.data.layout import seems_to_hold_classes
-from nas_core.errors import InvalidValue
+from nas_core.errors import InvalidValue, did_you_mean
 
 UNREADABLE_SHARE = 0.01
 """The share of a dataset's image files that may be unreadable; they are skipped, and more are refused."""
@@ -208,6 +208,6 @@ def _allowed(dataset: str, roots: Sequence[str], anywhere: bool) -> Path:
         raise InvalidValue("dataset", dataset, "no such folder", _ACCEPTED) from error
     if not anywhere and not any(path.is_relative_to(Path(root).resolve()) for root in roots):
         if os.sep not in dataset:
-            raise InvalidValue("dataset", dataset, "no such dataset", _ACCEPTED)
+            raise InvalidValue("dataset", dataset, "no such dataset" + did_you_mean(dataset, DATASETS), _ACCEPTED)
         raise InvalidValue("dataset", dataset, "outside the data roots", "a folder below YOSO_DATA_ROOTS")
     return path

@@ -7,7 +7,7 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any, Self
 
-from nas_core.errors import InvalidValue, refuse_unknown
+from nas_core.errors import InvalidValue, did_you_mean, refuse_unknown
 from nas_core.space import topology
 from nas_core.space.blocks import Block, Edge, Reduction, live
 from nas_core.space.genotype import Genotype
@@ -29,7 +29,9 @@ class SearchSpace(Skeleton):
         unknown name or field.
         """
         if name not in PRESETS:
-            raise InvalidValue("space.preset", name, "no such preset", "one of " + ", ".join(PRESETS))
+            raise InvalidValue(
+                "space.preset", name, "no such preset" + did_you_mean(name, PRESETS), "one of " + ", ".join(PRESETS)
+            )
         refuse_unknown("space", overrides, [field.name for field in fields(cls) if field.name != "name"])
         overrides = {k: tuple(v) if isinstance(v, list) else v for k, v in overrides.items()}
         if isinstance(operations := overrides.get("operations"), str | tuple):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
-from nas_core.errors import InvalidValue, refuse_unknown
+from nas_core.errors import InvalidValue, did_you_mean, refuse_unknown
 from nas_core.spec.augmentation import AugmentationSettings
 from nas_core.spec.checks import Phase, choice, number, switch, whole
 
@@ -134,9 +134,16 @@ class Settings(AugmentationSettings, RetrainSettings, ScalingSettings, SupernetS
         is not given is shortened to less than the epochs. Raises `InvalidValue` for an unknown name, recipe or field.
         """
         if name not in SETTINGS:
-            raise InvalidValue("space.preset", name, "no such preset", "one of " + ", ".join(SETTINGS))
+            raise InvalidValue(
+                "space.preset", name, "no such preset" + did_you_mean(name, SETTINGS), "one of " + ", ".join(SETTINGS)
+            )
         if recipe is not None and recipe not in list(RECIPES):
-            raise InvalidValue("settings.recipe", recipe, "no such recipe", "one of " + ", ".join(RECIPES))
+            raise InvalidValue(
+                "settings.recipe",
+                recipe,
+                "no such recipe" + did_you_mean(str(recipe), RECIPES),
+                "one of " + ", ".join(RECIPES),
+            )
         refuse_unknown("settings", overrides, ["recipe", *(field.name for field in fields(cls))])
         gamma = {"gamma": PAPER_GAMMA[name]} if overrides.get("form") == "paper" else {}
         unnamed = STANDARD if name == "cifar10" else {"retrain_start": "supernet"}

@@ -43,8 +43,8 @@ def yoso(*words: str, url: str | None = None) -> Result:
 
 
 COMMANDS = (
-    "serve dispatch migrate submit list show watch logs cancel retry cluster project sweep sweeps pareto steer fetch "
-    "run doctor backup restore"
+    "serve dispatch migrate submit list show watch logs cancel retry cluster project sweep sweeps pareto pause resume "
+    "open fetch run doctor backup restore"
 )
 
 
@@ -55,6 +55,12 @@ def test_every_command_explains_itself(command: str) -> None:
     assert command in yoso("--help").output
     if command in ("submit", "run"):
         assert all(name in told.output for name in DATASETS)
+
+
+def test_help_has_panels_with_searches_first() -> None:
+    told = yoso("--help").output
+    places = [told.index(f"─ {panel} ─") for panel in cli.PANELS]
+    assert places == sorted(places)
 
 
 def test_a_dry_run_tells_how_long_it_would_take_and_queues_nothing(url: str) -> None:
@@ -210,7 +216,7 @@ def test_an_unreachable_service_is_a_failure_in_one_line() -> None:
 @pytest.mark.parametrize("command", ["show", "watch", "cancel", "fetch"])
 def test_an_unknown_search_is_told(command: str, url: str) -> None:
     told = yoso(command, "nosuchsearch", url=url)
-    assert told.exit_code == 2 and "no search 'nosuchsearch'" in told.stderr
+    assert told.exit_code == 2 and "no search or sweep has this ID or name" in told.stderr
 
 
 def test_show_says_that_a_class_is_never_recognised(app: FastAPI, url: str) -> None:
@@ -255,6 +261,46 @@ def test_watch_shows_phases_epochs_and_costs(url: str, seeds: dict[str, str]) ->
     assert "search: epoch 30/30" in told and "→ 300k/600k" in told
     assert "retrain 600k: epoch 60/60" in told
     assert "retrained the network for 300,000: 97.5% of 359 test images right" in told
+
+
+def test_a_beginning_or_a_name_will_do_for_an_id(app: FastAPI, url: str) -> None:
+    sweep = json.loads(
+        yoso(
+            "sweep", "digits", "-b", "300k", "--seeds", "0,1", "--no-finals", "--name", "night", "--json", url=url
+        ).stdout
+    )
+    made = [json.loads(yoso("submit", "digits", "-b300k", "--name", "first", "--json", url=url).stdout)["id"]]
+
+    def shown(name: str) -> str:
+        told = yoso("show", name, "--json", url=url)
+        assert told.exit_code == 0, told.output
+        return str(json.loads(told.stdout)["id"])
+
+    assert shown("night") == shown(sweep["id"][:-2]) == sweep["id"], "its searches have the name of the sweep"
+    assert shown("first") == shown(made[0][:-1]) == made[0]
+    unknown = yoso("cancel", "frist", url=url)
+    assert unknown.exit_code == 2 and "did you mean 'first'?" in unknown.stderr
+    assert "no sweep has" in yoso("pause", "first", url=url).stderr
+    made.append(json.loads(yoso("submit", "digits", "-b300k", "--name", "first", "--json", url=url).stdout)["id"])
+    several = yoso("cancel", "first", url=url)
+    assert several.exit_code == 2 and "ambiguous" in several.stderr and all(one in several.stderr for one in made)
+
+
+def test_a_sweep_is_shown_watched_and_fetched_and_its_page_opened(app: FastAPI, url: str, tmp_path: Path) -> None:
+    words = ("sweep", "digits", "-b300k", "-b600k", "--seeds", "0,1", "--no-finals", "--name", "night", "--json")
+    sweep = json.loads(yoso(*words, url=url).stdout)
+    ids = [one.id for one in parts(app).sweeps.searches(sweep["id"], 3)]
+    assert "no search of the sweep has succeeded" in yoso("fetch", "night", url=url).stderr
+    for search_id in ids:
+        seeding.Run(app, search_id, only=True).succeed()
+    assert all(one in yoso("show", "night", url=url).stdout for one in ids)
+    watched = yoso("watch", "night", url=url)
+    assert watched.exit_code == 0 and "2 succeeded" in watched.stdout
+    fetched = json.loads(yoso("fetch", "night", "--to", str(tmp_path / "to"), "--json", url=url).stdout)
+    assert fetched[ids[1]]["600000"] == str(tmp_path / "to" / ids[1] / "600000")
+    assert Path(fetched[ids[1]]["600000"], "result.json").is_file()
+    link = yoso("open", "night", "--print", url=url).stdout
+    assert link.startswith("http") and sweep["id"] in link
 
 
 def test_cancels(url: str, seeds: dict[str, str]) -> None:
@@ -389,8 +435,8 @@ def test_queues_a_sweep_and_shows_and_steers_it(app: FastAPI, url: str) -> None:
     assert made["searches"] == 4 and made["notes"] == ["the budgets were sorted"]
     told = yoso("sweeps", url=url)
     assert "4 queued" in told.stdout and "night" in told.stdout
-    assert "paused" in yoso("steer", made["id"], "pause", url=url).stdout
-    assert "4 cancelled" in yoso("steer", made["id"], "cancel", url=url).stdout
+    assert "paused" in yoso("pause", made["id"], url=url).stdout
+    assert "4 cancelled" in yoso("cancel", made["id"][:8], url=url).stdout
     first = json.loads(yoso("sweeps", "--json", url=url).stdout)["items"][1]["id"]
     assert "no networks yet" in yoso("pareto", first, url=url).stdout
     search_id = json.loads(yoso("list", "--status", "queued", "--json", url=url).stdout)["items"][0]["id"]
