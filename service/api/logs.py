@@ -9,7 +9,8 @@ from service.api.context import Context, ContextDep
 from service.api.problems import ProblemError
 from service.api.searches import PROBLEMS, UNKNOWN, SeenDep, operation_id
 from service.dispatch.dispatcher import driver_log, submission_id
-from service.dispatch.executors.ray_jobs import MOST_LOG, RayUnavailable
+from service.dispatch.executors.port import RayUnavailable
+from service.dispatch.executors.ray_jobs import MOST_LOG
 from service.domain.retention import Part
 from service.store.models import Attempt, Search
 

@@ -27,8 +27,7 @@ from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from nas_core.spec import FinalsOptions
 from service.dispatch import folder_model
-from service.dispatch.executors.port import Executor, Refused
-from service.dispatch.executors.ray_jobs import Job, RayUnavailable
+from service.dispatch.executors.port import Executor, Job, RayUnavailable, Refused
 from service.dispatch.folder_model import Asked, BadFolder
 from service.dispatch.runs import Runs, TornFile
 from service.domain.lifecycle import LONGEST_BACKOFF, WAITING_SECONDS, IllegalTransition, Status, backoff

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from service.dispatch.executors.ray_jobs import JobStatus, RayJobs
+from service.dispatch.executors.port import JobStatus
+from service.dispatch.executors.ray_jobs import RayJobs
 from service.dispatch.local_ray import LocalRay
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -18,8 +18,8 @@ from typing import Any
 
 import httpx
 
-from service.dispatch.executors.port import Refused
-from service.dispatch.executors.ray_jobs import Endpoint, Job, JobStatus, Node, RayJobs, RayUnavailable
+from service.dispatch.executors.port import Job, JobStatus, Node, RayUnavailable, Refused
+from service.dispatch.executors.ray_jobs import Endpoint, RayJobs
 from service.domain.rayjobs import LONGEST_NAME, SEARCH, NoPlace, Template
 from service.domain.scheduling import Ask
 

@@ -1,9 +1,61 @@
-"""What a dispatcher asks of that on which runs are executed."""
+"""The interface between the dispatcher and the executors of jobs, and the types that it uses."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
-from service.dispatch.executors.ray_jobs import Job, Node, RayUnavailable
 from service.domain.scheduling import Ask
+
+
+class JobStatus(StrEnum):
+    """What Ray says of a job."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    STOPPED = "STOPPED"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job will not change any more."""
+        return self in (JobStatus.STOPPED, JobStatus.SUCCEEDED, JobStatus.FAILED)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as Ray sees it; `message` is Ray's own word on its state.
+
+    `driver_job_id` is the number under which the cluster knows the job's driver, from when that has connected.
+    """
+
+    status: JobStatus
+    message: str
+    driver_job_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine of the cluster, as it joined: `cpus`, `gpus` and `memory` (bytes) are what it has, taken or free.
+
+    `accelerator_types` are the names behind its resources `accelerator_type:…`, which Ray or its operator gives it.
+    """
+
+    id: str
+    name: str
+    ip: str
+    head: bool
+    alive: bool
+    cpus: float
+    gpus: float
+    memory: float
+    labels: Mapping[str, str]
+    accelerator_types: tuple[str, ...] = ()
+
+
+class RayUnavailable(RuntimeError):
+    """Ray did not answer, or not as it should; what was asked may or may not have happened."""
 
 
 class Refused(RayUnavailable):

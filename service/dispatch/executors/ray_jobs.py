@@ -13,13 +13,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import httpx
 
 from nas_core.errors import InvalidValue
 from service import proxies
+from service.dispatch.executors.port import Job, JobStatus, Node, RayUnavailable
 from service.domain.scheduling import Ask
 
 TYPE = "accelerator_type:"
@@ -32,52 +32,6 @@ LIMIT = "10000"
 """How many rows to ask for: as many as Ray gives at most."""
 
 
-class JobStatus(StrEnum):
-    """What Ray says of a job."""
-
-    PENDING = "PENDING"
-    RUNNING = "RUNNING"
-    STOPPED = "STOPPED"
-    SUCCEEDED = "SUCCEEDED"
-    FAILED = "FAILED"
-
-    @property
-    def ended(self) -> bool:
-        """Whether the job will not change any more."""
-        return self in (JobStatus.STOPPED, JobStatus.SUCCEEDED, JobStatus.FAILED)
-
-
-@dataclass(frozen=True)
-class Job:
-    """A job as Ray sees it; `message` is Ray's own word on its state.
-
-    `driver_job_id` is the number under which the cluster knows the job's driver, from when that has connected.
-    """
-
-    status: JobStatus
-    message: str
-    driver_job_id: str | None = None
-
-
-@dataclass(frozen=True)
-class Node:
-    """A machine of the cluster, as it joined: `cpus`, `gpus` and `memory` (bytes) are what it has, taken or free.
-
-    `accelerator_types` are the names behind its resources `accelerator_type:…`, which Ray or its operator gives it.
-    """
-
-    id: str
-    name: str
-    ip: str
-    head: bool
-    alive: bool
-    cpus: float
-    gpus: float
-    memory: float
-    labels: Mapping[str, str]
-    accelerator_types: tuple[str, ...] = ()
-
-
 @dataclass(frozen=True)
 class Endpoint:
     """Where a Ray dashboard listens, and the token it wants, if any."""
@@ -87,10 +41,6 @@ class Endpoint:
 
     def __repr__(self) -> str:
         return f"Endpoint({self.url!r})"
-
-
-class RayUnavailable(RuntimeError):
-    """Ray did not answer, or not as it should; what was asked may or may not have happened."""
 
 
 class RayJobs:

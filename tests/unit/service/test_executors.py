@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.dispatch.executors.port import Executor
-from service.dispatch.executors.ray_jobs import JobStatus, RayUnavailable
+from service.dispatch.executors.port import Executor, JobStatus, RayUnavailable
 from service.dispatch.runs import Runs
 from service.domain.scheduling import Ask
 from tests import seeding

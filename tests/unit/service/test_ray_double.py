@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from service.dispatch.executors.ray_jobs import Endpoint, JobStatus, RayJobs, RayUnavailable
+from service.dispatch.executors.port import JobStatus, RayUnavailable
+from service.dispatch.executors.ray_jobs import Endpoint, RayJobs
 from service.dispatch.runs import Runs
 from service.domain.lifecycle import Status
 from service.store.work import Work

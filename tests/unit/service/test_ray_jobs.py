@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.dispatch.executors.ray_jobs import Endpoint, Job, JobStatus, RayJobs, RayUnavailable
+from service.dispatch.executors.port import Job, JobStatus, RayUnavailable
+from service.dispatch.executors.ray_jobs import Endpoint, RayJobs
 from tests.ray_double import ray_double
 
 Answer = Callable[[httpx.Request], httpx.Response]
