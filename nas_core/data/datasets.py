@@ -141,7 +141,7 @@ def locate(dataset: str, roots: Sequence[str] = (), anywhere: bool = False) -> D
     else:
         path = _allowed(dataset, roots, anywhere)
     if not os.path.isdir(path):
-        raise InvalidValue("dataset", dataset, "no such folder", _ACCEPTED)
+        raise InvalidValue("dataset", dataset, "no such folder" + did_you_mean(dataset, DATASETS), _ACCEPTED)
     return DatasetInfo(dataset, "folder", str(path), 0, 3, 0, 0, "imagenet")
 
 
@@ -205,7 +205,7 @@ def _allowed(dataset: str, roots: Sequence[str], anywhere: bool) -> Path:
     try:
         path = Path(dataset).expanduser().resolve()
     except (OSError, RuntimeError) as error:  # a name that is too long, links in a circle, the home of nobody
-        raise InvalidValue("dataset", dataset, "no such folder", _ACCEPTED) from error
+        raise InvalidValue("dataset", dataset, "no such folder" + did_you_mean(dataset, DATASETS), _ACCEPTED) from error
     if not anywhere and not any(path.is_relative_to(Path(root).resolve()) for root in roots):
         if os.sep not in dataset:
             raise InvalidValue("dataset", dataset, "no such dataset" + did_you_mean(dataset, DATASETS), _ACCEPTED)
