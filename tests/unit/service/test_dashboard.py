@@ -217,7 +217,7 @@ def test_fragments_replace_parts_of_the_page(browser: httpx.Client, seeds: dict[
     for search_id in seeds.values():
         page = browser.get(f"/searches/{search_id}").text
         swapped = re.findall(r'id="(\w+)"[^>]*hx-swap-oob', browser.get(f"/fragments/searches/{search_id}").text)
-        assert sorted(swapped) == ["actions", "attempts", "events", "networks", "summary"]
+        assert sorted(swapped) == ["actions", "attempts", "events", "networks", "pictures", "summary"]
         assert all(page.count(f'id="{part}"') == 1 for part in swapped)
     assert seeds["running"] in browser.get("/fragments/searches?status=running").text
 
