@@ -2,7 +2,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .PHONY: help setup demo test tests lint docs format clean bench-quality bench-ablation bench-budget bench-ranking bench-recipes bench-controls bench-path bench-service bench-year soak \
-	compose-by-hand bench-finalists bench-supernet bench-gpu bench-input bench-parallel bench-precision bench-peers bench-fastnas bench-warm bench-never-worse bench-sweep bench-start soak-cluster screenshots break-in images test-images lock sbom licences audit
+	compose-by-hand bench-finalists bench-supernet bench-gpu bench-input bench-parallel bench-precision bench-peers bench-fastnas bench-warm bench-never-worse bench-sweep bench-start soak-cluster screenshots lighthouse break-in images test-images lock sbom licences audit
 .DEFAULT_GOAL := help
 LOCK := --quiet --upgrade --generate-hashes --no-annotate --no-header --constraint constraints.txt \
 	--python-version 3.11 --python-platform x86_64-manylinux_2_28
@@ -113,6 +113,11 @@ soak-cluster: .venv/installed ## Do searches and a sweep outlive the nodes of a 
 screenshots: .venv/installed ## Make the pictures of every page in docs/screenshots
 	./tools/browser
 	$(BIN)/python -m tools.screenshots $(ARGS)
+
+lighthouse: .venv/installed ## Audit every page of the dashboard with Lighthouse, which npm installs into build/
+	./tools/browser
+	test -x build/lighthouse/node_modules/.bin/lighthouse || npm install --no-fund --prefix build/lighthouse lighthouse@12.8.2
+	$(BIN)/python -m tools.lighthouse $(ARGS)
 
 compose-by-hand: .venv/installed ## Run what docker-compose.yml runs without a container engine, until a search has succeeded
 	$(BIN)/python -m tools.compose_by_hand

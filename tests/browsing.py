@@ -11,13 +11,16 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-
 AXE = (Path(__file__).parent / "browser" / "vendor" / "axe-core-4.14.1.min.js").read_text()
 
 
+def installed() -> str | None:
+    """Where the system's Chromium is, if it has one."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """The system's Chromium, or else Playwright's own, without a window."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    installed = next(filter(None, map(shutil.which, names)), None)
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=installed, args=FLAGS)
+        started = playwright.chromium.launch(executable_path=installed(), args=FLAGS)
         yield started
         started.close()
 

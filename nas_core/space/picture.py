@@ -1,11 +1,11 @@
 """A network as a picture: each block's operations and edges, as one SVG that needs nothing else.
 
-Edges are as thick as they were strong when the search ended, dead operations are faint, and every part says what it
+Edges are as thick as they were strong when the search ended, dead operations are left out, and every part says what it
 is and costs when pointed at. Colours follow the reader's light or dark setting unless a theme is asked for.
 """
 
 from html import escape
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from nas_core.space import cost
 from nas_core.space.blocks import Block, Edge
@@ -34,21 +34,34 @@ _LABELS = {
 # Distances in pixels.
 _COLUMN, _ROW, _BOX, _TALL = 104, 62, 78, 26
 _MARGIN, _TITLE, _LINE = 18, 34, 22
-_NARROWEST, _WIDEST = 800, 1500
-"""What the titles need, and what a screen shows."""
+_NARROWEST, _WIDEST, _PANEL = 800, 1180, 360
+"""What the titles need, what a screen shows at full size, and what the title of a block needs."""
 _FONT, _FONT_OF_NAMES = 'font-size="12"', 'font-size="10" font-family="monospace"'
 
 _LIGHT = "--ink:#1d2530;--soft:#6b7684;--paper:#ffffff;--panel:#f6f8fa;--line:#d5dbe2;--conv:#2463c4;--pool:#b25f00"
 _DARK = "--ink:#e6ebf1;--soft:#97a3b1;--paper:#14181d;--panel:#1b2128;--line:#39424d;--conv:#7db0ff;--pool:#f0ab55"
 
-Theme = Literal["auto", "light", "dark"]
+RULES = (
+    ".architecture .paper{fill:var(--paper)}.architecture .panel{fill:var(--panel);stroke:var(--line)}"
+    ".architecture .ink{fill:var(--ink)}.architecture .soft{fill:var(--soft)}"
+    ".architecture .edge{fill:none;stroke:var(--ink)}"
+    ".architecture .node rect{fill:var(--paper);stroke:var(--soft);stroke-width:1.2}"
+    ".architecture .node text{fill:var(--ink)}"
+    ".architecture .conv.alive rect{stroke:var(--conv);stroke-width:1.8}"
+    ".architecture .pool.alive rect{stroke:var(--pool);stroke-width:1.8}"
+    ".architecture .plain.alive rect{stroke:var(--ink);stroke-width:1.8}"
+)
+"""What draws what with which of the colours, for a page that has the picture inside it too."""
+
+Theme = Literal["auto", "light", "dark", "page"]
 
 
 def draw(genotype: Architecture | Reference, theme: Theme = "auto") -> str:
     """A network as SVG text: an architecture with one panel a block, of which equal neighbours share one; a reference
     with one line a part.
 
-    `theme` is "light", "dark" or "auto", which follows the reader's setting.
+    `theme` is "light", "dark" or "auto", which follows the reader's setting; "page" leaves colours and `RULES` to the
+    page around it.
     """
     return _lines(genotype, theme) if isinstance(genotype, Reference) else _panels(genotype, theme)
 
@@ -88,7 +101,7 @@ def _opening(summary: str, width: int, height: int, theme: Theme) -> list[str]:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         f'role="img" aria-label="{escape(summary)}" font-family="system-ui, sans-serif" class="architecture">',
         f"<title>{escape(summary)}</title>",
-        f"<style>{_style(theme)}</style>",
+        *([] if theme == "page" else [f"<style>{_style(theme)}</style>"]),
         f'<rect class="paper" width="{width}" height="{height}"/>',
         f'<text class="ink" x="{_MARGIN}" y="30" font-size="16" font-weight="600">{escape(summary)}</text>',
     ]
@@ -97,34 +110,55 @@ def _opening(summary: str, width: int, height: int, theme: Theme) -> list[str]:
 def _panels(architecture: Architecture, theme: Theme) -> str:
     space = architecture.space
     runs = _runs(architecture)
-    panel_width = _COLUMN * len(space.operations) + 2 * _MARGIN
-    columns = min(len(runs), 2 if space.levels > 3 else 3, max(1, _WIDEST // panel_width))
+    grids = [_Grid.of(architecture, first) for first, _ in runs]
+    panel_width = max(_PANEL, _COLUMN * max(len(grid.columns) for grid in grids) + 2 * _MARGIN)
+    columns = max(1, min(len(runs), 3, _WIDEST // (panel_width + _MARGIN)))
     panel_width = max(panel_width, _NARROWEST // columns)
-    panel_height = _TITLE + _ROW * (space.levels + 2) + _MARGIN
     width = columns * (panel_width + _MARGIN) + _MARGIN
-    height = _TITLE + 30 + -(-len(runs) // columns) * (panel_height + _MARGIN)
+    lines = [grids[start : start + columns] for start in range(0, len(grids), columns)]
+    heights = [_TITLE + _ROW * (max(len(grid.levels) for grid in line) + 2) + _MARGIN for line in lines]
+    tops = [_TITLE + 36 + sum(heights[:line]) + _MARGIN * line for line in range(len(lines))]
     blocks = [part for part in architecture.parts() if part.kind == "block"]
     summary = (
         f"{space.name}: {architecture.multiply_adds:,} multiply-adds, {architecture.parameters:,} parameters, "
         f"{'/'.join(map(str, architecture.widths))} channels"
     )
-    parts = _opening(summary, width, height, theme)
-    for place, (first, last) in enumerate(runs):
-        x = _MARGIN + place % columns * (panel_width + _MARGIN)
-        y = _TITLE + 16 + place // columns * (panel_height + _MARGIN)
+    drawn = _opening(summary, width, tops[-1] + heights[-1] + _MARGIN, theme)
+    others = [
+        f"{part.name} {_short(int(cost.of_part(part).multiply_adds))}"
+        for part in architecture.parts()
+        if part.kind != "block"
+    ]
+    told = f"Besides the blocks, in multiply-adds: {', '.join(others)}"
+    drawn.append(f'<text class="soft" x="{_MARGIN}" y="52" {_FONT}>{escape(told)}</text>')
+    for place, ((first, last), grid) in enumerate(zip(runs, grids, strict=True)):
+        x, y = _MARGIN + place % columns * (panel_width + _MARGIN), tops[place // columns]
         part = blocks[first]
         title = f"Block {first + 1}" if first == last else f"Blocks {first + 1}–{last + 1}"
         each = cost.of_part(part).multiply_adds
         detail = f"{part.channels} channels, {part.size}×{part.size}, {_short(each)} multiply-adds"
-        parts.append(f'<g transform="translate({x} {y})">')
-        parts.append(f'<rect class="panel" width="{panel_width}" height="{panel_height}" rx="8"/>')
-        parts.append(f'<text class="ink" x="14" y="22" font-size="13" font-weight="600">{title}</text>')
-        parts.append(
+        drawn.append(f'<g transform="translate({x} {y})">')
+        drawn.append(f'<rect class="panel" width="{panel_width}" height="{heights[place // columns]}" rx="8"/>')
+        drawn.append(f'<text class="ink" x="14" y="22" font-size="13" font-weight="600">{title}</text>')
+        drawn.append(
             f'<text class="soft" x="{panel_width - 14}" y="22" font-size="11" text-anchor="end">{escape(detail)}</text>'
         )
-        parts += _block(architecture, architecture.blocks[first], part, panel_width)
-        parts.append("</g>")
-    return "\n".join([*parts, "</svg>"]) + "\n"
+        drawn += _block(architecture, architecture.blocks[first], part, grid, panel_width)
+        drawn.append("</g>")
+    return "\n".join([*drawn, "</svg>"]) + "\n"
+
+
+class _Grid(NamedTuple):
+    """The levels and the operations (as columns) of a block in which anything is alive, in order."""
+
+    levels: list[int]
+    columns: list[int]
+
+    @classmethod
+    def of(cls, architecture: Architecture, block: int) -> "_Grid":
+        space, alive = architecture.space, architecture.blocks[block].operations
+        columns = {(node - 1) % len(space.operations) for node in alive}
+        return cls(sorted({space.level(node) for node in alive}), sorted(columns))
 
 
 def _runs(architecture: Architecture) -> list[tuple[int, int]]:
@@ -139,7 +173,7 @@ def _runs(architecture: Architecture) -> list[tuple[int, int]]:
     return runs
 
 
-def _block(architecture: Architecture, block: Block, part: Part, panel_width: int) -> list[str]:
+def _block(architecture: Architecture, block: Block, part: Part, grid: _Grid, panel_width: int) -> list[str]:
     space = architecture.space
     output = space.nodes + 1
     middle = panel_width / 2
@@ -149,14 +183,14 @@ def _block(architecture: Architecture, block: Block, part: Part, panel_width: in
         if node == 0:
             return middle, _TITLE + _ROW * 0.5
         if node == output:
-            return middle, _TITLE + _ROW * (space.levels + 1.5)
-        column = (node - 1) % len(space.operations)
-        return middle + _COLUMN * (column + 0.5 - len(space.operations) / 2), _TITLE + _ROW * (space.level(node) + 0.5)
+            return middle, _TITLE + _ROW * (len(grid.levels) + 1.5)
+        column = grid.columns.index((node - 1) % len(space.operations))
+        x = middle + _COLUMN * (column + 0.5 - len(grid.columns) / 2)
+        return x, _TITLE + _ROW * (grid.levels.index(space.level(node)) + 1.5)
 
     strongest = max((edge.strength for edge in block.edges), default=1.0)
     parts = [_edge(architecture, edge, place(edge.source), place(edge.target), strongest) for edge in block.edges]
-    alive = {0, output, *block.operations}
-    for node in range(output + 1):
+    for node in (0, *sorted(block.operations), output):
         x, y = place(node)
         if node in (0, output):
             label, kind, told = ("input" if node == 0 else "output"), "end", architecture.node_name(node)
@@ -169,9 +203,8 @@ def _block(architecture: Architecture, block: Block, part: Part, panel_width: in
             kind = _kind(name)
             label, font = (_LABELS[name], _FONT) if name in _LABELS else (_shortened(name), _FONT_OF_NAMES)
             told = f"{architecture.node_name(node)}: {_short(counted)} multiply-adds"
-        state = "alive" if node in alive else "dead"
         parts.append(
-            f'<g class="node {kind} {state}"><title>{escape(told)}{"" if state == "alive" else ", removed"}</title>'
+            f'<g class="node {kind} alive"><title>{escape(told)}</title>'
             f'<rect x="{x - _BOX / 2:g}" y="{y - _TALL / 2:g}" width="{_BOX}" height="{_TALL}" rx="6"/>'
             f'<text x="{x:g}" y="{y + 4:g}" {font} text-anchor="middle">{escape(label)}</text></g>'
         )
@@ -215,18 +248,7 @@ def _style(theme: Theme) -> str:
         "dark": f".architecture{{{_DARK}}}",
         "auto": f".architecture{{{_LIGHT}}}@media(prefers-color-scheme:dark){{.architecture{{{_DARK}}}}}",
     }[theme]
-    return (
-        colours
-        + ".architecture .paper{fill:var(--paper)}.architecture .panel{fill:var(--panel);stroke:var(--line)}"
-        + ".architecture .ink{fill:var(--ink)}.architecture .soft{fill:var(--soft)}"
-        + ".architecture .edge{fill:none;stroke:var(--ink)}"
-        + ".architecture .node rect{fill:var(--paper);stroke:var(--soft);stroke-width:1.2}"
-        + ".architecture .node text{fill:var(--ink)}"
-        + ".architecture .conv.alive rect{stroke:var(--conv);stroke-width:1.8}"
-        + ".architecture .pool.alive rect{stroke:var(--pool);stroke-width:1.8}"
-        + ".architecture .plain.alive rect{stroke:var(--ink);stroke-width:1.8}"
-        + ".architecture .dead{opacity:.28}"
-    )
+    return colours + RULES
 
 
 def _short(number: int) -> str:

@@ -10,6 +10,7 @@ from service import formats
 from service.api.architectures import found
 from service.api.context import Context, ContextDep
 from service.api.problems import ProblemError
+from service.api.searches import seen
 from service.api.views import ArchitectureView, view_architecture
 from service.dashboard import plot
 from service.dashboard.frame import ViewerDep, missing, page
@@ -61,9 +62,21 @@ def compare_page(
     service: ContextDep,
     project: ViewerDep,
     ids: Annotated[list[Text] | None, Query(alias="id")] = None,
+    of: Annotated[list[Text] | None, Query(alias="search")] = None,
 ) -> Response:
-    """Two networks or more, side by side."""
-    asked = list(dict.fromkeys(ids or ()))
+    """Two networks or more, side by side: those that are named, and what the searches that are named have found."""
+    for search_id in of or ():
+        try:
+            seen(service, project, search_id)
+        except UnknownSearch:
+            return missing(request, "search", search_id)
+    delivered = [
+        row.id
+        for rows in service.searches.architectures(of or ()).values()
+        for row in rows
+        if row.result.get("winner", True)
+    ]
+    asked = list(dict.fromkeys([*(ids or ()), *delivered]))
     networks = []
     for one in asked[:MOST]:
         try:

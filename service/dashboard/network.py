@@ -8,7 +8,7 @@ from fastapi import APIRouter, Path, Request, Response
 
 from nas_core.files import FILES
 from nas_core.space import Architecture, Reference, cost
-from nas_core.space.picture import draw
+from nas_core.space.picture import Theme, draw
 from nas_core.train.evaluation import Evaluation
 from service.api.architectures import tested
 from service.api.context import Context, ContextDep
@@ -59,9 +59,11 @@ class Heatmap:
 
 
 @router.get("/searches/{search_id}/networks/{name}.svg")
-def network_picture(service: ContextDep, project: ViewerDep, search_id: Text, name: Name) -> Response:
+def network_picture(
+    service: ContextDep, project: ViewerDep, search_id: Text, name: Name, theme: Theme = "auto"
+) -> Response:
     """The picture of a network as soon as it is found, long before it is retrained."""
-    return picture(genotype(service, seen(service, project, search_id), name))
+    return picture(genotype(service, seen(service, project, search_id), name), theme=theme)
 
 
 @router.get("/searches/{search_id}/networks/{name}")
@@ -129,6 +131,8 @@ def finalists(service: Context, search: Search) -> list[dict[str, Any]]:
     return [one | {"trial": number, "name": f"{one['budget']}-{number}"} for number, one in enumerate(told)]
 
 
-def picture(architecture: Architecture | Reference, headers: dict[str, str] = PICTURE_HEADERS) -> Response:
+def picture(
+    architecture: Architecture | Reference, headers: dict[str, str] = PICTURE_HEADERS, theme: Theme = "auto"
+) -> Response:
     """An architecture drawn."""
-    return Response(draw(architecture), media_type="image/svg+xml", headers=headers)
+    return Response(draw(architecture, theme), media_type="image/svg+xml", headers=headers)

@@ -53,7 +53,7 @@ def test_a_search_is_followed_live_to_its_end(app: FastAPI, page: Page) -> None:
     ]  # fmt: skip
     tab(page, "Architecture")
     run.find(seeding.BUDGETS[1])
-    expect(page.get_by_alt_text("The blocks of the network for 600,000")).to_be_visible()
+    expect(page.get_by_label("Blocks of the network for 600,000").locator("svg")).to_be_visible()
     tab(page, "Overview")
     run.move(Status.FAILED, error={"kind": "worker_failed", "message": "the node went away", "attempt": 1})
     expect(summary).to_contain_text("failed")
@@ -147,6 +147,28 @@ def test_a_log_is_filtered_while_one_types(app: FastAPI, page: Page) -> None:
     expect(page).to_have_url(re.compile(r"/logs/1\?level=error$"))
 
 
+def test_the_theme_is_kept_and_keys_lead_to_pages_and_tabs(app: FastAPI, page: Page) -> None:
+    search_id = seeding.queue(app)
+    page.emulate_media(color_scheme="light")
+    page.goto(f"/searches/{search_id}")
+    theme = page.get_by_role("button", name="Theme")
+    theme.click()
+    theme.click()
+    paper = "getComputedStyle(document.querySelector('.panel')).backgroundColor"
+    assert page.evaluate(paper) == "rgb(20, 24, 29)"
+    page.keyboard.press("5")
+    expect(page).to_have_url(re.compile("#request$"))
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Keyboard shortcuts")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog", name="Keyboard shortcuts")).to_be_hidden()
+    page.keyboard.press("g")
+    page.keyboard.press("w")
+    expect(page).to_have_url(re.compile("/sweeps$"))
+    expect(theme).to_have_text("Theme: dark")
+    assert page.evaluate(paper) == "rgb(20, 24, 29)"
+
+
 def test_a_search_can_be_cancelled_from_its_page(app: FastAPI, page: Page) -> None:
     search_id = seeding.queue(app, name="unwanted")
     page.goto(f"/searches/{search_id}")
@@ -178,14 +200,14 @@ def test_a_reader_of_a_search_keeps_place_and_focus_and_what_is_open(app: FastAP
     error = {"kind": "worker_failed", "message": "the node went away", "attempt": 1, "traceback": "Traceback:\n  here"}
     seeding.Run(app, search_id).start().move(Status.QUEUED, not_before=0.0, error=error)
     run = seeding.Run(app, search_id).start().pretrain().search(18).find(seeding.BUDGETS[1])
-    page.set_viewport_size({"width": 390, "height": 900})
+    page.set_viewport_size({"width": 700, "height": 900})
     page.goto(f"/searches/{search_id}")
     page.get_by_text("Traceback", exact=True).click()
     link = page.get_by_role("link", name="Costs of 600,000")
     link.focus()
     table = page.get_by_role("region", name="Networks by budget")
     table.evaluate("table => { table.scrollLeft = 150 }")
-    picture = page.get_by_alt_text("The blocks of the network for 600,000")
+    picture = page.locator("#picture-600000")
     for one in (link, table, picture, page.locator("[data-chart]").first):
         one.evaluate("element => { element.seen = true }")
     for budget in (seeding.BUDGETS[0], 200_000):
@@ -283,13 +305,33 @@ def test_searches_are_cancelled_and_tried_again_from_their_list(
     complaints.clear()
 
 
+def test_selected_searches_are_cancelled_together_and_compared(app: FastAPI, page: Page) -> None:
+    done = seeding.queue(app, name="done")
+    seeding.Run(app, done).succeed()
+    queued = [seeding.queue(app, name=name) for name in ("first", "second")]
+    page.goto("/searches")
+    bulk = page.get_by_role("form", name="Selected searches")
+    expect(bulk).to_be_hidden()
+    for name in ("first", "second"):
+        page.get_by_label(f"Select {name}").check()
+    expect(bulk).to_contain_text("2 selected")
+    page.on("dialog", lambda dialog: dialog.accept())
+    bulk.get_by_role("button", name="Cancel").click()
+    expect(bulk).to_be_hidden()
+    expect(page.locator(".chip.cancelled")).to_have_count(2)
+    assert {seeding.parts(app).searches.get(one).status for one in queued} == {"cancelled"}
+    page.get_by_label("Select done").check()
+    bulk.get_by_role("button", name="Compare").click()
+    expect(page.get_by_role("row", name="Multiply-adds")).to_be_visible()
+
+
 def test_a_finished_search_shows_networks_that_can_be_taken_home(app: FastAPI, page: Page) -> None:
     ids = seeding.seed(app)
     page.goto(f"/searches/{ids['succeeded']}#architecture")
-    pictures = page.locator(".pictures img")
-    expect(pictures).to_have_count(2)
-    for picture in pictures.all():
-        assert picture.evaluate("image => image.complete && image.naturalWidth") > 100
+    for budget in ("300,000", "600,000"):
+        picture = page.get_by_label(f"Blocks of the network for {budget}")
+        picture.scroll_into_view_if_needed()
+        expect(picture.locator("svg .node title").first).to_be_attached()
     tab(page, "Overview")
     with page.expect_download() as download:
         page.get_by_role("link", name="Download weights").click()
@@ -406,7 +448,7 @@ def test_a_click_is_not_lost_while_the_picture_that_it_is_on_moves(app: FastAPI,
     search_id = seeding.queue(app)
     run = seeding.Run(app, search_id).start().find(seeding.BUDGETS[1])
     page.goto(f"/searches/{search_id}#architecture")
-    page.get_by_alt_text("The blocks of the network for 600,000").hover()
+    page.get_by_role("link", name="Full size picture of the network for 600,000").hover()
     page.mouse.down()
     with page.expect_response(f"**/fragments/searches/{search_id}"):
         run.find(seeding.BUDGETS[0])

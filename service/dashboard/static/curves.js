@@ -15,6 +15,8 @@
   let after = 0;
   let reading = false;
   let again = false;
+  let zoom = null; // the first and the last epoch that are shown, where the reader has chosen some
+  let smoothing = 0;
 
   function short(number) {
     for (const [limit, suffix] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]]) {
@@ -50,9 +52,14 @@
   }
 
   function colours() {
-    const style = getComputedStyle(document.documentElement);
-    const get = (name) => style.getPropertyValue(name).trim();
-    return { ink: get("--ink"), soft: get("--soft"), line: get("--line"), series: [1, 2, 3, 4, 5, 6].map((n) => get(`--series-${n}`)) };
+    const probe = section.querySelector("h2");
+    const get = (name) => {
+      probe.style.color = `var(${name})`;
+      return getComputedStyle(probe).color;
+    };
+    const found = { soft: get("--soft"), line: get("--line"), series: [1, 2, 3, 4, 5, 6].map((n) => get(`--series-${n}`)) };
+    probe.style.color = "";
+    return found;
   }
 
   // One line for the supernet and, where networks have the quantity too, one for each budget's.
@@ -70,8 +77,20 @@
     const places = [...new Set(lines.map(place))].sort((a, b) => a - b);
     return [places, ...owners(kind).map(({ key }) => {
       const own = new Map(lines.filter((line) => owner(line) === key).map((line) => [place(line), line[name] ?? null]));
-      return places.map((at) => own.get(at) ?? null);
+      return smooth(places.map((at) => own.get(at) ?? null), kind);
     })];
+  }
+
+  // An exponential moving average of what is noisy; the table keeps the numbers as they are.
+  function smooth(values, kind) {
+    if (!smoothing || !kind.networks) return values;
+    let mean = null;
+    return values.map((value) => (value == null ? null : mean = mean == null ? value : smoothing * mean + (1 - smoothing) * value));
+  }
+
+  function showEpochs(range) {
+    zoom = range;
+    for (const { plot } of charts) plot.setData(plot.data);
   }
 
   function options(name, width) {
@@ -88,11 +107,12 @@
     const end = finals ? retrain : kind.networks ? pretrain + search + budgets.length * retrain : pretrain + search;
     return {
       width, height: HEIGHT,
-      cursor: { y: false, points: { size: 6 }, sync: { key: "epochs" }, focus: { prox: 16 } },
+      cursor: { y: false, points: { size: 6 }, sync: { key: "epochs" }, focus: { prox: 16 },
+        drag: { x: true, y: false, setScale: false }, bind: { dblclick: () => () => showEpochs(null) } },
       focus: { alpha: 0.25 },
       legend: { live: true, show: whose.length <= MOST_NAMED },
       scales: {
-        x: { time: false, range: [1, Math.max(2, end)] },
+        x: { time: false, range: () => zoom ?? [1, Math.max(2, end)] },
         y: kind.log ? { distr: 3 } : { range: (_, low, high) => range(kind, low, high) },
       },
       axes: [
@@ -103,8 +123,15 @@
         { label: "Epoch", value: (_, value) => value ?? "–" },
         ...whose.map(line),
       ],
-      hooks: { draw: [(plot) => marks(plot, kind, colour)] },
+      hooks: { draw: [(plot) => marks(plot, kind, colour)], setSelect: [select] },
     };
+  }
+
+  function select(plot) {
+    const { left, width } = plot.select;
+    if (width < 8) return;
+    plot.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+    showEpochs([plot.posToVal(left, "x"), plot.posToVal(left + width, "x")]);
   }
 
   function range(kind, low, high) {
@@ -119,6 +146,9 @@
     const { ctx, bbox } = plot;
     const ratio = devicePixelRatio;
     ctx.save();
+    ctx.beginPath();
+    ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
+    ctx.clip();
     ctx.lineWidth = ratio;
     ctx.font = `${11 * ratio}px system-ui, sans-serif`;
     ctx.textAlign = "left";
@@ -187,7 +217,7 @@
   function show() {
     if (!epochs.size) return;
     const hidden = section.querySelector(".charts").hidden;
-    section.querySelector(".charts").hidden = section.querySelector("[data-epochs]").hidden = false;
+    for (const part of [".charts", ".charts-tools", "[data-epochs]"]) section.querySelector(part).hidden = false;
     section.querySelector("[data-no-curves]").hidden = true;
     // Another network of finals is another curve.
     if (hidden || charts.some(({ name, plot }) => plot.series.length !== owners(KINDS[name]).length + 1)) build();
@@ -226,8 +256,14 @@
       if (box.clientWidth && plot.width !== box.clientWidth) plot.setSize({ width: box.clientWidth, height: HEIGHT });
     }
   }).observe(section);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { if (charts.length) build(); });
+  for (const what of [matchMedia("(prefers-color-scheme: dark)"), document]) {
+    what.addEventListener(what === document ? "theme" : "change", () => { if (charts.length) build(); });
+  }
   section.querySelector("[data-epochs]").addEventListener("toggle", table);
+  section.querySelector("#smoothing").addEventListener("input", (event) => {
+    smoothing = Number(event.target.value);
+    for (const chart of charts) chart.plot.setData(data(chart.name));
+  });
   document.body.addEventListener("htmx:sseMessage", read);
   document.body.addEventListener("htmx:sseClose", read);
   read();

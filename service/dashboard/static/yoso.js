@@ -47,8 +47,8 @@ function connected(yes) {
 }
 
 // What comes is worked into what is there. What the reader has opened or ticked stays so, and what is written above: a
-// moment in the reader's zone, a clock that runs.
-const written = (node) => node.dateTime ?? node.dataset?.since;
+// moment in the reader's zone, a clock that runs, a picture that was fetched.
+const written = (node) => node.dateTime ?? node.dataset?.since ?? node.dataset?.picture;
 Object.assign(Idiomorph.defaults.callbacks, {
   beforeAttributeUpdated: (name) => name !== "open" && name !== "checked",
   beforeNodeMorphed: (node, anew) => written(node) === undefined || written(node) !== written(anew),

@@ -10,8 +10,10 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from nas_core.space.picture import RULES
 from nas_core.train.evaluation import Evaluation
 from service.api.sweeps import Point
+from service.dashboard.frame import STATIC
 from service.dashboard.sweeps import MOST_DRAWN, drawn
 from service.domain.lifecycle import Status
 from tests import seeding
@@ -126,7 +128,7 @@ def test_the_list_is_narrowed_by_project_and_kind_and_all_of_it_stays_in_the_add
     assert set(listed(browser.get("/searches?kind=search").text)) == {one.id for one in members} - {finals} | {other}
     assert listed(browser.get("/searches?project=vision").text) == [other]
     assert listed(browser.get("/searches?project=vision&kind=finals").text) == []
-    assert "No search is as wanted" in text(browser.get("/searches?project=vision&kind=finals").text)
+    assert "No search matches the filters" in text(browser.get("/searches?project=vision&kind=finals").text)
     assert len(listed(browser.get("/searches?kind=nonsense&project=&q=").text)) == 4
     html = browser.get("/searches?project=vision&status=cancelled&q=night").text
     assert listed(html) == [other]
@@ -195,6 +197,15 @@ def test_a_running_search_is_live_and_shows_what_it_has(browser: httpx.Client, s
     for picture in (snapshot[1], f"/searches/{seeds['running']}/networks/600000.svg"):
         told = browser.get(picture)
         assert told.headers["content-type"] == "image/svg+xml" and told.text.startswith("<svg")
+
+
+def test_a_picture_inside_a_page_has_its_rules_from_the_pages_stylesheet(
+    browser: httpx.Client, seeds: dict[str, str]
+) -> None:
+    inside = browser.get(f"/searches/{seeds['running']}/networks/600000.svg?theme=page").text
+    assert "<style" not in inside, "the pages' policy forbids it"
+    sheet = (STATIC / "yoso.css").read_text().replace("\n", "")
+    assert RULES in sheet
 
 
 def test_pictures_that_are_not_there_are_not_found(browser: httpx.Client, seeds: dict[str, str]) -> None:
@@ -465,14 +476,14 @@ def test_networks_are_compared_side_by_side(app: FastAPI, browser: httpx.Client)
     html = browser.get(f"/compare?id={seeds['succeeded']}-300000&id={seeds['succeeded']}-600000").text
     assert html.count('class="curves"') == 2 and html.count('<path class="curve nr-2" d="M') == 3
     assert "The intervals overlap" in browser.get(f"/compare?id={large}&id={seeds['succeeded']}-300000").text
-    assert "Tick two networks or more" in browser.get(f"/compare?id={small}").text
-    assert "Tick two networks or more" in browser.get("/compare").text
+    assert "Select two networks or more" in browser.get(f"/compare?id={small}").text
+    assert "Select two networks or more" in browser.get("/compare").text
     told = browser.get(f"/compare?id={small}&id=nosuch")
     assert told.status_code == 404 and "No such network" in told.text
     many = "&".join(
         f"id={one['architecture']}" for one in browser.get(f"/api/v1/sweeps/{sweep_id}/pareto").json()["points"]
     )
-    assert "Only 8 stand side by side; 1 more" in text(
+    assert "The first 8 networks are shown; 1 more" in text(
         browser.get(f"/compare?{many}&id={seeds['succeeded']}-300000").text
     )
 
