@@ -132,7 +132,12 @@ Workers = Annotated[
     str, typer.Option(metavar="N|MIN-MAX", help="Data-parallel workers; 1-8 for as many as there is room for.")
 ]
 Cpus = Annotated[int, typer.Option("--cpus-per-worker", help="CPU threads of each worker.")]
-Gpus = Annotated[int, typer.Option("--gpus-per-worker", help="GPUs of each worker: 0 or 1.")]
+Gpus = Annotated[
+    str,
+    typer.Option(
+        "--gpus-per-worker", metavar="0|1|auto", help="GPUs of each worker; auto is 1 where the cluster has GPUs."
+    ),
+]
 Type = Annotated[
     str | None,
     typer.Option("--accelerator-type", help="What its nodes must have, as Ray names it, such as A100 (default: any)."),
@@ -490,7 +495,7 @@ def submit(
     seed: Seed = 0,
     workers: Workers = "1",
     cpus: Cpus = 1,
-    gpus: Gpus = 0,
+    gpus: Gpus = "auto",
     accelerator_type: Type = None,
     project: Project = None,
     priority: Priority = 0,
@@ -574,7 +579,7 @@ def sweep(
     operations: Operations = None,
     workers: Workers = "1",
     cpus: Cpus = 1,
-    gpus: Gpus = 0,
+    gpus: Gpus = "auto",
     accelerator_type: Type = None,
     project: Project = None,
     priority: Priority = 0,
@@ -1174,7 +1179,7 @@ def run(
     seed: Seed = 0,
     workers: Workers = "1",
     cpus: Cpus = 1,
-    gpus: Gpus = 0,
+    gpus: Gpus = "auto",
     time: Time = None,
     yes: Yes = False,
     setting: Set = None,
@@ -1297,7 +1302,7 @@ def request_body(
     seed: int,
     workers: str,
     cpus: int,
-    gpus: int,
+    gpus: str,
     accelerator_type: str | None,
     project: str | None,
     name: str,
@@ -1331,7 +1336,7 @@ def request_body(
         "seed": seed,
         "workers": number_or_range(workers),
         "cpus_per_worker": cpus,
-        "gpus_per_worker": gpus,
+        "gpus_per_worker": json_or_text(gpus),
         "name": name,
     }
 

@@ -321,9 +321,10 @@ def expected(told: Mapping[str, Any]) -> str:
     if told["searches"]:
         basis = f"from {told['searches']} {'search' if told['searches'] == 1 else 'searches'} on this cluster"
     hours = f"{told['gpu_hours']:.3g} GPU-hours" if told["gpu_hours"] else f"{told['cpu_hours']:.3g} CPU-hours"
-    epochs = told["epochs"]
+    epochs, gpus = told["epochs"], told["gpus_per_worker"]
+    with_ = f"{told['cpus_per_worker']} CPU{'' if told['cpus_per_worker'] == 1 else 's'}{' and a GPU' if gpus else ''}"
     lines = [
-        f"expected to run for about {duration(told['seconds'])}, {hours}",
+        f"expected to run for about {duration(told['seconds'])} on {told['workers']} × {with_}, {hours}",
         f"  between {duration(told['low'])} and {duration(told['high'])}, {basis}",
         f"  {epochs['pretrain']} + {epochs['search']} + {epochs['retrain']} epochs of pretraining, search and "
         f"retraining, on {exact(told['images'])} images",

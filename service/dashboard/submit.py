@@ -187,14 +187,14 @@ FOLDED = {
 """The parts of the form that are folded away while nothing in them is filled in or wrong, by what their fields begin
 with."""
 AT_FIRST: Form = {name: ["1"] for name in ("workers", "cpus_per_worker")} | {
-    name: ["0"] for name in ("seed", "gpus_per_worker", "priority")
+    name: ["0"] for name in ("seed", "priority")
 }
 CHOICES: dict[str, list[tuple[str, str]]] = {
     "space.preset": [("", "what suits the data"), *((name, name) for name in PRESETS)],
     "space.share": [("", "each block its own"), ("true", "the same for all blocks")],
     "confirmed": [("", "refuse"), ("true", "queue all the same")],
     "data.channels": [("", "what the images are"), ("1", "grey"), ("3", "colour")],
-    "gpus_per_worker": [("0", "none"), ("1", "one")],
+    "gpus_per_worker": [("", "one where the cluster has GPUs"), ("0", "none"), ("1", "one")],
     "settings.recipe": [("", "the preset's"), *((name, name) for name in RECIPES)],
     "settings.retrain_start": [("", "the recipe's"), *((name, name) for name in STARTS)],
     "settings.balance": [("", "as often as their images"), *((name, name) for name in BALANCES if name != "none")],

@@ -7,7 +7,7 @@ the same words.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidatorFunctionWrapHandler
 from pydantic.functional_validators import AfterValidator, WrapValidator
@@ -184,6 +184,10 @@ def _number_or_range(value: Any, either: ValidatorFunctionWrapHandler) -> Any:
     return either(value) if isinstance(value, WorkerRange) else _number.validate_python(value)
 
 
+def _number_or_auto(value: Any, either: ValidatorFunctionWrapHandler) -> Any:
+    return value if value == "auto" else _number.validate_python(value)
+
+
 class SearchRequest(BaseModel):
     """One search: a dataset, budgets or limits or both, and what it may use."""
 
@@ -248,7 +252,9 @@ class SearchRequest(BaseModel):
         description='Data-parallel workers: a number, or {"min": 1, "max": 8} for as many as there is room for.',
     )
     cpus_per_worker: int = 1
-    gpus_per_worker: int = Field(0, description="0 or 1.")
+    gpus_per_worker: Annotated[int | Literal["auto"], WrapValidator(_number_or_auto)] = Field(
+        "auto", description="0, 1, or auto: 1 where the cluster has GPUs, of the accelerator_type if one is given."
+    )
     accelerator_type: Text | None = Field(
         None, description="What its nodes must have, as Ray names it, such as A100; by default any node will do."
     )
@@ -293,6 +299,9 @@ def check(
     """
     carry_on()
     problems: list[InvalidValue] = []
+    gpus = request.gpus_per_worker
+    if gpus == "auto":
+        gpus = int(capacity is not None and capacity.of_type(request.accelerator_type).gpus >= 1)
 
     def collect(make: Callable[[], Value]) -> Value | None:
         try:
@@ -339,10 +348,10 @@ def check(
         reason = f"the schedule is given already: settings.{', settings.'.join(epochs)}"
         problems.append(InvalidValue("time", request.time, reason, "a time or epochs, not both"))
     if capacity is not None:
-        problems += _too_much(request, capacity)
+        problems += _too_much(request, gpus, capacity)
     export = collect(lambda: ExportOptions.parse(request.export))
     engine = collect(lambda: EngineOptions.parse(request.engine))
-    if engine is not None and engine.precision == "tf32" and not request.gpus_per_worker:
+    if engine is not None and engine.precision == "tf32" and not gpus:
         accepted = "auto, float32 or bfloat16; or gpus_per_worker 1"
         problems.append(InvalidValue("engine.precision", "tf32", "for GPUs, of which its workers have none", accepted))
     unread = looked is None or options is None or space is None or finals is None
@@ -359,7 +368,7 @@ def check(
             seed=request.seed,
             workers=most,
             cpus_per_worker=request.cpus_per_worker,
-            gpus_per_worker=request.gpus_per_worker,
+            gpus_per_worker=gpus,
             limits=limits,
             min_workers=least if least != most else None,
             accelerator_type=request.accelerator_type,
@@ -405,7 +414,7 @@ def _least_and_most(request: SearchRequest) -> tuple[int, int]:
     return (workers.min, workers.max) if isinstance(workers, WorkerRange) else (workers, workers)
 
 
-def _too_much(request: SearchRequest, capacity: Capacity) -> list[InvalidValue]:
+def _too_much(request: SearchRequest, gpus_per_worker: int, capacity: Capacity) -> list[InvalidValue]:
     """What is wrong with workers of which the cluster could not even run the fewest that will do if it were empty."""
     types = capacity.accelerator_types
     if request.accelerator_type is not None and request.accelerator_type not in types:
@@ -413,7 +422,7 @@ def _too_much(request: SearchRequest, capacity: Capacity) -> list[InvalidValue]:
         return [InvalidValue("accelerator_type", request.accelerator_type, "no node of the cluster has it", accepted)]
     nodes = capacity.of_type(request.accelerator_type)
     least, most = _least_and_most(request)
-    cpus, gpus = max(0, request.cpus_per_worker), max(0, request.gpus_per_worker)
+    cpus, gpus = max(0, request.cpus_per_worker), max(0, gpus_per_worker)
     places = nodes.places(cpus, gpus) if cpus or gpus else least
     if least <= places or least > most:  # which the specification refuses
         return []
