@@ -32,7 +32,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 
-from nas_core.files import FILES
+from nas_core.files import FILES, set_apart
 from nas_core.space.picture import draw
 from service.dispatch.executors.ray_jobs import Endpoint, RayJobs
 from service.dispatch.runs import Runs
@@ -499,7 +499,8 @@ class RayDouble:
                 self._write(execution, path, content)
             if retrained:
                 self._journal(execution, {"kind": "retrained"} | seeding.result(budget))
-            found.append((seeding.result if retrained else seeding.cost)(budget) | {"budget": budget, "files": FILES})
+            told = (seeding.result if retrained else seeding.cost)(budget)
+            found.append(told | set_apart({"budget": budget, "files": FILES, "not_exported": {}}))
         if "finalists" in execution.spec:
             found = [one | {"trial": n, "name": str(one["budget"]), "winner": True} for n, one in enumerate(found)]
         values = {"version": 1, "search_id": execution.search_id, "attempt": execution.attempt, "architectures": found}

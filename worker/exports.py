@@ -17,7 +17,7 @@ from nas_core.data.loading import Data
 from nas_core.deliver import card, onnx_files, programs, standalone
 from nas_core.deliver.onnx_files import OnnxFile, Sample
 from nas_core.deliver.preprocessing import Preprocessing
-from nas_core.files import FILES
+from nas_core.files import FILES, set_apart
 from nas_core.search.latency import Latency, measure_latency
 from nas_core.space import Architecture, Reference
 from nas_core.space.picture import draw
@@ -140,7 +140,7 @@ class Exports:
                 self.folder.write(f"{self.path}/{FILES[kind]}", content)
         files = {kind: name for kind, name in FILES.items() if kind not in self.not_exported}
         told = {"latency_ms": self.latency.median, "latency_device": self.latency.where, "onnx": self.onnx}
-        return told | {"files": files, "not_exported": self.not_exported}
+        return set_apart(told | {"files": files, "not_exported": self.not_exported})
 
 
 def _onnx(

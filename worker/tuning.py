@@ -226,7 +226,7 @@ class Follow(tune.Callback):
             self._write(finalist, {"kind": "stopped", "epoch": told["epoch"], "accuracy": told["accuracy"]})
         else:
             result = own_folder(self.folder).read_json(f"{finalist.path}/result.json")
-            untold = ("dataset", "engine", "files", "latency_ms", "not_exported", "onnx")
+            untold = ("dataset", "engine", "files", "latency_ms", "not_exported", "of_new_kinds", "onnx")
             line = {name: value for name, value in result.items() if name not in untold}
             self._write(finalist, {"kind": "retrained", "epoch": line.get("epochs", told["epoch"])} | line)
         self._flush(force=True)

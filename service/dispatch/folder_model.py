@@ -155,6 +155,13 @@ class OnnxFile(_Strict):
     latency_device: Label
 
 
+class NewKinds(_Strict):
+    """What a result tells of kinds of files that the last release does not know."""
+
+    files: dict[Word, Any] | None = None
+    not_exported: dict[Word, str] | None = None
+
+
 class Found(_Strict):
     """A network in a result: what it costs, and, where it was retrained, how it did in the test."""
 
@@ -172,6 +179,7 @@ class Found(_Strict):
     files: dict[Word, Any] | None = None
     onnx: dict[Word, OnnxFile] | None = None
     not_exported: dict[Word, str] | None = None
+    of_new_kinds: NewKinds | None = None
     warnings: Annotated[list[str], Field(max_length=1000)] | None = None
     trial: Count | None = None
     origin: Origin | None = None
@@ -314,10 +322,24 @@ def result(file: str, values: dict[str, Any], asked: Asked) -> dict[str, Any]:
             for needed in ("accuracy_low", "accuracy_high", "test_images", "files"):
                 if getattr(one, needed) is None:
                     raise BadFolder(file, f"{field}.{needed}", "nothing", "every network that was tested has it")
-        for kind in (*(one.files or ()), *(one.not_exported or ())):
-            if kind not in FILES:
-                raise BadFolder(file, f"{field}.files", kind, f"kinds of files: {', '.join(FILES)}")
+        _sort_kinds(values["architectures"][index])
     return values
+
+
+def _sort_kinds(network: dict[str, Any]) -> None:
+    """Put what a result tells of new kinds of files with the others, and leave out, with a warning, what it tells of
+    kinds that nobody here knows, as a worker of the next release may."""
+    new = network.pop("of_new_kinds", None) or {}
+    unknown: dict[str, None] = {}
+    for field in ("files", "not_exported", "onnx"):
+        if told := (network.get(field) or {}) | (new.get(field) or {}):
+            network[field] = {kind: told[kind] for kind in kinds(told)}
+            unknown |= dict.fromkeys(kind for kind in told if kind not in FILES)
+    if unknown:
+        network["warnings"] = [
+            *(network.get("warnings") or ()),
+            f"Its worker wrote files of kinds that this release of Yoso does not know: {', '.join(unknown)}.",
+        ]
 
 
 def failure(file: str, values: dict[str, Any]) -> dict[str, Any]:

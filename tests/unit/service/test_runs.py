@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.dispatch.folder_model import BadFolder, lines
+from nas_core.files import FILES, set_apart
+from service.dispatch.folder_model import Asked, BadFolder, lines, result
 from service.dispatch.runs import Runs, TornFile
 from tests import seeding
 
@@ -157,3 +158,17 @@ def test_whatever_a_chunk_holds_every_line_has_a_kind_and_a_time_and_is_json(tex
         assert isinstance(line["kind"], str) and line["time"] >= 0
         json.dumps(line, allow_nan=False)
     assert len(told) == len(b"\n".join(texts).removesuffix(b"\n").split(b"\n")) or not b"\n".join(texts)
+
+
+def test_what_a_result_tells_of_new_kinds_of_files_is_sorted_and_what_nobody_knows_is_named() -> None:
+    files, missing = {"card": FILES["card"], "onnx_int8": FILES["onnx_int8"]}, {"onnx_fp16": "no such operator"}
+    told = seeding.result(300_000) | set_apart({"budget": 300_000, "files": files, "not_exported": missing})
+    assert told["files"] == {"card": FILES["card"]} and told["not_exported"] == {}, "the last release refuses others"
+    told["files"]["tflite"] = "network.tflite"
+    told["onnx"] = {"onnx_int4": seeding.ONNX["onnx_int8"]}
+    [found] = result("result.json", {"architectures": [told]}, Asked([300_000]))["architectures"]
+    assert (found["files"], found["not_exported"], found["onnx"]) == (files, missing, {})
+    assert "of_new_kinds" not in found
+    assert found["warnings"] == [
+        "Its worker wrote files of kinds that this release of Yoso does not know: tflite, onnx_int4."
+    ]

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 
 from nas_core import Network
 from nas_core.data.loading import Data
@@ -42,7 +43,8 @@ def test_a_format_that_fails_is_noted_and_the_others_are_written(
     with ThreadPoolExecutor(1) as pool:
         told = Exports(pool, folder, "here", spec, architecture, weights, data, tested, FOUND, {"yoso": "0"}).write()
     kinds = ("onnx", "onnx_fp16", "onnx_int8")
-    assert told["not_exported"] == dict.fromkeys(kinds, "NotImplementedError: no such operator") and told["onnx"] == {}
+    missing = told["not_exported"] | told["of_new_kinds"]["not_exported"]
+    assert missing == dict.fromkeys(kinds, "NotImplementedError: no such operator") and told["onnx"] == {}
     assert told["files"] == {kind: name for kind, name in FILES.items() if kind not in kinds}
     assert told["latency_ms"] > 0
     written = {file.name for file in (tmp_path / "here").iterdir()}
@@ -61,8 +63,8 @@ def check_onnx(folder: Path, data: Data, told: dict[str, dict[str, Any]]) -> Non
     pixels, labels = data.images.fetch(indices).numpy().astype(np.float32), data.labels[indices].numpy()
     logits = {kind: session.run(None, {"images": pixels})[0] for kind, session in sessions.items()}
     spread = np.ptp(logits["onnx"])
-    for kind, share, numbers in (("onnx", 0.0, "FLOAT"), ("onnx_fp16", 0.01, "FLOAT16"), ("onnx_int8", 0.2, "INT8")):
-        assert np.abs(logits[kind] - logits["onnx"]).max() <= share * spread
+    for kind, share, numbers in (("onnx", 0.0, "FLOAT"), ("onnx_fp16", 0.003, "FLOAT16"), ("onnx_int8", 0.1, "INT8")):
+        assert np.abs(logits[kind] - logits["onnx"]).mean() <= share * spread
         right = (logits[kind].argmax(1) == labels).mean()
         one = told[kind]
         assert (one["accuracy"], one["test_images"]) == (pytest.approx(right), len(labels))
@@ -81,6 +83,7 @@ def check_onnx(folder: Path, data: Data, told: dict[str, dict[str, Any]]) -> Non
 
 def test_a_process_that_dies_while_it_exports_is_no_fault_of_the_network(tmp_path: Path) -> None:
     """It ends the attempt; the process has loaded what it needs beside whoever waits for it."""
+    torch.manual_seed(0)
     spec, data = tiny_spec(), tiny_data()
     architecture = spec.space.cheapest()
     tested = Evaluation.of([0, 1, 2], [0, 1, 2], ("a", "b", "c"))
@@ -98,7 +101,7 @@ def test_a_process_that_dies_while_it_exports_is_no_fault_of_the_network(tmp_pat
     )
     first = Exports(pool, *given)
     told = first.write()
-    assert told["not_exported"] == {} and first.ready
+    assert told["not_exported"] == told["of_new_kinds"]["not_exported"] == {} and first.ready
     check_onnx(tmp_path / "here", data, told["onnx"])
     os.kill(pool.submit(os.getpid).result(), signal.SIGKILL)
     with pytest.raises(BrokenExecutor):
