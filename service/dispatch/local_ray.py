@@ -26,6 +26,8 @@ from service.settings import SECRETS
 
 log = logging.getLogger(__name__)
 START_SECONDS = 100.0
+SLOW = "timed out during startup"
+"""What Ray says when a node of its own has taken too long to begin."""
 STOP_SECONDS = 20.0
 KILL_SECONDS = 10.0
 WITHHELD = frozenset({
@@ -48,13 +50,20 @@ class LocalRay:
     def ensure(self) -> Endpoint:
         """Where Ray listens, after starting it if it is not there.
 
-        Raises `RuntimeError` with what Ray printed where it does not start.
+        Ray gives itself half a minute, and is given a second one: a busy machine may take longer. Raises
+        `RuntimeError` with what Ray printed where it does not start.
         """
         known = self._known()
         if known is not None and (answers(known) or self._wait(known, self._pid())):
             return known
         self.stop()
-        return self._start()
+        try:
+            return self._start()
+        except RuntimeError as error:
+            if SLOW not in str(error):
+                raise
+            log.warning("Ray did not start in its time; once more")
+            return self._start()
 
     def endpoint(self) -> Endpoint:
         """Where Ray listens, as far as is known; an address that nobody answers at where it is not."""

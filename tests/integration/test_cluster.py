@@ -20,6 +20,7 @@ from service.dispatch.executors.ray_jobs import Endpoint, RayJobs
 from service.dispatch.local_ray import free_ports
 from service.domain.lifecycle import TERMINAL
 from tests import seeding
+from tests.ray_starts import alone
 
 pytestmark = [pytest.mark.slow, pytest.mark.proof]
 PATIENCE = 480.0
@@ -57,8 +58,9 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(dispatcher, "CAPACITY_SECONDS", 1.0)
     made = Cluster()
-    node(made, num_cpus=0, include_dashboard=True, dashboard_port=free_ports(1)[0])
-    node(made, num_cpus=2)
+    with alone():
+        node(made, num_cpus=0, include_dashboard=True, dashboard_port=free_ports(1)[0])
+        node(made, num_cpus=2)
     yield made
     made.shutdown()  # type: ignore[no-untyped-call]
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from service.dispatch.executors.port import JobStatus
+from service.dispatch.executors.port import JobStatus, RayUnavailable
 from service.dispatch.executors.ray_jobs import RayJobs
 from service.dispatch.local_ray import LocalRay
+from tests.ray_starts import alone
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 PATIENCE = 300.0
@@ -59,12 +60,21 @@ DRIVER = """
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayJobs]:
     ray = LocalRay(tmp_path_factory.mktemp("ray"))
-    ray.ensure()
-    made = RayJobs(ray.endpoint, PATIENCE)
-    wait(lambda: made.nodes() != [], "the node is known")
+    with alone():
+        ray.ensure()
+        made = RayJobs(ray.endpoint, PATIENCE)
+        wait(lambda: knows_nodes(made), "the node is known")
     yield made
     made.close()
     ray.stop()
+
+
+def knows_nodes(jobs: RayJobs) -> bool:
+    """Whether Ray tells of a node; the part of its dashboard that does so comes up after the others."""
+    try:
+        return jobs.nodes() != []
+    except RayUnavailable:
+        return False
 
 
 def wait(for_what: Callable[[], bool], told: str) -> None:

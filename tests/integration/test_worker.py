@@ -34,6 +34,7 @@ from nas_core.space import read_genotype
 from nas_core.spec import SearchSpec, Settings
 from nas_core.supernet.references import build
 from service import keeper
+from tests.ray_starts import alone
 from worker.training import MANIFEST
 
 pytestmark = pytest.mark.slow
@@ -100,9 +101,15 @@ def start(tmp_path: Path) -> Iterator[Start]:
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """A Ray that jobs share; after a driver was killed it keeps the places of its workers for a while."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
+    with alone():
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
     yield cluster.address
     cluster.shutdown()  # type: ignore[no-untyped-call]
+
+
+def every_file(network: dict[str, Any]) -> dict[str, str]:
+    """What a result tells of a network's files, by kind."""
+    return {**network["files"], **network["of_new_kinds"]["files"]}
 
 
 def until(holds: Callable[[], Any], process: "subprocess.Popen[Any] | None" = None) -> Any:
@@ -128,7 +135,7 @@ def check_finished(folder: Path, spec: SearchSpec) -> dict[str, Any]:
         assert network.eval()(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
         assert (files / "picture.svg").read_text().startswith("<svg")
         assert one["not_exported"] == {} and one["latency_ms"] > 0
-        assert {path.name for path in files.iterdir()} == set(one["files"].values()) == set(FILES.values())
+        assert {path.name for path in files.iterdir()} == set(every_file(one).values()) == set(FILES.values())
         check_exports(files, network)
         with safe_open(folder / "candidates" / f"{one['budget']}.safetensors", "pt") as candidate:
             live = Architecture.from_json(candidate.metadata()["architecture"])
@@ -286,11 +293,12 @@ def test_a_node_without_the_data_ends_the_search_for_all_workers(tmp_path: Path,
         for number in range(20):
             shade = np.random.default_rng(number).integers(0, 255, (8, 8), dtype=np.uint8)
             Image.fromarray(shade).save(tmp_path / "with" / "pets" / name / f"{name}{number}.png")
-    cluster = Cluster(initialize_head=True, head_node_args={
-        "num_cpus": 1, "include_dashboard": False, "env_vars": {"HOME": str(tmp_path / "without")}
-    })  # fmt: skip
-    try:
+    with alone():
+        cluster = Cluster(initialize_head=True, head_node_args={
+            "num_cpus": 1, "include_dashboard": False, "env_vars": {"HOME": str(tmp_path / "without")}
+        })  # fmt: skip
         cluster.add_node(num_cpus=1, env_vars={"HOME": str(tmp_path / "with")})
+    try:
         cluster.wait_for_nodes()
         folder = tmp_path / "run"
         write_spec(folder, workers=2)
@@ -477,7 +485,7 @@ def test_finals_that_are_killed_go_on_and_the_best_on_validation_data_wins(tmp_p
         assert one["outcome"] == ("trained" if one["epochs"] == 9 else "stopped")
     trained = [one for one in trials.values() if one["outcome"] == "trained"]
     [winner] = [one for one in result["architectures"] if one["winner"]]
-    assert winner["name"] == str(spec.budgets[-1]) and set(winner["files"]) == set(FILES)
+    assert winner["name"] == str(spec.budgets[-1]) and set(every_file(winner)) == set(FILES)
     assert winner["validation_accuracy"] == max(one["validation_accuracy"] for one in trained)
     for one in result["architectures"]:
         assert f"The best network for {spec.budgets[-1]:,} is " in (folder / one["path"] / FILES["card"]).read_text()
@@ -486,5 +494,5 @@ def test_finals_that_are_killed_go_on_and_the_best_on_validation_data_wins(tmp_p
         network = build(read_genotype(json.loads((files / "architecture.json").read_text())))
         network.load_state_dict(load_file(files / "weights.safetensors"))
         assert network.architecture.multiply_adds == one["multiply_adds"] <= spec.budgets[-1]
-        assert {path.name for path in files.iterdir()} == {*one["files"].values(), "result.json"}
+        assert {path.name for path in files.iterdir()} == {*every_file(one).values(), "result.json"}
     assert some(folder, "epoch")[-1]["progress"] == pytest.approx(1) or some(folder, "stopped")

@@ -43,7 +43,7 @@ def test_a_measured_table_knows_every_part_and_gives_the_complete_network_its_ow
 def test_the_scale_makes_the_estimate_of_the_complete_network_what_it_was_measured_to_take(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(latency, "_milliseconds", lambda *_, **__: [2.0, 3.0, 7.0])
+    monkeypatch.setattr(latency, "milliseconds", lambda *_, **__: [2.0, 3.0, 7.0])
     space = SearchSpace.preset("digits", channels=4, blocks=(1, 2), levels=1)
     assert measure_table(space, "cpu", 1).estimate(space.complete()) == pytest.approx(3.0)
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from service.dispatch.local_ray import ray_environment
+from service.dispatch import local_ray
+from service.dispatch.local_ray import LocalRay, ray_environment
 
 
 def test_ray_gets_the_services_environment_and_none_of_its_secrets(
@@ -25,3 +26,19 @@ def test_ray_gets_the_services_environment_and_none_of_its_secrets(
     assert not [name for name, value in given.items() if "hidden" in value]
     assert given["YOSO_CHECKPOINT_SECONDS"] == "2" and given["AWS_PROFILE"] == "storage"
     assert given["RAY_AUTH_TOKEN_PATH"] == str(tmp_path / "token") and given["RAY_AUTH_MODE"] == "token"
+
+
+@pytest.mark.parametrize(("told", "times"), [("The current node timed out during startup.", 2), ("No such port", 1)])
+def test_a_ray_that_was_too_slow_to_start_is_given_a_second_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, told: str, times: int
+) -> None:
+    """It is Python's `ray` on the path that says so here."""
+    code = f"open({str(tmp_path / 'starts')!r}, 'a').write('.'); raise Exception({told!r})"
+    (tmp_path / "ray" / "scripts").mkdir(parents=True)
+    for package in ("ray", "ray/scripts"):
+        (tmp_path / package / "__init__.py").touch()
+    (tmp_path / "ray" / "scripts" / "scripts.py").write_text(code)
+    monkeypatch.setattr(local_ray, "ray_environment", lambda _: {"PYTHONPATH": str(tmp_path)})
+    with pytest.raises(RuntimeError, match=told):
+        LocalRay(tmp_path / "storage").ensure()
+    assert (tmp_path / "starts").read_text() == times * "."
