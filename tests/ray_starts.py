@@ -1,6 +1,7 @@
 """Rays that tests start: one after the other, whatever the number of processes of tests.
 
-Ray gives a node thirty seconds to begin, which are too few where several begin on two cores.
+Ray gives a node thirty seconds to begin, which are too few where several begin on two cores. For an agent whose port it
+is not told it waits for fifteen, too few for Python to load Ray beside other tests.
 """
 
 import fcntl
@@ -9,6 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from service.dispatch.local_ray import free_ports
+
+AGENTS = ("dashboard_agent_listen_port", "metrics_agent_port", "metrics_export_port", "runtime_env_agent_port")
+
 
 @contextmanager
 def alone() -> Iterator[None]:
@@ -16,3 +21,8 @@ def alone() -> Iterator[None]:
     with (Path(tempfile.gettempdir()) / "yoso-tests-ray.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def agent_ports() -> dict[str, int]:
+    """Ports for the agents of a node, by what Ray calls them."""
+    return dict(zip(AGENTS, free_ports(len(AGENTS)), strict=True))

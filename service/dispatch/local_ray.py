@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 START_SECONDS = 100.0
 SLOW = "timed out during startup"
 """What Ray says when a node of its own has taken too long to begin."""
+AGENTS = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port", "runtime-env-agent-port")
+"""Ports of a node's agents. For those that it chooses itself Ray waits fifteen seconds, which a busy machine may take
+to load Python, and then ends: https://github.com/ray-project/ray/issues/65983."""
 STOP_SECONDS = 20.0
 KILL_SECONDS = 10.0
 WITHHELD = frozenset({
@@ -103,7 +106,7 @@ class LocalRay:
 
     def _start(self) -> Endpoint:
         self.folder.mkdir(parents=True, exist_ok=True)
-        gcs, dashboard, client, agent = free_ports(4)
+        gcs, dashboard, client, *agents = free_ports(3 + len(AGENTS))
         token = secrets.token_hex(32)
         token_file = self.folder / "ray-token"
         token_file.touch(mode=0o600)
@@ -112,7 +115,8 @@ class LocalRay:
         temp_dir = tempfile.mkdtemp(prefix="yoso-ray-")
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={gcs}"]
         command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--include-dashboard=true"]
-        command += [f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"]
+        command += [f"--ray-client-server-port={client}"]
+        command += [f"--{name}={port}" for name, port in zip(AGENTS, agents, strict=True)]
         command += ["--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats", f"--temp-dir={temp_dir}"]
         environment = ray_environment(token_file) | {"YOSO_RAY_FOLDER": str(self.folder)}
         with (self.folder / "ray.log").open("wb") as output:

@@ -20,7 +20,7 @@ from service.dispatch.executors.ray_jobs import Endpoint, RayJobs
 from service.dispatch.local_ray import free_ports
 from service.domain.lifecycle import TERMINAL
 from tests import seeding
-from tests.ray_starts import alone
+from tests.ray_starts import agent_ports, alone
 
 pytestmark = [pytest.mark.slow, pytest.mark.proof]
 PATIENCE = 480.0
@@ -34,8 +34,8 @@ SEARCH: dict[str, Any] = {
 
 
 def node(cluster: Cluster, **fields: Any) -> Any:
-    """A node joins; every one has an agent of its own, which wants a port."""
-    return cluster.add_node(dashboard_agent_listen_port=free_ports(1)[0], **fields)
+    """A node joins; every one has agents of its own, which want ports."""
+    return cluster.add_node(**agent_ports(), **fields)
 
 
 def worker_node(cluster: Cluster) -> Any:

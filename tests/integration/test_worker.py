@@ -34,7 +34,7 @@ from nas_core.space import read_genotype
 from nas_core.spec import SearchSpec, Settings
 from nas_core.supernet.references import build
 from service import keeper
-from tests.ray_starts import alone
+from tests.ray_starts import agent_ports, alone
 from worker.training import MANIFEST
 
 pytestmark = pytest.mark.slow
@@ -102,7 +102,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def address() -> Iterator[str]:
     """A Ray that jobs share; after a driver was killed it keeps the places of its workers for a while."""
     with alone():
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False})
+        cluster = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False} | agent_ports()
+        )
     yield cluster.address
     cluster.shutdown()  # type: ignore[no-untyped-call]
 
@@ -295,9 +297,9 @@ def test_a_node_without_the_data_ends_the_search_for_all_workers(tmp_path: Path,
             Image.fromarray(shade).save(tmp_path / "with" / "pets" / name / f"{name}{number}.png")
     with alone():
         cluster = Cluster(initialize_head=True, head_node_args={
-            "num_cpus": 1, "include_dashboard": False, "env_vars": {"HOME": str(tmp_path / "without")}
+            "num_cpus": 1, "include_dashboard": False, "env_vars": {"HOME": str(tmp_path / "without")}, **agent_ports()
         })  # fmt: skip
-        cluster.add_node(num_cpus=1, env_vars={"HOME": str(tmp_path / "with")})
+        cluster.add_node(num_cpus=1, **agent_ports(), env_vars={"HOME": str(tmp_path / "with")})
     try:
         cluster.wait_for_nodes()
         folder = tmp_path / "run"
