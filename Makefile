@@ -21,9 +21,15 @@ demo: .venv/installed ## Search on real scans of digits with a service of its ow
 test: .venv/installed ## Run every check
 	@$(MAKE) --no-print-directory --jobs 2 NICE="nice -n 19" lint tests
 
+# A Ray ends unless its agents have started within fifteen seconds: its tests have the processors almost to themselves.
 tests: .venv/installed
 	./tools/browser
+ifdef ARGS
 	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal $(ARGS)
+else
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests/acceptance tests/integration
+	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal tests/browser tests/unit
+endif
 
 lint: .venv/installed ## Check style, types and who may import whom
 	$(BIN)/ruff check --quiet

@@ -27,11 +27,11 @@ from rich.console import Console
 from rich.table import Table
 
 from nas_core.files import FILES
-from service.api.limits import BODY_SECONDS, MOST_OF_NOBODY
 from service.client import ENDED, Client
 from service.connections import HEAD_SECONDS
 from service.dispatch.local_ray import free_ports, ray_environment
-from service.dispatch.runs import of_attempt
+from service.folders.runs import of_attempt
+from service.web.limits import BODY_SECONDS, MOST_OF_NOBODY
 from tests import hostile, seeding
 from tests.ray_double import RayDouble, ray_double
 

@@ -33,7 +33,6 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from benchmarks import client
 from benchmarks.client import timed
-from service.api.views import position
 from service.client import Bearer
 from service.dispatch.dispatcher import THREADS, Dispatcher
 from service.dispatch.executors.ray_jobs import Endpoint, RayJobs
@@ -46,6 +45,7 @@ from service.store.database import connect, migrate, reading
 from service.store.models import ArchitectureRow, Attempt, Base, Event, Search
 from service.store.searches import Searches
 from service.store.work import LostLease, Work
+from service.use_cases.views import position
 from tests import seeding
 from tests.postgres import postgres_server_in
 from tests.ray_double import TOKEN

@@ -14,7 +14,6 @@ from sqlalchemy import JSON, BigInteger
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from service import processes
-from service.api.context import Context
 from service.app import create_app
 from service.connections import Connection
 from service.settings import Settings
@@ -56,11 +55,9 @@ def stub(program: str) -> None:
     logging.basicConfig(level="WARNING")
     settings = Settings.from_environment()
     app = create_app(settings)
-    context: Context = app.state.context
-    assert context.dispatching is not None
-    context.dispatching.dispatcher.python = program
+    app.state.dispatching.dispatcher.python = program
     config = uvicorn.Config(app, settings.host, settings.port, access_log=False, log_config=None, http=Connection)
-    processes.Server(config, context).run()
+    processes.Server(config, app).run()
 
 
 if __name__ == "__main__":

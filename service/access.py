@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from nas_core.errors import InvalidValue
-from service.api.callers import Caller, Callers
+from service.callers import Caller, Callers
 from service.domain.grants import EVERY_PROJECT, NAME, Grant, NotAllowed, Role, end_of
 from service.settings import Settings
 from service.store.audit import Action, Asked, Audit, note

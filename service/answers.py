@@ -1,12 +1,16 @@
-"""What the API answers, as types for Python programs that ask it: the client returns these dictionaries.
+"""What the API answers: use cases make these dictionaries, the service sends them, and the client returns them.
 
-They say what the API's own models say (a test compares the two), and load neither those nor the server that they
-belong to.
+The API's description is made from them too.
 """
 
-from typing import Any, Literal, TypedDict, final
+from typing import Any, Literal, final
+
+from typing_extensions import TypedDict
 
 from nas_core.space import Origin
+
+By = Literal["accuracy", "balanced_accuracy"]
+"""What says which of two networks is better."""
 
 
 class OnnxFile(TypedDict):
@@ -14,11 +18,16 @@ class OnnxFile(TypedDict):
 
     bytes: int
     accuracy: float
+    """On the network's test images, or on as many of them as fit into 64 MB."""
     test_images: int
     latency_ms: float
+    """Of one image: the median."""
     latency_low_ms: float
+    """The 10th percentile."""
     latency_high_ms: float
+    """The 90th percentile."""
     latency_device: str
+    """The CPU of the machine that trained the network."""
 
 
 class Architecture(TypedDict):
@@ -27,25 +36,38 @@ class Architecture(TypedDict):
     id: str
     budget: int
     origin: Origin
+    """Whether it was searched for, and else what it is."""
     label: str | None
+    """What it is called beside other networks of its search for the budget; None where there are no such."""
     variant: str | None
+    """The name of the network that people have drawn which it is, scaled, such as resnet8; None for any other."""
     winner: bool
+    """Whether it is the one to take for its budget, of any origin: finals retrain several."""
     comparison: str | None
+    """How it did in the test beside the best network of another origin for its budget; None where there is none."""
     multiply_adds: int
     parameters: int
     activations: int | None
+    """The most that inference of one image holds at once; None where it was not counted."""
     accuracy: float
     accuracy_low: float
     accuracy_high: float
     test_images: int
     balanced_accuracy: float | None
+    """The mean recall of the classes that have test images; None where it was not measured."""
     top5_accuracy: float | None
+    """None for at most ten classes."""
     warnings: list[str]
+    """What the accuracy does not show, such as a class that is never recognised."""
     latency_ms: float | None
+    """Of one image on the machine that trained it (on the search's device where it is limited); None where it was not
+    measured."""
     files: dict[str, str]
     """Paths for `Client.download`, by kind of file."""
     onnx: dict[str, OnnxFile]
+    """What each ONNX file is like, by kind of file; empty where that was not measured."""
     not_exported: dict[str, str]
+    """Why a kind of file is missing, by kind."""
 
 
 class ClassResult(TypedDict):
@@ -53,16 +75,22 @@ class ClassResult(TypedDict):
 
     name: str
     images: int
+    """Test images of the class."""
     predicted: int
+    """Test images that were classified as it."""
     recall: float | None
+    """The share of its images that are classified correctly; None without test images."""
     precision: float | None
+    """The share of its predictions that are right; None where it was never predicted."""
 
 
 class Evaluation(TypedDict):
-    """A network's test, class by class, and its confusion matrix as [class, predicted, images]."""
+    """A network's test, class by class in the order of the logits, and its confusion matrix."""
 
     classes: list[ClassResult]
     confusion: list[list[int]]
+    """The confusion matrix as [class, predicted class, images], both classes as numbers, without what does not
+    occur."""
 
 
 class ArchitectureDetail(Architecture):
@@ -71,10 +99,15 @@ class ArchitectureDetail(Architecture):
     search_id: str
     architecture: dict[str, Any]
     evaluation: Evaluation | None
+    """None for a network from before tests were kept class by class, or where their file is lost or damaged."""
 
 
 class Decoding(TypedDict):
-    """How every image of a dataset is decoded."""
+    """How every image of the dataset is decoded: to `channels` by `size` by `size` bytes.
+
+    Transparent pixels show `background`. Values of 16 or 32 bits are scaled from the range `integers` to 0 … 255,
+    floating-point values from `floats`.
+    """
 
     channels: int
     size: int
@@ -92,7 +125,7 @@ class LeftOut(TypedDict):
 
 
 class Found(TypedDict):
-    """Images that have something in common: how many, or how many groups of them, and the first."""
+    """Images that have something in common: how many or, of images that are alike, how many groups; and the first."""
 
     count: int
     examples: list[list[str]]
@@ -106,6 +139,17 @@ class FieldError(TypedDict):
     reason: str
     accepted: str
     choices: list[dict[str, Any]]
+    """Requests that would be accepted where there are few: the fields that differ, by their paths, and their values."""
+
+
+class Problem(TypedDict):
+    """A problem document (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[FieldError]
 
 
 @final
@@ -114,38 +158,50 @@ class DatasetReport(TypedDict):
 
     dataset: str
     usable: bool
+    """Whether a search can be made on it: there are no `problems`."""
     path: str | None
     kind: str
     layout: str
     class_names: list[str]
     counts: dict[str, dict[str, int]]
+    """Images by part and class."""
     images: int
     examined: int
+    """Images that were decoded: all of them, or a sample. What follows up to `nearly_identical` is counted on these."""
     sizes: dict[str, int]
     modes: dict[str, int]
+    """As Pillow names them."""
     bit_depths: dict[str, int]
     orientations: dict[str, int]
+    """By the value of the orientation tag (EXIF); 1 is upright."""
     duplicates: dict[str, Found]
+    """Groups of images with the same pixels, by where they are: within or across parts, across classes."""
     constant: Found
+    """Images of one colour."""
     nearly_identical: dict[str, Found]
     left_out: list[LeftOut]
     channels: int
     image_size: int
     decoding: Decoding
     fingerprint: str
+    """What tells this dataset from another, and from what it was before a file changed."""
     notes: list[str]
+    """What was done to the images, and what one may want to know."""
     warnings: list[str]
     problems: list[FieldError]
+    """Why a search on it is refused, each with what would be accepted."""
     contact_sheet: str | None
+    """Where the picture of what a network would see is, as PNG."""
 
 
 @final
 class Looking(TypedDict):
-    """How far the look at a dataset is: what is done at present, for how many files, and of how many."""
+    """How far the look at a dataset is; the same request again gets its report once there is one."""
 
     dataset: str
     doing: str
     done: int
+    """Files so far."""
     total: int | None
 
 
@@ -155,61 +211,78 @@ class Search(TypedDict):
 
     id: str
     kind: str
+    """`search`, or `finals`, which retrain what the searches of a sweep have found."""
     project: str
     sweep: str | None
+    """The sweep that it belongs to."""
     name: str
     submitted_by: str | None
+    """The name of the token that it was submitted with."""
     status: str
     reason: str | None
     phase: str | None
     progress: float
     seconds_left: float | None
+    """By how long it has taken so far; None while that says too little."""
     accuracy: float | None
     dataset: str
     dataset_report: dict[str, Any] | None
+    """What was found when the dataset was looked at: layout, counts, decoding, what is left out, fingerprint."""
     budgets: list[int]
     limits: dict[str, Any]
     seed: int
     workers: int
+    """While it is queued the most that it wants; from its launch on as many as it was granted."""
     min_workers: int
     max_workers: int
     accelerator_type: str | None
+    """What its nodes must have; None for any."""
     priority: int
     max_wait: float | None
+    """Seconds that it may wait until its workers start, since its user has queued it."""
     max_run: float | None
+    """Seconds that it may run, in all attempts since its user has queued it."""
     start_by: str | None
+    """By when its workers must have started, while they have not and nobody has paused its sweep."""
     stop_by: str | None
+    """While it runs: when it will be stopped if it has not ended."""
     attempt: int
     supernet_multiply_adds: int
     created_at: str
     started_at: str | None
     heard_at: str | None
+    """When its workers last told of anything, as they do of every epoch."""
     ended_at: str | None
     stored: int
+    """Bytes in the storage when its last attempt had ended."""
     pruned: list[str]
+    """What was removed of it since, by its age: checkpoints, events or logs."""
     error: dict[str, Any] | None
     architectures: list[Architecture]
     notes: list[str]
+    """What else there is to say of it when it is submitted: of reference networks that are left out."""
     request: dict[str, Any]
     space: dict[str, Any]
     settings: dict[str, Any]
 
 
 class Attempt(TypedDict):
-    """One launch of a search."""
+    """One launch of a search: from the claim until its job was proved gone."""
 
     number: int
     dispatcher: str
     started_at: str
     ended_at: str | None
     outcome: str | None
+    """The state that the search went to; None while it lasts."""
     error: dict[str, Any] | None
 
 
 class Log(TypedDict):
-    """A part of what an attempt's driver has printed; `end` is what to give as `after` for what comes next.
+    """A part of what the driver of an attempt has printed, which `begin` bytes of the log precede.
 
-    While the attempt is `running` there may be more; `note` says why there is nothing to read.
+    `end` is what to give as `after` for what comes next. While the attempt is `running` there may be more; `note` says
+    why there is nothing to read, or not all.
     """
 
     attempt: int
@@ -245,21 +318,30 @@ class Estimate(TypedDict):
     seconds: float
     low: float
     high: float
+    """`seconds` lie between `low` and `high`, as far as can be told."""
     searches: int
+    """How many searches on this cluster the estimate follows from; with 0 it is a guess."""
     cpu_hours: float
     gpu_hours: float
     workers: int
     cpus_per_worker: int
     gpus_per_worker: int
     images: int
+    """Images that networks are trained on, about."""
     epochs: Epochs
     multiply_adds: Compute
     supernet_multiply_adds: int
     notes: list[str]
 
 
+class Deleted(TypedDict):
+    """What is left of a search that was deleted."""
+
+    id: str
+
+
 class SearchPage(TypedDict):
-    """A page of searches; `next` is to be given as `after`."""
+    """A page of searches, newest first; `next` asks for the following one, as `after`."""
 
     items: list[Search]
     next: str | None
@@ -279,16 +361,20 @@ class Sweep(TypedDict):
     paused: bool
     searches: int
     counts: dict[str, int]
+    """Searches by state."""
     finals: dict[str, int]
+    """Finals, which retrain what the searches have found, by state."""
     done: bool
     seconds_left: float | None
+    """About how long it goes on if as many run at once as do now; None while none runs."""
     created_at: str
     request: dict[str, Any]
     notes: list[str]
+    """What was changed of the request, such as equal budgets that were merged."""
 
 
 class SweepPage(TypedDict):
-    """A page of sweeps; `next` is to be given as `after`."""
+    """A page of sweeps, newest first; `next` asks for the following one, as `after`."""
 
     items: list[Sweep]
     next: str | None
@@ -299,29 +385,37 @@ class Point(TypedDict):
 
     architecture: str
     search: str
+    """The search or the finals that retrained it."""
     origin: Origin
+    """Whether it was searched for, and else what it is."""
     winner: bool
+    """Whether it is the one that its search or its finals deliver for the budget."""
     seed: int
     budget: int
     cost: float
     accuracy: float
     accuracy_low: float
     accuracy_high: float
+    """The ends of the accuracy's 95 % interval."""
     balanced_accuracy: float | None
+    """None where it was tested by a version that did not tell it."""
     validation_accuracy: float | None
+    """On the part by which networks are chosen; None where it was retrained by a version that did not tell it."""
     on_front: bool
+    """Whether it was searched for or is a reference network, and no other such is at once as cheap and as good."""
 
 
 class Front(TypedDict):
-    """A sweep's networks by cost, the cheapest first; those that others beat too."""
+    """All networks of a sweep by cost, those that are dominated too; `by` is what says which is better."""
 
     cost: str
-    by: Literal["accuracy", "balanced_accuracy"]
+    by: By
     points: list[Point]
 
 
 class Project(TypedDict):
-    """A project: what it may have, holds and has used."""
+    """A project: what it may have, holds and has used. `share` is its part of the weights of all that have something
+    queued or running."""
 
     name: str
     weight: float
@@ -332,19 +426,24 @@ class Project(TypedDict):
     running: int
     queued: int
     accelerators: float
+    """Held now; a GPU counts 1, a search without GPUs an eighth a CPU."""
     used: float
+    """Accelerator-seconds, of which half are forgotten every six hours."""
     share: float
     stored: int
+    """Bytes in the storage; of searches that run, what they held when their last attempt ended."""
 
 
 class Node(TypedDict):
-    """A machine of the cluster."""
+    """A machine of the cluster that is alive, or may be added to it, and what it has."""
 
     name: str
     cpus: float
     gpus: float
     accelerator_types: list[str]
+    """As Ray names them, such as A100."""
     possible: bool
+    """Whether it is not there yet: its autoscaled group, whose name it bears, may grow by it."""
 
 
 class Holder(TypedDict):
@@ -355,6 +454,7 @@ class Holder(TypedDict):
     status: str
     reason: str | None
     workers: int
+    """As many as it was granted."""
     cpus: int
     gpus: int
     accelerator_type: str | None
@@ -362,21 +462,28 @@ class Holder(TypedDict):
 
 
 class Waiting(TypedDict):
-    """A queued search: its place, and why it waits."""
+    """A queued search: its place if everything came free now, and why it waits."""
 
     place: int
+    """Among those that are shown."""
     id: str
     project: str
     workers: int
+    """The most that it wants."""
     min_workers: int
+    """The fewest that will do."""
     cpus: int
+    """Of the most workers, like `gpus`."""
     gpus: int
     accelerator_type: str | None
     reason: str
 
 
 class Cluster(TypedDict):
-    """What the cluster has, who holds it, and who waits."""
+    """The cluster as a dispatcher last saw it, `age` seconds ago; `error` says why Ray could not be asked.
+
+    With a project's token all but what is held in all is of that project alone.
+    """
 
     cpus: float
     gpus: float
@@ -403,6 +510,7 @@ class Me(TypedDict):
 
     name: str
     project: str
+    """`*` for all."""
     role: str
     expires_at: str | None
 
@@ -412,21 +520,25 @@ class Token(TypedDict):
 
     name: str
     project: str
+    """`*` for all."""
     role: str
     created_by: str | None
     created_at: str
     expires_at: str | None
+    """None where it never ends."""
     last_used_at: str | None
+    """To about a minute; None where it was not used yet."""
 
 
 class MadeToken(Token):
     """A token that was just made, and what is to be sent for it: it is told this once."""
 
     token: str
+    """What is to be sent as `Authorization: Bearer …`; it is told here and nowhere again."""
 
 
 class TokenPage(TypedDict):
-    """A page of tokens; `next` is to be given as `after`."""
+    """A page of tokens, by name; `next` asks for the following one, as `after`."""
 
     items: list[Token]
     next: str | None
@@ -438,11 +550,14 @@ class Webhook(TypedDict):
     id: str
     project: str
     url: str
+    """That of a notification without what is secret in it."""
     events: list[str]
     created_by: str | None
     created_at: str
     taken_at: str | None
+    """When it last took a message."""
     off_at: str | None
+    """Since when it is switched off; None where it is on."""
     off_reason: str | None
 
 
@@ -450,10 +565,11 @@ class MadeWebhook(Webhook):
     """A webhook that was just made, and what its messages are signed with: it is told this once, to no notification."""
 
     secret: str | None
+    """What its messages are signed with, for the receiver; it is told here and nowhere again. Notifications: None."""
 
 
 class WebhookPage(TypedDict):
-    """A page of webhooks; `next` is to be given as `after`."""
+    """A page of webhooks, by id; `next` asks for the following one, as `after`."""
 
     items: list[Webhook]
     next: str | None
@@ -464,24 +580,31 @@ class DeliveryAttempt(TypedDict):
 
     time: str
     status: int | None
+    """Of the answer; None where there was none."""
     seconds: float
     reason: str | None
+    """Why it was not taken; None where it was."""
 
 
 class Delivery(TypedDict):
     """A message to a webhook; its outcome is taken, given_up, or None while it is to be sent."""
 
     id: str
+    """What the header `webhook-id` says."""
     type: str
+    """Such as search.succeeded, sweep.failed or test."""
     document: dict[str, Any]
+    """What is sent; links are below `YOSO_PUBLIC_URL` then, where that is set."""
     created_at: str
     due_at: str | None
+    """When it is to be sent (again)."""
     outcome: str | None
+    """`taken`, `given_up`, or None while it is to be sent."""
     attempts: list[DeliveryAttempt]
 
 
 class DeliveryPage(TypedDict):
-    """A page of messages to a webhook; `next` is to be given as `after`."""
+    """A page of messages to a webhook, newest first; `next` asks for the following one, as `after`."""
 
     items: list[Delivery]
     next: str | None
@@ -492,14 +615,17 @@ class AuditEntry(TypedDict):
 
     time: str
     by: str | None
+    """The name of the token that it was done with; None for nobody who is known, or the service itself."""
     action: str
     project: str | None
+    """None where it is about no project, or about all."""
     about: str | None
+    """Such as search/ID, sweep/ID, token/NAME, person/NAME or project/NAME."""
     data: dict[str, Any]
 
 
 class AuditPage(TypedDict):
-    """A page of the audit log; `next` is to be given as `after`."""
+    """A page of the audit log, newest first; `next` asks for the following one, as `after`."""
 
     items: list[AuditEntry]
     next: str | None

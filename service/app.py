@@ -17,7 +17,6 @@ from service.api import (
     health,
     logs,
     metrics,
-    problems,
     projects,
     schemas,
     searches,
@@ -25,17 +24,10 @@ from service.api import (
     tokens,
     webhooks,
 )
-from service.api.access_log import AccessLog, Routes
-from service.api.below import Below
-from service.api.callers import Callers
-from service.api.context import Context
-from service.api.doors import Doors
-from service.api.heads import Heads
-from service.api.limits import Limits, Streams
-from service.api.turns import Checks
+from service.callers import Callers
 from service.dashboard import add_dashboard
 from service.dispatch.process import Dispatching
-from service.dispatch.runs import Runs
+from service.folders.runs import Runs
 from service.inspections import Inspections
 from service.settings import Settings
 from service.store.audit import Audit
@@ -48,6 +40,14 @@ from service.store.searches import Searches
 from service.store.sweeps import Sweeps
 from service.store.tokens import Tokens
 from service.store.webhooks import WebhookStore
+from service.web import problems
+from service.web.access_log import AccessLog, Routes
+from service.web.below import Below
+from service.web.context import Context
+from service.web.doors import Doors
+from service.web.heads import Heads
+from service.web.limits import Limits, Streams
+from service.web.turns import Checks
 from service.webhooks import Webhooks
 
 
@@ -78,9 +78,9 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
         callers,
         access,
         Webhooks(WebhookStore(engine), settings.webhook_networks, settings.notify_schemes),
+        Inspections(settings.data_roots, settings.any_folder, settings.inspection_seconds),
         Checks(),
         Streams(settings.max_streams),
-        Inspections(settings.data_roots, settings.any_folder, settings.inspection_seconds),
     )
 
     @asynccontextmanager
@@ -104,7 +104,7 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
         redoc_url=None,
         openapi_url=None,
     )
-    app.state.context = context
+    app.state.context, app.state.dispatching = context, dispatching
     app.state.metrics = metrics.Metrics(context, __version__)
     app.add_middleware(Routes)
     app.add_middleware(Heads)

@@ -29,8 +29,8 @@ import sqlalchemy as sa
 from alembic import command
 
 from nas_core.errors import InvalidValue
-from service.dispatch.runs import Runs
 from service.domain.lifecycle import WITH_RAY
+from service.folders.runs import Runs
 from service.settings import Settings
 from service.store.audit import Action
 from service.store.database import connect, is_newer, migrations, rebuilding, revision_of, revisions, unlimited

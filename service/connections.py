@@ -1,7 +1,7 @@
 """HTTP connections that do not wait for ever: the head of a request must be there within `HEAD_SECONDS`.
 
 Uvicorn bounds how long a connection may be idle between requests, but not how long the first may take to come, nor how
-long half a head may stay half. Bodies are `service.api.limits`'s.
+long half a head may stay half. Bodies are `service.web.limits`'s.
 """
 
 import asyncio

@@ -22,10 +22,10 @@ from nas_core.errors import InvalidValue
 from nas_core.version import UNKNOWN, __version__
 from service import proxies
 from service.client import Bearer, default_url
-from service.dispatch.executors.port import RayUnavailable
 from service.dispatch.executors.ray_jobs import RayJobs
 from service.dispatch.process import elsewhere, remote
-from service.dispatch.runs import Runs
+from service.domain.scheduling import RayUnavailable
+from service.folders.runs import Runs
 from service.settings import Settings
 from service.store.database import connect, is_newer, reading, revision_of
 

@@ -11,7 +11,7 @@ FORMATS = ("text", "json")
 ACCESS = "service.access"
 """The logger that has a line for every request; only programs get them."""
 REQUEST: ContextVar[str | None] = ContextVar("request", default=None)
-"""The id of the request that is being answered (`service.api.access_log`)."""
+"""The id of the request that is being answered (`service.web.access_log`)."""
 SEARCH: ContextVar[str | None] = ContextVar("search", default=None)
 """The search that a dispatcher is taking a step with."""
 

@@ -17,22 +17,23 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import uvicorn
+from fastapi import FastAPI
 from sqlalchemy.exc import OperationalError
 
 from service import own_token
-from service.api.callers import grant_for_own_user
-from service.api.context import Context
 from service.app import create_app
+from service.callers import grant_for_own_user
 from service.connections import Connection
 from service.dashboard.login import login_url
 from service.dispatch.process import Dispatching
-from service.dispatch.runs import Runs
+from service.folders.runs import Runs
 from service.settings import Settings
 from service.store.database import connect, prepare
 from service.store.database import migrate as bring_up_to_date
 from service.store.logins import digest
 from service.store.searches import Searches
 from service.store.single import hold
+from service.web.context import Context
 
 log = logging.getLogger(__name__)
 LAME_SECONDS = 1.0
@@ -44,9 +45,10 @@ GRACE_SECONDS = 2
 class Server(uvicorn.Server):
     """Uvicorn, which waits for open connections before it tells the application: here the application knows first."""
 
-    def __init__(self, config: uvicorn.Config, context: Context) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
-        self.context = context
+        self.context: Context = app.state.context
+        self.dispatching: Dispatching | None = app.state.dispatching
 
     async def startup(self, sockets: Any = None) -> None:
         """Listen, and say where."""
@@ -73,8 +75,7 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: Any = None) -> None:
         """End the streams and the dispatcher while readiness can still be asked for, then stop listening."""
         self.context.streams.end()
-        dispatching = self.context.dispatching
-        drained = asyncio.to_thread(dispatching.drain) if dispatching else asyncio.sleep(0, True)
+        drained = asyncio.to_thread(self.dispatching.drain) if self.dispatching else asyncio.sleep(0, True)
         await asyncio.gather(drained, asyncio.sleep(LAME_SECONDS))
         for token in (token for token, grant in self.context.settings.tokens.items() if grant.own):
             own_token.withdraw(self.context.settings, token)
@@ -103,12 +104,12 @@ def serve(settings: Settings, dispatch: bool) -> int:
             # Uvicorn would let any process of this machine say for whom it asks.
             forwarded_allow_ips=os.environ.get("FORWARDED_ALLOW_IPS", []),
         )
-        context: Context = app.state.context
+        server = Server(config, app)
         # What is there now stays: to look through all of it again and again would hold up answers.
         gc.collect()
         gc.freeze()
-        Server(config, context).run()
-        return 0 if context.dispatching is None or context.dispatching.drain() else 1
+        server.run()
+        return 0 if server.dispatching is None or server.dispatching.drain() else 1
 
 
 def dispatch(settings: Settings) -> int:

@@ -41,7 +41,7 @@ class Settings:
     `storage` is a folder or an fsspec URL; `ray_address` the URL of a Ray cluster's dashboard, or None for a Ray of the
     service's own on this machine, unless `rayjob` is what KubeRay makes a cluster of for each search; `public_url` the
     URL that users open, and `allowed_hosts` the other names, each with or without a port, by which it may be asked
-    (`service.api.doors`); `data_roots` the folders that image folders may lie in, and `project_roots` those of single
+    (`service.web.doors`); `data_roots` the folders that image folders may lie in, and `project_roots` those of single
     projects, both empty for any; `tokens` maps a bearer token to what it opens; `mlflow_uri` is the MLflow server that
     searches are mirrored to, or None. What one process takes on: bodies of `max_body` bytes; from one token (or
     address, where it is not this machine's own) `rate` requests a second, `rate_burst` at once, and `max_streams` open

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from nas_core.errors import InvalidValue
 from service import notifications
 from service.addresses import NowhereToSend, Resolve, addresses_of, resolve
-from service.api.callers import Caller
+from service.callers import Caller
 from service.domain.grants import NAME, NotAllowed
 from service.domain.receivers import ACCEPTED, Event, Network, is_notified, place_of
 from service.store.database import reading

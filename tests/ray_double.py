@@ -35,7 +35,7 @@ import httpx
 from nas_core.files import FILES, set_apart
 from nas_core.space.picture import draw
 from service.dispatch.executors.ray_jobs import Endpoint, RayJobs
-from service.dispatch.runs import Runs
+from service.folders.runs import Runs
 from tests import seeding
 from worker.run_folder import CLAIMED, CLOSED, GaveWay, RunFolder
 

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from service.dispatch.local_ray import free_ports
 
@@ -23,6 +24,6 @@ def alone() -> Iterator[None]:
         yield
 
 
-def agent_ports() -> dict[str, int]:
+def agent_ports() -> dict[str, Any]:
     """Ports for the agents of a node, by what Ray calls them."""
     return dict(zip(AGENTS, free_ports(len(AGENTS)), strict=True))

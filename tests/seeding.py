@@ -23,19 +23,19 @@ from nas_core.search.spending import fit_widths
 from nas_core.space import Architecture, SearchSpace
 from nas_core.space.picture import draw
 from nas_core.train.evaluation import Evaluation
-from service.api.context import Context
 from service.app import create_app
 from service.connections import Connection
-from service.dispatch.runs import CONTACT_SHEET
 from service.domain.grants import Grant
 from service.domain.lifecycle import WITH_RAY, Status
 from service.domain.request import SearchRequest, check
 from service.domain.scheduling import Capacity, Node
 from service.domain.sweep import SweepRequest, expand, sorted_budgets
+from service.folders.runs import CONTACT_SHEET
 from service.settings import Settings
 from service.store.database import writing
 from service.store.models import Search
 from service.store.work import Work
+from service.web.context import Context
 
 OWNER = "tests"
 BUDGETS = [300_000, 600_000]

@@ -1,43 +1,21 @@
 """The audit log, for admins: who did what, and when."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel
 
 from nas_core.errors import InvalidValue
-from service.api.context import CallerDep, ContextDep
-from service.api.searches import PROBLEMS
+from service import answers
 from service.api.tokens import FORBIDDEN
-from service.api.views import iso, place, position
 from service.domain.request import Text
 from service.store.audit import Action, Asked
-from service.store.models import AuditEntry
+from service.use_cases.views import place, position, view_entry
+from service.web.context import CallerDep, ContextDep
+from service.web.described import PROBLEMS
 
 router = APIRouter(prefix="/api/v1/audit", tags=["audit"], responses=PROBLEMS)
 When = Annotated[Text | None, Query(description="A day or a time, in UTC unless it says otherwise (ISO 8601).")]
-
-
-class AuditView(BaseModel):
-    """Something that somebody did."""
-
-    time: str
-    by: str | None
-    """The name of the token that it was done with; None for nobody who is known, or the service itself."""
-    action: str
-    project: str | None
-    """None where it is about no project, or about all."""
-    about: str | None
-    """Such as search/ID, sweep/ID, token/NAME, person/NAME or project/NAME."""
-    data: dict[str, Any]
-
-
-class AuditPage(BaseModel):
-    """A page of the audit log, newest first; `next` asks for the following one, as `after`."""
-
-    items: list[AuditView]
-    next: str | None
 
 
 @router.get("", responses=FORBIDDEN)
@@ -54,7 +32,7 @@ def browse(
     ] = None,
     since: When = None,
     until: When = None,
-) -> AuditPage:
+) -> answers.AuditPage:
     """What was done, newest first, a page at a time; with a project's token that in the project alone."""
     asked = Asked(project, by, action, about, moment("since", since), moment("until", until))
     behind = place(after) if after else None
@@ -63,7 +41,7 @@ def browse(
     found = service.access.audit(caller, limit + 1, (behind[0], int(behind[1])) if behind else None, asked)
     shown = found[:limit]
     further = position(shown[-1].time, str(shown[-1].id)) if len(found) > limit else None
-    return AuditPage(items=[view(entry) for entry in shown], next=further)
+    return answers.AuditPage(items=[view_entry(entry) for entry in shown], next=further)
 
 
 def moment(field: str, text: str | None) -> float | None:
@@ -75,9 +53,3 @@ def moment(field: str, text: str | None) -> float | None:
         return (told if told.tzinfo else told.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError) as error:
         raise InvalidValue(field, text, "not a time", "such as 2027-01-31 or 2027-01-31T12:00Z") from error
-
-
-def view(entry: AuditEntry) -> AuditView:
-    """What the API says of an entry."""
-    told = {name: getattr(entry, name) for name in ("by", "action", "project", "about", "data")}
-    return AuditView(time=iso(entry.time), **told)

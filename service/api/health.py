@@ -5,8 +5,8 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import SQLAlchemyError
 
 from nas_core.errors import InvalidValue
-from service.api.context import ContextDep
 from service.store.database import reading, revision_of
+from service.web.context import ContextDep
 
 REPORT_SECONDS = 60.0
 """How old the dispatchers' last report of the cluster may be: they write one every ten seconds."""
@@ -17,7 +17,7 @@ router = APIRouter(tags=["health"])
 @router.get("/healthz", responses={503: {"description": "The dispatcher of this process is stuck."}})
 async def alive(service: ContextDep) -> JSONResponse:
     """Whether the process answers and its dispatcher, where it has one, takes turns; if not, start it anew."""
-    stuck = service.dispatching is not None and service.dispatching.stuck and not service.stopping.is_set()
+    stuck = service.launches is not None and service.launches.stuck and not service.stopping.is_set()
     return JSONResponse({"status": "stuck" if stuck else "alive"}, 503 if stuck else 200)
 
 

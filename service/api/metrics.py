@@ -11,11 +11,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.api.context import Context, ProjectDep
 from service.api.health import REPORT_SECONDS
-from service.api.problems import ProblemError
 from service.domain.lifecycle import Status
 from service.store.statistics import Histogram, Snapshot, Statistics
+from service.web.context import Context, ProjectDep
+from service.web.problems import ProblemError
 
 SNAPSHOT_SECONDS = 5.0
 """However often somebody scrapes, the database is asked once in this time."""

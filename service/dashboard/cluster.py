@@ -4,10 +4,10 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from service.api import cluster as api
-from service.api.context import CallerDep, Context, ContextDep
 from service.dashboard.frame import ViewerDep, page
 from service.domain.grants import Role
+from service.use_cases import cluster
+from service.web.context import CallerDep, Context, ContextDep
 
 MOST_WAITING = 100
 """How many of the queue are shown."""
@@ -32,4 +32,4 @@ def cluster_fragment(request: Request, service: ContextDep, project: ViewerDep) 
 def shown(service: Context, project: str | None) -> dict[str, Any]:
     """What the page shows: what the API says."""
     newest = service.searches.newest_seq(project=project)
-    return {"cluster": api.look(service, project, MOST_WAITING), "newest": newest}
+    return {"cluster": cluster.look(service, project, MOST_WAITING), "newest": newest}

@@ -6,17 +6,17 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from service import formats
-from service.api.architectures import found
-from service.api.context import Context, ContextDep
-from service.api.problems import ProblemError
-from service.api.searches import seen
-from service.api.views import ArchitectureView, view_architecture
+from service import answers, formats
 from service.dashboard import plot
 from service.dashboard.frame import ViewerDep, missing, page
 from service.domain.request import Text
 from service.store.changes import UnknownSearch
 from service.store.models import Search
+from service.use_cases.errors import NotFound
+from service.use_cases.networks import found
+from service.use_cases.searches import seen
+from service.use_cases.views import view_architecture
+from service.web.context import Context, ContextDep
 
 MOST = 8
 """How many networks stand beside each other."""
@@ -28,7 +28,7 @@ router = APIRouter(include_in_schema=False)
 class Network:
     """A network, the search that it is of, and the seed with which it was found."""
 
-    view: ArchitectureView
+    view: answers.Architecture
     search: Search
     seed: int
     trial: int | None
@@ -37,13 +37,15 @@ class Network:
     @property
     def title(self) -> str:
         """What it is called."""
-        name = self.view.label or ("" if self.view.origin == "search" else self.view.variant or self.view.origin)
+        name = self.view["label"] or (
+            "" if self.view["origin"] == "search" else self.view["variant"] or self.view["origin"]
+        )
         other = f", {name}" if name else ""
-        return f"{self.search.name or self.search.id} for {formats.exact(self.view.budget)}{other}, seed {self.seed}"
+        return f"{self.search.name or self.search.id} for {formats.exact(self.view['budget'])}{other}, seed {self.seed}"
 
     def trained_in(self, epoch: Mapping[str, Any]) -> bool:
         """Whether an epoch is one of its retraining."""
-        own = ("budget", self.view.budget) if self.trial is None else ("trial", self.trial)
+        own = ("budget", self.view["budget"]) if self.trial is None else ("trial", self.trial)
         return bool(epoch["phase"] == "retrain" and epoch.get(own[0]) == own[1])
 
 
@@ -81,7 +83,7 @@ def compare_page(
     for one in asked[:MOST]:
         try:
             row = found(service, project, one)
-        except (ProblemError, UnknownSearch):
+        except (NotFound, UnknownSearch):
             return missing(request, "network", one)
         search = service.searches.get(row.search_id)
         seed = row.result.get("seed", search.spec["seed"])
@@ -116,31 +118,31 @@ def rows(networks: Sequence[Network]) -> list[Row]:
     if not networks:
         return []
     views = [network.view for network in networks]
-    accuracies = [view.accuracy for view in views]
-    balanced, top5 = [view.balanced_accuracy for view in views], [view.top5_accuracy for view in views]
-    intervals = [f"{formats.percent(v.accuracy_low)} – {formats.percent(v.accuracy_high)}" for v in views]
+    accuracies = [view["accuracy"] for view in views]
+    balanced, top5 = [view["balanced_accuracy"] for view in views], [view["top5_accuracy"] for view in views]
+    intervals = [f"{formats.percent(v['accuracy_low'])} – {formats.percent(v['accuracy_high'])}" for v in views]
     return [
         Row("Accuracy", [formats.percent(one, 2) for one in accuracies], _best([-one for one in accuracies])),
         Row("95 % interval", list(intervals)),
         Row("Balanced accuracy", _percents(balanced), _most(balanced)),
         *([Row("Top-5 accuracy", _percents(top5), _most(top5))] if any(one is not None for one in top5) else []),
-        Row("Test images", [formats.exact(view.test_images) for view in views]),
+        Row("Test images", [formats.exact(view["test_images"]) for view in views]),
         *(
             Row(name, [None if v is None else formats.exact(v) for v in values], _best(values))
             for name, values in (
-                ("Multiply-adds", [view.multiply_adds for view in views]),
-                ("Parameters", [view.parameters for view in views]),
-                ("Activations held at once", [view.activations for view in views]),
+                ("Multiply-adds", [view["multiply_adds"] for view in views]),
+                ("Parameters", [view["parameters"] for view in views]),
+                ("Activations held at once", [view["activations"] for view in views]),
             )
         ),
         Row(
             "Latency of one image",
-            [None if v.latency_ms is None else f"{v.latency_ms:.3g}\N{NO-BREAK SPACE}ms" for v in views],
-            _best([view.latency_ms for view in views]),
+            [None if v["latency_ms"] is None else f"{v['latency_ms']:.3g}\N{NO-BREAK SPACE}ms" for v in views],
+            _best([view["latency_ms"] for view in views]),
         ),
-        Row("Budget", [formats.exact(view.budget) for view in views]),
+        Row("Budget", [formats.exact(view["budget"]) for view in views]),
         Row("Dataset", [network.search.dataset for network in networks]),
-        Row("Origin", [plot.ORIGINS[view.origin] for view in views]),
+        Row("Origin", [plot.ORIGINS[view["origin"]] for view in views]),
         Row("Seed", [str(network.seed) for network in networks]),
     ]
 
@@ -167,8 +169,8 @@ def verdict(networks: Sequence[Network]) -> str | None:
         return None
     if len({network.search.dataset for network in networks}) > 1:
         return "They were tested on different data: their accuracies say nothing of each other."
-    first, *others = sorted(networks, key=lambda network: -network.view.accuracy)
-    if all(first.view.accuracy_low > other.view.accuracy_high for other in others):
-        name = f"{first.search.name or first.search.id} for {formats.exact(first.view.budget)}"
+    first, *others = sorted(networks, key=lambda network: -network.view["accuracy"])
+    if all(first.view["accuracy_low"] > other.view["accuracy_high"] for other in others):
+        name = f"{first.search.name or first.search.id} for {formats.exact(first.view['budget'])}"
         return f"{name} is the most accurate, beyond chance: its interval lies above the others."
     return "The intervals overlap: that one is more accurate than the other may be chance."

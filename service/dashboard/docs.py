@@ -5,9 +5,9 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 
-from service.api.below import path_above
-from service.api.context import ProjectDep
 from service.dashboard.frame import ViewerDep, page
+from service.web.below import path_above
+from service.web.context import ProjectDep
 
 router = APIRouter(include_in_schema=False)
 

@@ -26,15 +26,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from nas_core.deliver.comparison import headline
 from service import formats
-from service.api.below import path_above
-from service.api.context import Context, at_once, authorised, context
-from service.api.problems import ProblemError
-from service.api.searches import last_seen
-from service.api.views import iso, limits
 from service.domain.lifecycle import TERMINAL, Status
 from service.domain.retention import Part
 from service.store.models import Search
 from service.store.projects import why
+from service.use_cases.views import iso, limits
+from service.web.below import path_above
+from service.web.context import Context, at_once, authorised, context
+from service.web.events import last_seen
+from service.web.problems import ProblemError
 
 STATIC = Path(__file__).parent / "static"
 HINT_SECONDS = 1.0

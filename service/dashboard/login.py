@@ -5,25 +5,19 @@ from urllib.parse import parse_qs, urlencode
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
-from pydantic import BaseModel
 
-from service.api.below import path_above
-from service.api.callers import Caller, Callers, bearer
-from service.api.context import CallerDep, Context, ContextDep
-from service.api.problems import ProblemError
-from service.api.searches import PROBLEMS
+from service.answers import LoginLink
+from service.callers import Caller, Callers
 from service.dashboard.frame import page
 from service.store.logins import CODE_SECONDS, SESSION_SECONDS
+from service.web.below import path_above
+from service.web.context import CallerDep, Context, ContextDep
+from service.web.described import PROBLEMS
+from service.web.doors import bearer
+from service.web.problems import ProblemError
 
 router = APIRouter(include_in_schema=False)
 links = APIRouter(prefix="/api/v1/login-links", tags=["login"], responses=PROBLEMS)
-
-
-class LoginLink(BaseModel):
-    """A link that signs a browser in, once, within so many seconds."""
-
-    url: str
-    seconds: float
 
 
 @links.post("", operation_id="login_link")
@@ -134,7 +128,7 @@ def asked(
 async def logout(request: Request, service: ContextDep) -> Response:
     """End the session."""
     callers = service.callers
-    await asyncio.to_thread(service.access.sign_out, request.state.caller, callers.session_of(request))
+    await asyncio.to_thread(service.access.sign_out, request.state.caller, request.cookies.get(callers.cookie, ""))
     response = RedirectResponse("/login", 303)
     response.delete_cookie(callers.cookie, path=path_above(request) or "/", httponly=True, samesite="strict")
     return response

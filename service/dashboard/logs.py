@@ -7,13 +7,13 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from service.api import logs
-from service.api.context import Context, ContextDep
-from service.api.searches import seen
 from service.dashboard.frame import ViewerDep, missing, page
 from service.domain.request import Text
 from service.store.changes import UnknownSearch
 from service.store.models import Attempt, Search
+from service.use_cases import logs
+from service.use_cases.searches import seen
+from service.web.context import Context, ContextDep
 
 MOST_SHOWN = 2000
 """Lines that are shown: the last."""
@@ -61,7 +61,7 @@ def log_page(
 def shown(service: Context, search: Search, attempt: Attempt, words: str, level: str) -> dict[str, Any]:
     """What the page shows of an attempt's log."""
     log = logs.read(service, search, attempt)
-    lines = log.text.splitlines()
+    lines = log["text"].splitlines()
     wanted = LEVELS[LEVELS.index(level) :]
     found = [
         line for line, of in zip(lines, levels(lines), strict=True) if of in wanted and words.lower() in line.lower()
@@ -69,12 +69,12 @@ def shown(service: Context, search: Search, attempt: Attempt, words: str, level:
     return {
         "words": words,
         "level": level,
-        "live": log.running and log.note is None,
-        "why": log.note,
+        "live": log["running"] and log["note"] is None,
+        "why": log["note"],
         "lines": found[-MOST_SHOWN:],
         "found": len(found),
         "total": len(lines),
-        "most": f"{logs.MOST_READ // 2**20} MiB" if log.begin else None,
+        "most": f"{logs.MOST_READ // 2**20} MiB" if log["begin"] else None,
     }
 
 

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
@@ -10,18 +10,15 @@ from nas_core.files import FILES
 from nas_core.space import Architecture, Reference, cost
 from nas_core.space.picture import Theme, draw
 from nas_core.train.evaluation import Evaluation
-from service.api.architectures import tested
-from service.api.context import Context, ContextDep
-from service.api.problems import ProblemError
-from service.api.searches import seen
-from service.api.views import view_architecture
 from service.dashboard.frame import PICTURE_HEADERS, ViewerDep, missing, page
-from service.dispatch import folder_model
-from service.dispatch.folder_model import BadFolder, folder_of
-from service.dispatch.runs import TornFile
 from service.domain.request import Text
+from service.folders.model import folder_of
 from service.store.changes import UnknownSearch
-from service.store.models import Search
+from service.use_cases.errors import NotFound
+from service.use_cases.networks import as_early_as_known, tested
+from service.use_cases.searches import seen
+from service.use_cases.views import view_architecture
+from service.web.context import ContextDep
 
 Name = Annotated[str, Path(pattern=r"^[0-9]{1,19}(-[0-9]{1,9})?$")]
 """What a network's folder is called: its budget and, in finals, the number of its trial."""
@@ -63,7 +60,7 @@ def network_picture(
     service: ContextDep, project: ViewerDep, search_id: Text, name: Name, theme: Theme = "auto"
 ) -> Response:
     """The picture of a network as soon as it is found, long before it is retrained."""
-    return picture(genotype(service, seen(service, project, search_id), name), theme=theme)
+    return picture(as_early_as_known(service, seen(service, project, search_id), name), theme=theme)
 
 
 @router.get("/searches/{search_id}/networks/{name}")
@@ -71,8 +68,8 @@ def network_page(request: Request, service: ContextDep, project: ViewerDep, sear
     """One network: its test class by class, and its costs piece by piece."""
     try:
         search = seen(service, project, search_id)
-        architecture = genotype(service, search, name)
-    except (UnknownSearch, ProblemError):
+        architecture = as_early_as_known(service, search, name)
+    except (UnknownSearch, NotFound):
         return missing(request, "network", f"{search_id}/{name}")
     test = tested(service, search.id, name)
     rows = service.searches.architectures([search.id])[search.id]
@@ -103,32 +100,6 @@ def heatmap(test: Evaluation) -> Heatmap:
         cells = [cell(label, count, predicted == label) for predicted, count in zip(labels, counts, strict=True)]
         rows.append([*cells, cell(label, test.images[label] - sum(counts), False)] if others else cells)
     return Heatmap(labels, rows, others)
-
-
-def genotype(service: Context, search: Search, name: str) -> Architecture | Reference:
-    """The network in the folder `name`, or what finals were told to retrain. Raises `ProblemError` 404."""
-    try:
-        known = service.runs.genotype(search.id, name)
-        if known is None and search.kind == "finals":
-            # One whose widths are still to be fitted is not yet the network that it will be.
-            listed = [one for one in finalists(service, search) if one["name"] == name and not one.get("fit")]
-            if listed and (told := listed[0].get("architecture")) is not None:
-                known = folder_model.genotype("spec.json", told)
-        if known is not None:
-            return known
-    except (BadFolder, TornFile) as error:
-        raise ProblemError(404, "No such network", f"The network {name} cannot be shown: {error}") from error
-    raise ProblemError(404, "No such network", f"There is no network {name} yet.")
-
-
-def finalists(service: Context, search: Search) -> list[dict[str, Any]]:
-    """What finals were told to retrain, with its `trial` and its folder's `name`; empty before their launch."""
-    try:
-        spec = service.runs.read_json(search.id, "spec.json") or {}
-        told = folder_model.finalists("spec.json", spec.get("finalists", []))
-    except (TornFile, BadFolder, OSError):
-        return []
-    return [one | {"trial": number, "name": f"{one['budget']}-{number}"} for number, one in enumerate(told)]
 
 
 def picture(

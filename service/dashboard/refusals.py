@@ -7,12 +7,12 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 
-from service.api.below import path_above
 from service.dashboard.frame import page
+from service.web.below import path_above
 
 
 def install(app: FastAPI) -> None:
-    """Make `app` answer browsers that ask for a page with one, where `service.api.problems` would with a document."""
+    """Make `app` answer browsers that ask for a page with one, where `service.web.problems` would with a document."""
     for kind, handler in list(app.exception_handlers.items()):
         if not asyncio.iscoroutinefunction(handler):
             app.add_exception_handler(kind, readable(handler))

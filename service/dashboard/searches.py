@@ -15,22 +15,25 @@ from nas_core.data.summary import in_words
 from nas_core.space import Architecture
 from nas_core.storage import StorageUnavailable
 from service import formats
-from service.api.context import Context, ContextDep, steered
-from service.api.problems import ProblemError
-from service.api.searches import Kind, seen
-from service.api.views import Seq, place, position, seconds_left
 from service.dashboard.advice import ADVICE
 from service.dashboard.copies import as_command, as_curl, as_python
 from service.dashboard.frame import PICTURE_HEADERS, ViewerDep, hints, missing, page, part
-from service.dashboard.network import finalists, picture
+from service.dashboard.network import picture
 from service.dashboard.submit import again
 from service.dashboard.timeline import timeline
-from service.dispatch.folder_model import folder_of
 from service.domain.lifecycle import TERMINAL, Status
 from service.domain.request import Text
+from service.folders.model import folder_of
 from service.store.changes import UnknownSearch
 from service.store.models import Event, Search
 from service.store.searches import LOOKED_THROUGH, Snapshot, Wanted
+from service.use_cases import searches
+from service.use_cases.errors import NotFound
+from service.use_cases.networks import finalists
+from service.use_cases.searches import Kind, seen
+from service.use_cases.views import place, position, seconds_left
+from service.web.context import Context, ContextDep, steered
+from service.web.events import Seq
 
 PAGE_SIZE = 50
 NOTABLE = ("status", "started", "phase", "architecture", "began", "retrained", "stopped", "warning")
@@ -167,7 +170,7 @@ def snapshot_picture(service: ContextDep, project: ViewerDep, search_id: Text, s
     seen(service, project, search_id)
     found = service.searches.events(search_id, seq - 1, "snapshot", 1)
     if not found or found[0].seq != seq:
-        raise ProblemError(404, "No picture", f"There is no snapshot {seq}.")
+        raise NotFound("No picture", f"There is no snapshot {seq}.")
     return picture(Architecture.from_dict(found[0].data["architecture"]), FOR_EVER)
 
 
@@ -176,7 +179,7 @@ def contact_sheet(service: ContextDep, search: SeenDep) -> Response:
     """What the search's networks see of its dataset."""
     content = service.runs.contact_sheet(search.id)
     if content is None:
-        raise ProblemError(404, "No picture", "Its workers have not looked at the dataset yet.")
+        raise NotFound("No picture", "Its workers have not looked at the dataset yet.")
     return Response(content, media_type="image/png", headers=PICTURE_HEADERS)
 
 
@@ -289,8 +292,7 @@ def networks(service: Context, search: Search, events: Sequence[Event]) -> list[
 @router.post("/searches/{search_id}/delete")
 def delete(service: ContextDep, search: SeenDep) -> Response:
     """Delete a search that has ended, and go to the list of the others."""
-    service.searches.delete(search.id)
-    service.wake()
+    searches.delete(service, search)
     return Response(status_code=204, headers={"HX-Redirect": "/"})
 
 

@@ -19,14 +19,14 @@ from fastapi.responses import RedirectResponse
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 from joserfc.errors import JoseError
 
-from service.api.below import path_above
-from service.api.context import Context, ContextDep
 from service.dashboard.frame import page
 from service.dashboard.login import address_of, asked, is_secure, local, set_session, too_many
 from service.dashboard.submit import FormDep
 from service.domain.grants import EVERY_PROJECT, Grant, Role
 from service.domain.sign_on import SignOn
 from service.proxies import alone, on_this_machine
+from service.web.below import path_above
+from service.web.context import Context, ContextDep
 
 log = logging.getLogger(__name__)
 router = APIRouter(include_in_schema=False)

@@ -33,12 +33,7 @@ from nas_core.spec import (
     ExportOptions,
     Settings,
 )
-from service.api import datasets
-from service.api import searches as api
-from service.api.checks import CHECKED
-from service.api.context import Context, ContextDep, confined
-from service.api.idempotency import given, key_for
-from service.api.problems import FieldError, field_errors
+from service.answers import DatasetReport, FieldError
 from service.dashboard.frame import TEMPLATES, ViewerDep, page
 from service.domain.estimates import Estimate, estimate, warnings
 from service.domain.references import left_out
@@ -46,6 +41,13 @@ from service.domain.request import InvalidRequest, SearchRequest, check, space_o
 from service.inspections import Found, StillLooking
 from service.store.idempotency import KeyReused
 from service.store.projects import OverQuota
+from service.use_cases import datasets, searches
+from service.use_cases.errors import error_of, field_error
+from service.use_cases.once import before
+from service.web.checks import CHECKED
+from service.web.context import Context, ContextDep
+from service.web.idempotency import key_for
+from service.web.problems import field_errors
 
 REMEMBERED_SECONDS = 30.0
 """How long the form believes that a dataset is as it was; before a search is queued it is compared again."""
@@ -269,7 +271,7 @@ def form_fragment(request: Request, service: ContextDep, project: ViewerDep, for
     """What a search as the form describes it would cost, and what is wrong with the form so far."""
     seen = judged(service, project, form)
     # Nobody has to be told of what they have not come to yet.
-    begun = [one for one in seen.problems if one.field not in ("dataset", "budgets") or one.field in form]
+    begun = [one for one in seen.problems if one["field"] not in ("dataset", "budgets") or one["field"] in form]
     return page("submit_parts.html", request, **looked(form, seen), **told(begun))
 
 
@@ -280,25 +282,25 @@ def send(request: Request, service: ContextDep, project: ViewerDep, form: FormDe
     try:
         content = json.dumps(body(form), sort_keys=True).encode()
         key = key_for(project, form.get("key", [secrets.token_hex()])[0], "POST /submit", content)
-        queued = given(service, key)  # what was accepted before is not judged once more
+        queued = before(service, key)  # what was accepted before is not judged once more
         if queued is None:
             seen = judged(service, project, form)
             if seen.asked is not None and not seen.problems:
-                queued = api.submit(seen.asked, service, project, key)
+                queued = searches.submit(service, seen.asked, project, key)
         if queued is not None:
-            return RedirectResponse(f"/searches/{queued.headers['location'].rpartition('/')[2]}", 303)
+            return RedirectResponse(f"/searches/{queued.value['id']}", 303)
         problems = seen.problems if seen is not None else []
     except StillLooking as error:
-        problems = [FieldError(field="dataset", reason=str(error), accepted="the same form again in a moment")]
+        problems = [field_error("dataset", None, str(error), "the same form again in a moment")]
     except InvalidRequest as error:
-        problems = [FieldError.of(problem) for problem in error.problems]
+        problems = [error_of(problem) for problem in error.problems]
     except InvalidValue as problem:
-        problems = [FieldError.of(problem)]
+        problems = [error_of(problem)]
     except OverQuota as error:
-        problems = [FieldError(field="project", value=error.project, reason=str(error), accepted=error.accepted)]
+        problems = [field_error("project", error.project, str(error), error.accepted)]
     except KeyReused:
         accepted = "the button again, if you want a second search"
-        problems = [FieldError(field="form", reason="this form has queued another search before", accepted=accepted)]
+        problems = [field_error("form", None, "this form has queued another search before", accepted)]
     return page("submit.html", request, 422, **shown(service, project, form, problems, seen))
 
 
@@ -311,24 +313,24 @@ def judged(service: Context, project: str | None, form: Form) -> Judged:
         return Judged(None, field_errors(error.errors()))
     found, options = None, asked.data
     try:
-        asked = confined(asked, project)
+        asked = service.confined(asked, project)
         roots = settings.roots_of(asked.project)
         with suppress(InvalidValue):  # which the rules tell of
             size = options.size(asked.space.image_size)
             found = service.inspections.look(
                 asked.dataset, options.options(), size, PATIENCE_SECONDS, REMEMBERED_SECONDS, roots
             )
-        before = service.history.searches()
-        spec = check(asked, roots, settings.any_folder, service.capacity(), look, before=before)
+        known_searches = service.history.searches()
+        spec = check(asked, roots, settings.any_folder, service.capacity(), look, before=known_searches)
         dear = left_out(spec, spec.budgets, spec.finals.baselines)
         known = costs(spec.space, spec.settings, spec.budgets)
-        return Judged(asked, [], known, found, left_out=dear, expected=estimate(spec, before))
+        return Judged(asked, [], known, found, left_out=dear, expected=estimate(spec, known_searches))
     except StillLooking as looking:
         return Judged(asked, [], looking=looking)
     except InvalidRequest as error:
-        problems = [FieldError.of(problem) for problem in error.problems]
+        problems = [error_of(problem) for problem in error.problems]
     except InvalidValue as problem:
-        problems = [FieldError.of(problem)]
+        problems = [error_of(problem)]
     space = None
     if found is not None and not found.problems:
         with suppress(InvalidValue):
@@ -341,7 +343,7 @@ def looked(form: Form, seen: Judged) -> dict[str, Any]:
     found = seen.found
     report = datasets.view(found, seen.asked.data) if found is not None and seen.asked is not None else None
     ways = [
-        (problem, [(words(one), chosen(form, one), filled(one)) for one in problem.choices])
+        (problem, [(words(one), chosen(form, one), filled(one)) for one in problem["choices"]])
         for problem in told_beside(report)
     ]
     return {
@@ -357,9 +359,9 @@ def looked(form: Form, seen: Judged) -> dict[str, Any]:
     }
 
 
-def told_beside(report: datasets.DatasetReport | None) -> list[FieldError]:
+def told_beside(report: DatasetReport | None) -> list[FieldError]:
     """The problems of a dataset that no field in sight stands for, or that have a way out."""
-    return [one for one in (report.problems if report else ()) if one.choices or one.field.startswith("data.")]
+    return [one for one in (report["problems"] if report else ()) if one["choices"] or one["field"].startswith("data.")]
 
 
 def words(choice: Mapping[str, Any]) -> str:
@@ -416,7 +418,7 @@ def told(problems: Sequence[FieldError]) -> dict[str, Any]:
     """Problems by the field of the form that they stand beside; those of no field are under `form`."""
     by_field: dict[str, list[FieldError]] = {}
     for problem in problems:
-        field = problem.field
+        field = problem["field"]
         while field and field not in FIELDS:
             field = field.rpartition(".")[0]
         by_field.setdefault(field or "form", []).append(problem)

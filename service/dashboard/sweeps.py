@@ -10,16 +10,14 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from nas_core.space import FAMILIES
-from service import formats
-from service.api import sweeps as api
-from service.api.context import Context, ContextDep
-from service.api.sweeps import SweepView
-from service.api.views import SearchView
+from service import answers, formats
 from service.dashboard import plot
 from service.dashboard.frame import PICTURE_HEADERS, ViewerDep, hints, missing, page, part
 from service.domain.request import Text
 from service.store.models import Sweep
 from service.store.sweeps import UnknownSweep
+from service.use_cases import sweeps
+from service.web.context import Context, ContextDep
 
 PAGE_SIZE = 50
 MOST_DRAWN = 200
@@ -47,17 +45,17 @@ class BudgetRow:
 
     budget: int
     count: int
-    best: api.Point
+    best: answers.Point
     mean: float | None
     """The mean accuracy of those that were searched for."""
     random: float | None
     """The mean accuracy of random networks of the same cost, where there are any."""
-    reference: api.Point | None
+    reference: answers.Point | None
     """The most accurate reference network, where there is any."""
 
 
 def _seen(sweep_id: Text, service: ContextDep, project: ViewerDep) -> Sweep:
-    return api.seen(service, project, sweep_id)
+    return sweeps.seen(service, project, sweep_id)
 
 
 SeenDep = Annotated[Sweep, Depends(_seen)]
@@ -89,7 +87,7 @@ def sweep_page(
 ) -> Response:
     """One sweep."""
     try:
-        sweep = api.seen(service, project, sweep_id)
+        sweep = sweeps.seen(service, project, sweep_id)
     except UnknownSweep:
         return missing(request, "sweep", sweep_id)
     newest = service.searches.newest_seq(project=sweep.project)
@@ -112,7 +110,7 @@ def sweep_fragment(
 @router.get("/sweeps/{sweep_id}/front.svg")
 def front_picture(service: ContextDep, sweep: SeenDep, cost: Cost = "multiply_adds") -> Response:
     """The picture of cost and accuracy by itself."""
-    points = [replace(point, href=None) for point in drawn(api.front_of(service, sweep, cost).points, cost)]
+    points = [replace(point, href=None) for point in drawn(sweeps.front_of(service, sweep, cost)["points"], cost)]
     content = plot.draw(points, *COSTS[cost], alone=True)
     headers = PICTURE_HEADERS | {"Cache-Control": "no-store"}
     return Response(content, media_type="image/svg+xml", headers=headers)
@@ -125,7 +123,7 @@ async def live_sweep(
     """A hint whenever anything has happened to a search of its project, until the sweep has ended."""
 
     def over(mark: tuple[int, int, bool]) -> bool:
-        return api.view(service, sweep).done
+        return sweeps.view(service, sweep)["done"]
 
     mark = partial(mark_of, service, sweep.id, service.searches.marks(sweep.project))
     async for hint in hints(service, mark, over, after, last_event_id):
@@ -139,19 +137,19 @@ def mark_of(service: Context, sweep_id: str, marks: Callable[[], tuple[int, int]
 
 def listed(service: Context, project: str | None, after: str | None) -> dict[str, Any]:
     """What the list shows: one page of sweeps."""
-    found = api.browse(service, project, PAGE_SIZE, after, None)
+    found = sweeps.browse(service, project, PAGE_SIZE, after)
     return {
-        "sweeps": found.items,
-        "older": urlencode({"after": found.next}) if found.next else None,
+        "sweeps": found["items"],
+        "older": urlencode({"after": found["next"]}) if found["next"] else None,
         "paged": after is not None,
     }
 
 
 def shown(service: Context, sweep: Sweep, cost: Cost, after: str | None) -> dict[str, Any]:
     """What one sweep's page shows."""
-    view = api.view(service, sweep)
-    points = api.front_of(service, sweep, cost).points
-    searches = api.searches(sweep, service, PAGE_SIZE, after)
+    view = sweeps.view(service, sweep)
+    points = sweeps.front_of(service, sweep, cost)["points"]
+    searches = sweeps.searches(service, sweep, PAGE_SIZE, after)
     name, unit = COSTS[cost]
     marks = drawn(points, cost)
     return {
@@ -160,70 +158,77 @@ def shown(service: Context, sweep: Sweep, cost: Cost, after: str | None) -> dict
         "costs": [(kind, words.split()[0]) for kind, (words, _) in COSTS.items()],
         "cost_name": name,
         "points": points,
-        "listed": sorted(points, key=lambda point: (not point.on_front, -point.accuracy))[:MOST_LISTED],
+        "listed": sorted(points, key=lambda point: (not point["on_front"], -point["accuracy"]))[:MOST_LISTED],
         "pictures": [plot.draw(marks, name, unit, *size) for size in (WIDE, NARROW)] if points else [],
         "left_out": len(points) - len(marks),
         "rows": by_budget(points),
         "whereabouts": whereabouts,
         "origins": plot.ORIGINS,
         "in_words": lambda value: in_words(cost, value),
-        "searches": [(search, varied(view, search)) for search in searches.items],
+        "searches": [(search, varied(view, search)) for search in searches["items"]],
         "query": urlencode({"cost": cost} | ({"after": after} if after else {})),
-        "older": urlencode({"cost": cost, "after": searches.next}) if searches.next else None,
+        "older": urlencode({"cost": cost, "after": searches["next"]}) if searches["next"] else None,
         "paged": after is not None,
     }
 
 
-def drawn(points: Sequence[api.Point], cost: Cost) -> list[plot.Point]:
+def drawn(points: Sequence[answers.Point], cost: Cost) -> list[plot.Point]:
     """The points of a picture: all of the front, and of the others at most `MOST_DRAWN`."""
-    beaten = [point for point in points if not point.on_front]
+    beaten = [point for point in points if not point["on_front"]]
     step = max(1, -(-len(beaten) // MOST_DRAWN))
     return [
         plot.Point(
-            cost=point.cost,
-            accuracy=point.accuracy,
-            low=point.accuracy_low,
-            high=point.accuracy_high,
-            on_front=point.on_front,
-            title=(
-                f"{in_words(cost, point.cost)} {COSTS[cost][0].lower()}, accuracy {formats.percent(point.accuracy, 2)} "
-                f"({formats.percent(point.accuracy_low)} to {formats.percent(point.accuracy_high)}), "
-                f"for {formats.short(point.budget)}, "
-                f"{'' if point.origin == 'search' else f'{plot.ORIGINS[point.origin]}, '}seed {point.seed}"
-                f"{', on the front' if point.on_front else ''}"
-            ),
-            origin=point.origin,
+            cost=point["cost"],
+            accuracy=point["accuracy"],
+            low=point["accuracy_low"],
+            high=point["accuracy_high"],
+            on_front=point["on_front"],
+            title=titled(point, cost),
+            origin=point["origin"],
             href=whereabouts(point),
         )
-        for point in [*beaten[::step], *(point for point in points if point.on_front)]
+        for point in [*beaten[::step], *(point for point in points if point["on_front"])]
     ]
 
 
-def whereabouts(point: api.Point) -> str:
+def titled(point: answers.Point, cost: Cost) -> str:
+    """A network in words, as its mark in a picture says when it is pointed at."""
+    origin = "" if point["origin"] == "search" else f"{plot.ORIGINS[point['origin']]}, "
+    return (
+        f"{in_words(cost, point['cost'])} {COSTS[cost][0].lower()}, "
+        f"accuracy {formats.percent(point['accuracy'], 2)} "
+        f"({formats.percent(point['accuracy_low'])} to {formats.percent(point['accuracy_high'])}), "
+        f"for {formats.short(point['budget'])}, {origin}seed {point['seed']}"
+        f"{', on the front' if point['on_front'] else ''}"
+    )
+
+
+def whereabouts(point: answers.Point) -> str:
     """Where the page of its search shows a network."""
-    return f"/searches/{point.search}#network-{point.architecture.removeprefix(f'{point.search}-')}"
+    search = point["search"]
+    return f"/searches/{search}#network-{point['architecture'].removeprefix(f'{search}-')}"
 
 
-def by_budget(points: Sequence[api.Point]) -> list[BudgetRow]:
+def by_budget(points: Sequence[answers.Point]) -> list[BudgetRow]:
     """A row for each budget for which a network was found, the smallest first."""
     rows = []
-    for budget in sorted({point.budget for point in points}):
-        of_budget = [point for point in points if point.budget == budget]
-        won = [point for point in of_budget if point.winner]  # chosen on validation, by its search or its finals
+    for budget in sorted({point["budget"] for point in points}):
+        of_budget = [point for point in points if point["budget"] == budget]
+        won = [point for point in of_budget if point["winner"]]  # chosen on validation, by its search or its finals
         if won:
             # What the test part says decides nothing, but where an earlier version has told nothing else.
-            best = max(won, key=lambda point: (point.validation_accuracy or 0.0, point.accuracy, -point.cost))
-            found = [point for point in of_budget if point.origin == "search"]
-            references = [point for point in of_budget if point.origin in FAMILIES]
-            reference = max(references, key=lambda point: (point.accuracy, -point.cost), default=None)
-            mean, of_random = mean_of(found), mean_of([point for point in of_budget if point.origin == "random"])
+            best = max(won, key=lambda point: (point["validation_accuracy"] or 0.0, point["accuracy"], -point["cost"]))
+            found = [point for point in of_budget if point["origin"] == "search"]
+            references = [point for point in of_budget if point["origin"] in FAMILIES]
+            reference = max(references, key=lambda point: (point["accuracy"], -point["cost"]), default=None)
+            mean, of_random = mean_of(found), mean_of([point for point in of_budget if point["origin"] == "random"])
             rows.append(BudgetRow(budget, len(found), best, mean, of_random, reference))
     return rows
 
 
-def mean_of(points: Sequence[api.Point]) -> float | None:
+def mean_of(points: Sequence[answers.Point]) -> float | None:
     """The mean accuracy of networks; None of none."""
-    return sum(point.accuracy for point in points) / len(points) if points else None
+    return sum(point["accuracy"] for point in points) / len(points) if points else None
 
 
 def in_words(cost: Cost, value: float) -> str:
@@ -232,12 +237,12 @@ def in_words(cost: Cost, value: float) -> str:
     return f"{value:.3g}\N{NO-BREAK SPACE}{unit}" if unit else formats.exact(round(value))
 
 
-def varied(sweep: SweepView, search: SearchView) -> list[str]:
+def varied(sweep: answers.Sweep, search: answers.Search) -> list[str]:
     """What a search has of its own in the sweep's grid: `space.share=true`."""
     words = []
-    for field in sweep.request.get("grid", {}):
+    for field in sweep["request"].get("grid", {}):
         root, dot, rest = field.partition(".")
-        value = search.request.get(root)
+        value = search["request"].get(root)
         value = value.get(rest) if dot and isinstance(value, dict) else value
         words.append(f"{field}={str(value).lower() if isinstance(value, bool) else value}")
     return words

@@ -6,17 +6,16 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
 from nas_core.errors import InvalidValue
-from service.api import tokens as api
-from service.api.callers import Caller
-from service.api.context import CallerDep, Context, ContextDep
-from service.api.problems import ProblemError
+from service.callers import Caller
 from service.dashboard.frame import ViewerDep, page
 from service.dashboard.submit import FormDep
 from service.domain.grants import NotAllowed, Role
 from service.domain.request import Text
-from service.store.database import writing
 from service.store.logins import digest
 from service.store.tokens import NameTaken
+from service.use_cases import tokens
+from service.web.context import CallerDep, Context, ContextDep
+from service.web.problems import ProblemError
 
 MOST_SHOWN = 500
 FIELDS = ("name", "role", "project", "expires", "own")
@@ -43,23 +42,20 @@ def make(request: Request, service: ContextDep, project: ViewerDep, caller: Call
         confirm(request, service, caller, filled.pop("own"))
         if filled["role"] not in list(Role):
             raise InvalidValue("role", filled["role"], "no such role", ", ".join(Role))
-        with writing(service.searches.engine) as session:
-            _, secret = service.access.make(
-                *(caller, filled["name"], Role(filled["role"]), filled["project"] or None, filled["expires"] or None),
-                within=session,
-            )
+        own, until = filled["project"] or None, filled["expires"] or None
+        made = tokens.make(service, caller, filled["name"], Role(filled["role"]), own, until)
     except InvalidValue as problem:
         return shown(request, service, caller, 422, filled, problem)
     except NameTaken:
         taken = InvalidValue("name", filled["name"], "there is a token of that name", "another name")
         return shown(request, service, caller, 409, filled, taken)
-    return shown(request, service, caller, 200, made=filled["name"], secret=secret)
+    return shown(request, service, caller, 200, made=made["name"], secret=made["token"])
 
 
 @router.post("/tokens/{name}/revoke")
 def revoke(service: ContextDep, project: ViewerDep, caller: CallerDep, name: Text) -> Response:
     """Take a token back."""
-    api.revoke(name, service, caller, None)
+    tokens.revoke(service, caller, name)
     return RedirectResponse("/tokens", 303)
 
 
@@ -90,13 +86,13 @@ def shown(
     after: str = "",
 ) -> Response:
     """The page. Raises `NotAllowed`."""
-    found = service.access.page(caller, MOST_SHOWN + 1, after)
+    found = tokens.browse(service, caller, MOST_SHOWN, after)
     return page(
         "tokens.html",
         request,
         code,
-        tokens=[api.view(token) for token in found[:MOST_SHOWN]],
-        next=found[MOST_SHOWN - 1].name if len(found) > MOST_SHOWN else None,
+        tokens=found["items"],
+        next=found["next"],
         filled=dict.fromkeys(FIELDS, "") | {"role": Role.SUBMIT.value, "expires": "90d"} | dict(filled or {}),
         problem=problem,
         roles=[role.value for role in Role],

@@ -7,15 +7,14 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 
 from nas_core.errors import InvalidValue
-from service.api import webhooks as api
-from service.api.callers import Caller
-from service.api.context import CallerDep, Context, ContextDep
+from service.callers import Caller
 from service.dashboard.frame import ViewerDep, page
 from service.dashboard.submit import FormDep
 from service.domain.receivers import ENDS, Event
 from service.domain.request import Text
-from service.store.database import writing
 from service.store.projects import OverQuota
+from service.use_cases import webhooks
+from service.web.context import CallerDep, Context, ContextDep
 
 MOST_SHOWN = 100
 router = APIRouter(include_in_schema=False)
@@ -38,15 +37,13 @@ def make(request: Request, service: ContextDep, project: ViewerDep, caller: Call
         if not events or not set(events) <= set(Event):
             raise InvalidValue("event", ", ".join(events), "no valid events are selected", ", ".join(Event))
         told = [Event(event) for event in events]
-        its, masked = service.webhooks.check(caller, filled["url"], filled["project"] or None)
-        with writing(service.searches.engine) as session:
-            made = service.webhooks.make(its, filled["url"], told, session, masked)
+        made = webhooks.make(service, caller, filled["url"], told, filled["project"] or None)
     except InvalidValue as problem:
         return shown(request, service, caller, 422, filled, events, problem)
     except OverQuota as full:
         too_many = InvalidValue("project", full.project, str(full), full.accepted)
         return shown(request, service, caller, 403, filled, events, too_many)
-    return shown(request, service, caller, made=made.id, secret=made.secret)
+    return shown(request, service, caller, made=made["id"], secret=made["secret"] or "")
 
 
 @router.get("/webhooks/{webhook_id}")
@@ -54,24 +51,21 @@ def webhook_page(
     request: Request, service: ContextDep, project: ViewerDep, caller: CallerDep, webhook_id: Text
 ) -> Response:
     """What a webhook was told last, and what came of it."""
-    found = service.webhooks.deliveries(caller, webhook_id, MOST_SHOWN, None)
-    hook = service.webhooks.get(caller, webhook_id)
-    return page("webhook.html", request, hook=api.view(hook), deliveries=[api.view_delivery(one) for one in found])
+    found = webhooks.deliveries(service, caller, webhook_id, MOST_SHOWN)
+    return page("webhook.html", request, hook=webhooks.look(service, caller, webhook_id), deliveries=found["items"])
 
 
 @router.post("/webhooks/{webhook_id}/test")
 def test(service: ContextDep, project: ViewerDep, caller: CallerDep, webhook_id: Text) -> Response:
     """Send a message that says nothing."""
-    with writing(service.searches.engine) as session:
-        service.webhooks.test(caller, webhook_id, session)
+    webhooks.test(service, caller, webhook_id)
     return RedirectResponse(f"/webhooks/{webhook_id}", 303)
 
 
 @router.post("/webhooks/{webhook_id}/delete")
 def delete(service: ContextDep, project: ViewerDep, caller: CallerDep, webhook_id: Text) -> Response:
     """Delete a webhook, with what it was told."""
-    with writing(service.searches.engine) as session:
-        service.webhooks.delete(caller, webhook_id, session)
+    webhooks.delete(service, caller, webhook_id)
     return RedirectResponse("/webhooks", 303)
 
 
@@ -87,13 +81,13 @@ def shown(
     **made: Any,
 ) -> Response:
     """The page. Raises `NotAllowed`."""
-    found = service.webhooks.page(caller, MOST_SHOWN + 1, after)
+    found = webhooks.browse(service, caller, MOST_SHOWN, after)
     return page(
         "webhooks.html",
         request,
         code,
-        hooks=[api.view(one) for one in found[:MOST_SHOWN]],
-        next=found[MOST_SHOWN - 1].id if len(found) > MOST_SHOWN else None,
+        hooks=found["items"],
+        next=found["next"],
         filled={"url": "", "project": ""} | dict(filled or {}),
         all_events=[event.value for event in Event],
         events=list(events),

@@ -26,14 +26,14 @@ from typing import Any
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from nas_core.spec import FinalsOptions
-from service.dispatch import folder_model
-from service.dispatch.executors.port import Executor, Job, RayUnavailable, Refused
-from service.dispatch.folder_model import Asked, BadFolder
-from service.dispatch.runs import Runs, TornFile
+from service.dispatch.executors.port import Executor, Job, Refused
 from service.domain.lifecycle import LONGEST_BACKOFF, WAITING_SECONDS, IllegalTransition, Status, backoff
 from service.domain.node_groups import NodeGroup, grown
 from service.domain.retention import BY_DEFAULT, Part, Retention
-from service.domain.scheduling import Capacity, Node
+from service.domain.scheduling import Capacity, Node, RayUnavailable
+from service.folders import model as folder_model
+from service.folders.model import Asked, BadFolder
+from service.folders.runs import Runs, TornFile, driver_log
 from service.logs import SEARCH
 from service.store.changes import UnknownSearch
 from service.store.claims import LEASE_SECONDS, ask_of
@@ -766,11 +766,6 @@ def asked(search: Search) -> Asked:
     finals = search.kind == "finals"
     own = {} if finals else search.spec.get("finals", {})
     return Asked(tuple(search.spec["budgets"]), finals, FinalsOptions.parse(own).competing)
-
-
-def driver_log(attempt: int) -> str:
-    """Where what an attempt's driver has printed is kept, below the run's folder."""
-    return f"logs/driver-{attempt:04d}.log"
 
 
 def submission_id(search: Search, attempt: int | None = None) -> str:

@@ -7,15 +7,16 @@ import time
 from pathlib import Path
 
 from nas_core.errors import InvalidValue
-from service.dispatch.dispatcher import Dispatcher
+from service.dispatch.dispatcher import Dispatcher, submission_id
 from service.dispatch.executors.kuberay import KubeRay
 from service.dispatch.executors.port import Executor
 from service.dispatch.executors.ray_jobs import Endpoint, RayJobs
 from service.dispatch.local_ray import LocalRay
 from service.dispatch.mlflow import Mirror
-from service.dispatch.runs import Runs
 from service.dispatch.webhooks import Sender
+from service.folders.runs import Runs
 from service.settings import Settings
+from service.store.models import Search
 from service.store.searches import Searches
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,14 @@ class Dispatching:
     def stuck(self) -> bool:
         """Whether the dispatcher has stopped taking turns, or has not taken one for a long time."""
         return not self.thread.is_alive() or time.monotonic() - self.dispatcher.last_turn > STUCK_SECONDS
+
+    def wake(self) -> None:
+        """Let the dispatcher look at once."""
+        self.dispatcher.wake.set()
+
+    def printed(self, search: Search) -> bytes:
+        """What the driver of a search's newest attempt has printed so far. Raises `RayUnavailable`."""
+        return self.jobs.logs(submission_id(search)).encode()
 
     def drain(self, seconds: float = DRAIN_SECONDS) -> bool:
         """Claim nothing more and hand the leases back; False where a turn takes longer than `seconds`.

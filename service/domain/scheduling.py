@@ -23,6 +23,10 @@ CPUS_PER_ACCELERATOR = 8
 """How many CPUs count as much as one GPU."""
 
 
+class RayUnavailable(RuntimeError):
+    """Ray did not answer, or not as it should; what was asked may or may not have happened."""
+
+
 @dataclass(frozen=True)
 class Node:
     """A machine of the cluster; `accelerator_types` as Ray names what it has, such as A100.

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from service.dispatch.executors.port import JobStatus, RayUnavailable
+from service.dispatch.executors.port import JobStatus
 from service.dispatch.executors.ray_jobs import RayJobs
 from service.dispatch.local_ray import LocalRay
+from service.domain.scheduling import RayUnavailable
 from tests.ray_starts import alone
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

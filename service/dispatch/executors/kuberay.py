@@ -18,10 +18,10 @@ from typing import Any
 
 import httpx
 
-from service.dispatch.executors.port import Job, JobStatus, Node, RayUnavailable, Refused
+from service.dispatch.executors.port import Job, JobStatus, Node, Refused
 from service.dispatch.executors.ray_jobs import Endpoint, RayJobs
 from service.domain.rayjobs import LONGEST_NAME, SEARCH, NoPlace, Template
-from service.domain.scheduling import Ask
+from service.domain.scheduling import Ask, RayUnavailable
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 NAME = re.compile(r"yoso-([a-z0-9-]*[a-z0-9])-([0-9]+)")

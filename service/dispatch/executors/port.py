@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from service.domain.scheduling import Ask
+from service.domain.scheduling import Ask, RayUnavailable
 
 
 class JobStatus(StrEnum):
@@ -52,10 +52,6 @@ class Node:
     memory: float
     labels: Mapping[str, str]
     accelerator_types: tuple[str, ...] = ()
-
-
-class RayUnavailable(RuntimeError):
-    """Ray did not answer, or not as it should; what was asked may or may not have happened."""
 
 
 class Refused(RayUnavailable):

@@ -19,14 +19,12 @@ import httpx
 
 from nas_core.errors import InvalidValue
 from service import proxies
-from service.dispatch.executors.port import Job, JobStatus, Node, RayUnavailable
-from service.domain.scheduling import Ask
+from service.dispatch.executors.port import Job, JobStatus, Node
+from service.domain.scheduling import Ask, RayUnavailable
+from service.folders.model import MOST_LOG
 
 TYPE = "accelerator_type:"
 """What the names of Ray's resources begin with that tell a node's type of accelerator."""
-
-MOST_LOG = 64 * 1024 * 1024
-"""Bytes of a driver's log that are taken from Ray."""
 
 LIMIT = "10000"
 """How many rows to ask for: as many as Ray gives at most."""

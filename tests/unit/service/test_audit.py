@@ -13,7 +13,7 @@ from sqlalchemy import text, update
 from typer.testing import CliRunner
 
 from service import cli
-from service.api.callers import GUESS_SECONDS, MOST_GUESSES, MOST_NOTED, Guesses
+from service.callers import GUESS_SECONDS, MOST_GUESSES, MOST_NOTED, Guesses
 from service.client import Client, ClientError
 from service.domain.lifecycle import Status
 from service.store.database import reading, writing

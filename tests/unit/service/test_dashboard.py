@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from nas_core.space.picture import RULES
 from nas_core.train.evaluation import Evaluation
-from service.api.sweeps import Point
+from service.answers import Point
 from service.dashboard.frame import STATIC
 from service.dashboard.sweeps import MOST_DRAWN, drawn
 from service.domain.lifecycle import Status

@@ -12,9 +12,9 @@ import pytest
 from fastapi import FastAPI
 
 from nas_core.errors import InvalidValue
-from service.api.doors import is_own
 from service.domain.grants import Grant
 from service.settings import Settings
+from service.web.doors import is_own
 from tests import seeding
 
 PATH = "/api/v1/searches"

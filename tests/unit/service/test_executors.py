@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from service.dispatch.executors.port import Executor, JobStatus, RayUnavailable
-from service.dispatch.runs import Runs
-from service.domain.scheduling import Ask
+from service.dispatch.executors.port import Executor, JobStatus
+from service.domain.scheduling import Ask, RayUnavailable
+from service.folders.runs import Runs
 from tests import seeding
 from tests.kubernetes_double import KubernetesDouble
 from tests.ray_double import RayDouble

@@ -14,7 +14,7 @@ from nas_core.search.baselines import random_architecture
 from nas_core.search.references import candidates, fit_reference
 from nas_core.space import Architecture, SearchSpace
 from nas_core.spec import DEFAULT_BASELINES, SearchSpec
-from service.api.sweeps import Point
+from service.answers import Point
 from service.dashboard.sweeps import by_budget
 from service.domain.lifecycle import Status
 from service.store.work import Work
@@ -377,6 +377,6 @@ def test_of_several_winners_the_sweeps_page_shows_the_best_on_validation() -> No
         )  # fmt: skip
 
     (row,) = by_budget([won(0, 0.9, 0.8), won(1, 0.8, 0.99), won(2, 0.85, 0.98)])
-    assert row.best.seed == 0 and row.mean == pytest.approx((0.8 + 0.99 + 0.98) / 3)
+    assert row.best["seed"] == 0 and row.mean == pytest.approx((0.8 + 0.99 + 0.98) / 3)
     (row,) = by_budget([won(0, None, 0.8), won(1, None, 0.99)])
-    assert row.best.seed == 1, "as a version told that told no more"
+    assert row.best["seed"] == 1, "as a version told that told no more"

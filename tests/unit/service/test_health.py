@@ -111,8 +111,7 @@ def test_a_process_whose_dispatcher_is_stuck_is_not_alive(tmp_path: Path) -> Non
     app = create_app(settings)
     with seeding.serving(app) as url, httpx.Client(base_url=url, timeout=60) as client:
         assert client.get("/healthz").status_code == 200
-        dispatching = seeding.parts(app).dispatching
-        assert dispatching is not None
+        dispatching = app.state.dispatching
         assert dispatching.drain()
         dispatching.dispatcher.last_turn = time.monotonic() - STUCK_SECONDS - 1
         told = client.get("/healthz")

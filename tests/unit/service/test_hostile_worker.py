@@ -12,8 +12,8 @@ from fastapi import FastAPI
 
 from nas_core.files import FILES
 from service.dispatch.dispatcher import Dispatcher
-from service.dispatch.folder_model import MOST_LINES, clean
-from service.dispatch.runs import of_attempt
+from service.folders.model import MOST_LINES, clean
+from service.folders.runs import of_attempt
 from tests import hostile, seeding
 from tests.hostile import SECRET, Victim
 from tests.ray_double import RayDouble

@@ -21,10 +21,10 @@ from nas_core.errors import InvalidValue
 from service import doctor
 from service.dispatch.dispatcher import Dispatcher, parse_submission_id
 from service.dispatch.executors.kuberay import NAME, KubeRay
-from service.dispatch.executors.port import JobStatus, RayUnavailable, Refused
+from service.dispatch.executors.port import JobStatus, Refused
 from service.domain.node_groups import NodeGroup
 from service.domain.rayjobs import LONGEST_NAME, NoPlace, Template
-from service.domain.scheduling import Ask
+from service.domain.scheduling import Ask, RayUnavailable
 from service.settings import Settings
 from service.store.changes import new_id
 from tests import seeding

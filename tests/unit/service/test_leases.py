@@ -14,9 +14,9 @@ from sqlalchemy import delete, insert, select, update
 
 from service.dispatch.dispatcher import Dispatcher
 from service.dispatch.executors.ray_jobs import RayJobs
-from service.dispatch.runs import Runs
 from service.domain import scheduling
 from service.domain.scheduling import Capacity, Node
+from service.folders.runs import Runs
 from service.store import work
 from service.store.claims import LEASE_SECONDS
 from service.store.database import reading, writing

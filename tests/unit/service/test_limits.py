@@ -17,14 +17,14 @@ from starlette.types import Message
 
 from nas_core.errors import InvalidValue
 from service.access import Access
-from service.api import limits
-from service.api.callers import ANYBODY, Caller, Callers
-from service.api.limits import FORGET_ABOVE, Limits, Rate, Streams, counted
+from service.callers import ANYBODY, Caller, Callers
 from service.domain.grants import Grant, Role
 from service.settings import Settings
 from service.store.audit import Audit
 from service.store.logins import Logins, digest
 from service.store.tokens import Tokens
+from service.web import limits
+from service.web.limits import FORGET_ABOVE, Limits, Rate, Streams, counted
 from tests import seeding
 
 MAX_BODY = 2048

@@ -50,12 +50,12 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from service.dispatch import dispatcher as dispatcher_module
 from service.dispatch.dispatcher import SWEEP_SECONDS, Dispatcher
 from service.dispatch.executors.ray_jobs import RayJobs
-from service.dispatch.runs import Runs
-from service.dispatch.storage import Storage
 from service.domain.lifecycle import TERMINAL, TRANSITIONS, WITH_RAY, Status
 from service.domain.request import SearchRequest, check
 from service.domain.scheduling import HALF_LIFE_SECONDS
 from service.domain.sweep import SweepRequest, expand
+from service.folders.runs import Runs
+from service.folders.storage import Storage
 from service.store import claims
 from service.store import work as work_module
 from service.store.database import LIMITS, Turns, connect, migrate, reading, writing

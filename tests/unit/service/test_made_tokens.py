@@ -17,8 +17,7 @@ from sqlalchemy import text, update
 from typer.testing import CliRunner, Result
 
 from nas_core.errors import InvalidValue
-from service import cli
-from service.api import callers
+from service import callers, cli
 from service.client import Client, ClientError
 from service.domain.grants import EVERY_PROJECT, Grant, NotAllowed, Role, end_of
 from service.store.database import connect, reading, writing

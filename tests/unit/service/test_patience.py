@@ -15,8 +15,9 @@ import pytest
 from fastapi import FastAPI
 
 from service import connections
-from service.api import checks, sweeps, turns
 from service.domain.patience import OutOfPatience, Patience, carry_on
+from service.use_cases import sweeps
+from service.web import checks, turns
 from tests import seeding
 
 SWEEP = {"search": {"dataset": "digits"}, "budgets": ["300k"], "finals": False}

@@ -16,9 +16,9 @@ import pytest
 from nas_core.errors import InvalidValue
 from service import proxies
 from service.client import AsyncClient, Client, Unreachable
-from service.dispatch.executors.port import RayUnavailable
 from service.dispatch.executors.ray_jobs import Endpoint, RayJobs
 from service.dispatch.local_ray import answers, ray_environment
+from service.domain.scheduling import RayUnavailable
 from tests.ray_double import ray_double
 
 NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "GRPC_PROXY")

@@ -11,10 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
-from service.dispatch.executors.port import JobStatus, RayUnavailable
+from service.dispatch.executors.port import JobStatus
 from service.dispatch.executors.ray_jobs import Endpoint, RayJobs
-from service.dispatch.runs import Runs
 from service.domain.lifecycle import Status
+from service.domain.scheduling import RayUnavailable
+from service.folders.runs import Runs
 from service.store.work import Work
 from tests import seeding
 from tests.ray_double import RayDouble, ray_double

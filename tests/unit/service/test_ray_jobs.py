@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.dispatch.executors.port import Job, JobStatus, RayUnavailable
+from service.dispatch.executors.port import Job, JobStatus
 from service.dispatch.executors.ray_jobs import Endpoint, RayJobs
+from service.domain.scheduling import RayUnavailable
 from tests.ray_double import ray_double
 
 Answer = Callable[[httpx.Request], httpx.Response]

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas_core.files import FILES, set_apart
-from service.dispatch.folder_model import Asked, BadFolder, lines, result
-from service.dispatch.runs import Runs, TornFile
+from service.folders.model import Asked, BadFolder, lines, result
+from service.folders.runs import Runs, TornFile
 from tests import seeding
 
 LINES: list[dict[str, Any]] = [

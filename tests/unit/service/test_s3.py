@@ -17,9 +17,9 @@ from s3fs import S3FileSystem
 
 from nas_core.storage import StorageUnavailable
 from service.dispatch import dispatcher as dispatching
-from service.dispatch.folder_model import BadFolder
-from service.dispatch.runs import Runs
 from service.domain.retention import Part
+from service.folders.model import BadFolder
+from service.folders.runs import Runs
 from tests import seeding
 from tests.ray_double import RayDouble
 from tests.s3 import KEYS, Line, ask, asking_for_rights, s3_server

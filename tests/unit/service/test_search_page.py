@@ -21,21 +21,21 @@ from typer.testing import CliRunner
 
 from nas_core.files import FILES
 from nas_core.space import Architecture
-from service.api import logs as api_logs
 from service.cli import app as commands
 from service.client import Client, ClientError
 from service.dashboard import logs
 from service.dashboard.advice import ADVICE
-from service.dispatch import folder_model
-from service.dispatch.folder_model import Asked, BadFolder
 from service.dispatch.process import Dispatching
-from service.dispatch.runs import CONTACT_SHEET
 from service.domain.lifecycle import Status
 from service.domain.request import SearchRequest
+from service.folders import model as folder_model
+from service.folders.model import Asked, BadFolder
+from service.folders.runs import CONTACT_SHEET
 from service.store.database import writing
 from service.store.deadlines import DEADLINE, NOT_STARTED
 from service.store.models import Search
 from service.store.work import Work
+from service.use_cases import logs as reading
 from tests import seeding
 from tests.ray_double import TOKEN, ray_double
 from tests.unit.service.test_dashboard import text
@@ -334,7 +334,7 @@ def test_a_log_is_read_in_parts(app: FastAPI, url: str, monkeypatch: pytest.Monk
         assert client.log(search_id) == {
             "attempt": 1, "running": False, "begin": 0, "end": len(content.encode()), "text": content, "note": None,
         }  # fmt: skip
-        monkeypatch.setattr(api_logs, "MOST_READ", 100)
+        monkeypatch.setattr(reading, "MOST_READ", 100)
         end = client.log(search_id, 1)
         assert end["begin"] == len(content.encode()) - 100 and content.endswith(end["text"])
         parts, after = [], 0
@@ -354,7 +354,7 @@ def test_of_a_long_log_the_end_is_shown(app: FastAPI, browser: httpx.Client, mon
     log = Path(seeding.parts(app).runs.path(search_id, "logs/driver-0001.log"))
     log.parent.mkdir(parents=True)
     log.write_text("".join(f"line {number}\n" for number in range(5000)))
-    monkeypatch.setattr(api_logs, "MOST_READ", 100)
+    monkeypatch.setattr(reading, "MOST_READ", 100)
     monkeypatch.setattr(logs, "MOST_SHOWN", 3)
     html = browser.get(f"/searches/{search_id}/logs/1").text
     assert "line 4997\nline 4998\nline 4999" in html and "line 4996" not in html
@@ -371,7 +371,7 @@ def test_a_log_is_read_from_ray_while_its_driver_runs(
         monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
         settings = replace(context.settings, ray_address=ray.endpoint.url)
         dispatching = Dispatching(settings, context.searches, context.runs)
-        app.state.context = replace(context, dispatching=dispatching)
+        app.state.context = replace(context, launches=dispatching)
         job = f"yoso-{search_id}-1"
         ray.jobs[job], ray.logs[job] = {"status": "RUNNING"}, "epoch 1\nepoch <2>\n"
         html = browser.get(f"/searches/{search_id}/logs/1").text

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 
 from nas_core.errors import InvalidValue
 from service.answers import AuditEntry
-from service.api.callers import MOST_GUESSES
+from service.callers import MOST_GUESSES
 from service.client import Client
 from service.domain.grants import Grant, Role
 from service.domain.sign_on import SignOn, parse_grants

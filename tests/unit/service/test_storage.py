@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from nas_core.errors import InvalidValue
 from nas_core.storage import StorageUnavailable
 from service import cli
-from service.dispatch.folder_model import BadFolder
-from service.dispatch.runs import Runs
+from service.folders.model import BadFolder
+from service.folders.runs import Runs
 from tests import seeding
 from tests.unit.service.test_dispatcher import Service
 from worker.run_folder import RunFolder

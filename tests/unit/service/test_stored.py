@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from nas_core.storage import StorageUnavailable
 from service.dispatch.dispatcher import Dispatcher
-from service.dispatch.runs import Runs
+from service.folders.runs import Runs
 from tests import seeding
 from tests.unit.service.test_dispatcher import Service, begin
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from nas_core.errors import InvalidValue
 from service import cli, own_token, private
-from service.api.callers import GUESS_SECONDS, MOST_GUESSES, Guesses
+from service.callers import GUESS_SECONDS, MOST_GUESSES, Guesses
 from service.client import Client, ClientError
 from service.domain.grants import Grant, Role
 from service.settings import Settings, parse_tokens

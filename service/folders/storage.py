@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from nas_core.storage import StorageUnavailable, open_storage, storage_errors
-from service.dispatch.folder_model import BadFolder
+from service.folders.model import BadFolder
 
 BLOCK = 1024 * 1024
 """Bytes of a file that are in memory at a time while it is sent."""

@@ -2,23 +2,22 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Annotated, Any, Self
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, BeforeValidator, Field
-from pydantic_core import to_json
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from nas_core.errors import InvalidValue
 from nas_core.storage import StorageUnavailable
-from service.dispatch.folder_model import BadFolder
+from service.answers import FieldError, Problem
 from service.domain.grants import NotAllowed
 from service.domain.patience import OutOfPatience
 from service.domain.request import InvalidRequest
+from service.folders.model import BadFolder
 from service.inspections import StillLooking
 from service.store.changes import UnknownSearch
 from service.store.database import is_away
@@ -28,6 +27,7 @@ from service.store.searches import NotEnded
 from service.store.sweeps import UnknownSweep
 from service.store.tokens import NameTaken, UnknownToken
 from service.store.webhooks import UnknownWebhook
+from service.use_cases.errors import NotFound, NotNow, error_of, field_error, legible
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 5
@@ -37,50 +37,6 @@ MEDIA_TYPE = "application/problem+json"
 STILL_LOOKING = "urn:yoso:still-looking"
 """The type of the problem that a dataset has not been looked at yet: the same request can be answered later."""
 LOOK_AGAIN_SECONDS = 1
-
-
-def legible(text: str) -> str:
-    """`text` without halves of surrogate pairs: JSON carries them in, and UTF-8 does not carry them out."""
-    return text.encode(errors="backslashreplace").decode()
-
-
-def shown(value: Any) -> Any:
-    """`value` as it was sent, or what can be told of one that no answer can carry, such as a thousand nested lists."""
-    try:
-        to_json(value)
-    except ValueError:
-        return legible(value) if isinstance(value, str) else f"{type(value).__name__} that cannot be shown"
-    return value
-
-
-Legible = Annotated[str, BeforeValidator(legible)]
-
-
-class FieldError(BaseModel):
-    """What is wrong with one field."""
-
-    field: Legible
-    value: Annotated[Any, BeforeValidator(shown)] = None
-    reason: Legible
-    accepted: Legible
-    choices: list[dict[Legible, Annotated[Any, BeforeValidator(shown)]]] = Field(default_factory=list)
-    """Requests that would be accepted where there are few: the fields that differ, by their paths, and their values."""
-
-    @classmethod
-    def of(cls, problem: InvalidValue) -> Self:
-        """A value that cannot be used, as the API tells of it."""
-        told = {name: getattr(problem, name) for name in ("field", "value", "reason", "accepted")}
-        return cls(**told, choices=list(problem.choices))
-
-
-class Problem(BaseModel):
-    """A problem document (RFC 9457)."""
-
-    type: str = "about:blank"
-    title: str
-    status: int
-    detail: Legible
-    errors: list[FieldError] = Field(default_factory=list)
 
 
 class ProblemError(Exception):
@@ -100,8 +56,8 @@ def answer(
     kind: str = "about:blank",
 ) -> JSONResponse:
     """The response that carries a problem document."""
-    problem = Problem(type=kind, title=title, status=status, detail=detail, errors=list(errors))
-    return JSONResponse(problem.model_dump(mode="json"), status, headers, MEDIA_TYPE)
+    problem = Problem(type=kind, title=title, status=status, detail=legible(detail), errors=list(errors))
+    return JSONResponse(problem, status, headers, MEDIA_TYPE)
 
 
 def install(app: FastAPI) -> None:
@@ -142,6 +98,14 @@ def install(app: FastAPI) -> None:
     def unknown(request: Request, error: UnknownSearch) -> JSONResponse:
         return answer(404, "No such search", f"There is no search {error.args[0]!r}.")
 
+    @app.exception_handler(NotFound)
+    def not_found(request: Request, error: NotFound) -> JSONResponse:
+        return answer(404, error.title, str(error))
+
+    @app.exception_handler(NotNow)
+    def not_now(request: Request, error: NotNow) -> JSONResponse:
+        return answer(409, error.title, str(error))
+
     @app.exception_handler(UnknownSweep)
     def unknown_sweep(request: Request, error: UnknownSweep) -> JSONResponse:
         return answer(404, "No such sweep", f"There is no sweep {error.args[0]!r}.")
@@ -173,7 +137,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(OverQuota)
     def over_quota(request: Request, error: OverQuota) -> JSONResponse:
-        field = FieldError(field="project", value=error.project, reason=str(error), accepted=error.accepted)
+        field = field_error("project", error.project, str(error), error.accepted)
         return answer(403, "Over quota", str(error), [field])
 
     @app.exception_handler(RequestValidationError)
@@ -217,8 +181,8 @@ def install(app: FastAPI) -> None:
 
 def invalid_fields(problems: Sequence[InvalidValue]) -> JSONResponse:
     """422 for values that cannot be used."""
-    errors = [FieldError.of(problem) for problem in problems]
-    detail = "; ".join(f"{e.field}: {e.reason}; accepted: {e.accepted}" for e in errors)
+    errors = [error_of(problem) for problem in problems]
+    detail = "; ".join(f"{one['field']}: {one['reason']}; accepted: {one['accepted']}" for one in errors)
     return answer(422, "Invalid request", detail, errors)
 
 
@@ -228,14 +192,9 @@ def field_errors(found: Sequence[Any]) -> list[FieldError]:
     for error in found:
         place = [str(part) for part in error["loc"] if part not in ("body", "query", "path")]
         value = None if error["type"] == "missing" else error.get("input")
-        errors.append(
-            FieldError(
-                field=".".join(place) or "body",
-                value=value if isinstance(value, (str, int, float, bool, list, dict, type(None))) else str(value),
-                reason=error["msg"],
-                accepted=_ACCEPTED.get(error["type"], "see the API's description at /docs"),
-            )
-        )
+        accepted = _ACCEPTED.get(error["type"], "see the API's description at /docs")
+        known = isinstance(value, (str, int, float, bool, list, dict, type(None)))
+        errors.append(field_error(".".join(place) or "body", value if known else str(value), error["msg"], accepted))
     return errors
 
 
@@ -244,7 +203,7 @@ def malformed_fields(found: Sequence[Any]) -> JSONResponse:
     if any(error["type"] == "json_invalid" for error in found):
         return answer(400, "Not JSON", "The body is not JSON: " + str(found[0].get("ctx", {}).get("error", "")))
     errors = field_errors(found)
-    return answer(422, "Invalid request", "; ".join(f"{e.field}: {e.reason}" for e in errors), errors)
+    return answer(422, "Invalid request", "; ".join(f"{one['field']}: {one['reason']}" for one in errors), errors)
 
 
 _ACCEPTED = {

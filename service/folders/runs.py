@@ -15,10 +15,10 @@ from typing import Any
 from nas_core.files import FILES
 from nas_core.space import Architecture, Reference
 from nas_core.storage import StorageUnavailable
-from service.dispatch import folder_model
-from service.dispatch.folder_model import MOST_BYTES, MOST_CHUNK, MOST_JSON, MOST_WEIGHTS, Asked, BadFolder
-from service.dispatch.storage import Content, RemoteStorage, storage_of
 from service.domain.retention import Part
+from service.folders import model as folder_model
+from service.folders.model import MOST_BYTES, MOST_CHUNK, MOST_JSON, MOST_WEIGHTS, Asked, BadFolder
+from service.folders.storage import Content, RemoteStorage, storage_of
 
 _CHUNK = re.compile(r"\d{4}-\d{6}\.jsonl")
 _RUN = re.compile(r"[a-z0-9_]{1,16}")
@@ -51,7 +51,7 @@ class Runs:
     """The folders of all runs in `storage`, a local folder or an fsspec URL.
 
     All methods raise `StorageUnavailable` (an `OSError`) where the storage does not do what it should, and those that
-    read raise `BadFolder` for what no worker of Yoso leaves (`service.dispatch.folder_model`). Raises `InvalidValue`
+    read raise `BadFolder` for what no worker of Yoso leaves (`service.folders.model`). Raises `InvalidValue`
     for a storage that is none.
     """
 
@@ -319,3 +319,8 @@ class Runs:
 def of_attempt(number: int, name: str) -> str:
     """What an attempt calls `name`, below the run's folder."""
     return f"attempts/{number:04d}/{name}"
+
+
+def driver_log(attempt: int) -> str:
+    """Where what an attempt's driver has printed is kept, below the run's folder."""
+    return f"logs/driver-{attempt:04d}.log"

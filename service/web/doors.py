@@ -9,10 +9,11 @@ import ipaddress
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.problems import answer
 from service.settings import HOST, Settings, checked_url, is_loopback
+from service.web.problems import answer
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """The methods that change nothing (RFC 9110, section 9.2.1)."""
@@ -90,3 +91,9 @@ def is_from_elsewhere(headers: Headers, settings: Settings) -> bool:
     if settings.public_url is not None:
         own.add(checked_url(settings.public_url).netloc.lower())
     return urlsplit(origin).netloc.lower() not in own
+
+
+def bearer(request: HTTPConnection) -> str | None:
+    """The bearer token that a request carries, if it does."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None

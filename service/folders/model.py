@@ -35,6 +35,8 @@ DEEPEST = 16
 """How far JSON may be nested."""
 MOST_NETWORKS = 10_000
 """Networks in a result."""
+MOST_LOG = 64 * 1024 * 1024
+"""Bytes of a driver's log that are taken from Ray."""
 LONGEST_TEXT = 4000
 LONGEST_TRACE = 32_000
 MOST_BYTES = {

@@ -18,11 +18,12 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.access import Access
-from service.api.callers import Caller, bearer
-from service.api.problems import AWAY, answer
+from service.callers import Caller
 from service.settings import Settings, is_loopback
 from service.store.changes import BY
 from service.store.database import is_away
+from service.web.doors import bearer
+from service.web.problems import AWAY, answer
 
 log = logging.getLogger(__name__)
 BODY_SECONDS = 30.0
@@ -109,27 +110,28 @@ class Limits:
             return
         headers, request = Headers(scope=scope), HTTPConnection(scope)
         address = str((scope.get("client") or ("",))[0])
-        caller = self.callers.at_once(request)
+        token, own = bearer(request), request.cookies.get(self.callers.cookie, "")
+        caller = self.callers.at_once(token, own)
         client = counted(caller, address)
         if client is not None and (seconds := self.rate.wait(client)):
             told = f"At most {self.settings.rate:g} requests a second, and {self.settings.rate_burst} at once."
             await refuse(scope, receive, send, 429, "Too many requests", told, retry=math.ceil(seconds))
             return
-        if caller is None and (bearer(request) is not None or self.callers.session_of(request)):
+        if caller is None and (token is not None or own):
             try:
-                caller = await asyncio.to_thread(self.callers.asked, request)
+                caller = await asyncio.to_thread(self.callers.asked, token, own)
             except SQLAlchemyError as error:
                 if not is_away(error):
                     raise
                 await refuse(scope, receive, send, 503, "Database unavailable", AWAY, retry=RETRY_SECONDS)
                 return
             client = counted(caller, address)
-        if caller is None and bearer(request) is not None:
+        if caller is None and token is not None:
             if seconds := self.callers.guesses.wait(address):
                 told = "Too many wrong tokens came from this address."
                 await refuse(scope, receive, send, 429, "Too many wrong tokens", told, retry=seconds)
                 return
-            await asyncio.to_thread(self.access.refused, bearer(request) or "", "bearer", address)
+            await asyncio.to_thread(self.access.refused, token, "bearer", address)
         scope.setdefault("state", {})["caller"] = caller
         BY.set(caller.name if caller is not None else None)
         length = headers.get("content-length")

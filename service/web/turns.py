@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from service.api.problems import ProblemError
+from service.web.problems import ProblemError
 
 AT_ONCE, OF_ONE = 4, 2
 """How many requests are checked at a time, and how many of them of one client."""

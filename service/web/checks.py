@@ -6,8 +6,8 @@ from typing import Any
 
 from fastapi import Depends, Request
 
-from service.api.context import ContextDep
 from service.domain.patience import Patience
+from service.web.context import ContextDep
 
 CHECK_SECONDS = 10.0
 """How long a request may take to check."""

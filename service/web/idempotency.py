@@ -6,17 +6,16 @@ https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-idempotency-key-header-
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request, Response
 from fastapi.responses import JSONResponse
-from sqlalchemy.orm import Session
 
 from nas_core.errors import InvalidValue
-from service.api.context import Context, ProjectDep
-from service.store import idempotency
-from service.store.idempotency import Answer, Key
+from service.store.idempotency import Key
+from service.use_cases.once import Done
+from service.web.context import ProjectDep
 
 LONGEST = 255
 
@@ -48,19 +47,12 @@ def key_for(project: str | None, text: str, named: str, body: bytes) -> Key:
 KeyDep = Annotated[Key | None, Depends(key_of)]
 
 
-def once(service: Context, key: Key | None, do: Callable[[Session], Answer]) -> Response:
-    """The answer of `do`, which is done once for a key; then the dispatcher is woken."""
-    answer = idempotency.once(service.searches.engine, key, do)
-    service.wake()
-    return _response(answer)
+def created_at(above: str, made: Done[Any]) -> Response:
+    """The answer to a request that made something: it is at its `id` below a path."""
+    return done(made, 201, {"Location": above + made.value["id"]})
 
 
-def given(service: Context, key: Key | None) -> Response | None:
-    """The answer that a key got before, if any: what was accepted is not held to the rules once more."""
-    answer = idempotency.given(service.searches.engine, key)
-    return _response(answer) if answer is not None else None
-
-
-def _response(answer: Answer) -> Response:
-    headers = answer.headers | ({"Idempotency-Replayed": "true"} if answer.replayed else {})
-    return JSONResponse(answer.body, answer.status, headers)
+def done(did: Done[Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """What a request came to, and whether that was so before."""
+    replayed = {"Idempotency-Replayed": "true"} if did.replayed else {}
+    return JSONResponse(did.value, status, {**(headers or {}), **replayed})

@@ -1,4 +1,4 @@
-"""Who asks: the token or the session that a request carries, and what that opens."""
+"""Who asks: the token or the session that they show, and what that opens."""
 
 import itertools
 import logging
@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cachetools import TTLCache
-from starlette.requests import HTTPConnection
 
 from service.domain.grants import EVERY_PROJECT, Grant, Role
 from service.settings import Settings
@@ -80,21 +79,20 @@ class Callers:
         self._made = TTLCache[str, Grant](10_000, REMEMBERED_SECONDS)
         self._sessions = TTLCache[str, str](10_000, REMEMBERED_SECONDS)
 
-    def at_once(self, request: HTTPConnection) -> Caller | None:
-        """Who asks, as far as that is known without asking the database."""
+    def at_once(self, token: str | None, session: str) -> Caller | None:
+        """Who shows that token, else that session, as far as that is known without asking the database."""
         if not self._guarded:
             return ANYBODY
-        if (token := bearer(request)) is not None:
+        if token is not None:
             return self._known(digest(token))
         with self._lock:
-            key = self._sessions.get(self.session_of(request))
+            key = self._sessions.get(session)
         return self._known(key) if key is not None else None
 
-    def asked(self, request: HTTPConnection) -> Caller | None:
+    def asked(self, token: str | None, session: str) -> Caller | None:
         """The same, from the database."""
-        if (token := bearer(request)) is not None:
+        if token is not None:
             return self.of_token(token)
-        session = self.session_of(request)
         held = self.logins.of(session) if session else None
         if held is None:
             return None
@@ -124,10 +122,6 @@ class Callers:
                 else:
                     self._made[key] = grant
         return self._known(key)
-
-    def session_of(self, request: HTTPConnection) -> str:
-        """The session that a browser's request carries; empty where it has none."""
-        return request.cookies.get(self.cookie, "")
 
     def expired(self, key: str) -> Grant | None:
         """What the token with that hash has opened, where `of_key` has just found that it has expired."""
@@ -175,9 +169,3 @@ class Guesses:
     def wait(self, address: str) -> int:
         """How many seconds the address has to wait before it may try again; 0 where it may."""
         return math.ceil(GUESS_SECONDS) if self._failed.get(address, 0) >= MOST_GUESSES else 0
-
-
-def bearer(request: HTTPConnection) -> str | None:
-    """The bearer token that a request carries, if it does."""
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else None
