@@ -104,8 +104,7 @@ def run(folder: "RunFolder", attempt: int) -> None:
             ray.init()
         else:
             cpus = max(os.cpu_count() or 1, spec.least_workers * spec.cpus_per_worker)
-            # One of its own, even where another cluster runs on this machine, to which Ray would connect by itself.
-            ray.init("local", include_dashboard=False, num_cpus=cpus)
+            _start_ray(cpus)
     except Exception as error:
         raise RayStartError(f"Ray did not start: {' '.join(str(error).split())[:500]}") from error
     seconds = float(os.environ.get("YOSO_CHECKPOINT_SECONDS") or folder.every(CHECKPOINT_SECONDS))
@@ -118,6 +117,25 @@ def run(folder: "RunFolder", attempt: int) -> None:
     from worker.launch import trainer
 
     trainer("worker.training:train_loop", config, spec, folder.url_of(""), "train").fit()
+
+
+def _start_ray(cpus: int) -> None:
+    """Start a Ray on this machine, even where another cluster runs here, to which Ray would connect by itself.
+
+    It has no parts of a dashboard, which take longer to load than all else: on a slow or busy machine Ray ends because
+    they have not begun within fifteen seconds (https://github.com/ray-project/ray/issues/65983).
+    """
+    import ray
+
+    parts = "ray.dashboard.optional_deps"
+    known = sys.modules.get(parts)
+    sys.modules[parts] = None  # type: ignore[assignment]
+    try:
+        ray.init("local", include_dashboard=False, num_cpus=cpus)
+    finally:
+        del sys.modules[parts]
+        if known is not None:
+            sys.modules[parts] = known
 
 
 class RayStartError(RuntimeError):

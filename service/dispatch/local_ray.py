@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import httpx
@@ -29,8 +31,8 @@ START_SECONDS = 100.0
 SLOW = "timed out during startup"
 """What Ray says when a node of its own has taken too long to begin."""
 AGENTS = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port", "runtime-env-agent-port")
-"""Ports of a node's agents. For those that it chooses itself Ray waits fifteen seconds, which a busy machine may take
-to load Python, and then ends: https://github.com/ray-project/ray/issues/65983."""
+"""Ports of a node's agents. For those that they choose themselves Ray waits fifteen seconds, which a busy machine may
+take to load Python, and then ends: https://github.com/ray-project/ray/issues/65983."""
 STOP_SECONDS = 20.0
 KILL_SECONDS = 10.0
 WITHHELD = frozenset({
@@ -145,6 +147,7 @@ class LocalRay:
         """Whether Ray answers before its process ends or patience does."""
         give_up = time.monotonic() + START_SECONDS
         while pid is not None and self.alive() and time.monotonic() < give_up:
+            tell_ports(session_members(pid))
             if answers(endpoint):
                 return True
             time.sleep(0.2)
@@ -226,6 +229,24 @@ def session_members(session: int) -> list[int]:
                 if int(fields[3]) == session and fields[0] != "Z":
                     members.append(int(entry.name))
     return members
+
+
+def tell_ports(processes: Iterable[int]) -> None:
+    """Tell those of `processes` that are Ray's raylets where their dashboard's agents will listen.
+
+    A raylet is not told the port that `ray start` was given, and waits for a file with it, which the agent writes at
+    the end of its start (`AGENTS`).
+    """
+    for process in processes:
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{process}/cmdline").read_text(errors="replace").split("\0")
+            options = dict(word[2:].split("=", 1) for word in words if word.startswith("--") and "=" in word)
+            port = re.search(r"--listen-port=([1-9]\d*)", options.get("dashboard_agent_command", ""))
+            if words[0].endswith("/raylet") and port is not None:
+                file = Path(options["session_dir"]) / f"dashboard_agent_listen_port_{options['node_id']}"
+                if not file.exists():
+                    file.with_suffix(".yoso").write_text(port[1])
+                    file.with_suffix(".yoso").replace(file)
 
 
 def free_ports(count: int) -> list[int]:

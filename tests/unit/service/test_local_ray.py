@@ -1,11 +1,12 @@
 """What the Ray of the service's own is given."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from service.dispatch import local_ray
-from service.dispatch.local_ray import LocalRay, ray_environment
+from service.dispatch.local_ray import LocalRay, ray_environment, tell_ports
 
 
 def test_ray_gets_the_services_environment_and_none_of_its_secrets(
@@ -42,3 +43,14 @@ def test_a_ray_that_was_too_slow_to_start_is_given_a_second_time(
     with pytest.raises(RuntimeError, match=told):
         LocalRay(tmp_path / "storage").ensure()
     assert (tmp_path / "starts").read_text() == times * "."
+
+
+def test_a_raylet_is_told_where_its_agent_will_listen(tmp_path: Path) -> None:
+    agent = "--dashboard_agent_command=python agent.py --grpc-port=0 --listen-port=40123 --head"
+    for name, told in (("/bin/sh", None), ("/opt/ray/raylet", "40123")):
+        words = [name, "-c", "read never", f"--session_dir={tmp_path}", "--node_id=abc", agent]
+        process = subprocess.Popen(words, executable="/bin/sh", stdin=subprocess.PIPE)
+        tell_ports([process.pid, 2**22])
+        process.communicate()
+        file = tmp_path / "dashboard_agent_listen_port_abc"
+        assert (file.read_text() if file.exists() else None) == told
