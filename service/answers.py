@@ -238,6 +238,8 @@ class Search(TypedDict):
     accelerator_type: str | None
     """What its nodes must have; None for any."""
     priority: int
+    preempts: bool
+    """Whether running searches of its project that have a lower priority make room for it."""
     max_wait: float | None
     """Seconds that it may wait until its workers start, since its user has queued it."""
     max_run: float | None

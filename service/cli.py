@@ -148,6 +148,12 @@ Project = Annotated[
 Priority = Annotated[
     int, typer.Option(min=-10, max=10, help="A step is worth an hour of waiting in the project's queue.")
 ]
+Preempt = Annotated[
+    bool,
+    typer.Option(
+        "--preempt", help="Let running searches of a lower priority make room; they go on from their checkpoints later."
+    ),
+]
 MaxWait = Annotated[
     str | None,
     typer.Option(
@@ -482,6 +488,11 @@ def revoke_token(name: TokenName, url: Url = None, as_json: Json = False) -> Non
         tell(revoked, as_json, f"token {escape(name)} opens nothing any more")
 
 
+def preempting(preempt: bool) -> dict[str, Any]:
+    """The field for a search that others make room for."""
+    return {"preempts": True} if preempt else {}
+
+
 @app.command(rich_help_panel=SEARCHES)
 @reads_data
 def submit(
@@ -499,6 +510,7 @@ def submit(
     accelerator_type: Type = None,
     project: Project = None,
     priority: Priority = 0,
+    preempt: Preempt = False,
     max_wait: MaxWait = None,
     max_run: MaxRun = None,
     time: Time = None,
@@ -526,7 +538,7 @@ def submit(
             name, setting, limit, choose_by, opset, ir, normalise, engine,
         )  # fmt: skip
         body |= finals_of(baseline, candidates) | deadlines_of(max_wait, max_run) | timed(time, yes)
-        body["priority"] = priority
+        body |= {"priority": priority} | preempting(preempt)
         look_first(client, body, as_json)
         if dry_run or not as_json:
             expected = client.estimate(**body)
@@ -583,6 +595,7 @@ def sweep(
     accelerator_type: Type = None,
     project: Project = None,
     priority: Priority = 0,
+    preempt: Preempt = False,
     max_wait: MaxWait = None,
     max_run: MaxRun = None,
     time: Time = None,
@@ -607,7 +620,7 @@ def sweep(
         )  # fmt: skip
         look_first(client, body, as_json)
         search = {key: value for key, value in body.items() if key not in ("seed", "project", "name")}
-        search |= deadlines_of(max_wait, max_run) | timed(time, yes)
+        search |= deadlines_of(max_wait, max_run) | timed(time, yes) | preempting(preempt)
         own: Data = {} if project is None else {"project": project}
         if (baselines := baselines_of(baseline)) is not None:
             own["baselines"] = baselines

@@ -30,6 +30,7 @@ SEARCH: dict[str, Any] = {
     "max_workers": 8,
     "accelerator_type": "A100",
     "priority": 0,
+    "preempts": False,
     "max_wait": 7200.0,
     "max_run": 43200.0,
     "start_by": None,

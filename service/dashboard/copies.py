@@ -66,6 +66,8 @@ def as_command(url: str, request: Mapping[str, Any]) -> str | None:
         rest["workers"] = f"{workers['min']}-{workers['max']}"
     if rest.pop("confirmed", False):
         words.append("--yes")
+    if rest.pop("preempts", False):
+        words.append("--preempt")
     for field, option in OPTIONS.items():
         if field in rest and isinstance(rest[field], str | int | float):
             words.append(f"{option}={shlex.quote(str(rest.pop(field)))}")

@@ -107,6 +107,7 @@ FIELDS: dict[str, Callable[[Sequence[str]], Any]] = {
     "name": _text,
     "project": _text,
     "priority": _number,
+    "preempts": _truth,
     "max_wait": _text,
     "max_run": _text,
     "time": _text,
@@ -194,6 +195,7 @@ AT_FIRST: Form = {name: ["1"] for name in ("workers", "cpus_per_worker")} | {
 CHOICES: dict[str, list[tuple[str, str]]] = {
     "space.preset": [("", "what suits the data"), *((name, name) for name in PRESETS)],
     "space.share": [("", "each block its own"), ("true", "the same for all blocks")],
+    "preempts": [("", "wait for room"), ("true", "let lower priorities make room")],
     "confirmed": [("", "refuse"), ("true", "queue all the same")],
     "data.channels": [("", "what the images are"), ("1", "grey"), ("3", "colour")],
     "gpus_per_worker": [("", "one where the cluster has GPUs"), ("0", "none"), ("1", "one")],

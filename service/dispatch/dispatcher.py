@@ -40,6 +40,7 @@ from service.store.claims import LEASE_SECONDS, ask_of
 from service.store.cluster import ClusterStore
 from service.store.deadlines import deadline_of, end_overdue
 from service.store.models import Search
+from service.store.preemption import make_room
 from service.store.searches import NotEnded, Searches
 from service.store.webhooks import WebhookStore
 from service.store.work import LostLease, Work
@@ -103,6 +104,11 @@ JOB_ENVIRONMENT = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+
+NOT_WAITED, PREEMPTED = "waiting", "preempted"
+"""The kinds of error of an attempt that gives its place back: Ray did not start its workers, or another needs it."""
+GAVE_BACK = {NOT_WAITED: (LONGEST_BACKOFF, "gave its place back"), PREEMPTED: (0.0, "gave its place back")}
+"""For how many seconds it is not launched again, and what it did; in the queue it is behind whom it made room for."""
 
 Spread = Callable[[Callable[[str], None], Iterable[str]], Iterable[None]]
 """How the steps of one turn are taken: one after the other (`map`), or several at once (a pool's `map`)."""
@@ -169,13 +175,13 @@ class Dispatcher:
         self.wake = threading.Event()
         self.stopping = threading.Event()
         self.last_turn = time.monotonic()
-        self._measured = self._swept = self._released = self._cleared = float("-inf")
+        self._measured = self._swept = self._released = self._cleared = self._preempted = float("-inf")
         self._stopped: dict[str, float] = {}
         self._leaving: dict[str, float] = {}
         self._waiting: dict[str, float] = {}
         """Since when attempts have been seen to wait in Ray for their workers, by the jobs' names."""
-        self._late: dict[str, str] = {}
-        """Why attempts have given their places back, by the jobs' names."""
+        self._late: dict[str, dict[str, Any]] = {}
+        """Why attempts give their places back, as the error with which they end, by the jobs' names."""
         self._looks: dict[str, Look] = {}
         """By the jobs' names."""
         self._troubles: dict[str, Trouble] = {}
@@ -233,6 +239,10 @@ class Dispatcher:
         if self.ray_error is None:
             self._hold(self.work.take_over(self.owner))
             self._hold(self.work.claim(self.owner, self.capacity or Capacity(0, 0)))
+            if time.monotonic() - self._preempted > RELEASE_SECONDS:
+                self._preempted = time.monotonic()
+                for search in make_room(self.searches.engine, self.capacity or Capacity(0, 0)):
+                    log.info("search %s makes room for %s", search.id, search.yields_to)
 
     def _hold(self, searches: Iterable[Search]) -> None:
         for search in searches:
@@ -513,11 +523,13 @@ class Dispatcher:
         elif over and (newest := self._newest(search)) > search.attempt:
             self._catch_up(search, token, newest)
         elif (late := self._late.get(submission_id(search))) is not None:
-            self._failed(search, token, {"kind": "waiting", "message": late, "retryable": True})
+            self._failed(search, token, late)
         elif job is None:
             self._failed(search, token, {"kind": "vanished", "message": "Ray knows the job no more", "retryable": True})
         elif job.status.ended:
             self._failed(search, token, self._error(search, job))
+        elif search.yields_to is not None:
+            self._give_back(search, token, PREEMPTED, f"it makes room for search {search.yields_to}")
         elif search.status == Status.WAITING:
             self._wait(search, token)
 
@@ -565,20 +577,24 @@ class Dispatcher:
         return due
 
     def _wait(self, search: Search, token: str) -> None:
-        """Let an attempt whose workers Ray does not start in time give its place back, from the next turn on.
-
-        It counts as none of the search's attempts, which is noted before its job is stopped: whoever takes over in
-        between finds no more than a job that was stopped.
-        """
+        """Let an attempt whose workers Ray does not start in time give its place back."""
         name = submission_id(search)
         if time.monotonic() - self._waiting.setdefault(name, time.monotonic()) > self.waiting_seconds:
             told = (
                 f"Ray did not start its {search.workers} workers within {self.waiting_seconds:g} s; others than Yoso's "
                 "searches may hold the nodes"
             )
-            log.warning("search %s: %s", search.id, told)
-            self.work.excuse(search.id, token, f"it gives its place back: {told}")
-            self._late[name] = told
+            self._give_back(search, token, NOT_WAITED, told)
+
+    def _give_back(self, search: Search, token: str, kind: str, told: str) -> None:
+        """Let an attempt give its place back, from the next turn on.
+
+        It counts as none of the search's attempts, which is noted before its job is stopped: whoever takes over in
+        between finds no more than a job that was stopped.
+        """
+        log.warning("search %s gives its place back: %s", search.id, told)
+        self.work.excuse(search.id, token, f"it gives its place back: {told}")
+        self._late[submission_id(search)] = {"kind": kind, "message": told, "retryable": True}
 
     def _forget_wait(self, name: str) -> None:
         self._looks.pop(name, None)
@@ -643,8 +659,7 @@ class Dispatcher:
         told |= {"attempt": search.attempt}
         if error.get("retryable") and search.attempt < search.last_attempt:
             # Who has waited in vain lets others try for a while what room there is.
-            late = error["kind"] == "waiting"
-            seconds, how = (LONGEST_BACKOFF, "gave its place back") if late else (backoff(search.attempt), "failed")
+            seconds, how = GAVE_BACK.get(error["kind"], (backoff(search.attempt), "failed"))
             log.warning("search %s, attempt %d %s: %s", search.id, search.attempt, how, told["message"])
             reason = f"attempt {search.attempt} {how} and is tried again in {seconds:g} s: {told['message']}"
             self.work.try_again(search.id, token, seconds, error=told, reason=reason)

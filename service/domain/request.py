@@ -261,6 +261,11 @@ class SearchRequest(BaseModel):
     priority: int = Field(
         0, ge=-10, le=10, description="Within the project: a step is worth an hour of waiting ahead of the others."
     )
+    preempts: bool = Field(
+        False,
+        description="Whether running searches of its project that have a lower priority, and would be behind it in the "
+        "queue, make room for it. They are queued again, and go on from their last checkpoints.",
+    )
     max_wait: Annotated[Span, LEGIBLE] = Field(None, description=WAIT)
     max_run: Annotated[Span, LEGIBLE] = Field(None, description=RUN)
     time: Annotated[Span, LEGIBLE] = Field(

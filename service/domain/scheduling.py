@@ -7,7 +7,7 @@ holds.
 
 import heapq
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 HALF_LIFE_SECONDS = 6 * 3600.0
@@ -314,6 +314,27 @@ def admit(
             verdict.waiting[ask.id] = no_room(least, nodes, room)
             room.set_aside(least)
     return verdict
+
+
+def yielding(
+    ask_id: str, candidates: Sequence[str], admitted: Callable[[Collection[str]], Collection[str]]
+) -> list[str]:
+    """Who makes room for a search: as few of `candidates` as that takes, the first of them before others.
+
+    `admitted` are those whom `admit` would launch if some were gone. Nobody makes room in vain: where all of them do
+    not suffice, none does, as where the search is admitted without.
+    """
+    chosen: list[str] = []
+    for candidate in ("", *candidates):
+        chosen += [candidate] if candidate else []
+        if ask_id in admitted(chosen):
+            break
+    else:
+        return []
+    for one in chosen[:-1]:  # the last was needed
+        if ask_id in admitted(fewer := [other for other in chosen if other != one]):
+            chosen = fewer
+    return chosen
 
 
 def grant(ask: Ask, share: Share, room: Room) -> Ask:

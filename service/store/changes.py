@@ -78,7 +78,7 @@ def move(session: Session, search: Search, status: Status, time: float | None = 
         session.add(Attempt(search_id=search.id, number=search.attempt, owner=owner, started_at=time))
     if before in WITH_RAY and status not in WITH_RAY:
         _end_attempt(session, search, status, time)
-        search.lease_owner = search.lease_token = search.lease_expires_at = None
+        search.lease_owner = search.lease_token = search.lease_expires_at = search.yields_to = None
     if status == Status.QUEUED:
         resize(search, search.spec["workers"])
         if search.paused and search.reason is None:

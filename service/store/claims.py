@@ -7,7 +7,7 @@ a claim is a transaction.
 """
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -171,7 +171,16 @@ class Seen:
 
 def look(session: Session) -> Seen:
     """What decides who is next, in one statement."""
-    rows = session.execute(_SEEN[session.get_bind().dialect.name]).all()
+    return seen(rows_of(session))
+
+
+def rows_of(session: Session) -> "Sequence[Row[Any]]":
+    """The rows that say what decides who is next."""
+    return session.execute(_SEEN[session.get_bind().dialect.name]).all()
+
+
+def seen(rows: "Sequence[Row[Any]]", without: Collection[str] = ()) -> Seen:
+    """What `rows` say, or would say if the searches of these ids had just ended."""
     parts: dict[str, list[Row[Any]]] = {}
     for row in rows:
         parts.setdefault(row.part, []).append(row)
@@ -185,11 +194,13 @@ def look(session: Session) -> Seen:
     }
     held = []
     for row in parts.get("held", ()):
-        held.append(Ask(row.id, row.workers, row.cpus, row.gpus, accelerator_type=row.accelerator_type))
         share, age = shares[row.project], time - row.second
+        share.used += scheduling.usage(row.first, age)
+        if row.id in without:
+            continue
+        held.append(Ask(row.id, row.workers, row.cpus, row.gpus, accelerator_type=row.accelerator_type))
         share.running += 1
         share.held += row.first
-        share.used += scheduling.usage(row.first, age)
         share.ahead += row.first * max(0.0, typical - age)
     heads: dict[str, list[Queued]] = {}
     for row in sorted(parts.get("queued", ()), key=attrgetter("first", "id")):
@@ -199,10 +210,11 @@ def look(session: Session) -> Seen:
 
 def judge(session: Session, capacity: Capacity, limit: int) -> Verdict:
     """Whom `scheduling.admit` would launch now, by what the database holds."""
-    return _judge(session, look(session), capacity, limit)
+    return judged(session, look(session), capacity, limit)
 
 
-def _judge(session: Session, seen: Seen, capacity: Capacity, limit: int) -> Verdict:
+def judged(session: Session, seen: Seen, capacity: Capacity, limit: int) -> Verdict:
+    """Whom `scheduling.admit` would launch by what was seen."""
     return scheduling.admit(
         list(seen.shares.values()),
         lambda project: _queue(session, project, seen, limit),
@@ -244,7 +256,7 @@ def by_transaction(engine: Engine, owner: str, capacity: Capacity) -> list[Searc
     with writing(engine) as session:
         seen = look(session)
         launched = []
-        for ask in _judge(session, seen, capacity, AT_ONCE).admitted:
+        for ask in judged(session, seen, capacity, AT_ONCE).admitted:
             search = changes.get(session, ask.id)
             lease(search, owner, seen.time)
             changes.resize(search, ask.workers)
@@ -318,7 +330,7 @@ def by_statement(engine: Engine, owner: str, capacity: Capacity) -> list[Search]
     """Launch what `admit` chooses, unless somebody else has claimed since its choice was prepared; on PostgreSQL."""
     with reading(engine) as session:  # each of its statements is a transaction
         seen = look(session)
-        chosen = _judge(session, seen, capacity, AT_ONCE).admitted
+        chosen = judged(session, seen, capacity, AT_ONCE).admitted
         if not chosen:
             return []
         asked = [

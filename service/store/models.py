@@ -34,6 +34,7 @@ _due = text("due_at IS NOT NULL")
 UNSTARTED = text("start_by IS NOT NULL AND NOT (paused AND status = 'queued')")
 """Whether a search counts among those that must start by a time; in a paused sweep it is not expected to."""
 _to_stop = text("stop_by IS NOT NULL")
+_preempting = text("preempts AND status = 'queued'")
 
 
 class Search(Base):
@@ -70,6 +71,10 @@ class Search(Base):
     priority: Mapped[int] = mapped_column(Integer)
     rank: Mapped[float] = mapped_column(Float)
     """Its place in the project's queue, smallest first (`scheduling.rank`)."""
+    preempts: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
+    """Whether searches of lower priority make room for it."""
+    yields_to: Mapped[str | None] = mapped_column(String(32))
+    """While it is with Ray: the search for which it is to make room."""
     supernet_multiply_adds: Mapped[int] = mapped_column(BigInteger)
 
     status: Mapped[str] = mapped_column(String(16))
@@ -131,6 +136,7 @@ class Search(Base):
         Index("searches_by_project", "project", "created_at", "id"),
         Index("searches_by_project_and_status", "project", "status", "created_at", "id"),
         Index("searches_in_queue", "status", "project", "rank", "id"),
+        Index("searches_that_preempt", "id", postgresql_where=_preempting, sqlite_where=_preempting),
         Index("searches_of_sweep", "sweep_id", "status"),
         Index("searches_of_sweep_in_order", "sweep_id", "rank", "id"),
         Index("searches_of_finals", "finals_id", "status"),

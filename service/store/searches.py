@@ -396,6 +396,7 @@ def new_search(request: SearchRequest, spec: SearchSpec, time: float) -> dict[st
         "accelerator_type": spec.accelerator_type,
         "priority": request.priority,
         "rank": scheduling.rank(time, request.priority),
+        "preempts": request.preempts,
         "supernet_multiply_adds": spec.space.feasible_budgets()[1],
         "status": Status.QUEUED,
         "progress": 0.0,

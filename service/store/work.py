@@ -173,11 +173,14 @@ class Work:
             search.attempt, search.last_attempt = newest, newest + MAX_ATTEMPTS
 
     def excuse(self, search_id: str, token: str, reason: str) -> None:
-        """Let a search's attempt be none of those after which it is given up, and say why. Raises `LostLease`."""
+        """Let a search's attempt be none of those after which it is given up, and say why. Raises `LostLease`.
+
+        Where it was to make room for another, that is noted to be done.
+        """
         with writing(self.engine) as session:
             search = _held(session, search_id, token)
             search.last_attempt += 1
-            search.reason = reason
+            search.reason, search.yields_to = reason, None
 
     def explain(self, search_id: str, token: str, reason: str | None) -> None:
         """Say why a search does not get on; changes nothing else. Raises `LostLease`."""

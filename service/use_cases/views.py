@@ -48,6 +48,7 @@ def view_search(
         max_workers=search.spec["workers"],
         accelerator_type=search.accelerator_type,
         priority=search.priority,
+        preempts=search.preempts,
         max_wait=search.max_wait,
         max_run=search.max_run,
         start_by=iso(search.start_by) if search.start_by and not search.paused else None,
