@@ -56,17 +56,19 @@ class Misconfigured(Exception):
 
 
 def substitute(text: str, variables: Mapping[str, str]) -> str:
-    """`text` with `${NAME}`, `${NAME:-default}` and `${NAME:?why}` replaced as compose does."""
+    """`text` with `${NAME}`, `${NAME:-default}`, `${NAME:+other}` and `${NAME:?why}` replaced as compose does."""
 
     def value(match: re.Match[str]) -> str:
         name, kind, rest = match.group(1), match.group(2), match.group(3)
+        if kind == ":+":
+            return str(rest) if variables.get(name) else ""
         if found := variables.get(name):
             return found
         if kind == ":-":
             return str(rest)
         raise Misconfigured(f"{name} is not set: {rest or 'it has no default'}")
 
-    return re.sub(r"\$\{(\w+)(?:(:-|:\?)([^}]*))?\}", value, text)
+    return re.sub(r"\$\{(\w+)(?:(:[-+?])([^}]*))?\}", value, text)
 
 
 def substituted(value: Any, variables: Mapping[str, str]) -> Any:

@@ -56,9 +56,9 @@ def test_the_parts_are_those_that_the_documentation_names(services: dict[str, di
 def test_secrets_are_files_that_only_those_who_need_them_get(services: dict[str, dict[str, Any]]) -> None:
     everything = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     assert {name: set(one) for name, one in everything["secrets"].items()} == {
-        name: {"file"} for name in ("database-password", "ray-token", "tokens")
+        name: {"file"} for name in ("database-password", "ray-token", "tokens", "oidc-client-secret")
     }
-    for name, service in services.items():
+    for name, service in load({"YOSO_OIDC_ISSUER": "https://id.example.org"}).items():
         named = set()
         for key, value in service.get("environment", {}).items():
             if re.search("PASSWORD|TOKEN|SECRET|KEY", key):
@@ -67,7 +67,10 @@ def test_secrets_are_files_that_only_those_who_need_them_get(services: dict[str,
                 named.add(found[1] if found else "")
             assert not re.search("://[^/@]*:[^/@]*@", str(value)), f"{name} has a password in {key}"
         assert named == set(service.get("secrets", [])), name
-    assert {name for name, one in services.items() if "tokens" in one.get("secrets", [])} == set(REPLICAS)
+    for secret in ("tokens", "oidc-client-secret"):
+        assert {name for name, one in services.items() if secret in one.get("secrets", [])} == set(REPLICAS)
+    for name in REPLICAS:  # nothing is said of a provider where none is named
+        assert not any(value for key, value in services[name]["environment"].items() if "OIDC" in key)
 
 
 def test_ray_asks_for_the_token_that_the_dispatchers_send(services: dict[str, dict[str, Any]]) -> None:
@@ -92,6 +95,7 @@ def test_each_part_reaches_and_may_do_no_more_than_it_needs(services: dict[str, 
 
 def test_variables_are_replaced_as_compose_does() -> None:
     assert substitute("${A:-x}/${B}", {"B": "b"}) == "x/b" and substitute("${A:-x}", {"A": ""}) == "x"
+    assert substitute("${A:+x}", {"A": "a"}) == "x" and substitute("${A:+x}", {"A": ""}) == ""
     with pytest.raises(Misconfigured, match="A is not set: say it"):
         substitute("${A:?say it}", {})
 
