@@ -312,7 +312,7 @@ def judged(service: Context, project: str | None, form: Form) -> Judged:
     try:
         asked = SearchRequest.model_validate(body(form))
     except ValidationError as error:
-        return Judged(None, field_errors(error.errors()))
+        return Judged(None, field_errors(error.errors(), SearchRequest))
     found, options = None, asked.data
     try:
         asked = service.confined(asked, project)

@@ -2,16 +2,17 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
-from nas_core.errors import InvalidValue
+from nas_core.errors import InvalidValue, did_you_mean
 from nas_core.storage import StorageUnavailable
 from service.answers import FieldError, Problem
 from service.domain.grants import NotAllowed
@@ -142,7 +143,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
-        return malformed_fields(error.errors())
+        body = getattr(request.scope.get("route"), "body_field", None)
+        return malformed_fields(error.errors(), body.field_info.annotation if body is not None else None)
 
     @app.exception_handler(OutOfPatience)
     def too_long(request: Request, error: OutOfPatience) -> JSONResponse:
@@ -186,23 +188,36 @@ def invalid_fields(problems: Sequence[InvalidValue]) -> JSONResponse:
     return answer(422, "Invalid request", detail, errors)
 
 
-def field_errors(found: Sequence[Any]) -> list[FieldError]:
-    """What pydantic has found wrong, field by field."""
+def field_errors(found: Sequence[Any], model: Any = None) -> list[FieldError]:
+    """What pydantic has found wrong with a body that is a `model`, field by field."""
     errors = []
     for error in found:
         place = [str(part) for part in error["loc"] if part not in ("body", "query", "path")]
         value = None if error["type"] == "missing" else error.get("input")
-        accepted = _ACCEPTED.get(error["type"], "see the API's description at /docs")
+        reason, accepted = error["msg"], _ACCEPTED.get(error["type"], "see the API's description at /docs")
+        if error["type"] == "extra_forbidden" and (names := _fields(model, place[:-1])):
+            reason, accepted = f"no such field{did_you_mean(place[-1], names)}", f"one of {', '.join(names)}"
         known = isinstance(value, (str, int, float, bool, list, dict, type(None)))
-        errors.append(field_error(".".join(place) or "body", value if known else str(value), error["msg"], accepted))
+        errors.append(field_error(".".join(place) or "body", value if known else str(value), reason, accepted))
     return errors
 
 
-def malformed_fields(found: Sequence[Any]) -> JSONResponse:
+def _fields(kind: Any, place: Sequence[str]) -> list[str]:
+    """The names of the fields that a value of a type has at a place in it; none where it is no object there."""
+    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        inner = (_fields(one, place) for one in get_args(kind))
+        return next(filter(None, inner), [])
+    known = {field.alias or name: field.annotation for name, field in kind.model_fields.items()}
+    if not place:
+        return list(known)
+    return _fields(known.get(place[0]), place[1:])
+
+
+def malformed_fields(found: Sequence[Any], model: Any = None) -> JSONResponse:
     """400 for a body that is not JSON, 422 for one whose fields are missing, unknown or of the wrong kind."""
     if any(error["type"] == "json_invalid" for error in found):
         return answer(400, "Not JSON", "The body is not JSON: " + str(found[0].get("ctx", {}).get("error", "")))
-    errors = field_errors(found)
+    errors = field_errors(found, model)
     return answer(422, "Invalid request", "; ".join(f"{one['field']}: {one['reason']}" for one in errors), errors)
 
 

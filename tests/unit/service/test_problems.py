@@ -1,9 +1,10 @@
-"""What the service answers when its database cannot do what it is asked."""
+"""What the service answers when its database cannot do what it is asked, or a request has fields that there are not."""
 
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -68,3 +69,23 @@ def test_what_is_our_own_mistake_is_not_called_patience(app: FastAPI, url: str) 
     told = httpx.post(f"{url}/api/v1/searches", json=ASKED)
     assert told.status_code == 500 and "retry-after" not in told.headers
     assert told.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field", "meant"),
+    [
+        ("searches", {"dataset": "digits", "budget": ["300k"]}, "budget", "'budgets'"),
+        ("searches", {"dataset": "digits", "space": {"chanels": 8}}, "space.chanels", "'channels'"),
+        ("searches", {"dataset": "digits", "workers": {"min": 1, "max": 2, "most": 3}}, "workers.most", None),
+        ("sweeps", {"search": {"dataset": "digits"}, "budgets": ["300k"], "grids": {}}, "grids", "'grid'"),
+        ("tokens", {"name": "ci", "role": "read", "expire": "90d"}, "expire", "'expires'"),
+    ],
+)
+def test_a_field_that_there_is_not_is_answered_with_those_that_there_are(
+    url: str, path: str, body: dict[str, Any], field: str, meant: str | None
+) -> None:
+    refused = httpx.post(f"{url}/api/v1/{path}", json=body, timeout=60)
+    errors = {one["field"].replace(".WorkerRange", ""): one for one in refused.json()["errors"]}
+    assert refused.status_code == 422
+    assert errors[field]["reason"] == "no such field" + (f"; did you mean {meant}?" if meant else "")
+    assert errors[field]["accepted"].startswith("one of ")
