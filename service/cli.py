@@ -22,15 +22,23 @@ from rich.markup import escape
 from nas_core.data.datasets import DATASETS
 from nas_core.errors import InvalidValue
 from nas_core.files import FILES
-from nas_core.space import FAMILIES, PRESETS
-from nas_core.space.operations import OPERATION_SETS
-from nas_core.spec import CHOOSE_BY, DEFAULT_BASELINES, OPSETS, ExportOptions, SearchSpec
+from nas_core.spec import SearchSpec
 from nas_core.version import __version__
 from service import formats, profiles, proxies, terminal
 from service.answers import Search, Sweep
 from service.client import ENDED, POLL_SECONDS, Client, ClientError, Unreachable, default_url, token_for
 from service.data_options import reads_data
 from service.formats import at_most
+from service.request_options import (
+    Asked,
+    Baselines,
+    Budgets,
+    baselines_of,
+    deadlines_of,
+    describes_search,
+    json_or_text,
+    placed,
+)
 
 if TYPE_CHECKING:
     from service.settings import Settings
@@ -81,19 +89,6 @@ SearchId = Annotated[
     str,
     typer.Argument(metavar="ID", help="A search: its ID, the beginning of it, or its name.", autocompletion=known),
 ]
-Candidates = Annotated[
-    int | None,
-    typer.Option("--candidates", help="Networks of the search's own that compete for each budget (default: 1)."),
-]
-Baselines = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--baseline",
-        metavar="NAME,NAME",
-        help=f"Networks that compete with those of the search: random, thin, {', '.join(FAMILIES)}; or none "
-        f"(default: {','.join(DEFAULT_BASELINES)}).",
-    ),
-]
 SweepId = Annotated[
     str,
     typer.Argument(metavar="SWEEP", help="A sweep: its ID, the beginning of it, or its name.", autocompletion=known),
@@ -103,119 +98,12 @@ Dataset = Annotated[
 ]
 Data = dict[str, Any]
 """What the options of `reads_data` say."""
-Budgets = Annotated[
-    list[str] | None,
-    typer.Option("--budget", "-b", help="Multiply-adds a network may cost, such as 300k or 600M; may be repeated."),
-]
-Limit = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--limit",
-        metavar="NAME=VALUE",
-        help="What every network keeps, besides a budget or instead: parameters=20k, activations=9k (elements held at "
-        "once) or latency_ms=2.5 (one image, on the search's device); may be repeated.",
-    ),
-]
-Preset = Annotated[
-    str | None, typer.Option(help=f"Search space and schedule: {', '.join(PRESETS)} (default: what suits).")
-]
-Share = Annotated[bool | None, typer.Option("--share/--full", help="One set of edges for all blocks, or one each.")]
-Operations = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME,NAME",
-        help=f"Candidate operations, or a set of them: {', '.join(OPERATION_SETS)} (default: paper); may be repeated.",
-    ),
-]
-Seed = Annotated[int, typer.Option(help="What every random choice follows from.")]
-Workers = Annotated[
-    str, typer.Option(metavar="N|MIN-MAX", help="Data-parallel workers; 1-8 for as many as there is room for.")
-]
-Cpus = Annotated[int, typer.Option("--cpus-per-worker", help="CPU threads of each worker.")]
-Gpus = Annotated[
-    str,
-    typer.Option(
-        "--gpus-per-worker", metavar="0|1|auto", help="GPUs of each worker; auto is 1 where the cluster has GPUs."
-    ),
-]
-Type = Annotated[
-    str | None,
-    typer.Option("--accelerator-type", help="What its nodes must have, as Ray names it, such as A100 (default: any)."),
-]
-Project = Annotated[
-    str | None, typer.Option(help="The project that it counts for (default: the token's own, else default).")
-]
-Priority = Annotated[
-    int, typer.Option(min=-10, max=10, help="A step is worth an hour of waiting in the project's queue.")
-]
-Preempt = Annotated[
-    bool,
-    typer.Option(
-        "--preempt", help="Let running searches of a lower priority make room; they go on from their checkpoints later."
-    ),
-]
-MaxWait = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TIME",
-        help="Give up what has not started after so long, such as 30min, 2h or 1d (default: wait as long as it takes).",
-    ),
-]
-MaxRun = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TIME",
-        help="Stop what has run for so long, all attempts together, such as 12h; `yoso retry` resumes from there.",
-    ),
-]
-Time = Annotated[
-    str | None,
-    typer.Option(
-        metavar="TIME",
-        help="How long a search is to take, such as 2h; its epochs are cut to fit (default: the preset's schedule).",
-    ),
-]
-Yes = Annotated[bool, typer.Option("--yes", help="Queue it although it is expected to take over 30 days.")]
 NewMaxWait = Annotated[
     str | None, typer.Option("--max-wait", metavar="TIME", help="Another deadline to start, such as 8h; none for none.")
 ]
 NewMaxRun = Annotated[
     str | None,
     typer.Option("--max-run", metavar="TIME", help="Another time to run, such as 24h; none for none."),
-]
-Name = Annotated[str, typer.Option(help="A name for people.")]
-Set = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="FIELD=VALUE",
-        help="A field of the schedule, such as retrain_epochs=30 or recipe=standard; may be repeated.",
-    ),
-]
-
-
-ChooseBy = Annotated[
-    str | None,
-    typer.Option("--choose-by", help="What the finals judge networks by: " + " or ".join(CHOOSE_BY) + "."),
-]
-Opset = Annotated[
-    int | None,
-    typer.Option(help=f"ONNX operator set, {min(OPSETS)} to {max(OPSETS)} (default: {ExportOptions.opset})."),
-]
-Ir = Annotated[
-    int | None, typer.Option("--ir", help="IR version of the ONNX file (default: the oldest that the opset allows).")
-]
-Normalise = Annotated[
-    bool | None,
-    typer.Option(
-        "--normalise/--no-normalise", help="Whether the ONNX file takes 0 … 255 (the default) or normalised images."
-    ),
-]
-
-
-Engine = Annotated[
-    list[str] | None,
-    typer.Option(metavar="OPTION=VALUE", help="How it is computed, such as precision=bfloat16; may be repeated."),
 ]
 
 
@@ -488,42 +376,10 @@ def revoke_token(name: TokenName, url: Url = None, as_json: Json = False) -> Non
         tell(revoked, as_json, f"token {escape(name)} opens nothing any more")
 
 
-def preempting(preempt: bool) -> dict[str, Any]:
-    """The field for a search that others make room for."""
-    return {"preempts": True} if preempt else {}
-
-
 @app.command(rich_help_panel=SEARCHES)
-@reads_data
+@describes_search()
 def submit(
-    dataset: Dataset,
-    data: Data,
-    budget: Budgets = None,
-    limit: Limit = None,
-    preset: Preset = None,
-    share: Share = None,
-    operations: Operations = None,
-    seed: Seed = 0,
-    workers: Workers = "1",
-    cpus: Cpus = 1,
-    gpus: Gpus = "auto",
-    accelerator_type: Type = None,
-    project: Project = None,
-    priority: Priority = 0,
-    preempt: Preempt = False,
-    max_wait: MaxWait = None,
-    max_run: MaxRun = None,
-    time: Time = None,
-    yes: Yes = False,
-    name: Name = "",
-    setting: Set = None,
-    candidates: Candidates = None,
-    baseline: Baselines = None,
-    choose_by: ChooseBy = None,
-    opset: Opset = None,
-    ir: Ir = None,
-    normalise: Normalise = None,
-    engine: Engine = None,
+    asked: Asked,
     wait: Annotated[bool, typer.Option("--wait", help="Stay and watch it until it ends.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show how long it is expected to take, and queue nothing.")
@@ -533,12 +389,7 @@ def submit(
 ) -> None:
     """Queue a search."""
     with refusals(), Client(url) as client:
-        body = request_body(
-            dataset, data, budget, preset, share, operations, seed, workers, cpus, gpus, accelerator_type, project,
-            name, setting, limit, choose_by, opset, ir, normalise, engine,
-        )  # fmt: skip
-        body |= finals_of(baseline, candidates) | deadlines_of(max_wait, max_run) | timed(time, yes)
-        body |= {"priority": priority} | preempting(preempt)
+        body = asked()
         look_first(client, body, as_json)
         if dry_run or not as_json:
             expected = client.estimate(**body)
@@ -560,16 +411,14 @@ def submit(
 
 
 @app.command(rich_help_panel=SWEEPS)
-@reads_data
+@describes_search("seed", "candidates")
 def sweep(
-    dataset: Dataset,
-    data: Data,
-    budget: Budgets = None,
+    asked: Asked,
     budgets: Annotated[
         str | None,
         typer.Option(metavar="FROM:TO:COUNT", help="Budgets at equal ratios, such as 100k:800k:8."),
     ] = None,
-    seeds: Annotated[str, typer.Option(help="Seeds, such as 0,1,2; a search each.")] = "0",
+    seeds: Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2; a search each (default: 0).")] = None,
     grid: Annotated[
         list[str] | None,
         typer.Option(metavar="FIELD=V,V", help="Values of a field, such as space.share=true,false; may be repeated."),
@@ -584,57 +433,24 @@ def sweep(
             help="Retrain what all searches found together, and let it compete. By default with several seeds.",
         ),
     ] = None,
-    baseline: Baselines = None,
-    limit: Limit = None,
-    preset: Preset = None,
-    share: Share = None,
-    operations: Operations = None,
-    workers: Workers = "1",
-    cpus: Cpus = 1,
-    gpus: Gpus = "auto",
-    accelerator_type: Type = None,
-    project: Project = None,
-    priority: Priority = 0,
-    preempt: Preempt = False,
-    max_wait: MaxWait = None,
-    max_run: MaxRun = None,
-    time: Time = None,
-    yes: Yes = False,
-    name: Name = "",
-    setting: Set = None,
-    choose_by: ChooseBy = None,
-    opset: Opset = None,
-    ir: Ir = None,
-    normalise: Normalise = None,
-    engine: Engine = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Queue searches over budgets, seeds and a grid, all at once."""
+    """Queue searches over budgets, seeds and a grid, all at once. The request in --file is a sweep's."""
     with refusals(), Client(url) as client:
-        if bool(budget) == bool(budgets):
+        body = asked(of_sweep)
+        if budgets is not None and "budgets" not in asked(of_sweep, file=False):
+            body["budgets"] = budget_range(budgets)
+        elif budgets is not None or not body.get("budgets"):
             raise InvalidValue("--budgets", budgets, "one of --budget and --budgets is needed", "100k:800k:8")
-        body = request_body(
-            dataset, data, None, preset, share, operations, 0, workers, cpus, gpus, accelerator_type, project, name,
-            setting, limit, choose_by, opset, ir, normalise, engine,
-        )  # fmt: skip
-        look_first(client, body, as_json)
-        search = {key: value for key, value in body.items() if key not in ("seed", "project", "name")}
-        search |= deadlines_of(max_wait, max_run) | timed(time, yes) | preempting(preempt)
-        own: Data = {} if project is None else {"project": project}
-        if (baselines := baselines_of(baseline)) is not None:
-            own["baselines"] = baselines
-        made = client.submit_sweep(
-            search,
-            budget_range(budgets) if budgets else list(budget or ()),
-            seeds=[int(seed) if seed.strip().isdigit() else seed for seed in seeds.split(",")],
-            grid=dict(map(varied, grid or ())),
-            strategy="independent" if independent else "path",
-            finals=finals,
-            **own,
-            priority=priority,
-            name=name,
-        )
+        if seeds is not None:
+            body["seeds"] = [int(seed) if seed.strip().isdigit() else seed for seed in seeds.split(",")]
+        if varying := dict(map(varied, grid or ())):
+            body["grid"] = body.get("grid", {}) | varying
+        body |= {"strategy": "independent"} if independent else {}
+        body |= {"finals": finals} if finals is not None else {}
+        look_first(client, body["search"], as_json)
+        made = client.submit_sweep(**body)
         if as_json:
             print(json.dumps(made))
         else:
@@ -643,6 +459,18 @@ def sweep(
             out.print("\n".join([told, *map(escape, made["notes"])]), highlight=False)
             out.print(f"`yoso watch {made['id']}` follows it, `yoso pareto {made['id']}` compares the networks")
             out.print(f"its page: {client.url}{page_of(made)} (`yoso open {made['id']}`)", markup=False, soft_wrap=True)
+
+
+def of_sweep(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The request of a sweep whose searches are as `body` says: what it says of the sweep itself, and the rest."""
+    own = {name: body[name] for name in ("budgets", "project", "priority", "name") if name in body}
+    search = {name: value for name, value in body.items() if name not in own}
+    competing = dict(search.pop("finals", {}))
+    if "baselines" in competing:
+        own["baselines"] = competing.pop("baselines")
+    if competing:
+        search["finals"] = competing
+    return own | {"search": search}
 
 
 @app.command(rich_help_panel=SWEEPS)
@@ -662,35 +490,6 @@ def extend(
         else:
             told = f"queued finals of sweep [bold]{sweep_id}[/]"
             out.print("\n".join([told, *map(escape, seen["notes"])]), highlight=False)
-
-
-def listed(options: list[str] | None) -> list[str]:
-    """What is named by options that may be repeated, and may each name several with commas between them."""
-    return [name.strip() for option in options or () for name in option.split(",")]
-
-
-def baselines_of(options: list[str] | None) -> list[str] | None:
-    """The baselines that are named, where any or `none` are."""
-    names = listed(options)
-    return None if not names else [] if names == ["none"] else names
-
-
-def finals_of(baseline: list[str] | None, candidates: int | None) -> dict[str, Any]:
-    """The part of a request that says which networks compete."""
-    given = {"candidates": candidates, "baselines": baselines_of(baseline)}
-    asked = {name: value for name, value in given.items() if value is not None}
-    return {"finals": asked} if asked else {}
-
-
-def deadlines_of(max_wait: str | None, max_run: str | None) -> dict[str, str | None]:
-    """The part of a request that says how long a search may wait and run; `none` lifts a deadline."""
-    given = {"max_wait": max_wait, "max_run": max_run}
-    return {name: None if text == "none" else text for name, text in given.items() if text is not None}
-
-
-def timed(time: str | None, yes: bool) -> dict[str, Any]:
-    """The part of a request that says how long a search is to take, and whether it may take very long."""
-    return ({"time": time} if time is not None else {}) | ({"confirmed": True} if yes else {})
 
 
 def budget_range(text: str) -> dict[str, Any]:
@@ -1000,7 +799,7 @@ def create_webhook(
         list[str] | None,
         typer.Option(help="running, succeeded, failed or cancelled; may be repeated (default: all but running)."),
     ] = None,
-    project: Project = None,
+    project: Annotated[str | None, typer.Option(help="The project (default: the token's own, else default).")] = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
@@ -1180,29 +979,9 @@ def tensorboard(
 
 
 @app.command(rich_help_panel=SEARCHES)
-@reads_data
+@describes_search("accelerator_type", "project", "priority", "preempt", "max_wait", "max_run", "name")
 def run(
-    dataset: Dataset,
-    data: Data,
-    budget: Budgets = None,
-    limit: Limit = None,
-    preset: Preset = None,
-    share: Share = None,
-    operations: Operations = None,
-    seed: Seed = 0,
-    workers: Workers = "1",
-    cpus: Cpus = 1,
-    gpus: Gpus = "auto",
-    time: Time = None,
-    yes: Yes = False,
-    setting: Set = None,
-    candidates: Candidates = None,
-    baseline: Baselines = None,
-    choose_by: ChooseBy = None,
-    opset: Opset = None,
-    ir: Ir = None,
-    normalise: Normalise = None,
-    engine: Engine = None,
+    asked: Asked,
     to: Annotated[
         Path, typer.Option("--to", "--output", help="The run's folder; an interrupted run in it is resumed.")
     ] = Path("yoso-run"),
@@ -1223,11 +1002,7 @@ def run(
         folder = to.absolute()
         if (folder / keeper.LOCK).exists() and (busy := keeper.busy(folder)):
             tell_busy(folder, busy)
-        body = request_body(
-            dataset, data, budget, preset, share, operations, seed, workers, cpus, gpus, None, None, "", setting, limit,
-            choose_by, opset, ir, normalise, engine,
-        )  # fmt: skip
-        body |= finals_of(baseline, candidates) | timed(time, yes)
+        body = asked()
         try:
             # Without a GPU driver's device there is none; with it Ray counts them.
             here = Capacity(os.cpu_count() or 1, float("inf") if Path("/dev/nvidiactl").exists() else 0)
@@ -1305,94 +1080,18 @@ def run_in(folder: Path, spec: SearchSpec, values: dict[str, Any], as_json: bool
     return 0
 
 
-def request_body(
-    dataset: str,
-    data: Data,
-    budgets: Sequence[str] | None,
-    preset: str | None,
-    share: bool | None,
-    operations: list[str] | None,
-    seed: int,
-    workers: str,
-    cpus: int,
-    gpus: str,
-    accelerator_type: str | None,
-    project: str | None,
-    name: str,
-    settings: Sequence[str] | None,
-    limits: Sequence[str] | None,
-    choose_by: str | None,
-    opset: int | None,
-    ir: int | None,
-    normalise: bool | None,
-    engine: Sequence[str] | None,
-) -> dict[str, Any]:
-    """The request that the options describe."""
-    dataset = placed(dataset)
-    given = {"preset": preset, "share": share, "operations": listed(operations) or None}
-    space = {key: value for key, value in given.items() if value is not None}
-    asked: dict[str, Any] = {"budgets": list(budgets)} if budgets else {}
-    asked |= {"accelerator_type": accelerator_type} if accelerator_type is not None else {}
-    asked |= {"project": project} if project is not None else {}
-    written = {"opset": opset, "ir": ir, "normalise": normalise}
-    export = {name: value for name, value in written.items() if value is not None}
-    asked |= {"export": export} if export else {}
-    options = named_values("--engine", engine, "such as precision=bfloat16")
-    asked |= {"engine": options} if options else {}
-    chosen = {"choose_by": choose_by} if choose_by is not None else {}
-    asked |= {"data": data} if data else {}
-    return asked | {
-        "dataset": dataset,
-        "limits": named_values("--limit", limits, "such as parameters=20k or latency_ms=2.5"),
-        "space": space,
-        "settings": named_values("--set", settings, "such as retrain_epochs=30 or flip=true") | chosen,
-        "seed": seed,
-        "workers": number_or_range(workers),
-        "cpus_per_worker": cpus,
-        "gpus_per_worker": json_or_text(gpus),
-        "name": name,
-    }
-
-
-def placed(dataset: str) -> str:
-    """The absolute path of a dataset that is a folder, or the name that it has."""
-    if os.sep in dataset or (dataset not in DATASETS and Path(dataset).expanduser().is_dir()):
-        return str(Path(dataset).expanduser().absolute())
-    return dataset
-
-
 def look_first(client: Client, body: Mapping[str, Any], quiet: bool) -> None:
-    """Have the service look at the dataset of a request, and show how far it is; it remembers what it found."""
-    if os.sep in body["dataset"]:
+    """Have the service look at the dataset of a request, and show how far it is; it remembers what it found.
+
+    Raises `InvalidValue` where none is named.
+    """
+    dataset = body.get("dataset")
+    if not isinstance(dataset, str):
+        accepted = "a name such as digits, or the path of an image folder; or dataset in the file of the request"
+        raise InvalidValue("DATASET", dataset, "missing", accepted)
+    if os.sep in dataset:
         with terminal.Looking(err if quiet else out) as shown:
-            client.inspect(body["dataset"], body.get("data"), progress=shown.tell)
-
-
-def number_or_range(text: str) -> int | dict[str, int]:
-    """The workers that N or MIN-MAX asks for. Raises `InvalidValue`."""
-    least, dash, most = text.partition("-")
-    if not least.isdecimal() or (dash and not most.isdecimal()):
-        raise InvalidValue("--workers", text, "neither N nor MIN-MAX", "such as 2 or 1-8")
-    return {"min": int(least), "max": int(most)} if dash else int(least)
-
-
-def named_values(option: str, pairs: Sequence[str] | None, example: str) -> dict[str, Any]:
-    """What an option that may be repeated gives, by name: JSON values, and texts where they are none."""
-    given: dict[str, Any] = {}
-    for pair in pairs or ():
-        name, equals, text = pair.partition("=")
-        if not (name and equals and text):
-            raise InvalidValue(option, pair, "not NAME=VALUE", example)
-        given[name] = json_or_text(text)
-    return given
-
-
-def json_or_text(text: str) -> Any:
-    """The JSON value that a text is, or the text."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+            client.inspect(dataset, body.get("data"), progress=shown.tell)
 
 
 def data_roots() -> tuple[str, ...]:

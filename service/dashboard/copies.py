@@ -68,10 +68,11 @@ def as_command(url: str, request: Mapping[str, Any]) -> str | None:
         words.append("--yes")
     if rest.pop("preempts", False):
         words.append("--preempt")
+    words += [_pair("--space", field, value) for field, value in space.items() if value is not None]
     for field, option in OPTIONS.items():
         if field in rest and isinstance(rest[field], str | int | float):
             words.append(f"{option}={shlex.quote(str(rest.pop(field)))}")
-    if rest or any(value is not None for value in space.values()):
+    if rest:
         return None
     return " \\\n  ".join([f"YOSO_URL={shlex.quote(url)} yoso submit {words[0]}", *words[1:]])
 
@@ -80,9 +81,9 @@ def as_python(url: str, request: Mapping[str, Any]) -> str:
     """A Python program; it finds a token in YOSO_TOKEN by itself."""
     fields = pformat(dict(request), width=100, sort_dicts=False)
     return (
-        "from service.client import Client\n\n"
+        "import yoso\n\n"
         f"request = {fields}\n"
-        f"with Client({url!r}) as client:\n"
+        f"with yoso.Client({url!r}) as client:\n"
         "    search = client.submit(**request)\n"
         '    print(search["id"])\n'
     )

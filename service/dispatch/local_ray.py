@@ -67,7 +67,7 @@ class LocalRay:
         except RuntimeError as error:
             if SLOW not in str(error):
                 raise
-            log.warning("Ray did not start in its time; once more")
+            log.warning("Ray did not start in its time; trying again")
             return self._start()
 
     def endpoint(self) -> Endpoint:

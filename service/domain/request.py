@@ -264,7 +264,7 @@ class SearchRequest(BaseModel):
     preempts: bool = Field(
         False,
         description="Whether running searches of its project that have a lower priority, and would be behind it in the "
-        "queue, make room for it. They are queued again, and go on from their last checkpoints.",
+        "queue, make room for it. They are queued again, and resume from their last checkpoints.",
     )
     max_wait: Annotated[Span, LEGIBLE] = Field(None, description=WAIT)
     max_run: Annotated[Span, LEGIBLE] = Field(None, description=RUN)

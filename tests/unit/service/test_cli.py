@@ -5,6 +5,7 @@ import json
 import re
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -461,3 +462,50 @@ def test_queues_a_sweep_and_shows_and_steers_it(app: FastAPI, url: str) -> None:
 def test_a_sweep_that_cannot_be_is_refused(url: str, words: tuple[str, ...], field: str) -> None:
     told = yoso("sweep", "digits", *words, url=url)
     assert told.exit_code == 2 and field in told.stderr, told.output
+
+
+def asked_for(*words: str, url: str) -> dict[str, Any]:
+    """The request that a command made of these words."""
+    told = yoso(*words, "--json", url=url)
+    assert told.exit_code == 0, told.stderr
+    return dict(json.loads(told.stdout)["request"])
+
+
+def test_a_request_in_a_file_is_submitted_and_options_override_its_fields(url: str, tmp_path: Path) -> None:
+    file = tmp_path / "request.yaml"
+    file.write_text("dataset: digits\nbudgets: [300k]\nspace: {channels: 8, blocks: [1, 1]}\nseed: 7\n")
+    written = {"dataset": "digits", "budgets": ["300k"], "space": {"channels": 8, "blocks": [1, 1]}, "seed": 7}
+    assert asked_for("submit", "-f", str(file), url=url) == written
+    changed = asked_for("submit", "-f", str(file), "-b", "200k", "--space", "channels=16", "--preempt", url=url)
+    space = {"channels": 16, "blocks": [1, 1]}
+    assert changed == written | {"budgets": ["200k"], "space": space, "preempts": True}
+
+
+def test_a_sweeps_request_in_a_file_is_submitted(url: str, tmp_path: Path) -> None:
+    file = tmp_path / "sweep.json"
+    search = {"dataset": "digits", "space": {"preset": "digits"}}
+    file.write_text(json.dumps({"search": search, "budgets": ["300k"], "seeds": [0, 1], "finals": False}))
+    made = asked_for("sweep", "--file", str(file), "--space", "share=true", "--budgets", "200k:400k:3", url=url)
+    assert made["search"] == {"dataset": "digits", "space": {"preset": "digits", "share": True}}
+    assert made["budgets"]["count"] == 3 and made["seeds"] == [0, 1] and made["finals"] is False
+
+
+@pytest.mark.parametrize(
+    ("content", "field", "told"),
+    [
+        ("dataset: [", "--file", "YAML or JSON"),
+        ("- digits", "--file", "holds no request"),
+        ("budgets: [300k]", "DATASET", "missing"),
+        ("dataset: digits\nbudget: [300k]", "budget", "did you mean 'budgets'"),
+        ("dataset: digits\nbudgets: [300k]\nspace: {chanels: 8}", "space.chanels", "did you mean 'channels'"),
+    ],
+)
+def test_a_file_that_holds_no_request_is_refused_with_what_is_wrong(
+    url: str, tmp_path: Path, content: str, field: str, told: str
+) -> None:
+    file = tmp_path / "request.yaml"
+    file.write_text(content)
+    refused = yoso("submit", "-f", str(file), url=url)
+    assert refused.exit_code == 2 and refused.stderr.startswith(f"{field}: ") and told in refused.stderr
+    lost = yoso("submit", "-f", str(tmp_path / "lost.yaml"), url=url)
+    assert lost.exit_code == 1 and "lost.yaml" in lost.stderr
