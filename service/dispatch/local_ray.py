@@ -132,7 +132,14 @@ class LocalRay:
             )
         temporary = self.record.with_suffix(".tmp")
         temporary.write_text(
-            json.dumps({"pid": self.child.pid, "url": f"http://127.0.0.1:{dashboard}", "temp_dir": temp_dir})
+            json.dumps(
+                {
+                    "pid": self.child.pid,
+                    "url": f"http://127.0.0.1:{dashboard}",
+                    "temp_dir": temp_dir,
+                    "agent": agents[0],
+                }
+            )  # fmt: skip
         )
         temporary.replace(self.record)
         endpoint = Endpoint(f"http://127.0.0.1:{dashboard}", token)
@@ -144,11 +151,11 @@ class LocalRay:
         return endpoint
 
     def _wait(self, endpoint: Endpoint, pid: int | None) -> bool:
-        """Whether Ray answers before its process ends or patience does."""
+        """Whether Ray answers, and the agent that starts jobs listens, before its process ends or patience does."""
         give_up = time.monotonic() + START_SECONDS
         while pid is not None and self.alive() and time.monotonic() < give_up:
             tell_ports(session_members(pid))
-            if answers(endpoint):
+            if answers(endpoint) and self._agent_listens():
                 return True
             time.sleep(0.2)
         return False
@@ -158,6 +165,11 @@ class LocalRay:
             return Endpoint(json.loads(self.record.read_text())["url"], (self.folder / "ray-token").read_text())
         except (OSError, ValueError, KeyError):
             return None
+
+    def _agent_listens(self) -> bool:
+        port = json.loads(self.record.read_text()).get("agent")
+        with socket.socket() as one:
+            return port is None or one.connect_ex(("127.0.0.1", port)) == 0
 
     def _own(self) -> int | None:
         """Ray's own process, where it is alive: a child of this one, or what an earlier one has left."""

@@ -70,6 +70,19 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayJobs]:
     ray.stop()
 
 
+def submit(jobs: RayJobs, submission_id: str, entrypoint: str, environment: dict[str, str]) -> None:
+    """Launch a job, as soon as Ray's agents let it."""
+
+    def taken() -> bool:
+        try:
+            jobs.submit(submission_id, entrypoint, environment)
+        except RayUnavailable:
+            return False
+        return True
+
+    wait(taken, "the job is taken")
+
+
 def knows_nodes(jobs: RayJobs) -> bool:
     """Whether Ray tells of a node; the part of its dashboard that does so comes up after the others."""
     try:
@@ -101,7 +114,7 @@ def test_what_remains_of_a_stopped_job_goes_from_everything_to_nothing(jobs: Ray
     script, leave, submission_id = tmp_path / "driver.py", tmp_path / "leave", f"yoso-{how}-1"
     script.write_text(textwrap.dedent(DRIVER))
     environment = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": "3"}
-    jobs.submit(submission_id, f"{sys.executable} {script} {leave} {how}", environment)
+    submit(jobs, submission_id, f"{sys.executable} {script} {leave} {how}", environment)
     wait(lambda: "ready" in jobs.logs(submission_id) or status(jobs, submission_id) == JobStatus.FAILED, "it runs")
     before = jobs.remains(submission_id)
     kinds = ["the job's supervisor", "actor Cleaner", "actor Worker", "placement group"]
