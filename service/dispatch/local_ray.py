@@ -131,18 +131,11 @@ class LocalRay:
                 start_new_session=True,
             )
         temporary = self.record.with_suffix(".tmp")
-        temporary.write_text(
-            json.dumps(
-                {
-                    "pid": self.child.pid,
-                    "url": f"http://127.0.0.1:{dashboard}",
-                    "temp_dir": temp_dir,
-                    "agent": agents[0],
-                }
-            )  # fmt: skip
-        )
+        url = f"http://127.0.0.1:{dashboard}"
+        known = {"pid": self.child.pid, "url": url, "temp_dir": temp_dir, "agent": agents[0]}
+        temporary.write_text(json.dumps(known))
         temporary.replace(self.record)
-        endpoint = Endpoint(f"http://127.0.0.1:{dashboard}", token)
+        endpoint = Endpoint(url, token)
         if not self._wait(endpoint, self.child.pid):
             printed = (self.folder / "ray.log").read_text(errors="replace").strip().splitlines()
             self.stop()

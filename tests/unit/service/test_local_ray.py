@@ -1,6 +1,7 @@
 """What the Ray of the service's own is given."""
 
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,8 @@ def test_a_raylet_is_told_where_its_agent_will_listen(tmp_path: Path) -> None:
     for name, told in (("/bin/sh", None), ("/opt/ray/raylet", "40123")):
         words = [name, "-c", "read never", f"--session_dir={tmp_path}", "--node_id=abc", agent]
         process = subprocess.Popen(words, executable="/bin/sh", stdin=subprocess.PIPE)
+        while not Path(f"/proc/{process.pid}/cmdline").read_bytes():  # in the moment in which it becomes the program
+            time.sleep(0.01)
         tell_ports([process.pid, 2**22])
         process.communicate()
         file = tmp_path / "dashboard_agent_listen_port_abc"
