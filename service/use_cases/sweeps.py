@@ -62,7 +62,7 @@ def specified(service: Service, groups: list[list[SearchRequest]]) -> list[list[
 
     A dataset is looked at once for all points that read it alike. Raises `InvalidRequest` and `StillLooking`.
     """
-    settings, capacity, before = service.settings, service.capacity(), service.history.searches()
+    settings, capacity, earlier = service.settings, service.capacity(), service.history.searches()
     look = cache(service.look())
     known: dict[str, SearchSpec] = {}
 
@@ -71,7 +71,7 @@ def specified(service: Service, groups: list[list[SearchRequest]]) -> list[list[
         same = point.model_dump_json(exclude={"seed"})
         if same not in known:
             known[same] = check(
-                point, settings.roots_of(point.project), settings.any_folder, capacity, look, False, before
+                point, settings.roots_of(point.project), settings.any_folder, capacity, look, False, earlier
             )
         try:
             return replace(known[same], seed=point.seed)
