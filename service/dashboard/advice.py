@@ -21,6 +21,8 @@ ADVICE = {
     "or with an accelerator type that can do it.",
     "waiting": "By Yoso's count there was room for its workers, and Ray found none: see what else runs on the "
     "cluster's nodes. It is tried again by itself, as often as it takes.",
+    "preempted": "It made room for a search of a higher priority, and is queued again. It resumes from its last "
+    "checkpoint as soon as there is room.",
     "vanished": "Ray restarted and lost the job. Try again: it resumes from the last checkpoint.",
     "job": "The job ended without saying why. The driver's log may; if its node went away, try again.",
     "storage": "The result was torn or is gone. See that the storage is well and not full, and try again.",

@@ -25,6 +25,7 @@ from service.cli import app as commands
 from service.client import Client, ClientError
 from service.dashboard import logs
 from service.dashboard.advice import ADVICE
+from service.dispatch.dispatcher import NOT_WAITED, PREEMPTED
 from service.dispatch.process import Dispatching
 from service.domain.lifecycle import Status
 from service.domain.request import SearchRequest
@@ -464,7 +465,7 @@ def test_what_failed_is_told_with_what_to_do_and_can_be_tried_again(
 
 
 def test_every_kind_of_error_that_is_written_has_its_advice() -> None:
-    written = {NOT_STARTED, DEADLINE}
+    written = {NOT_STARTED, DEADLINE, NOT_WAITED, PREEMPTED}
     for file in (*(ROOT / "worker").glob("*.py"), *(ROOT / "service" / "dispatch").rglob("*.py")):
         code = file.read_text()
         written |= set(re.findall(r'"kind": "(\w+)", "message"', code))
