@@ -407,7 +407,10 @@ ASKED: list[dict[str, Any]] = [
         "workers": {"min": 1, "max": 2},
         "limits": {"parameters": "90k"}, "project": "vision", "name": "it's a \"name\" $HOME `x` -- <b>\\n\n--seed 9",
     },
-    {"dataset": "digits", "budgets": ["300k"], "space": {"share": False, "blocks": [1, 1], "channels": 8}},
+    {
+        "dataset": "digits", "budgets": ["300k"], "space": {"share": False, "blocks": [1, 1], "channels": 8},
+        "priority": 1, "preempts": True,
+    },
 ]  # fmt: skip
 
 
@@ -419,11 +422,7 @@ def test_what_is_copied_asks_for_the_same_again(
     html = browser.get(f"/searches/{made['id']}").text
     copied = {title: unescape(words) for title, words in re.findall(
         r'<pre tabindex="0" aria-label="(curl|Command line|Python)"[^>]*>(.*?)</pre>', html, re.DOTALL)}  # fmt: skip
-    assert set(copied) == {"curl", "Python"} | (
-        {"Command line"} if "blocks" not in request_.get("space", {}) else set()
-    )
-    if "Command line" not in copied:
-        assert "has no options for all that was asked" in text(html)
+    assert set(copied) == {"curl", "Python", "Command line"}
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HOME": "/nowhere"}
     for title, words in copied.items():
         command = [sys.executable, "-c", words] if title == "Python" else ["sh", "-c", words]
@@ -434,7 +433,7 @@ def test_what_is_copied_asks_for_the_same_again(
     searches, _ = seeding.parts(app).searches.page(10)
     assert len(searches) == 1 + len(copied)
     assert all(one.spec == searches[-1].spec for one in searches)
-    for field in ("name", "project", "priority", "dataset"):
+    for field in ("name", "project", "priority", "preempts", "dataset"):
         assert len({getattr(one, field) for one in searches}) == 1, field
 
 
