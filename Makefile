@@ -27,8 +27,8 @@ tests: .venv/installed
 ifdef ARGS
 	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal $(ARGS)
 else
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests/acceptance tests/integration
-	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal tests/browser tests/unit
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests/acceptance tests/integration; on_ray=$$?; \
+	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal tests/browser tests/unit && exit $$on_ray
 endif
 
 lint: .venv/installed ## Check style, types and who may import whom

@@ -252,7 +252,10 @@ def test_a_search_in_the_foreground_needs_no_service_and_leaves_nothing(tmp_path
     told = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment)
     assert told.returncode == 0, told.stderr
     assert marked(tmp_path) == []
-    assert "search: epoch 2/2" in told.stdout and "300,000" in told.stdout
+    assert "epoch" in told.stdout and "300,000" in told.stdout
+    lines = [json.loads(line) for file in (tmp_path / "run" / "journal").iterdir() for line in file.open()]
+    searched = [line["epoch"] for line in lines if line["kind"] == "epoch" and line["phase"] == "search"]
+    assert max(searched) == 2, "by the killed attempt, on a slow machine, or by the second"
     found = json.loads((tmp_path / "run" / "result.json").read_text())["architectures"]
     assert [one["winner"] for one in found] == [True, False, False], "in one epoch nobody is stopped"
     assert {one["origin"] for one in found} == {"search", "resnet", "mobilenetv3"}
