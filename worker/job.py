@@ -15,12 +15,15 @@ since each is a new start of all workers from the last checkpoint.
 import argparse
 import os
 import signal
+import socket
 import sys
 import threading
 import time
 import traceback
+from contextlib import ExitStack
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 if TYPE_CHECKING:
     from worker.run_folder import RunFolder
@@ -122,20 +125,35 @@ def run(folder: "RunFolder", attempt: int) -> None:
 def _start_ray(cpus: int) -> None:
     """Start a Ray on this machine, even where another cluster runs here, to which Ray would connect by itself.
 
-    It has no parts of a dashboard, which take longer to load than all else: on a slow or busy machine Ray ends because
-    they have not begun within fifteen seconds (https://github.com/ray-project/ray/issues/65983).
+    Its agents are told where to listen, and its raylet where they will: for ports that they choose themselves it waits
+    fifteen seconds, in which a slow or busy machine does not load them, and then ends
+    (https://github.com/ray-project/ray/issues/65983). `ray.init` has no parameters for that.
     """
     import ray
+    from ray._private import parameter, services
 
-    parts = "ray.dashboard.optional_deps"
-    known = sys.modules.get(parts)
-    sys.modules[parts] = None  # type: ignore[assignment]
-    try:
+    names = ("dashboard_agent_listen_port", "metrics_agent_port", "metrics_export_port", "runtime_env_agent_port")
+    ports = dict(zip(names, _free_ports(len(names)), strict=True))
+    params, start = parameter.RayParams, services.start_ray_process
+
+    def params_told(*given: Any, **named: Any) -> Any:
+        return params(*given, **named | ports)
+
+    def start_told(command: list[str], *given: Any, **named: Any) -> Any:
+        raylet = os.path.basename(command[0]) == "raylet"
+        return start([*command, f"--{names[0]}={ports[names[0]]}"] if raylet else command, *given, **named)
+
+    with patch.object(parameter, "RayParams", params_told), patch.object(services, "start_ray_process", start_told):
         ray.init("local", include_dashboard=False, num_cpus=cpus)
-    finally:
-        del sys.modules[parts]
-        if known is not None:
-            sys.modules[parts] = known
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports of this machine that nobody listens at just now."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
 
 
 class RayStartError(RuntimeError):

@@ -34,7 +34,8 @@ _due = text("due_at IS NOT NULL")
 UNSTARTED = text("start_by IS NOT NULL AND NOT (paused AND status = 'queued')")
 """Whether a search counts among those that must start by a time; in a paused sweep it is not expected to."""
 _to_stop = text("stop_by IS NOT NULL")
-_preempting = text("preempts AND status = 'queued'")
+PREEMPTING = text("preempts AND status = 'queued'")
+"""Whether a search waits for others to make room; a text, as the index of these alone is used for nothing else."""
 
 
 class Search(Base):
@@ -136,7 +137,7 @@ class Search(Base):
         Index("searches_by_project", "project", "created_at", "id"),
         Index("searches_by_project_and_status", "project", "status", "created_at", "id"),
         Index("searches_in_queue", "status", "project", "rank", "id"),
-        Index("searches_that_preempt", "id", postgresql_where=_preempting, sqlite_where=_preempting),
+        Index("searches_that_preempt", "id", postgresql_where=PREEMPTING, sqlite_where=PREEMPTING),
         Index("searches_of_sweep", "sweep_id", "status"),
         Index("searches_of_sweep_in_order", "sweep_id", "rank", "id"),
         Index("searches_of_finals", "finals_id", "status"),

@@ -11,11 +11,11 @@ from service.domain.lifecycle import WITH_RAY, Status
 from service.domain.scheduling import Capacity
 from service.store import changes, claims
 from service.store.database import reading, writing
-from service.store.models import Attempt, Search
+from service.store.models import PREEMPTING, Attempt, Search
 
 COUNTED = "preemptions"
 """The counter of searches that were told to make room; whoever decides has it locked."""
-_ASKING = select(Search).where(Search.preempts, Search.status == Status.QUEUED)
+_ASKING = select(Search).where(PREEMPTING)
 
 
 def make_room(engine: Engine, capacity: Capacity) -> list[Search]:

@@ -14,12 +14,15 @@ from sqlalchemy.orm import Session
 
 from service.domain.lifecycle import Status
 from service.domain.retention import Kept, Part
+from service.domain.scheduling import Capacity
 from service.store import changes
 from service.store.audit import Action, Asked, Audit
 from service.store.database import connect, migrate
 from service.store.deadlines import end_overdue
+from service.store.history import History
 from service.store.models import Search
 from service.store.news import News
+from service.store.preemption import make_room
 from service.store.projects import Projects
 from service.store.searches import MarkOfProject, Searches, Wanted
 from service.store.statistics import Statistics
@@ -84,6 +87,7 @@ def engine(database_url: str) -> Iterator[Engine]:
         connection.execute(text(insert), {"rows": ROWS})
         for other in OTHERS:
             connection.execute(text(other.replace("'{}'", "'{}'::json") if _is_postgres(made) else other))
+        connection.execute(text("UPDATE searches SET preempts = true, priority = 5 WHERE id = 's10'"))
         if _is_postgres(made):  # which does so by itself; SQLite only when told to, and nobody tells it
             connection.execute(text("ANALYZE"))
     yield made
@@ -174,6 +178,7 @@ USERS: dict[str, Callable[[Engine], object]] = {
     "deliveries": lambda engine: WebhookStore(engine).deliveries("w7", None, 50, (5000.0, "m5")),
     "a token": lambda engine: Tokens(engine).grant_of("d77"),
     "tokens": lambda engine: Tokens(engine).page(50, "t5"),
+    "how long searches took": lambda engine: History(engine).searches(),
     "tokens of a project": lambda engine: Tokens(engine).page(50, "t5", "p3"),
 }
 DISPATCHERS: dict[str, Callable[[Engine], object]] = {
@@ -181,6 +186,7 @@ DISPATCHERS: dict[str, Callable[[Engine], object]] = {
     "renew": lambda engine: Work(engine).renew(["a", "b"]),
     "current attempts": lambda engine: Work(engine).current_attempts(["s1", "s2"]),
     "deadlines": lambda engine: end_overdue(engine, LARGE, None),
+    "room": lambda engine: make_room(engine, Capacity(40, 0)),
     "hand back": lambda engine: Work(engine).hand_back(["a", "b"]),
     "old keys": lambda engine: Work(engine).forget_old_keys(),
     "old audit": lambda engine: Work(engine).forget_old_audit(30.0, 100),
