@@ -58,7 +58,7 @@ def test_a_search_is_queued_and_found_again(http: httpx.Client) -> None:
         ({"dataset": 7}, "dataset", 7, "a text"),
         ({"space": {"preset": "mnist"}}, "space.preset", "mnist", "digits, cifar10, imagenet"),
         ({"space": {"levels": 99}}, "space.levels", 99, "1 to 8"),
-        ({"space": {"width": 3}}, "space.width", 3, "only the fields"),
+        ({"space": {"width": 3}}, "space.width", 3, "one of preset"),
         ({"settings": {"lr": 0}}, "settings.lr", 0, "above 0"),
         ({"settings": {"epochs": 1}}, "settings.epochs", 1, "search_epochs"),
         ({"settings": {"choose_by": "f1"}}, "settings.choose_by", "f1", "accuracy, balanced_accuracy"),
@@ -82,7 +82,7 @@ def test_a_search_is_queued_and_found_again(http: httpx.Client) -> None:
         ({"workers": {"min": 9, "max": 12}}, "workers.min", 9, "at most 8 such workers"),
         ({"workers": {"min": 1.5, "max": 2}}, "workers.min", 1.5, "a whole number"),
         ({"workers": {"min": 1}}, "workers.max", None, "a value for this field"),
-        ({"workers": {"min": 1, "max": 2, "most": 3}}, "workers.most", 3, "only the fields"),
+        ({"workers": {"min": 1, "max": 2, "most": 3}}, "workers.most", 3, "one of min, max"),
         ({"accelerator_type": "A100"}, "accelerator_type", "A100", "none: no node says what it has"),
         ({"accelerator_type": 100}, "accelerator_type", 100, "a text"),
         ({"gpus_per_worker": 1}, "gpus_per_worker", 1, "at most 0 such workers"),
@@ -101,7 +101,7 @@ def test_a_search_is_queued_and_found_again(http: httpx.Client) -> None:
         ({"limits": {"latency_ms": 0}}, "limits.latency_ms", 0, "above 0"),
         ({"limits": {"flops": 1}}, "limits.flops", 1, "parameters, activations, latency_ms"),
         ({"limits": 7}, "limits", 7, ""),
-        ({"budget": 1}, "budget", 1, "only the fields"),
+        ({"budget": 1}, "budget", 1, "one of dataset, budgets"),
     ],
 )
 def test_what_cannot_be_done_is_refused_with_field_value_and_what_would_do(
