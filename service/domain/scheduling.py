@@ -325,8 +325,10 @@ def yielding(
     not suffice, none does, as where the search is admitted without.
     """
     chosen: list[str] = []
-    for candidate in ("", *candidates):
-        chosen += [candidate] if candidate else []
+    if ask_id in admitted(chosen):
+        return []
+    for candidate in candidates:
+        chosen.append(candidate)
         if ask_id in admitted(chosen):
             break
     else:

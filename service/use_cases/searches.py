@@ -7,8 +7,9 @@ from typing import Literal
 from sqlalchemy.orm import Session
 
 from nas_core.search.forecast import forecast, training_images
+from nas_core.spec import SearchSpec
 from service import answers
-from service.domain.estimates import estimate, warnings
+from service.domain.estimates import Estimate, estimate, warnings
 from service.domain.references import left_out
 from service.domain.request import SearchRequest, check
 from service.store.changes import UnknownSearch
@@ -38,11 +39,9 @@ def submit(service: Service, request: SearchRequest, project: str | None, key: K
     """
     if (done := before(service, key)) is not None:
         return done
-    settings, known = service.settings, service.history.searches()
     request = service.confined(request, project)
-    roots = settings.roots_of(request.project)
-    spec = check(request, roots, settings.any_folder, service.capacity(), service.look(), before=known)
-    notes = left_out(spec, spec.budgets, spec.finals.baselines) + warnings(estimate(spec, known))
+    spec, expected = _specified(service, request)
+    notes = left_out(spec, spec.budgets, spec.finals.baselines) + warnings(expected)
 
     def create(session: Session) -> answers.Search:
         return view_search(service.searches.create(request, spec, session), [], notes=notes)
@@ -55,12 +54,10 @@ def expect(service: Service, request: SearchRequest, project: str | None) -> ans
 
     Raises what `submit` does.
     """
-    settings, known = service.settings, service.history.searches()
-    request = service.confined(request, project)
     # What has to be confirmed is told here, and not refused.
-    sure, roots = request.model_copy(update={"confirmed": True}), settings.roots_of(request.project)
-    spec = check(sure, roots, settings.any_folder, service.capacity(), service.look(), before=known)
-    expected, schedule = estimate(spec, known), spec.settings
+    sure = service.confined(request, project).model_copy(update={"confirmed": True})
+    spec, expected = _specified(service, sure)
+    schedule = spec.settings
     return answers.Estimate(
         seconds=expected.seconds,
         low=expected.low,
@@ -79,6 +76,14 @@ def expect(service: Service, request: SearchRequest, project: str | None) -> ans
         supernet_multiply_adds=spec.space.complete().multiply_adds,
         notes=warnings(expected),
     )
+
+
+def _specified(service: Service, request: SearchRequest) -> tuple[SearchSpec, Estimate]:
+    """What a request means, held to all rules, and how long that is expected to take."""
+    settings, before_it = service.settings, service.history.searches()
+    roots = settings.roots_of(request.project)
+    spec = check(request, roots, settings.any_folder, service.capacity(), service.look(), before=before_it)
+    return spec, estimate(spec, before_it)
 
 
 def browse(service: Service, limit: int, after: str | None, wanted: Wanted) -> answers.SearchPage:
