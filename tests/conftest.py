@@ -12,6 +12,7 @@ from hypothesis import settings
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect
 from starlette.routing import BaseRoute
 
+from service.store.database import LIMITS
 from tests import browsing
 
 # Three processes of tests share two cores: with more threads than one each, every one waits for the others.
@@ -41,6 +42,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         shares += [item for item in items if item.path in modules]
         shares += islice(quick, max(0, (process + 1) * len(items) // processes - len(shares)))
     items[:] = [*shares, *quick]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patience() -> Iterator[None]:
+    """A busy machine can stop a test between two statements for more than ten seconds, which is not the test's doing:
+    PostgreSQL ends such a transaction later. What it does when it ends one is tested with limits of those tests' own.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(LIMITS, "idle_in_transaction_session_timeout", 120)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
