@@ -24,6 +24,7 @@ from nas_core.errors import InvalidValue
 from nas_core.files import FILES
 from nas_core.spec import SearchSpec
 from nas_core.version import __version__
+from nas_core.wording import number_of
 from service import formats, profiles, proxies, terminal
 from service.answers import Search, Sweep
 from service.client import ENDED, POLL_SECONDS, Client, ClientError, Unreachable, default_url, token_for
@@ -455,7 +456,7 @@ def sweep(
             print(json.dumps(made))
         else:
             finally_ = f" and {sum(made['finals'].values())} finals" if made["finals"] else ""
-            told = f"queued sweep [bold]{made['id']}[/] of {made['searches']} searches{finally_}"
+            told = f"queued sweep [bold]{made['id']}[/] of {number_of(made['searches'], 'search')}{finally_}"
             out.print("\n".join([told, *map(escape, made["notes"])]), highlight=False)
             out.print(f"`yoso watch {made['id']}` follows it, `yoso pareto {made['id']}` compares the networks")
             out.print(f"its page: {client.url}{page_of(made)} (`yoso open {made['id']}`)", markup=False, soft_wrap=True)

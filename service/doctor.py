@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from nas_core.errors import InvalidValue
 from nas_core.version import UNKNOWN, __version__
+from nas_core.wording import number_of
 from service import proxies
 from service.client import Bearer, default_url
 from service.dispatch.executors.ray_jobs import RayJobs
@@ -116,7 +117,9 @@ def worker() -> Finding:
     if shutil.which("nvidia-smi"):
         remedy = "install a torch built for the driver's CUDA, or a newer driver: `nvidia-smi` shows its version"
         return Finding("worker", State.BAD, f"{versions}; torch does not see this machine's GPU", remedy)
-    return Finding("worker", State.GOOD, f"{versions}; no GPU, so searches run on {os.cpu_count()} CPUs")
+    return Finding(
+        "worker", State.GOOD, f"{versions}; no GPU, so searches run on {number_of(os.cpu_count() or 1, 'CPU')}"
+    )
 
 
 def database(settings: Settings) -> Iterator[Finding]:
@@ -216,8 +219,8 @@ def ray(settings: Settings) -> Finding:
     finally:
         jobs.close()
     told = (
-        f"{settings.ray_address}: Ray {theirs or 'of unknown version'}, {len(nodes)} nodes, "
-        f"{sum(node.cpus for node in nodes):g} CPUs, {sum(node.gpus for node in nodes):g} GPUs"
+        f"{settings.ray_address}: Ray {theirs or 'of unknown version'}, {number_of(len(nodes), 'node')}, "
+        f"{number_of(sum(node.cpus for node in nodes), 'CPU')}, {number_of(sum(node.gpus for node in nodes), 'GPU')}"
     )
     if not nodes or not any(node.cpus for node in nodes):
         return Finding("Ray", State.BAD, told, "start nodes with CPUs: `ray start --address=…`")

@@ -22,6 +22,7 @@ from rich.text import Text
 from nas_core.data.summary import in_words, summarise
 from nas_core.deliver.comparison import headline
 from nas_core.space import BESIDE
+from nas_core.wording import number_of
 from service.formats import duration, exact, in_bytes, rival, short
 
 LINES_OF_A_PHASE = 6
@@ -170,7 +171,7 @@ class Watch:
             right = f"[bold]{data['accuracy']:.1%}[/] of {data['test_images']} test images right"
             say(f"retrained the network for {exact(data['budget'])}{escape(rival(data))}: {right}", highlight=False)
         elif kind == "stopped":
-            reached = f"{data['accuracy']:.1%} on validation data after {data['epoch']} epochs"
+            reached = f"{data['accuracy']:.1%} on validation data after {number_of(data['epoch'], 'epoch')}"
             say(f"stopped the network for {exact(data['budget'])}{escape(rival(data))}: {reached}", highlight=False)
         elif kind == "warning":
             say(f"[yellow]{escape(data['message'])}[/]", highlight=False)
@@ -327,7 +328,7 @@ def expected(told: Mapping[str, Any]) -> str:
         f"expected to run for about {duration(told['seconds'])} on {told['workers']} × {with_}, {hours}",
         f"  between {duration(told['low'])} and {duration(told['high'])}, {basis}",
         f"  {epochs['pretrain']} + {epochs['search']} + {epochs['retrain']} epochs of pretraining, search and "
-        f"retraining, on {exact(told['images'])} images",
+        f"retraining, on {number_of(told['images'], 'image')}",
         f"  the supernet costs {short(told['supernet_multiply_adds'])} multiply-adds",
     ]
     return "\n".join([*lines, *map(escape, told["notes"])])
@@ -403,7 +404,7 @@ def cluster(seen: Mapping[str, Any]) -> Group:
     named = f" with {', '.join(types)}" if types else ""
     possible = sum(node["possible"] for node in seen["nodes"])
     more = f", and {possible} that may be added" if possible else ""
-    lines: list[Any] = [Text(f"{len(seen['nodes']) - possible} nodes{more}{named}; {first}")]
+    lines: list[Any] = [Text(f"{number_of(len(seen['nodes']) - possible, 'node')}{more}{named}; {first}")]
     if seen["error"]:
         lines.append(Text(f"Ray cannot be asked: {seen['error']}", style="red"))
     if seen["holders"]:
@@ -445,7 +446,7 @@ def contents(backup: Mapping[str, Any]) -> str:
 def some(ids: Sequence[str], most: int = 20) -> str:
     """How many searches these are, and which, or the first of them."""
     more = f" and {len(ids) - most:,} more" if len(ids) > most else ""
-    return f"{len(ids):,} searches ({', '.join(ids[:most])}{more})"
+    return f"{number_of(len(ids), 'search')} ({', '.join(ids[:most])}{more})"
 
 
 def projects(items: Iterable[Mapping[str, Any]]) -> Table:

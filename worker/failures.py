@@ -25,6 +25,7 @@ from ray.train import UserCallback
 from nas_core.errors import DataChanged, Diverged, InvalidValue, LoaderDied, LostPeer, OutOfMemory, ReadFailed
 from nas_core.memory import of_host, ran_out
 from nas_core.spec import SearchSpec
+from nas_core.wording import number_of
 from worker.run_folder import VERSION, RunFolder
 
 CAUSE_FIRST_SECONDS = 5.0
@@ -225,7 +226,7 @@ def _killed_told(text: str, spec: SearchSpec) -> str:
 def _batches(spec: SearchSpec) -> str:
     """The batches of a search, shared out to its workers."""
     search, retrain = spec.settings.batch_size, spec.settings.retrain_batch_size
-    return f"batch_size {search} and retrain_batch_size {retrain} for {spec.workers} workers"
+    return f"batch_size {search} and retrain_batch_size {retrain} for {number_of(spec.workers, 'worker')}"
 
 
 def _gib(size: float) -> str:

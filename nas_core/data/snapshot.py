@@ -30,6 +30,7 @@ from nas_core.data.layout import LeftOut, Listing, list_images, readable
 from nas_core.data.manifest import Entry, digest, fingerprint
 from nas_core.errors import DataChanged, InvalidValue, ReadFailed
 from nas_core.spec import DataOptions
+from nas_core.wording import number_of
 
 PARTS = ("weights", "scaling", "validation", "test")
 FEWEST_OUTSIDE_TEST = 3
@@ -233,14 +234,14 @@ def compare(dataset: str, roots: Sequence[str], options: DataOptions, known: Sna
         "classes removed": sorted(set(known.class_names) - set(names)),
         "files added": sorted(now.keys() - before.keys()),
         "files removed": sorted(before.keys() - now.keys()),
-        "files that are of another class or part": [],
+        "files moved to another class or part": [],
         "files changed": [],
     }
     suspects = []
     for path in sorted(now.keys() & before.keys()):
         is_now, was = now[path], before[path]
         if (names[is_now.label], is_now.part) != (known.class_names[was.label], was.declared):
-            changes["files that are of another class or part"].append(path)
+            changes["files moved to another class or part"].append(path)
         elif is_now.size != was.size:
             changes["files changed"].append(path)
         elif is_now.mtime_ns != was.mtime_ns:
@@ -259,13 +260,19 @@ def _listing(root: Path, options: DataOptions, dataset: str, roots: Sequence[str
     return list_images(root, options, within=roots)
 
 
+SINGULAR = {"classes": "class", "files": "file"}
+
+
 def changed(dataset: str, changes: Mapping[str, Sequence[str]]) -> DataChanged:
     """What is raised for the `changes`, paths or names by kind."""
     told = []
     for kind, some in changes.items():
         if some:
             more = ", …" if len(some) > 5 else ""
-            told.append(f"{len(some)} {kind} ({', '.join(readable(one) for one in some[:5])}{more})")
+            of, what = kind.split(" ", 1)  # what they are, and what became of them
+            told.append(
+                f"{number_of(len(some), SINGULAR[of])} {what} ({', '.join(readable(one) for one in some[:5])}{more})"
+            )
     counted = {
         kind: {"count": len(some), "examples": [readable(one) for one in some[:5]]}
         for kind, some in changes.items()

@@ -7,6 +7,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from nas_core.wording import number_of
+
 MOST_CLASSES = 100
 """Classes whose images are counted one by one; of more, the smallest and the largest are."""
 MOST_KINDS = 12
@@ -71,7 +73,7 @@ def in_words(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         said.append(("Looked at", _looked_at(summary)))
     said += [("Left out", _left_out(one)) for one in summary["left_out"]]
     if summary["left_out_more"]:
-        said.append(("Left out", f"{_files(summary['left_out_more'])} for other reasons"))
+        said.append(("Left out", f"{number_of(summary['left_out_more'], 'file')} for other reasons"))
     said += [("Done", note) for note in summary["notes"]]
     said += [("Warning", warning) for warning in summary["warnings"]]
     if summary["warnings_more"]:
@@ -87,10 +89,10 @@ def _images(summary: Mapping[str, Any]) -> str:
     for part, counts in summary["counts"].items():
         if counts:
             least, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
-            return (
-                f"{told} of {summary['classes']:,} classes; in {part} from {counts[least]:,} ({least}) to "
-                f"{counts[most]:,} ({most})"
-            )
+            told += f" of {number_of(summary['classes'], 'class')}; in {part} "
+            if counts[least] == counts[most]:
+                return f"{told}{counts[least]:,} of each"
+            return f"{told}from {counts[least]:,} ({least}) to {counts[most]:,} ({most})"
     return told
 
 
@@ -117,8 +119,4 @@ def _looked_at(summary: Mapping[str, Any]) -> str:
 
 def _left_out(one: Mapping[str, Any]) -> str:
     examples = f", such as {', '.join(one['examples'])}" if one["examples"] else ""
-    return f"{_files(one['count'])}: {one['reason']}{examples}"
-
-
-def _files(count: int) -> str:
-    return f"{count:,} file" if count == 1 else f"{count:,} files"
+    return f"{number_of(one['count'], 'file')}: {one['reason']}{examples}"

@@ -26,6 +26,7 @@ from typing import Any
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from nas_core.spec import FinalsOptions
+from nas_core.wording import number_of, resources
 from service.dispatch.executors.port import Executor, Job, Refused
 from service.domain.lifecycle import LONGEST_BACKOFF, WAITING_SECONDS, IllegalTransition, Status, backoff
 from service.domain.node_groups import NodeGroup, grown
@@ -469,12 +470,12 @@ class Dispatcher:
         entrypoint = shlex.join([self.python, "-m", "worker.job", self.runs.url(search.id)])
         environment = JOB_ENVIRONMENT | {"YOSO_ATTEMPT": str(search.attempt)}
         self.jobs.submit(submission_id(search), entrypoint, environment, ask_of(search))
-        each = f"{search.cpus / search.workers:g} CPUs and {search.gpus / search.workers:g} GPUs"
+        each = resources(search.cpus / search.workers, search.gpus / search.workers)
         on = f" on nodes with {search.accelerator_type}" if search.accelerator_type else ""
         capacity = self.capacity or Capacity(0, 0)
         reason = (
-            f"waiting for Ray to start {search.workers} workers of {each}{on}; the cluster "
-            f"{'may grow to' if capacity.may_grow else 'has'} {capacity.cpus:g} CPUs and {capacity.gpus:g} GPUs in all"
+            f"waiting for Ray to start {number_of(search.workers, 'worker')} of {each}{on}; the cluster "
+            f"{'may grow to' if capacity.may_grow else 'has'} {resources(capacity.cpus, capacity.gpus)} in all"
         )
         self.work.move(search.id, token, Status.WAITING, reason=reason)
 
@@ -580,9 +581,10 @@ class Dispatcher:
         """Let an attempt whose workers Ray does not start in time give its place back."""
         name = submission_id(search)
         if time.monotonic() - self._waiting.setdefault(name, time.monotonic()) > self.waiting_seconds:
+            workers = number_of(search.workers, "worker")
             told = (
-                f"Ray did not start its {search.workers} workers within {self.waiting_seconds:g} s; others than Yoso's "
-                "searches may hold the nodes"
+                f"Ray did not start its {workers} within {self.waiting_seconds:g} s; others than Yoso's searches may "
+                "hold the nodes"
             )
             self._give_back(search, token, NOT_WAITED, told)
 

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from nas_core.errors import InvalidValue
+from nas_core.wording import number_of, resources
 from service.domain.node_groups import NodeGroup
 from service.domain.scheduling import Ask, fit
 
@@ -148,9 +149,11 @@ class Template:
             counts[group.name] = int(min(left, places))
             left -= counts[group.name]
         if left:
-            told = f"{each.cpus} CPUs and {each.gpus} GPUs"
+            told = resources(each.cpus, each.gpus)
             kind = f" of {ask.accelerator_type}" if ask.accelerator_type else ""
-            raise NoPlace(f"YOSO_NODE_GROUPS has no place for {left} of {ask.workers} workers of {told}{kind}")
+            raise NoPlace(
+                f"YOSO_NODE_GROUPS has no place for {left} of {number_of(ask.workers, 'worker')} of {told}{kind}"
+            )
         return counts
 
 

@@ -37,6 +37,7 @@ from nas_core.spec import (
     unmet,
 )
 from nas_core.spec.augmentation import crop_of
+from nas_core.wording import number_of, resources
 from service.domain.deadlines import RUN, WAIT, Span, seconds
 from service.domain.estimates import EPOCHS, Ran, estimate, refuse_too_long, within
 from service.domain.patience import carry_on
@@ -440,7 +441,7 @@ def _too_much(request: SearchRequest, gpus_per_worker: int, capacity: Capacity) 
         InvalidValue(
             field,
             value,
-            f"more than the cluster can ever have: {least} workers of {cpus} CPUs and {gpus} GPUs{named}",
-            f"at most {places:g} such workers, in a cluster of {nodes.cpus:g} CPUs and {nodes.gpus:g} GPUs{named}",
+            f"more than the cluster can ever have: {number_of(least, 'worker')} of {resources(cpus, gpus)}{named}",
+            f"at most {number_of(places, 'such worker')}, in a cluster of {resources(nodes.cpus, nodes.gpus)}{named}",
         )
     ]

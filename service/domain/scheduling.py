@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from nas_core.wording import number_of, resources
+
 HALF_LIFE_SECONDS = 6 * 3600.0
 """After this long, half of what a project has used is forgotten."""
 
@@ -354,7 +356,8 @@ def grant(ask: Ask, share: Share, room: Room) -> Ask:
 def over_quota(share: Share, ask: Ask) -> str | None:
     """Why the project may not start this one now, if it may not."""
     if share.max_running is not None and share.running >= share.max_running:
-        return f"project {share.project} runs {share.running} searches, and may run {share.max_running} at once"
+        runs = number_of(share.running, "search")
+        return f"project {share.project} runs {runs}, and may run {share.max_running} at once"
     if share.max_accelerators is not None and share.held + ask.accelerators > share.max_accelerators:
         return (
             f"project {share.project} holds {share.held:g} accelerators, and this needs {ask.accelerators:g}; it may "
@@ -370,9 +373,9 @@ def too_large(ask: Ask, nodes: Capacity) -> str | None:
     if places >= ask.workers:
         return None
     return (
-        f"needs {ask.workers} workers of {each_cpus:g} CPUs and {each_gpus:g} GPUs{of_type(ask)}, and the cluster's "
-        f"nodes{' and those that may be added' if nodes.may_grow else ''} have room for {places:g} such workers even "
-        f"when nothing else runs"
+        f"needs {number_of(ask.workers, 'worker')} of {resources(each_cpus, each_gpus)}{of_type(ask)}, and the "
+        f"cluster's nodes{' and those that may be added' if nodes.may_grow else ''} have room for "
+        f"{number_of(places, 'such worker')} even when nothing else runs"
     )
 
 
@@ -380,13 +383,13 @@ def no_room(ask: Ask, nodes: Capacity, room: Room) -> str:
     """Why it waits, when what it needs of the nodes of its type is taken or set aside for others."""
     free = room.free(ask)
     told = (
-        f"needs {ask.cpus} CPUs and {ask.gpus} GPUs{of_type(ask)}; the cluster "
+        f"needs {resources(ask.cpus, ask.gpus)}{of_type(ask)}; the cluster "
         f"{'may grow to' if nodes.may_grow else 'has'} {nodes.cpus:g} and {nodes.gpus:g}, "
         f"of which {free.cpus:g} and {free.gpus:g} are free for it"
     )
     if ask.cpus > free.cpus or ask.gpus > free.gpus:
         return told
-    return f"{told}, where {room.places(ask):g} of its {ask.workers} workers fit whole on a node"
+    return f"{told}, where {room.places(ask):g} of {number_of(ask.workers, 'worker')} fit whole on a node"
 
 
 def of_type(ask: Ask) -> str:

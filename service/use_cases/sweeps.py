@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from nas_core.errors import InvalidValue
 from nas_core.space import BESIDE
 from nas_core.spec import SearchSpec, infeasible
+from nas_core.wording import number_of
 from service import answers
 from service.domain.lifecycle import TERMINAL, Status
 from service.domain.pareto import front
@@ -193,8 +194,8 @@ def retry(
     service.still_open(sweep.project, service.sweeps.datasets(sweep.id))
 
     def do(session: Session) -> answers.Sweep:
-        count = service.sweeps.retry(session, sweep.id, deadlines)
-        return view(service, sweep, session, [f"{count} searches are queued again"])
+        again = service.sweeps.retry(session, sweep.id, deadlines)
+        return view(service, sweep, session, [f"{number_of(again, 'search')} queued again"])
 
     return once(service, key, do)
 

@@ -355,7 +355,7 @@ def test_a_folder_that_is_edited_between_attempts_ends_the_search_at_once_with_w
 
     (pets / "cats" / "07.bmp").unlink()
     resumed = by_hand(tmp_path, folder)
-    assert "1 files removed (cats/07.bmp)" in " ".join(resumed.communicate(timeout=PATIENCE)[1].split())
+    assert "1 file removed (cats/07.bmp)" in " ".join(resumed.communicate(timeout=PATIENCE)[1].split())
     assert resumed.returncode == 1
     changes: dict[str, Any] = {"files removed": {"count": 1, "examples": ["cats/07.bmp"]}}
     checkpoints = len(some(folder, "checkpoint"))
@@ -368,7 +368,7 @@ def test_a_folder_that_is_edited_between_attempts_ends_the_search_at_once_with_w
             "nothing is trained"
         )
 
-    ended("is not the dataset that the search began with: 1 files removed (cats/07.bmp)")
+    ended("is not the dataset that the search began with: 1 file removed (cats/07.bmp)")
     put_back()
     (pets / "birds").mkdir()
     for number in range(9):
@@ -376,7 +376,7 @@ def test_a_folder_that_is_edited_between_attempts_ends_the_search_at_once_with_w
     assert start(folder, address).wait(PATIENCE) == 1
     added = [f"birds/{number}.bmp" for number in range(9)]
     changes = {"classes added": {"count": 1, "examples": ["birds"]}, "files added": {"count": 9, "examples": added[:5]}}
-    ended("1 classes added (birds); 9 files added (birds/0.bmp, ")
+    ended("1 class added (birds); 9 files added (birds/0.bmp, ")
     put_back()
     snapshot = Snapshot.from_bytes((folder / MANIFEST).read_bytes())
     trained = next(file for file in snapshot.files if file.part in ("weights", "scaling"))

@@ -149,9 +149,9 @@ def test_edits_between_attempts_end_the_search_with_what_changed_or_change_nothi
             "classes removed": set(before.class_names) - set(after.class_names),
             "files added": now.keys() - was.keys(),
             "files removed": was.keys() - now.keys(),
-            "files that are of another class or part": {path for path in both if was[path][:2] != now[path][:2]},
+            "files moved to another class or part": {path for path in both if was[path][:2] != now[path][:2]},
         }
-        elsewhere = expected["files that are of another class or part"]
+        elsewhere = expected["files moved to another class or part"]
         differ = {path for path in both - elsewhere if was[path][4] != now[path][4]}
         unseen = {path for path in differ if was[path][2:4] == now[path][2:4]}
         expected["files changed"] = differ - unseen

@@ -126,13 +126,13 @@ def recoloured(file: Path, same_times: bool = False) -> None:
 
 
 EDITS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "added": (lambda root: draw(root / "cats" / "new.png", 999), r"1 files added \(cats/new.png\)"),
-    "removed": (lambda root: (root / "cats" / "03.png").unlink(), r"1 files removed \(cats/03.png\)"),
-    "replaced": (lambda root: draw(root / "dogs" / "04.png", 998), r"1 files changed \(dogs/04.png\)"),
-    "recoloured": (lambda root: recoloured(root / "dogs" / "04.png"), r"1 files changed \(dogs/04.png\)"),
+    "added": (lambda root: draw(root / "cats" / "new.png", 999), r"1 file added \(cats/new.png\)"),
+    "removed": (lambda root: (root / "cats" / "03.png").unlink(), r"1 file removed \(cats/03.png\)"),
+    "replaced": (lambda root: draw(root / "dogs" / "04.png", 998), r"1 file changed \(dogs/04.png\)"),
+    "recoloured": (lambda root: recoloured(root / "dogs" / "04.png"), r"1 file changed \(dogs/04.png\)"),
     "renamed": (
         lambda root: (root / "cats" / "03.png").rename(root / "cats" / "x.png"),
-        r"1 files added \(cats/x.png\); 1 files removed \(cats/03.png\)",
+        r"1 file added \(cats/x.png\); 1 file removed \(cats/03.png\)",
     ),
     "moved": (
         lambda root: (root / "cats" / "03.png").rename(root / "dogs" / "cat.png"),
@@ -140,7 +140,7 @@ EDITS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a class": (
         lambda root: [draw(root / "birds" / f"{n}.png", 500 + n) for n in range(9)],
-        r"classes added \(birds\)",
+        r"class added \(birds\)",
     ),
     "unclear": (
         lambda root: [draw(root / "cats" / "train" / "1.png", 600), draw(root / "dogs" / "test" / "1.png", 601)],
@@ -150,7 +150,7 @@ EDITS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda root: [one.rename(root.parent / one.name) for one in list(root.iterdir())],
         "no longer.*: no images",
     ),
-    "damaged": (lambda root: (root / "cats" / "03.png").write_bytes(b"no image"), r"1 files changed \(cats/03.png\)"),
+    "damaged": (lambda root: (root / "cats" / "03.png").write_bytes(b"no image"), r"1 file changed \(cats/03.png\)"),
 }
 
 

@@ -113,7 +113,7 @@ def test_what_ray_does_not_start_in_time_is_stopped_like_what_is_cancelled(stage
     stage.ray.end(search_id, "STOPPED")
     stage.turn(first, search_id, "failed")
     kind, message = told(stage.get(search_id))
-    assert kind == "not_started" and "waiting for Ray to start 1 workers" in message
+    assert kind == "not_started" and "waiting for Ray to start 1 worker of" in message
     [attempt] = stage.searches.attempts(search_id)
     assert attempt.outcome == "failed" and attempt.error == stage.get(search_id).error
 

@@ -112,7 +112,7 @@ def test_the_worker_is_told_how_many_workers_were_granted(app: FastAPI) -> None:
     assert (told["workers"], told["min_workers"], told["accelerator_type"]) == (3, 1, "A100")
     assert context.searches.get(search_id).spec["workers"] == 6, "what was asked for stays"
     reason = context.searches.get(search_id).reason or ""
-    assert "3 workers of 1 CPUs and 0 GPUs on nodes with A100" in reason and double.violations == []
+    assert "3 workers of 1 CPU and 0 GPUs on nodes with A100" in reason and double.violations == []
     double.cpus = 8
     double.end(search_id, "FAILED")
     dispatcher._measured = float("-inf")

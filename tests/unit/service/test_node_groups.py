@@ -90,7 +90,7 @@ def test_a_search_is_launched_ahead_of_its_node(app: FastAPI, url: str) -> None:
         search = context.searches.get(search_id)
         assert search.status == "waiting" and "may grow to 2 CPUs" in str(search.reason)
         shown = CliRunner().invoke(cli.app, ["cluster", "--url", url])
-        assert "1 nodes, and 2 that may be added" in shown.stdout
+        assert "1 node, and 2 that may be added" in shown.stdout
         refused = CliRunner().invoke(
             cli.app, ["submit", "digits", "-b", "300k", "--workers", "3", "--json", "--url", url]
         )

@@ -79,7 +79,7 @@ def test_what_never_fits_holds_up_nobody() -> None:
     launched, waiting = decide(queues, nodes)
     assert sorted(launched) == ["b0", "later0"]
     assert waiting["a0"] == (
-        "needs 2 workers of 4 CPUs and 0 GPUs, and the cluster's nodes have room for 1 such workers even when nothing "
+        "needs 2 workers of 4 CPUs and 0 GPUs, and the cluster's nodes have room for 1 such worker even when nothing "
         "else runs"
     )
 
@@ -248,7 +248,7 @@ def test_two_halves_of_two_nodes_are_no_room_for_a_worker() -> None:
     verdict = admit([Share("a"), Share("b", used=1)], lambda n: iter(queues[n]), nodes, held, SHORT, 100)
     assert verdict.admitted == []
     assert verdict.waiting["large"] == (
-        "needs 4 CPUs and 0 GPUs; the cluster has 8 and 0, of which 4 and 0 are free for it, where 0 of its 1 workers "
+        "needs 4 CPUs and 0 GPUs; the cluster has 8 and 0, of which 4 and 0 are free for it, where 0 of 1 worker "
         "fit whole on a node"
     )
     verdict = admit([Share("a"), Share("b", used=1)], lambda n: iter(queues[n]), nodes, held[:1], SHORT, 100)
@@ -312,7 +312,7 @@ def test_a_type_is_found_only_on_nodes_that_have_it() -> None:
     unknown = replace(typed, accelerator_type="H100")
     verdict = admit([Share("a")], lambda _: iter([unknown]), nodes, [], SHORT, 100)
     assert verdict.waiting["typed"] == (
-        "needs 1 workers of 1 CPUs and 1 GPUs of nodes with H100, and the cluster's nodes have room for 0 such workers "
+        "needs 1 worker of 1 CPU and 1 GPU of nodes with H100, and the cluster's nodes have room for 0 such workers "
         "even when nothing else runs"
     )
 

@@ -138,7 +138,7 @@ def test_what_failed_of_a_sweep_is_queued_again_and_nothing_else(app: FastAPI, h
     seeding.Run(app, first, only=True).start().move(Status.FAILED, error=error)
     http.post(f"/api/v1/searches/{second}/cancel")
     seen = http.post(f"/api/v1/sweeps/{made['id']}/retry").json()
-    assert seen["counts"] == {"queued": 2, "cancelled": 1} and seen["notes"] == ["1 searches are queued again"]
+    assert seen["counts"] == {"queued": 2, "cancelled": 1} and seen["notes"] == ["1 search queued again"]
 
 
 def test_the_front_holds_what_no_other_network_beats(app: FastAPI, http: httpx.Client) -> None:

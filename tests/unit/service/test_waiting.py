@@ -70,7 +70,7 @@ def test_a_search_that_waits_in_ray_for_too_long_gives_its_place_back(cluster: C
     assert cluster.ray.stopped == [f"yoso-{search_id}-1"]
     search = cluster.searches.get(search_id)
     assert search.reason == (
-        "attempt 1 gave its place back and is tried again in 300 s: Ray did not start its 1 workers within -1 s; "
+        "attempt 1 gave its place back and is tried again in 300 s: Ray did not start its 1 worker within -1 s; "
         "others than Yoso's searches may hold the nodes"
     )
     assert search.error is not None and (search.error["kind"], search.error["attempt"]) == ("waiting", 1)
@@ -139,7 +139,7 @@ def test_a_deadline_that_is_none_is_refused_by_name(text: str) -> None:
 
 
 NEVER = (
-    "needs 2 workers of 4 CPUs and 0 GPUs, and the cluster's nodes have room for 1 such workers even when nothing else "
+    "needs 2 workers of 4 CPUs and 0 GPUs, and the cluster's nodes have room for 1 such worker even when nothing else "
     "runs"
 )
 

@@ -86,7 +86,7 @@ def test_a_worker_that_ray_kills_for_its_memory_ends_the_run_with_figures(folder
     assert told["kind"] == "out_of_memory" and not told["retryable"]
     assert told["message"].startswith(
         "out of memory: Ray stopped a worker on node 192.0.2.2; it held 9.05 GB, and 22.84 of the node's 23.54 GB were "
-        "in use; batch_size 16 and retrain_batch_size 16 for 1 workers; a step of the search keeps "
+        "in use; batch_size 16 and retrain_batch_size 16 for 1 worker; a step of the search keeps "
     )
     assert told["message"].endswith("MiB for each image: a batch_size of about 8 would fit")
     assert "Refer to the documentation" in told["traceback"]

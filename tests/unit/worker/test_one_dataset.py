@@ -89,7 +89,7 @@ def test_an_attempt_that_finds_other_data_than_the_first_ends_the_run_for_good(
     folder = RunFolder(str(tmp_path / "run"))
     load_data(folder, spec, {}, torch.device("cpu"))
     (tmp_path / "pets" / "cats" / "1.png").unlink()
-    with pytest.raises(Failure, match=r"1 files removed \(cats/1.png\)") as ended:
+    with pytest.raises(Failure, match=r"1 file removed \(cats/1.png\)") as ended:
         load_data(folder, spec, {}, torch.device("cpu"))
     assert (ended.value.kind, ended.value.retryable) == ("data_changed", False)
     assert ended.value.details["changes"] == {"files removed": {"count": 1, "examples": ["cats/1.png"]}}
@@ -111,7 +111,7 @@ def test_finals_tell_what_has_changed_since_their_searches(tmp_path: Path, spec:
     load_data(search, spec, {}, torch.device("cpu"))
     (tmp_path / "pets" / "cats" / "1.png").unlink()
     for before, told in (
-        (search.read(MANIFEST), r"1 files removed \(cats/1.png\)"),
+        (search.read(MANIFEST), r"1 file removed \(cats/1.png\)"),
         (b"what a hostile worker left", "has changed since the search was submitted"),
     ):
         finals.write(BEFORE, before)
