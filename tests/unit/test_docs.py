@@ -40,6 +40,20 @@ def test_every_command_is_one_that_there_is_with_options_that_it_has(page: Path)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_named_in_a_sentence_is_there_with_its_options(page: Path) -> None:
+    sentences = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    for span in re.findall(r"`(yoso [a-z][^`]*)`", sentences):
+        words = re.sub(r"[\[\]]", "", span).split()[1:]
+        command = typer.main.get_command(app)
+        known = {"--profile", "--debug", "--help"}
+        while words and isinstance(command, typer.core.TyperGroup):
+            assert words[0] in command.commands, span
+            command = command.commands[words.pop(0)]
+        known |= {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
+        assert {word for word in words if word.startswith("-")} <= known, span
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_target_of_make_is_there(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     for target in re.findall(r"(?:`|^    )make ([a-z][a-z-]*)", page.read_text(), re.M):
