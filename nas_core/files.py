@@ -15,9 +15,10 @@ FILES = {
     "predict": "predict.py",
     "card": "README.md",
     "evaluation": "evaluation.json",
+    "mistakes": "mistakes.png",
 }
 
-NEW_KINDS = ("onnx_fp16", "onnx_int8")
+NEW_KINDS = ("onnx_fp16", "onnx_int8", "mistakes")
 """Kinds that the last release does not know: its dispatchers refuse a result that names them among its files."""
 
 

@@ -17,12 +17,12 @@ from PIL import Image
 from sqlalchemy import update
 from starlette.types import ASGIApp
 
-from nas_core.data.contact_sheet import contact_sheet
+from nas_core.data.contact_sheet import contact_sheet, thumbnails
 from nas_core.files import FILES
 from nas_core.search.spending import fit_widths
 from nas_core.space import Architecture, SearchSpace
 from nas_core.space.picture import draw
-from nas_core.train.evaluation import Evaluation
+from nas_core.train.evaluation import Evaluation, Mistake
 from service.app import create_app
 from service.connections import Connection
 from service.domain.grants import Grant
@@ -183,7 +183,7 @@ class Run:
         """Retrain the network for a budget."""
         for kind in ("weights", "onnx", "onnx_fp16", "onnx_int8", "torch_export", "python", "predict", "card"):
             self.write(budget, FILES[kind], kind.encode())
-        self.write(budget, FILES["evaluation"], json.dumps(tested().to_dict()).encode())
+        self.test(budget)
         self.tell({"kind": "phase", "phase": "retrain", "budget": budget})
         self.tell(*(epoch("retrain", number, 60, 0.9, budget) for number in range(1, 61)))
         return self.tell({"kind": "retrained"} | result(budget))
@@ -213,6 +213,12 @@ class Run:
         ]
         self.move(Status.FINISHING)
         self.work.succeed(self.id, self.token, {"architectures": found})
+
+    def test(self, budget: int | str) -> None:
+        """Write what the test of a network leaves."""
+        self.write(budget, FILES["evaluation"], json.dumps(tested().to_dict()).encode())
+        wrong = [np.full((1, 8, 8), 20 * number, dtype=np.uint8) for number in range(9)]
+        self.write(budget, FILES["mistakes"], thumbnails(wrong))
 
     def write(self, budget: int | str, name: str, content: bytes) -> None:
         """Write one of a network's files."""
@@ -247,7 +253,8 @@ def tested() -> Evaluation:
     labels = [number % 10 for number in range(359)]
     wrong = [number for number, label in enumerate(labels) if label == 8][:9]
     answers = [1 if number in wrong else label for number, label in enumerate(labels)]
-    return Evaluation.of(labels, answers, tuple("0123456789"))
+    mistakes = [Mistake(8, 1, 0.99 - place / 20, number, None) for place, number in enumerate(wrong)]
+    return Evaluation.of(labels, answers, tuple("0123456789"), mistakes=mistakes)
 
 
 def reached(accuracy: float) -> dict[str, float]:
@@ -342,7 +349,7 @@ def seed_finals(app: FastAPI, ended: bool = False) -> str:
             path = f"architectures/{one['budget']}-{trial}"
             for kind in ("weights", "onnx", "onnx_fp16", "onnx_int8", "torch_export", "python", "predict", "card"):
                 run.write(path.rpartition("/")[2], FILES[kind], kind.encode())
-            run.write(path.rpartition("/")[2], FILES["evaluation"], json.dumps(tested().to_dict()).encode())
+            run.test(path.rpartition("/")[2])
             run.write(path.rpartition("/")[2], "architecture.json", network(one["budget"]).to_json().encode())
             winner = trial in (0, 4)
             name = str(one["budget"]) if winner else path.rpartition("/")[2]

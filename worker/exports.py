@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from nas_core.data.contact_sheet import thumbnails
 from nas_core.data.loading import Data
 from nas_core.deliver import card, onnx_files, programs, standalone
 from nas_core.deliver.onnx_files import OnnxFile, Sample
@@ -79,6 +80,10 @@ class Exports:
         self.folder, self.path = folder, path
         folder.write(f"{path}/{FILES['weights']}", save(dict(weights)))
         folder.write(f"{path}/{FILES['evaluation']}", json.dumps(evaluation.to_dict()).encode())
+        self.mistakes = evaluation.mistakes
+        if self.mistakes:
+            wrong = data.images.fetch(torch.tensor([one.image for one in self.mistakes])).cpu().numpy()
+            folder.write(f"{path}/{FILES['mistakes']}", thumbnails(list(wrong)))
         preprocessing = Preprocessing.of(data, spec)
         network = programs.restore(architecture, weights)
         measured = latency or measure_latency(network, spec.cpus_per_worker, device=data.device)
@@ -138,7 +143,8 @@ class Exports:
                 self.not_exported[kind] = f"{type(error).__name__}: {error}"
             else:
                 self.folder.write(f"{self.path}/{FILES[kind]}", content)
-        files = {kind: name for kind, name in FILES.items() if kind not in self.not_exported}
+        lacking = {*self.not_exported, *(() if self.mistakes else ("mistakes",))}
+        files = {kind: name for kind, name in FILES.items() if kind not in lacking}
         told = {"latency_ms": self.latency.median, "latency_device": self.latency.where, "onnx": self.onnx}
         return set_apart(told | {"files": files, "not_exported": self.not_exported})
 

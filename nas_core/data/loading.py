@@ -93,6 +93,10 @@ class Data:
         """How many images each part holds."""
         return {part: len(indices) for part, indices in self.parts.items()}
 
+    def file(self, image: int) -> str | None:
+        """The path of an image below the dataset's folder; None where images have no files of their own."""
+        return readable(self.snapshot.used[image].path) if self.snapshot is not None else None
+
     def counts(self) -> dict[str, list[int]]:
         """How many images of each class, in the order of the labels, each part holds."""
         return {part: self.labels[own].bincount(minlength=self.classes).tolist() for part, own in self.parts.items()}

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -73,7 +73,7 @@ class Snapshot:
     fingerprint: str
     left_out: tuple[LeftOut, ...] = ()
 
-    @property
+    @cached_property
     def used(self) -> list[Taken]:
         """The files that are in a part, in order."""
         return [file for file in self.files if file.part]

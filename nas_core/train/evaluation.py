@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from nas_core.errors import InvalidValue
 
@@ -16,8 +16,24 @@ MOST_CONFUSED = 20
 """Pairs of classes that a result tells of; `evaluation.json` has all."""
 MOST_NAMED = 5
 """Classes that a warning names; the others are counted."""
+MOST_MISTAKES = 24
+"""Wrongly classified images that are kept."""
 LONGEST_NAME = 255
+LONGEST_PATH = 4096
 LARGEST_COUNT = 2**53
+
+
+class Mistake(NamedTuple):
+    """A test image of the class `label` that was classified as `predicted`, with a `confidence` (its softmax).
+
+    `image` is its number in the dataset, and `file` its path below the dataset's folder, where it has one.
+    """
+
+    label: int
+    predicted: int
+    confidence: float
+    image: int
+    file: str | None
 
 
 @dataclass(frozen=True)
@@ -26,7 +42,8 @@ class Evaluation:
 
     `counts` maps (class, predicted class), both as numbers from 0, to the number of images; pairs that do not occur are
     left out. `class_names` holds one name for every class, also for those without images. Of `top5_right` images the
-    class is among the five highest logits; None where there are at most `TOP5_ABOVE` classes.
+    class is among the five highest logits; None where there are at most `TOP5_ABOVE` classes. `mistakes` are at most
+    `MOST_MISTAKES` wrongly classified images, those with the highest confidence; None where they were not kept.
 
     Recall is the share of a class's images that are classified correctly, precision the share of a class's predictions
     that are right. Raises `ValueError` where there are no images.
@@ -35,6 +52,7 @@ class Evaluation:
     class_names: tuple[str, ...]
     counts: Mapping[tuple[int, int], int]
     top5_right: int | None = None
+    mistakes: tuple[Mistake, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.counts:
@@ -42,7 +60,12 @@ class Evaluation:
 
     @classmethod
     def of(
-        cls, labels: Sequence[int], predicted: Sequence[int], class_names: Sequence[str], top5_right: int | None = None
+        cls,
+        labels: Sequence[int],
+        predicted: Sequence[int],
+        class_names: Sequence[str],
+        top5_right: int | None = None,
+        mistakes: Sequence[Mistake] | None = None,
     ) -> Self:
         """The evaluation of images whose classes are `labels` and which were classified as `predicted`.
 
@@ -51,7 +74,7 @@ class Evaluation:
         pairs = Counter(zip(labels, predicted, strict=True))
         names = tuple(name.encode(errors="backslashreplace").decode()[:LONGEST_NAME] for name in class_names)
         top5 = top5_right if len(names) > TOP5_ABOVE else None
-        return cls(names, dict(sorted(pairs.items())), top5)
+        return cls(names, dict(sorted(pairs.items())), top5, None if mistakes is None else tuple(mistakes))
 
     @property
     def classes(self) -> int:
@@ -213,12 +236,14 @@ class Evaluation:
         """The content of `evaluation.json`, as JSON values.
 
         `class_names`; `counts`: the whole confusion matrix as [class, predicted, images], without what does not occur,
-        so that there are never more entries than test images; `top5_right`, or null.
+        so that there are never more entries than test images; `top5_right`, or null; `mistakes` as [class, predicted,
+        confidence, number of the image, its file or null], the highest confidence first, or null.
         """
         return {
             "class_names": list(self.class_names),
             "counts": [[label, predicted, count] for (label, predicted), count in self.counts.items()],
             "top5_right": self.top5_right,
+            "mistakes": None if self.mistakes is None else [list(one) for one in self.mistakes],
         }
 
     @classmethod
@@ -241,7 +266,15 @@ class Evaluation:
             raise InvalidValue("evaluation.counts", listed, "no images", "a count of at least one image")
         if top5 is not None and (type(top5) is not int or not 0 <= top5 <= sum(counts.values())):
             raise InvalidValue("evaluation.top5_right", _short(top5), "not a count of the images", "a number, or null")
-        return cls(tuple(names), counts, top5)
+        mistakes = values.get("mistakes")
+        if mistakes is not None and not (isinstance(mistakes, list) and len(mistakes) <= MOST_MISTAKES):
+            accepted = f"a list of at most {MOST_MISTAKES} mistakes"
+            raise InvalidValue("evaluation.mistakes", _short(mistakes), "not the mistakes", accepted)
+        for one in mistakes or ():
+            if not _is_mistake(one, len(names)):
+                accepted = f"[class, predicted, confidence, image, file or null], with classes below {len(names)}"
+                raise InvalidValue("evaluation.mistakes", _short(one), "not a mistake", accepted)
+        return cls(tuple(names), counts, top5, None if mistakes is None else tuple(Mistake(*one) for one in mistakes))
 
 
 def names_of(classes: int, class_names: Sequence[str]) -> tuple[str, ...]:
@@ -262,8 +295,8 @@ def _percent(share: float) -> str:
     return f"{share:.1%}".replace("%", " %")
 
 
-def _is_name(name: Any) -> bool:
-    return isinstance(name, str) and len(name) <= LONGEST_NAME and not re.search("[\x00\ud800-\udfff]", name)
+def _is_name(name: Any, longest: int = LONGEST_NAME) -> bool:
+    return isinstance(name, str) and len(name) <= longest and not re.search("[\x00\ud800-\udfff]", name)
 
 
 def _is_count(one: Any, classes: int) -> bool:
@@ -271,6 +304,17 @@ def _is_count(one: Any, classes: int) -> bool:
         return False
     label, predicted, images = one
     return 0 <= label < classes and 0 <= predicted < classes and 0 < images < LARGEST_COUNT
+
+
+def _is_mistake(one: Any, classes: int) -> bool:
+    if not isinstance(one, list) or len(one) != 5:
+        return False
+    label, predicted, confidence, image, file = one
+    if any(type(number) is not int for number in (label, predicted, image)):
+        return False
+    known = 0 <= label < classes and 0 <= predicted < classes and label != predicted and 0 <= image < LARGEST_COUNT
+    named = file is None or _is_name(file, LONGEST_PATH)
+    return known and named and type(confidence) in (int, float) and 0 <= confidence <= 1
 
 
 def _short(value: Any) -> str:

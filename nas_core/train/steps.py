@@ -11,7 +11,7 @@ from nas_core import parallel
 from nas_core.data.loading import Data
 from nas_core.errors import Diverged
 from nas_core.supernet.layers import BN_MOMENTUM
-from nas_core.train.evaluation import Evaluation, names_of
+from nas_core.train.evaluation import MOST_MISTAKES, Evaluation, Mistake, names_of
 from nas_core.train.gradients import summed
 
 CALIBRATION_BATCHES = 8
@@ -129,16 +129,32 @@ def evaluate(module: nn.Module, data: Data, indices: Tensor) -> Evaluation:
     """What `module` answers for the images at `indices`, over all workers, and the same on each."""
     training = module.training
     module.eval()
-    # Of every image the answer, and whether its class is among the first five; each worker fills its share in.
-    found = torch.zeros(2, len(indices), dtype=torch.long, device=data.device)
+    # Of every image the answer, whether its class is among the first five, and the confidence in ten-thousandths;
+    # each worker fills its share in.
+    found = torch.zeros(3, len(indices), dtype=torch.long, device=data.device)
     start, workers = parallel.world()
     for images, wanted in data.each(data.shares(indices)):
         logits = module(images).float()
         first = logits.topk(min(5, logits.shape[1])).indices
         own = slice(start, start + workers * len(wanted), workers)
         found[0, own], found[1, own] = logits.argmax(1), (first == wanted[:, None]).any(1).long()
+        found[2, own] = (logits.softmax(1).amax(1) * 10_000).round().long()
         start += workers * len(wanted)
     parallel.sum_([found])
     module.train(training)
     labels, names = data.labels[indices].tolist(), names_of(data.classes, data.class_names)
-    return Evaluation.of(labels, found[0].tolist(), names, int(found[1].sum()))
+    predicted, top5, confidence = found.cpu()
+    mistakes = _mistakes(data, indices, predicted, confidence)
+    return Evaluation.of(labels, predicted.tolist(), names, int(top5.sum()), mistakes)
+
+
+def _mistakes(data: Data, indices: Tensor, predicted: Tensor, confidence: Tensor) -> list[Mistake]:
+    """The wrongly classified images of `indices` with the highest `confidence` (in ten-thousandths; of equal ones those
+    that come first)."""
+    wrong = (predicted != data.labels[indices].cpu()).nonzero().flatten()
+    chosen = wrong[confidence[wrong].argsort(descending=True, stable=True)[:MOST_MISTAKES]]
+    answers = zip(predicted[chosen].tolist(), confidence[chosen].tolist(), indices[chosen].tolist(), strict=True)
+    return [
+        Mistake(int(data.labels[image]), answer, share / 10_000, image, data.file(image))
+        for answer, share, image in answers
+    ]

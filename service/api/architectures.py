@@ -15,6 +15,7 @@ from service.web.described import PROBLEMS, UNKNOWN, operation_id
 MEDIA_TYPES = {
     "architecture": "application/json",
     "evaluation": "application/json",
+    "mistakes": "image/png",
     "picture": "image/svg+xml",
     "python": "text/x-python",
     "predict": "text/x-python",

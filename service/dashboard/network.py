@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
+from nas_core.data.contact_sheet import THUMBNAIL_COLUMNS
 from nas_core.files import FILES
 from nas_core.space import Architecture, Reference, cost
 from nas_core.space.picture import Theme, draw
@@ -82,6 +83,7 @@ def network_page(request: Request, service: ContextDep, project: ViewerDep, sear
         "network.html", request, search=search, name=name, budget=int(name.partition("-")[0]),
         architecture=architecture, parts=parts, found=found, files=FILES, test=test,
         heat=None if test is None else heatmap(test), most_listed=MOST_LISTED,
+        thumbnail_columns=THUMBNAIL_COLUMNS,
     )  # fmt: skip
 
 

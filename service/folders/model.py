@@ -42,6 +42,7 @@ LONGEST_TRACE = 32_000
 MOST_BYTES = {
     "architecture": MOST_JSON,
     "evaluation": MOST_JSON,
+    "mistakes": MOST_JSON,
     "picture": MOST_JSON,
     "python": MOST_JSON,
     "card": MOST_JSON,

@@ -13,7 +13,7 @@ from nas_core.data.images import TensorImages
 from nas_core.data.loading import Data
 from nas_core.errors import InvalidValue
 from nas_core.job import SearchJob
-from nas_core.train.evaluation import MOST_CONFUSED, TOP5_ABOVE, Evaluation
+from nas_core.train.evaluation import MOST_CONFUSED, MOST_MISTAKES, TOP5_ABOVE, Evaluation
 from nas_core.train.steps import evaluate
 from tests.unit.nas_core.networks import tiny_spec
 
@@ -122,6 +122,16 @@ def test_answers_are_the_highest_logits_and_top_5_is_told_of_many_classes(classe
     ranks = (logits > logits.gather(1, data.labels[indices][:, None])).sum(1)
     assert found.right == int((ranks == 0).sum()) and found.total == 197
     assert found.top5_accuracy == (int((ranks < 5).sum()) / 197 if classes > TOP5_ABOVE else None)
+    assert found.mistakes is not None and len(found.mistakes) == MOST_MISTAKES
+    shares = network.logits.softmax(1)
+    wrong = [image for image in indices.tolist() if shares[image].argmax() != data.labels[image]]
+    wrong.sort(key=lambda image: (-round(float(shares[image].max()), 4), image))
+    assert [one.image for one in found.mistakes] == wrong[:MOST_MISTAKES]
+    for one in found.mistakes:
+        assert (one.label, one.predicted) == (int(data.labels[one.image]), int(shares[one.image].argmax()))
+        assert one.confidence == pytest.approx(float(shares[one.image].max()), abs=1e-4) and one.file is None
+    assert Evaluation.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    assert evaluate(Fixed(data.labels[:, None] == torch.arange(classes)), data, indices).mistakes == ()
 
 
 def test_a_thousand_classes_stay_small_in_a_result() -> None:
@@ -176,6 +186,11 @@ GOOD: dict[str, Any] = {"class_names": ["a", "b"], "counts": [[0, 0, 3], [1, 0, 
         GOOD | {"counts": ["000"]},
         GOOD | {"top5_right": 5},
         GOOD | {"top5_right": "1"},
+        GOOD | {"mistakes": {}},
+        GOOD | {"mistakes": [[1, 0, 0.9, 0, None]] * (MOST_MISTAKES + 1)},
+        GOOD | {"mistakes": [[1, 2, 0.9, 0, None]]},
+        GOOD | {"mistakes": [[1, 0, 1.1, 0, None]]},
+        GOOD | {"mistakes": [[1, 0, 0.9, 0, "\ud800"]]},
     ],
 )
 def test_what_is_no_evaluation_is_refused(values: Any) -> None:

@@ -280,7 +280,7 @@ def test_a_network_comes_in_every_format(http: httpx.Client, seeds: dict[str, st
             told = http.get(one["files"][kind])
             assert told.status_code == 200
             assert told.headers["content-disposition"] == f'attachment; filename="{one["id"]}-{name}"'
-            if kind not in ("architecture", "picture", "evaluation"):
+            if kind not in ("architecture", "picture", "evaluation", "mistakes"):
                 assert told.content == kind.encode()
         assert Architecture.from_json(http.get(one["files"]["architecture"]).text).multiply_adds <= one["budget"]
         assert http.get(one["files"]["picture"]).headers["content-type"] == "image/svg+xml"

@@ -1,5 +1,6 @@
 """The dashboard's pages, as a browser without scripts sees them."""
 
+import json
 import re
 import subprocess
 import sys
@@ -10,8 +11,9 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from nas_core.files import FILES
 from nas_core.space.picture import RULES
-from nas_core.train.evaluation import Evaluation
+from nas_core.train.evaluation import Evaluation, Mistake
 from service.answers import Point
 from service.dashboard.frame import STATIC
 from service.dashboard.sweeps import MOST_DRAWN, drawn
@@ -512,6 +514,36 @@ def test_a_network_shows_its_test_class_by_class(app: FastAPI, browser: httpx.Cl
     assert "98.68 %" in overview and "50.00 %" in overview and "is never recognised" in overview
     compared = text(browser.get(f"/compare?id={search_id}-300000&id={search_id}-600000").text)
     assert "Balanced accuracy 50.00 % 50.00 %" in compared and "Top-5" not in compared
+
+
+def test_a_network_shows_its_mistakes(app: FastAPI, browser: httpx.Client) -> None:
+    names, search_id = ("cat", "<b>dog"), seeding.queue(app)
+    labels, answers = [0] * 30 + [1] * 30, [1] * 30 + [1] * 30
+    mistakes = [Mistake(0, 1, 0.97, 7, "test/cat/<i>.png"), *(Mistake(0, 1, 0.9, 1, None) for _ in range(9))]
+    seeding.Run(app, search_id).succeed(test=Evaluation.of(labels, answers, names, mistakes=mistakes))
+
+    def section(budget: int) -> str:
+        html = browser.get(f"/searches/{search_id}/networks/{budget}").text
+        return html[html.index("Confusion matrix") : html.index('id="onnx-title"')]
+
+    html = section(300_000)
+    words = text(html)
+    assert "The 10 of 30 wrongly classified test images with the highest confidence" in words
+    assert "cat → classified as &lt;b&gt;dog 97.0 % test/cat/&lt;i&gt;.png" in words and "90.0 % image 1" in words
+    assert html.count('aria-label="Image 1"') == 9 and "<i>" not in html
+    assert re.findall(r'viewBox="(\d) (\d) 1 1"', html)[7:] == [("7", "0"), ("0", "1"), ("1", "1")]
+    [picture] = set(re.findall(r'<image href="([^"]*)" width="8" height="2"', html))
+    sheet = browser.get(picture)
+    assert sheet.headers["content-type"] == "image/png" and sheet.content.startswith(b"\x89PNG")
+
+    def rewrite(test: Evaluation) -> None:
+        file = Path(seeding.parts(app).runs.path(search_id, f"architectures/600000/{FILES['evaluation']}"))
+        file.write_text(json.dumps(test.to_dict()))
+
+    rewrite(Evaluation.of(labels, labels, names, mistakes=[]))
+    assert "Mistakes None: the network classifies every test image correctly." in text(section(600_000))
+    rewrite(Evaluation.of(labels, answers, names))
+    assert "Mistakes" not in section(600_000), "an earlier release kept none"
 
 
 def test_a_sweep_says_what_its_finals_choose_by(app: FastAPI, browser: httpx.Client) -> None:

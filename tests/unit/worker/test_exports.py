@@ -15,12 +15,13 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 
 from nas_core import Network
 from nas_core.data.loading import Data
 from nas_core.deliver import programs
 from nas_core.files import FILES
-from nas_core.train.evaluation import Evaluation
+from nas_core.train.evaluation import Evaluation, Mistake
 from tests.unit.nas_core.networks import tiny_data, tiny_spec
 from worker.exports import Exports, beside
 from worker.run_folder import RunFolder
@@ -45,7 +46,7 @@ def test_a_format_that_fails_is_noted_and_the_others_are_written(
     kinds = ("onnx", "onnx_fp16", "onnx_int8")
     missing = told["not_exported"] | told["of_new_kinds"]["not_exported"]
     assert missing == dict.fromkeys(kinds, "NotImplementedError: no such operator") and told["onnx"] == {}
-    assert told["files"] == {kind: name for kind, name in FILES.items() if kind not in kinds}
+    assert told["files"] == {kind: name for kind, name in FILES.items() if kind not in (*kinds, "mistakes")}
     assert told["latency_ms"] > 0
     written = {file.name for file in (tmp_path / "here").iterdir()}
     assert written == {"network.pt2", "network.py", "README.md", "weights.safetensors", "evaluation.json", "predict.py"}
@@ -86,7 +87,8 @@ def test_a_process_that_dies_while_it_exports_is_no_fault_of_the_network(tmp_pat
     torch.manual_seed(0)
     spec, data = tiny_spec(), tiny_data()
     architecture = spec.space.cheapest()
-    tested = Evaluation.of([0, 1, 2], [0, 1, 2], ("a", "b", "c"))
+    mistakes = [Mistake(0, 1, 0.9, image, None) for image in (5, 3, *range(20, 27))]
+    tested = Evaluation.of([0, 1, 2], [0, 1, 2], ("a", "b", "c"), mistakes=mistakes)
     folder, pool = RunFolder(str(tmp_path)), beside()
     given: tuple[Any, ...] = (
         folder,
@@ -103,6 +105,13 @@ def test_a_process_that_dies_while_it_exports_is_no_fault_of_the_network(tmp_pat
     told = first.write()
     assert told["not_exported"] == told["of_new_kinds"]["not_exported"] == {} and first.ready
     check_onnx(tmp_path / "here", data, told["onnx"])
+    assert "mistakes" in told["of_new_kinds"]["files"] and "mistakes" not in told["files"]
+    with Image.open(tmp_path / "here" / FILES["mistakes"]) as sheet:
+        pixels, size = np.asarray(sheet), data.images.fetch(torch.tensor([3])).shape[2]
+    assert pixels.shape == (2 * size, 8 * size)
+    for image, corner in ((5, (0, 0)), (3, (0, size)), (26, (size, 0))):
+        cut = pixels[corner[0] : corner[0] + size, corner[1] : corner[1] + size]
+        assert np.array_equal(cut, data.images.fetch(torch.tensor([image]))[0, 0].numpy())
     os.kill(pool.submit(os.getpid).result(), signal.SIGKILL)
     with pytest.raises(BrokenExecutor):
         Exports(pool, *given).write()
