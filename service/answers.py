@@ -223,7 +223,9 @@ class Search(TypedDict):
     phase: str | None
     progress: float
     seconds_left: float | None
-    """By how long it has taken so far; None while that says too little."""
+    """By how long it has taken so far; None while that says too little, and while it has stalled."""
+    stalled_for: float | None
+    """Seconds since its last update where that is longer than expected of a running search; None otherwise."""
     accuracy: float | None
     dataset: str
     dataset_report: dict[str, Any] | None

@@ -1111,6 +1111,7 @@ def follow(client: Client, search_id: str, as_json: bool) -> None:
         for event in client.events(search_id):
             print(json.dumps(event.data), flush=True)
     else:
+        tell_of_stall(search)
         with terminal.Watch(out, search["budgets"]) as shown:
             for event in client.events(search_id):
                 shown.show(event.kind, event.data)
@@ -1145,11 +1146,18 @@ def describe_sweep(client: Client, sweep: Sweep) -> None:
     out.print(f"`yoso pareto {sweep['id']}` compares the networks", highlight=False)
 
 
+def tell_of_stall(search: Search) -> None:
+    """Print since when a search has stalled, if it has, and what to do."""
+    if (seconds := search.get("stalled_for")) is not None:
+        out.print(f"[yellow]stalled: no update for {formats.duration(seconds)}[/]", highlight=False)
+        out.print(f"`yoso cluster` and `yoso logs {search['id']}` may tell why", highlight=False)
+
+
 def describe(search: Search) -> None:
     """Print a search's state, networks and error."""
-    colour = terminal.COLOURS.get(search["status"], "default")
     name = escape(search["name"])
-    out.print(f"search [bold]{search['id']}[/] {name}: [{colour}]{search['status']}[/]", highlight=False)
+    out.print(f"search [bold]{search['id']}[/] {name}: {terminal.state_of(search)}", highlight=False)
+    tell_of_stall(search)
     if search["limits"]:
         out.print(", ".join(at_most(search["limits"])), highlight=False)
     if told := formats.deadlines(search["max_wait"], search["max_run"]):

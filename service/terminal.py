@@ -37,7 +37,10 @@ ASCII = {
 """What stands for Yoso's own signs where an encoding lacks them."""
 COMMANDS_TO_TERMINALS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 """What a terminal obeys instead of showing it: control characters but newline and tab, and changes of direction."""
-COLOURS = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "cancelling": "yellow", "running": "cyan"}
+COLOURS = {
+    "succeeded": "green", "failed": "red", "cancelled": "yellow", "cancelling": "yellow", "running": "cyan",
+    "stalled": "yellow",
+}  # fmt: skip
 
 
 def substitute(error: UnicodeError) -> tuple[str, int]:
@@ -296,6 +299,13 @@ def results(architectures: Iterable[Mapping[str, Any]], folders: Mapping[int, st
     return Group(table, *best, *warnings, *([Text(FILES), *files] if files else []))
 
 
+def state_of(search: Mapping[str, Any]) -> str:
+    """A search's state in its colour; "stalled" for one that runs without an update for too long."""
+    # A service of the last release does not tell of that.
+    told = search["status"] if search.get("stalled_for") is None else "stalled"
+    return f"[{COLOURS.get(told, 'default')}]{told}[/]"
+
+
 def searches(items: Iterable[Mapping[str, Any]]) -> Table:
     """The table of a page of searches."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -305,7 +315,7 @@ def searches(items: Iterable[Mapping[str, Any]]) -> Table:
             heading, overflow="fold", no_wrap=whole, min_width=7 if heading in ("name", "budgets") else None
         )
     for one in items:
-        state = f"[{COLOURS.get(one['status'], 'default')}]{one['status']}[/]"
+        state = state_of(one)
         budgets = " ".join(map(short, one["budgets"]))
         accuracy = "" if one["accuracy"] is None else f"{one['accuracy']:.1%}"
         submitted = one["created_at"][5:16].replace("T", " ")

@@ -19,6 +19,7 @@ SEARCH: dict[str, Any] = {
     "phase": "search",
     "progress": 0.42,
     "seconds_left": 140.5,
+    "stalled_for": None,
     "accuracy": 0.97,
     "dataset": "digits",
     "dataset_report": None,

@@ -30,7 +30,7 @@ from service.domain.lifecycle import TERMINAL, Status
 from service.domain.retention import Part
 from service.store.models import Search
 from service.store.projects import why
-from service.use_cases.views import iso, limits
+from service.use_cases.views import iso, limits, stalled_for
 from service.web.below import path_above
 from service.web.context import Context, at_once, authorised, context
 from service.web.events import last_seen
@@ -176,6 +176,7 @@ TEMPLATES.filters |= {
     "deadlines": lambda search: formats.deadlines(search.max_wait, search.max_run),
     "iso": iso,
     "why": why,
+    "stalled_for": stalled_for,
     "titled": titled,
     "headline": headline,
     "rival": formats.rival,

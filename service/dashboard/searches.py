@@ -31,7 +31,7 @@ from service.use_cases import searches
 from service.use_cases.errors import NotFound
 from service.use_cases.networks import finalists
 from service.use_cases.searches import Kind, seen
-from service.use_cases.views import place, position, seconds_left
+from service.use_cases.views import place, position, seconds_left, stalled_for
 from service.web.context import Context, ContextDep, steered
 from service.web.events import Seq
 
@@ -235,6 +235,7 @@ def shown(service: Context, search: Search) -> dict[str, Any]:
         "again": again(search.request) if search.kind == "search" else None,
         "events": [(event, sentence(event)) for event in events],
         "seconds_left": seconds_left(search),
+        "stalled_for": stalled_for(search),
     }
 
 

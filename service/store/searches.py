@@ -15,6 +15,7 @@ from service.domain import scheduling
 from service.domain.deadlines import Deadlines
 from service.domain.lifecycle import MAX_ATTEMPTS, TERMINAL, Status
 from service.domain.request import SearchRequest
+from service.domain.stalled import stalled_for
 from service.store import audit, changes
 from service.store.audit import Action
 from service.store.database import reading, writing
@@ -59,6 +60,7 @@ class MarkOfSearch(NamedTuple):
     newest: int
     status: Status
     reason: str | None
+    stalled: bool
 
 
 class MarkOfProject:
@@ -288,11 +290,15 @@ class Searches:
         last = _newest_seq(search_id).scalar_subquery()
         with reading(self.engine) as session:
             row = session.execute(
-                select(last, Search.status, Search.reason).where(Search.id == search_id)
+                select(last, Search.status, Search.reason, Search.started_at, Search.heard_at, Search.progress).where(
+                    Search.id == search_id
+                )
             ).one_or_none()
         if row is None:
             raise changes.UnknownSearch(search_id)
-        return MarkOfSearch(row[0], Status(row[1]), row[2])
+        newest, status, reason, started_at, heard_at, progress = row
+        stalled = stalled_for(status, started_at, heard_at, progress, time.time()) is not None
+        return MarkOfSearch(newest, Status(status), reason, stalled)
 
     def architectures(
         self, search_ids: Iterable[str], within: Session | None = None

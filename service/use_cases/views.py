@@ -10,6 +10,7 @@ from typing import Any, cast
 from nas_core.errors import InvalidValue
 from nas_core.train.evaluation import Evaluation
 from service import answers
+from service.domain import stalled
 from service.domain.lifecycle import Status
 from service.domain.retention import Part
 from service.domain.scheduling import Capacity
@@ -37,6 +38,7 @@ def view_search(
         phase=search.phase,
         progress=search.progress,
         seconds_left=seconds_left(search),
+        stalled_for=stalled_for(search),
         accuracy=search.accuracy,
         dataset=search.dataset,
         dataset_report=search.spec.get("inspection"),
@@ -189,9 +191,17 @@ def iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def stalled_for(search: Search) -> float | None:
+    """The seconds since the last update of a search that has stalled; None for any other."""
+    told = stalled.stalled_for(search.status, search.started_at, search.heard_at, search.progress, time.time())
+    return None if told is None else round(told, 1)
+
+
 def seconds_left(search: Search) -> float | None:
-    """How long it may still take, by how long it has taken so far; None where that says too little."""
+    """How long it may still take, by how long it has taken so far; None where that says too little, or it stalls."""
     if search.status != Status.RUNNING or search.started_at is None or search.progress < 0.05:
+        return None
+    if stalled_for(search) is not None:
         return None
     return round((time.time() - search.started_at) * (1 - search.progress) / search.progress, 1)
 

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -94,12 +95,49 @@ def test_a_search_that_runs_tells_how_long_ago_it_was_heard_of(app: FastAPI, bro
     with writing(seeding.parts(app).searches.engine) as session:
         session.execute(update(Search).values(heard_at=Search.heard_at - 3600))
     assert "last update 1 h ago" in text(browser.get(f"/searches/{search_id}").text)
+    assert browser.get(f"/api/v1/searches/{search_id}").json()["stalled_for"] is None, "a first epoch may take an hour"
     run.pretrain()
     told = browser.get(f"/api/v1/searches/{search_id}").json()
     assert told["heard_at"] >= told["started_at"]
     assert "last update 1 h" not in text(browser.get(f"/searches/{search_id}").text)
     run.move(Status.FAILED, error={"kind": "job", "message": "lost", "attempt": 1})
     assert "last update" not in text(browser.get(f"/searches/{search_id}").text), "it has ended"
+
+
+def test_a_search_without_updates_is_shown_as_stalled_and_without_an_estimate(
+    app: FastAPI, browser: httpx.Client, url: str
+) -> None:
+    sweep_id = seeding.sweep(app, budgets=["300k"], seeds=[0])
+    search_id = seeding.parts(app).sweeps.searches(sweep_id, 1)[0].id
+    run = seeding.Run(app, search_id).start().pretrain().search(18)
+    engine, pages = seeding.parts(app).searches.engine, ("/searches", f"/searches/{search_id}", f"/sweeps/{sweep_id}")
+    mark = seeding.parts(app).searches.mark_of(search_id)
+
+    def hear(seconds_ago: float) -> dict[str, Any]:
+        now = time.time()
+        with writing(engine) as session:
+            session.execute(update(Search).values(started_at=now - 4000, heard_at=now - seconds_ago))
+        told: dict[str, Any] = browser.get(f"/api/v1/searches/{search_id}").json()
+        return told
+
+    told = hear(1700)
+    assert told["stalled_for"] is None and told["seconds_left"] > 0, "it had run for longer before"
+    assert all("stalled" not in text(browser.get(page).text) for page in pages)
+    told = hear(2400)
+    assert told["status"] == "running" and 2400 <= told["stalled_for"] < 2700 and told["seconds_left"] is None
+    for page in pages:
+        html = browser.get(page).text
+        assert 'class="chip stalled"' in html, page
+        assert page.startswith("/sweeps") or not re.search(r"about [^<]* left", html), page
+    html = browser.get(pages[1]).text
+    assert "the workers report every epoch, and the last update is 40 min" in text(html)
+    assert "What to do:" in text(html) and f'href="/searches/{search_id}/logs/1"' in html
+    assert seeding.parts(app).searches.mark_of(search_id) == mark._replace(stalled=True), "open pages learn of it"
+    asked = (["list"], ["show", search_id])
+    listed, shown = (CliRunner().invoke(commands, [*words, "--url", url]).output for words in asked)
+    assert "stalled" in listed and "stalled: no update for 40\N{NO-BREAK SPACE}min" in shown
+    run.move(Status.FAILED, error={"kind": "job", "message": "lost", "attempt": 1})
+    assert browser.get(f"/api/v1/searches/{search_id}").json()["stalled_for"] is None, "it has ended"
 
 
 def test_finals_show_a_network_for_each_trial(app: FastAPI, browser: httpx.Client) -> None:
