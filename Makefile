@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: help setup demo test tests lint docs format clean bench-quality bench-ablation bench-budget bench-ranking bench-recipes bench-controls bench-path bench-service bench-year soak \
+.PHONY: help setup demo tour test tests lint docs format clean bench-quality bench-ablation bench-budget bench-ranking bench-recipes bench-controls bench-path bench-service bench-year soak \
 	compose-by-hand bench-finalists bench-supernet bench-gpu bench-input bench-parallel bench-precision bench-peers bench-fastnas bench-warm bench-never-worse bench-sweep bench-start soak-cluster screenshots lighthouse break-in images test-images lock sbom licences audit
 .DEFAULT_GOAL := help
 LOCK := --quiet --upgrade --generate-hashes --no-annotate --no-header --constraint constraints.txt \
@@ -16,6 +16,10 @@ setup: .venv/installed ## Make the virtual environment with everything that Yoso
 
 demo: .venv/installed ## Search on real scans of digits with a service of its own (three minutes)
 	$(BIN)/python -m service.demo
+
+tour: .venv/installed ## Take a folder of photos to a network by the commands of docs/tour.md (twenty minutes; DATA=FOLDER)
+	./tools/browser
+	$(BIN)/python -m tools.tour $(DATA) $(ARGS)
 
 # Types are checked beside the tests, behind them for a core: a Ray that the tests start has half a minute to begin.
 test: .venv/installed ## Run every check
@@ -139,7 +143,7 @@ test-images: .venv/installed ## Build the service's image, and let it migrate, s
 lock: .venv/installed ## Write deploy/*.lock.txt anew from pyproject.toml and constraints.txt (asks pypi.org)
 	$(BIN)/python -m venv build/lock
 	build/lock/bin/pip install --quiet uv==0.13.9
-	build/lock/bin/uv pip compile $(LOCK) --extra gcs --extra mlflow --extra s3 --output-file deploy/service.lock.txt pyproject.toml
+	build/lock/bin/uv pip compile $(LOCK) --extra gcs --extra mlflow --extra otel --extra s3 --output-file deploy/service.lock.txt pyproject.toml
 	build/lock/bin/uv pip compile $(LOCK) --extra gcs --extra s3 --extra worker --output-file deploy/worker.lock.txt pyproject.toml
 
 sbom: .venv/installed ## List what Yoso needs when it runs, as CycloneDX in build/sbom.cdx.json

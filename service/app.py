@@ -111,7 +111,7 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
     app.add_middleware(Limits, settings=settings, access=access, streams=context.streams)
     app.add_middleware(Doors, settings=settings)
     app.add_middleware(Below, settings=settings)
-    app.add_middleware(AccessLog, registry=app.state.metrics.registry)
+    app.add_middleware(AccessLog, registry=app.state.metrics.registry, traced=settings.otlp_url is not None)
     problems.install(app)
     for resource in (searches, logs, sweeps, architectures, datasets, estimates, projects, cluster):
         app.include_router(resource.router)

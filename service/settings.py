@@ -25,6 +25,7 @@ SECRETS = (
     "YOSO_DATABASE_URL",
     "YOSO_DATABASE_PASSWORD",
     "YOSO_MLFLOW_URI",
+    "YOSO_OTLP_URL",
     "YOSO_OIDC_CLIENT_SECRET",
 )
 """The settings that may be read from a file, which is named by the same variable with _FILE behind it."""
@@ -64,6 +65,7 @@ class Settings:
     project_roots: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     tokens: Mapping[str, Grant] = field(default_factory=dict, repr=False)
     mlflow_uri: str | None = field(default=None, repr=False)
+    otlp_url: str | None = None
     max_body: int = 1024 * 1024
     rate: float = 50.0
     rate_burst: int = 200
@@ -107,6 +109,8 @@ class Settings:
                 raise InvalidValue("YOSO_ALLOWED_HOSTS", host, "not a host", "such as yoso.example.org, api-1:8765")
         if self.mlflow_uri is not None:
             without_credentials(self.mlflow_uri)
+        if self.otlp_url is not None:
+            check_collector(self.otlp_url)
         if self.sign_on is not None and not self.data_roots and not self.project_roots:
             told = "anyone who signs on could read any folder of this machine"
             raise InvalidValue("YOSO_DATA_ROOTS", None, told, "folders that datasets may lie in")
@@ -186,6 +190,7 @@ class Settings:
             project_roots=roots,
             tokens=parse_tokens(given.get("YOSO_TOKENS", "")),
             mlflow_uri=given.get("YOSO_MLFLOW_URI"),
+            otlp_url=given.get("YOSO_OTLP_URL"),
             max_body=number(given, "YOSO_MAX_BODY", int, cls.max_body),
             rate=number(given, "YOSO_RATE", float, cls.rate),
             rate_burst=number(given, "YOSO_RATE_BURST", int, cls.rate_burst),
@@ -356,6 +361,14 @@ def without_credentials(uri: str) -> tuple[str, dict[str, str]]:
     given = {"MLFLOW_TRACKING_USERNAME": parts.username, "MLFLOW_TRACKING_PASSWORD": parts.password}
     clean = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
     return clean, {name: unquote(value) for name, value in given.items() if value}
+
+
+def check_collector(url: str) -> None:
+    """Raise `InvalidValue`, without the URL, where it is not that of an OTLP collector's traces."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path in ("", "/") or "@" in parts.netloc:
+        accepted = "such as http://HOST:4318/v1/traces; credentials belong into OTEL_EXPORTER_OTLP_HEADERS"
+        raise InvalidValue("YOSO_OTLP_URL", "…", "not the URL of an OTLP collector's traces", accepted)
 
 
 def is_loopback(host: str) -> bool:

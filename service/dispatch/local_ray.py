@@ -40,8 +40,8 @@ WITHHELD = frozenset({
     "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN",
 })  # fmt: skip
 """What Ray does not get of the service's environment."""
-WITHHELD_PREFIXES = ("MLFLOW_", "PG")
-"""Nor what MLflow's and PostgreSQL's clients are told."""
+WITHHELD_PREFIXES = ("MLFLOW_", "OTEL_EXPORTER_", "PG")
+"""Nor what the clients of MLflow, OTLP and PostgreSQL are told."""
 
 
 class LocalRay:

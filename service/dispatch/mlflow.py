@@ -8,27 +8,22 @@ finals are runs below that of the finals. A run that was deleted in MLflow stays
 MLflow being away delays the mirror and nothing else; nothing is lost as long as the database is there.
 """
 
-import hashlib
 import importlib.util
 import json
 import logging
 import os
-import threading
-import time
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from nas_core.errors import InvalidValue
 from nas_core.metrics import Metrics, metrics_of
+from service.dispatch.follower import Follower, named
 from service.domain.lifecycle import Status
 from service.proxies import spare_loopback
 from service.settings import without_credentials
 from service.store.models import Event, Search
-from service.store.news import SETTLED_SECONDS, News
 from service.store.searches import Searches
 
 if TYPE_CHECKING:
@@ -37,10 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-POLL_SECONDS = 5.0
-LONGEST_BACKOFF = 60.0
-WINDOW = 10_000
-"""Events that are looked through in one turn, for those who have many from before MLflow was there."""
 PAGE = 150
 """Events that are sent at once."""
 MOST_METRICS = 1000
@@ -77,110 +68,41 @@ class Mirrored:
     networks: dict[str, str | None] = field(default_factory=dict)
 
 
-class Mirror:
-    """Mirrors the searches in the database to the MLflow at `uri`; `run` in a thread, or `turn` by turn.
+class Mirror(Follower):
+    """Mirrors the searches in the database to the MLflow at `uri`.
 
-    Of several processes one mirrors, and another goes on where it ends. Raises `InvalidValue` where MLflow's client is
-    not installed.
+    Raises `InvalidValue` where MLflow's client is not installed.
     """
 
     def __init__(self, searches: Searches, uri: str) -> None:
         if importlib.util.find_spec("mlflow") is None:
             accepted = "unset, or set after pip install yoso[mlflow]"
             raise InvalidValue("YOSO_MLFLOW_URI", "…", "MLflow's client is not installed", accepted)
-        self.searches, (self.uri, self.credentials) = searches, without_credentials(uri)
-        # Another server starts from the beginning.
-        name = f"mlflow_{hashlib.sha256(self.uri.encode()).hexdigest()[:16]}"
-        self.news = News(searches.engine, name, _LOCK)
-        self.stopping = threading.Event()
-        self.failures = 0
-        """How often in a row MLflow or the database did not answer."""
-        self._forget()
-        self.held = False
+        self.uri, self.credentials = without_credentials(uri)
+        super().__init__(searches, f"MLflow at {self.uri}", named("mlflow", self.uri), _LOCK)
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
         """Know nothing but what the database and MLflow say."""
         self.known: dict[str, Mirrored] = {}
-        self.refused: dict[str, int] = {}
         self.experiments: dict[str, str] = {}
         self.client: MlflowClient | None = None
 
-    def run(self) -> None:
-        """Take turns until `stop` is called."""
-        while not self.stopping.is_set():
-            self.stopping.wait(self.attempt())
-        self.news.let_go()
-
-    def stop(self) -> None:
-        """Make `run` return after what is being sent."""
-        self.stopping.set()
-
-    def attempt(self) -> float:
-        """A turn, whatever goes wrong in it; returns after how many seconds the next is due."""
-        try:
-            more = self.turn()
-        except Exception as error:
-            self.news.let_go()
-            self.held = False
-            self._forget()
-            self.failures += 1
-            if self.failures == 1:
-                expected = isinstance(error, SQLAlchemyError | OSError) or _code(error) is not None
-                told = str(error).splitlines()[0] if str(error) else type(error).__name__
-                log.warning("nothing reaches MLflow at %s, which is tried again: %s", self.uri, told,
-                            exc_info=not expected)  # fmt: skip
-            return min(LONGEST_BACKOFF, 2.0**self.failures)
-        if self.failures and self.held:
-            log.info("what happens reaches MLflow at %s again", self.uri)
-            self.failures = 0
-        return 0.0 if more else POLL_SECONDS
-
     def turn(self) -> bool:
-        """Send what is new, where no other process does; returns whether there is more.
+        """Send what is new, and forget the runs of searches that have been quiet. Raises `MlflowException`."""
+        more = super().turn()
+        self.known = {search_id: one for search_id, one in self.known.items() if search_id in self.taken}
+        return more
 
-        Raises `MlflowException` and `SQLAlchemyError`.
-        """
-        if not self.news.hold():
-            self.held = False
-            return False
-        if not self.held:
-            self._forget()
-            self.seen = self.reached = self.news.seen()
-            self.was: deque[tuple[float, int]] = deque()
-            self.held = True
-        newest = self.searches.newest_seq()
-        until = min(newest, self.reached + WINDOW)
-        found = self.news.between(self.seen, until) if until > self.seen else {}
-        for search_id, last in found.items():
-            if self.stopping.is_set():
-                return False
-            one = self.known.get(search_id)
-            if max(one.seq if one else 0, self.refused.get(search_id, 0)) < last:
-                self._mirror(search_id, last)
-        for memory in (self.known, self.refused):
-            for search_id in memory.keys() - found.keys():
-                del memory[search_id]
-        self.reached = until
-        self._settle()
-        return until < newest
+    def expected(self, error: Exception) -> bool:
+        """Whether MLflow's client raises this where MLflow is away."""
+        return _code(error) is not None
 
-    def _settle(self) -> None:
-        """Note as seen what was reached long enough ago."""
-        now, settled = time.monotonic(), self.seen
-        self.was.append((now, self.reached))
-        while self.was and self.was[0][0] <= now - SETTLED_SECONDS:
-            settled = self.was.popleft()[1]
-        if settled > self.seen:
-            self.news.see(settled)
-            self.seen = settled
-
-    def _mirror(self, search_id: str, last: int) -> None:
+    def take(self, search_id: str) -> None:
         """Send what is new of one search; what MLflow refuses for good is told and passed over."""
         try:
             search = self.searches.get(search_id)
             one = self.known.get(search_id) or self._find(search)
             if one is None:
-                self.refused[search_id] = last
                 return
             self.known[search_id] = one
             while events := self.searches.events(search_id, one.seq, limit=PAGE):
@@ -191,7 +113,6 @@ class Mirror:
                 raise
             log.error("MLflow refuses search %s: %s", search_id, str(error).splitlines()[0])
             self.known.pop(search_id, None)
-            self.refused[search_id] = last
 
     def _find(self, search: Search) -> Mirrored | None:
         """A search's run, which is made where there is none; None where it was deleted."""

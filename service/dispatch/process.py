@@ -11,8 +11,10 @@ from service.dispatch.dispatcher import Dispatcher, submission_id
 from service.dispatch.executors.kuberay import KubeRay
 from service.dispatch.executors.port import Executor
 from service.dispatch.executors.ray_jobs import Endpoint, RayJobs
+from service.dispatch.follower import Follower
 from service.dispatch.local_ray import LocalRay
 from service.dispatch.mlflow import Mirror
+from service.dispatch.traces import Tracer
 from service.dispatch.webhooks import Sender
 from service.folders.runs import Runs
 from service.settings import Settings
@@ -22,7 +24,7 @@ from service.store.searches import Searches
 log = logging.getLogger(__name__)
 DRAIN_SECONDS = 6.0
 MIRROR_SECONDS = 1.0
-"""How long what is being sent to MLflow, or to webhooks, may still take when the dispatcher has ended."""
+"""How long what is being sent to MLflow, a collector or webhooks may still take when the dispatcher has ended."""
 STUCK_SECONDS = 120.0
 """Longer than any turn that gets anywhere: bringing up a Ray may take 100 s."""
 
@@ -47,19 +49,24 @@ class Dispatching:
         )
         # A daemon, so that a turn that hangs in the storage cannot keep the process.
         self.thread = threading.Thread(target=self.dispatcher.run, name="dispatcher", daemon=True)
-        self.mirror = Mirror(searches, settings.mlflow_uri) if settings.mlflow_uri else None
-        # A daemon too: what does not reach MLflow now is sent by whoever mirrors next.
-        self.mirroring = threading.Thread(target=self.mirror.run, name="mlflow", daemon=True) if self.mirror else None
-
+        self.followers: list[Follower] = []
+        if settings.mlflow_uri:
+            self.followers.append(Mirror(searches, settings.mlflow_uri))
+        if settings.otlp_url:
+            self.followers.append(Tracer(searches, settings.otlp_url))
+        # Daemons too: what does not reach a server now is sent by whoever follows next.
+        self.following = [
+            threading.Thread(target=one.run, name=type(one).__name__.lower(), daemon=True) for one in self.followers
+        ]
         self.sender = Sender(searches.engine, settings.webhook_networks, settings.public_url, settings.notify_schemes)
         self.sending = threading.Thread(target=self.sender.run, name="webhooks", daemon=True)
 
     def start(self) -> None:
-        """Begin to take turns, to tell webhooks, and to mirror what happens to MLflow where that is asked for."""
+        """Begin to take turns, to tell webhooks, and to pass on what happens to MLflow and OTLP where that is asked."""
         self.thread.start()
         self.sending.start()
-        if self.mirroring is not None:
-            self.mirroring.start()
+        for thread in self.following:
+            thread.start()
 
     @property
     def stuck(self) -> bool:
@@ -80,14 +87,14 @@ class Dispatching:
         The leases then run out by themselves. Only the first call waits.
         """
         if not self.dispatcher.stopping.is_set():
-            if self.mirror is not None:
-                self.mirror.stop()
+            for follower in self.followers:
+                follower.stop()
             self.sender.stop()
             self.dispatcher.stop()
             self.thread.join(seconds)
             self.sending.join(MIRROR_SECONDS)
-            if self.mirroring is not None:
-                self.mirroring.join(MIRROR_SECONDS)
+            for thread in self.following:
+                thread.join(MIRROR_SECONDS)
             if self.thread.is_alive():
                 log.warning("the dispatcher's last turn takes too long; its leases run out by themselves")
         return not self.thread.is_alive()

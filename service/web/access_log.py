@@ -10,6 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.logs import ACCESS, REQUEST
+from service.store import changes
 
 log = logging.getLogger(ACCESS)
 HEADER = "x-request-id"
@@ -23,11 +24,11 @@ class AccessLog:
     """ASGI middleware, the outermost, that gives requests ids, logs them and measures them.
 
     An id that a proxy has given is kept, if it is one (letters, digits, ".", "_" and "-", 64 at most). Neither queries,
-    which may sign somebody in, nor bodies are logged.
+    which may sign somebody in, nor bodies are logged. With `traced`, events name the request that caused them.
     """
 
-    def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, registry: CollectorRegistry, traced: bool) -> None:
+        self.app, self.traced = app, traced
         self.seconds = Histogram(
             "yoso_http_request_seconds",
             "From a request until its answer had begun, by its route.",
@@ -46,6 +47,10 @@ class AccessLog:
         began, status, noted = time.perf_counter(), 500, dict[str, str]()
         answered = began
         token = REQUEST.set(number)
+        if self.traced:
+            told = {"id": number, "method": scope["method"], "path": scope["path"][:500], "began": time.time()}
+            parent = Headers(scope=scope).get("traceparent")
+            changes.REQUEST.set(told if parent is None else told | {"traceparent": parent[:100]})
 
         async def sending(message: Message) -> None:
             nonlocal status, answered

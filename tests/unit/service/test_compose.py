@@ -153,7 +153,7 @@ def test_an_image_is_of_files_whose_hashes_are_known(name: str) -> None:
     for package, found in locked.items():
         assert tested.get(package, found) == found, f"make lock: {package} is tested in {tested[package]}"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = {"service": ("gcs", "mlflow", "s3"), "worker": ("gcs", "s3", "worker")}[name]
+    extras = {"service": ("gcs", "mlflow", "otel", "s3"), "worker": ("gcs", "s3", "worker")}[name]
     needed = [*project["dependencies"], *(one for extra in extras for one in project["optional-dependencies"][extra])]
     for one in map(Requirement, needed):
         assert one.specifier.contains(locked[canonicalize_name(one.name)]), f"make lock: {one}"

@@ -21,7 +21,7 @@ from sqlalchemy import create_engine, text
 from nas_core.errors import InvalidValue
 from nas_core.train.evaluation import Evaluation
 from service.app import create_app
-from service.dispatch import mlflow
+from service.dispatch import follower, mlflow
 from service.dispatch.local_ray import free_ports
 from service.dispatch.mlflow import Mirror
 from service.dispatch.process import Dispatching
@@ -325,7 +325,7 @@ def test_networks_of_finals_end_with_them_and_one_that_was_deleted_stays_so(
     below = {run.info.run_name: run for run in server.client.search_runs(where, which)}
     assert below["300000-2-random"].info.status == "RUNNING"
     server.client.delete_run(below["300000-3-random"].info.run_id)
-    mirror._forget()
+    mirror.forget()
     work, token = Work(parts(app).searches.engine), parts(app).searches.get(finals).lease_token or ""
     own = {"trial": 3, "origin": "random", "budget": 300_000, "seed": 1}
     line = {"time": time.time(), "attempt": 1} | seeding.epoch("retrain", 21, 60, 0.5, 300_000) | own
@@ -348,7 +348,7 @@ def test_what_mlflow_refuses_is_told_and_holds_nobody_up(
     experiment = server.client.get_experiment_by_name(f"yoso/{project}")
     assert experiment is not None
     server.client.delete_experiment(experiment.experiment_id)
-    mirror._forget()
+    mirror.forget()
     new, other = seeding.queue(app, project=project), seeding.queue(app)
     parts(app).searches.cancel(deleted)
     parts(app).searches.cancel(gone)
@@ -375,7 +375,7 @@ def test_an_mlflow_that_is_away_is_told_of_once_and_gets_everything_when_it_is_b
     caplog.set_level(logging.INFO)
     assert [mirror.attempt() for _ in range(7)] == [2, 4, 8, 16, 32, 60, 60]
     door.open()
-    assert mirror.attempt() == mlflow.POLL_SECONDS
+    assert mirror.attempt() == follower.POLL_SECONDS
     assert len(server.curve(server.run(search_id), "pretrain/loss")) == 2
     door.shut()
     run.tell(seeding.epoch("pretrain", 3, 12, 0.1))
@@ -385,7 +385,7 @@ def test_an_mlflow_that_is_away_is_told_of_once_and_gets_everything_when_it_is_b
     assert [step for step, _ in server.curve(server.run(search_id), "pretrain/loss")] == [1, 2, 3]
     door.shut()
     mirror.news.let_go()
-    told = [record.message for record in caplog.records if record.name == "service.dispatch.mlflow"]
+    told = [record.message for record in caplog.records if record.name == "service.dispatch.follower"]
     away, back = (
         f"nothing reaches MLflow at http://127.0.0.1:{port},",
         f"reaches MLflow at http://127.0.0.1:{port} again",
@@ -400,7 +400,7 @@ def test_what_was_seen_long_enough_ago_is_not_looked_at_again(
     search_id = seeding.queue(app)
     mirror.turn()
     assert mirror.news.seen() == 0, "a transaction that began before may still be under way"
-    monkeypatch.setattr(mlflow, "SETTLED_SECONDS", 0.0)
+    monkeypatch.setattr(follower, "SETTLED_SECONDS", 0.0)
     mirror.turn()
     newest = parts(app).searches.newest_seq()
     assert mirror.news.seen() == newest
@@ -426,7 +426,7 @@ def test_what_was_seen_long_enough_ago_is_not_looked_at_again(
 def test_searches_from_before_come_too_however_many_there_are(
     app: FastAPI, server: Server, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mlflow, "WINDOW", 2)
+    monkeypatch.setattr(follower, "WINDOW", 2)
     monkeypatch.setattr(mlflow, "PAGE", 2)
     ids = [seeding.queue(app) for _ in range(5)]
     seeding.Run(app, ids[0], only=True).start().pretrain(7)
@@ -495,15 +495,15 @@ def test_one_process_mirrors_and_another_goes_on_where_it_ends(on_postgres: Fast
 def test_a_dispatcher_mirrors_beside_its_turns(
     app: FastAPI, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mlflow, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(follower, "POLL_SECONDS", 0.05)
     settings = Settings(str(tmp_path), "unused", "http://127.0.0.1:9", mlflow_uri=server.url)
     dispatching = Dispatching(settings, parts(app).searches, parts(app).runs)
     dispatching.start()
     search_id = seeding.queue(app)
     until(lambda: server.runs(search_id))
-    assert dispatching.drain() and dispatching.mirroring is not None
-    dispatching.mirroring.join(PATIENCE)
-    assert not dispatching.mirroring.is_alive()
+    assert dispatching.drain() and dispatching.following
+    dispatching.following[0].join(PATIENCE)
+    assert not dispatching.following[0].is_alive()
     dispatching.close()
 
 
