@@ -107,9 +107,9 @@ def whole_way(task: Task) -> float:
     return (1 - settings.momentum) / (settings.scaling_lr * steps / settings.ratio)
 
 
-def by_hand(space: SearchSpace, budget: int) -> Architecture:
-    """One separable 3×3 convolution a block, and 3×3 reductions, as wide as the budget allows."""
-    node = space.operations.index("separable3") + 1
+def by_hand(space: SearchSpace, budget: int, operation: str = "separable3") -> Architecture:
+    """One 3×3 convolution a block, separable or another, and 3×3 reductions, as wide as the budget allows."""
+    node = space.operations.index(operation) + 1
     block = Block((Edge(0, node, 1.0), Edge(node, space.nodes + 1, 1.0)))
     reductions = (Reduction(0.0, 1.0),) * (len(space.blocks) - 1)
     return fit_widths(Architecture(space, space.widths, (block,) * sum(space.blocks), reductions), budget)

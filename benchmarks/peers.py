@@ -11,6 +11,7 @@ import argparse
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,9 @@ SCRATCH = "searched, from scratch"
 """What a search found, trained without what its supernet had learned."""
 FASTNAS, FASTNAS_FROM_SCRATCH = "FastNAS", "FastNAS, from scratch"
 """What `benchmarks/fastnas.py` adds: a larger ResNet, cut to the budget, with its weights and without."""
-OPPONENTS = ("by hand", "random", *FAMILIES)
+FULL = "full convolutions"
+"""By hand too, with a full 3×3 convolution a block, which is no operation of the space that is searched."""
+OPPONENTS = ("by hand", FULL, "random", *FAMILIES)
 """Networks that nobody searched for."""
 ARMS = ("searched", *OPPONENTS)
 SHOWN = (*ARMS, SCRATCH, MATCHED, FASTNAS, FASTNAS_FROM_SCRATCH)
@@ -131,6 +134,8 @@ def opponent(job: dict[str, Any], space: SearchSpace) -> Architecture | Referenc
     match job["arm"]:
         case "by hand":
             return by_hand(space, job["budget"])
+        case "full convolutions":
+            return by_hand(replace(space, operations=("convolution3",)), job["budget"], "convolution3")
         case "random":
             return random_architecture(space, job["budget"], job["seed"])
         case family:

@@ -101,7 +101,9 @@ def shoot(browser: Browser, client: Client, path: Path) -> None:
     """A picture of the search's page as it is."""
     context = browser.new_context(base_url=client.url, viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
     page = context.new_page()
-    page.goto(client.login_link(f"/searches/{client.find(NAME, 'search')['id']}")["url"])
+    answer = page.goto(client.login_link(f"/searches/{client.find(NAME, 'search')['id']}")["url"])
+    if answer is None or not answer.ok:
+        raise Failed(f"the page of the search: {answer and answer.status}")
     if page.locator("[data-chart]").count():
         page.locator(".charts canvas").first.wait_for(state="attached")
     taken = page.screenshot(animations="disabled")
