@@ -238,7 +238,7 @@ class Search(TypedDict):
     min_workers: int
     max_workers: int
     accelerator_type: str | None
-    """What its nodes must have; None for any."""
+    """The accelerator that nodes must have; None for any."""
     priority: int
     preempts: bool
     """Whether running searches of its project that have a lower priority make room for it."""

@@ -134,7 +134,7 @@ OPTIONS: dict[str, Any] = {
         str | None,
         typer.Option(
             "--accelerator-type", rich_help_panel=WORKERS,
-            help="What its nodes must have, as Ray names it, such as A100 (default: any).",
+            help="The accelerator that nodes must have, by Ray's name, such as A100 (default: any).",
         ),
     ],
     "project": Annotated[
@@ -145,7 +145,7 @@ OPTIONS: dict[str, Any] = {
         int | None,
         typer.Option(
             min=-10, max=10, rich_help_panel=QUEUE,
-            help="A step is worth an hour of waiting in the project's queue (default: 0).",
+            help="Each level counts as one hour of queue time in the project (default: 0).",
         ),
     ],
     "preempt": Annotated[
@@ -176,7 +176,7 @@ OPTIONS: dict[str, Any] = {
             "--yes", rich_help_panel=QUEUE, help="Queue a search although it is expected to take over 30 days."
         ),
     ],
-    "name": Annotated[str | None, typer.Option(help="A name for people.", rich_help_panel=QUEUE)],
+    "name": Annotated[str | None, typer.Option(help="A name to find it by.", rich_help_panel=QUEUE)],
     "baseline": Baselines,
     "candidates": Annotated[
         int | None,

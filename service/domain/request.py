@@ -257,7 +257,7 @@ class SearchRequest(BaseModel):
         "auto", description="0, 1, or auto: 1 where the cluster has GPUs, of the accelerator_type if one is given."
     )
     accelerator_type: Text | None = Field(
-        None, description="What its nodes must have, as Ray names it, such as A100; by default any node will do."
+        None, description="The accelerator that nodes must have, by Ray's name, such as A100; any by default."
     )
     priority: int = Field(
         0, ge=-10, le=10, description="Within the project: a step is worth an hour of waiting ahead of the others."

@@ -68,7 +68,7 @@ class Search(Base):
     accelerators: Mapped[float] = mapped_column(Float)
     """What it counts as in shares and quotas."""
     accelerator_type: Mapped[str | None] = mapped_column(Text)
-    """What its nodes must have, by Ray's name; None for any."""
+    """The accelerator that nodes must have, by Ray's name; None for any."""
     priority: Mapped[int] = mapped_column(Integer)
     rank: Mapped[float] = mapped_column(Float)
     """Its place in the project's queue, smallest first (`scheduling.rank`)."""

@@ -376,7 +376,7 @@ def test_a_sweep_is_followed_live_steered_and_its_networks_compared(app: FastAPI
     page.get_by_role("button", name="Resume").click()
     expect(page.get_by_role("button", name="Pause")).to_be_visible()
     expect(summary).not_to_contain_text("paused")
-    assert [words.split("?")[0] for words in asked] == ["Pause this sweep", "Go on with this sweep"]
+    assert [words.split("?")[0] for words in asked] == ["Pause this sweep", "Resume this sweep"]
 
     for name in ("Compare seed 0 for 100,000", "Compare seed 0 for 800,000"):
         page.get_by_label(name).check()
