@@ -28,6 +28,8 @@ from service.formats import duration, exact, in_bytes, rival, short
 LINES_OF_A_PHASE = 6
 """About how many lines a phase gets where there are no bars."""
 FILES = "each network's files are in"
+TELLING = 0.01
+"""By how much balanced accuracy differs from accuracy where a narrow table shows it."""
 HUNG_UP = 128 + 13
 """The exit code of what SIGPIPE ended, as a shell tells it."""
 ASCII = {
@@ -274,12 +276,18 @@ def results(architectures: Iterable[Mapping[str, Any]], folders: Mapping[int, st
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     if competed:
         table.add_column("network", no_wrap=True)
-    used = () if competed else ("used", "parameters")  # of names and both a narrow terminal has no room
-    for heading in ("budget", "multiply-adds", *used, "accuracy", "95 % interval", "balanced"):
+    # Beside names 80 columns have no room for everything; where classes are alike in size, so are both accuracies.
+    used = () if competed else ("used", "parameters")
+    recalls = [one.get("balanced_accuracy") for one in architectures]
+    differ = any(
+        abs((recall or one["accuracy"]) - one["accuracy"]) >= TELLING
+        for one, recall in zip(architectures, recalls, strict=True)
+    )
+    balanced = ("balanced",) if differ or not competed else ()
+    for heading in ("budget", "multiply-adds", *used, "accuracy", "95 % interval", *balanced):
         table.add_column(heading, justify="right", no_wrap=True)
     warnings = []
-    for one in architectures:
-        balanced = one.get("balanced_accuracy")
+    for one, recall in zip(architectures, recalls, strict=True):
         name = (one.get("label") or one.get("variant") or one.get("origin", "search")).partition(":")[0]
         warnings += [
             Text(f"{exact(one['budget'])}{', ' + name if competed else ''}: {text}", "yellow")
@@ -292,7 +300,7 @@ def results(architectures: Iterable[Mapping[str, Any]], folders: Mapping[int, st
             *([] if competed else [f"{one['multiply_adds'] / one['budget']:.1%}", exact(one["parameters"])]),
             f"{one['accuracy']:.2%}",
             f"{one['accuracy_low']:.1%} to {one['accuracy_high']:.1%}",
-            "" if balanced is None else f"{balanced:.2%}",
+            *([f"{recall:.2%}" if recall is not None else ""] if balanced else []),
         )
     files = [Text(f"{exact(budget):>9}  {folder}") for budget, folder in (folders or {}).items()]
     best = [Text(told) for one in architectures if one.get("winner") and (told := headline(one)) is not None]

@@ -1,9 +1,9 @@
 """The REST API under /api/v1, in which every answer is one of `service.answers`."""
 
-import typing
 from typing import Any
 
 from pydantic import ConfigDict
+from typing_extensions import is_typeddict
 
 from service import answers
 
@@ -54,7 +54,7 @@ SEARCH: dict[str, Any] = {
 """A search as it may look, for the API's description."""
 
 for _answer in vars(answers).values():
-    if typing.is_typeddict(_answer):
+    if is_typeddict(_answer):
         # What is said of a field there is said of it in the API's description too.
         _answer.__pydantic_config__ = ConfigDict(use_attribute_docstrings=True)
 answers.Search.__pydantic_config__ = ConfigDict(  # type: ignore[attr-defined]

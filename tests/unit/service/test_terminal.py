@@ -1,5 +1,6 @@
 """The command line on terminals of all kinds, and into pipes that close."""
 
+import io
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+import rich.console
 
 from service import cli, terminal
 from service.client import Client
@@ -167,3 +169,21 @@ def test_what_is_no_yoso_service_is_told_as_such(stranger: str, capsys: pytest.C
         cli.app(["list", "--url", stranger])
     told = capsys.readouterr().err.strip()
     assert told == f"what answers at {stranger}/ is not a Yoso service: 403 Forbidden, 'Access & denied'"
+
+
+@pytest.mark.parametrize(("recalls", "shown"), [((0.99, 0.98), False), ((0.99, 0.9), True), ((None, None), False)])
+def test_networks_that_competed_fit_80_columns(recalls: tuple[float | None, ...], shown: bool) -> None:
+    """Balanced accuracy is shown where it says something else than accuracy."""
+    rows = [
+        {
+            "budget": 300_000_000, "multiply_adds": 299_999_999, "parameters": 1_000_000, "winner": number == 0,
+            "origin": origin, "accuracy": 0.985, "accuracy_low": 0.97, "accuracy_high": 0.99,
+            "balanced_accuracy": recall,
+        }
+        for number, (origin, recall) in enumerate(zip(("mobilenetv3_small", "search"), recalls, strict=True))
+    ]  # fmt: skip
+    printed = io.StringIO()
+    rich.console.Console(width=80, file=printed).print(terminal.results(rows))
+    told = printed.getvalue()
+    assert ("balan" in told) == shown
+    assert shown or "…" not in told
