@@ -338,10 +338,10 @@ def expected(told: Mapping[str, Any]) -> str:
     """How long a search is expected to run, on what schedule, and what it takes."""
     basis = "a guess: nothing like it has run on this cluster yet"
     if told["searches"]:
-        basis = f"from {told['searches']} {'search' if told['searches'] == 1 else 'searches'} on this cluster"
+        basis = f"from {number_of(told['searches'], 'search')} on this cluster"
     hours = f"{told['gpu_hours']:.3g} GPU-hours" if told["gpu_hours"] else f"{told['cpu_hours']:.3g} CPU-hours"
     epochs, gpus = told["epochs"], told["gpus_per_worker"]
-    with_ = f"{told['cpus_per_worker']} CPU{'' if told['cpus_per_worker'] == 1 else 's'}{' and a GPU' if gpus else ''}"
+    with_ = number_of(told["cpus_per_worker"], "CPU") + (" and a GPU" if gpus else "")
     lines = [
         f"expected to run for about {duration(told['seconds'])} on {told['workers']} × {with_}, {hours}",
         f"  between {duration(told['low'])} and {duration(told['high'])}, {basis}",

@@ -33,6 +33,7 @@ from service.client import Client
 from service.demo import fresh, with_service
 from service.terminal import Console
 from tests import browsing
+from tools import screenshots
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = DOCS / "tour.md"
@@ -43,8 +44,8 @@ NAME, LIVE = "tour", "running.webp"
 """What the page calls its search, and the picture of it that is taken while it runs."""
 COLOURED = {"FORCE_COLOR": "1", "TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "0"}
 """Have commands print colours, and of bars only how they end."""
-WIDTH = 100
-"""Columns of a recorded terminal."""
+WIDTH, HEIGHT = 100, 900
+"""Columns of a recorded terminal, and pixels of a recorded page."""
 TILE = 32
 """Pixels of a side of the tiles that sample photographs are cut into."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -99,15 +100,14 @@ def draw(told: str, path: Path) -> None:
 
 def shoot(browser: Browser, client: Client, path: Path) -> None:
     """A picture of the search's page as it is."""
-    context = browser.new_context(base_url=client.url, viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
+    context = browser.new_context(
+        base_url=client.url, viewport={"width": 1280, "height": HEIGHT}, reduced_motion="reduce"
+    )
     page = context.new_page()
     answer = page.goto(client.login_link(f"/searches/{client.find(NAME, 'search')['id']}")["url"])
     if answer is None or not answer.ok:
         raise Failed(f"the page of the search: {answer and answer.status}")
-    if page.locator("[data-chart]").count():
-        page.locator(".charts canvas").first.wait_for(state="attached")
-    taken = page.screenshot(animations="disabled")
-    Image.open(io.BytesIO(taken)).convert("RGB").save(path, lossless=True, quality=100, method=4)
+    screenshots.shoot(page, path, HEIGHT)
     context.close()
 
 
@@ -148,10 +148,10 @@ def tour(console: Console, folder: Path, client: Client, pictures: Path) -> int:
     environment = os.environ | {"YOSO_URL": client.url, "PATH": path, "COLUMNS": str(WIDTH)} | COLOURED
     begun = time.monotonic()
     with browsing.chromium() as browser:
+        live = partial(halfway, browser, client, pictures / LIVE)
         for commands, wanted in steps(PAGE.read_text()):
             told = ""
             for command in commands:
-                live = partial(halfway, browser, client, pictures / LIVE)
                 printed = run(command, folder, environment, console, live if "watch" in command else lambda: None)
                 told += f"\x1b[1m$ {command}\x1b[0m\n{printed}"
             for name in wanted:

@@ -14,6 +14,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from nas_core.data.summary import in_words
 from nas_core.space import Architecture
 from nas_core.storage import StorageUnavailable
+from nas_core.wording import number_of
 from service import formats
 from service.dashboard.advice import ADVICE
 from service.dashboard.copies import as_command, as_curl, as_python
@@ -323,7 +324,7 @@ def sentence(event: Event) -> str:
             how = "resumed from a checkpoint" if data.get("resumed") else "started"
             device = f" on {data['device']}" if data.get("device") else ""
             precision = f" in {data['precision']}" if data.get("precision") else ""
-            return f"{how} with {data['workers']} worker{'s' if data['workers'] > 1 else ''}{device}{precision}"
+            return f"{how} with {number_of(data['workers'], 'worker')}{device}{precision}"
         case "phase":
             budget = f" for {formats.exact(data['budget'])}" if data.get("budget") else ""
             several = f" of {data['finalists']} networks" if data.get("finalists") else ""

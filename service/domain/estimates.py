@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from nas_core.errors import InvalidValue
 from nas_core.search.forecast import forecast
 from nas_core.spec import SearchSpec
+from nas_core.wording import number_of
 from service.formats import duration
 
 NEIGHBOURS = 8
@@ -79,7 +80,7 @@ class Estimate:
     def __str__(self) -> str:
         basis = "a guess, since nothing like it has run on this cluster yet"
         if self.searches:
-            basis = f"by {self.searches} {'search' if self.searches == 1 else 'searches'} on this cluster"
+            basis = f"by {number_of(self.searches, 'search')} on this cluster"
         return f"about {duration(self.seconds)} ({duration(self.low)} to {duration(self.high)}; {basis})"
 
 

@@ -20,7 +20,7 @@ AWAITING_REASON = "waits for the searches of its sweep"
 _TIME = select(now())
 BY = ContextVar[str | None]("BY", default=None)
 """In whose name the database is changed: that of the token of a user's request; None for what nobody asked for."""
-REQUEST = ContextVar[dict[str, Any] | None]("REQUEST", default=None)
+CAUSE = ContextVar[dict[str, Any] | None]("CAUSE", default=None)
 """The user's request that changes the database, where requests are traced: its `id`, `method` and `path`, the time when
 it `began`, in seconds since 1970, and its `traceparent` if it has one."""
 TAKEOVERS = "lease_takeovers"
@@ -57,7 +57,7 @@ def note(session: Session, search_id: str, kind: str, data: dict[str, Any], time
 
 def signed(data: dict[str, Any]) -> dict[str, Any]:
     """What an event tells, in whose name it was caused, and by which request."""
-    caused = {"by": BY.get(), "request": REQUEST.get()}
+    caused = {"by": BY.get(), "request": CAUSE.get()}
     return data | {name: value for name, value in caused.items() if value is not None}
 
 

@@ -42,15 +42,16 @@ class AccessLog:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(HEADER, "")
+        headers = Headers(scope=scope)
+        given = headers.get(HEADER, "")
         number = given if _GIVEN.fullmatch(given) else secrets.token_hex(8)
         began, status, noted = time.perf_counter(), 500, dict[str, str]()
         answered = began
         token = REQUEST.set(number)
         if self.traced:
             told = {"id": number, "method": scope["method"], "path": scope["path"][:500], "began": time.time()}
-            parent = Headers(scope=scope).get("traceparent")
-            changes.REQUEST.set(told if parent is None else told | {"traceparent": parent[:100]})
+            parent = headers.get("traceparent")
+            changes.CAUSE.set(told if parent is None else told | {"traceparent": parent[:100]})
 
         async def sending(message: Message) -> None:
             nonlocal status, answered
