@@ -3,7 +3,6 @@
 from typing import Any
 
 from pydantic import ConfigDict
-from typing_extensions import is_typeddict
 
 from service import answers
 
@@ -53,10 +52,4 @@ SEARCH: dict[str, Any] = {
 }
 """A search as it may look, for the API's description."""
 
-for _answer in vars(answers).values():
-    if is_typeddict(_answer):
-        # What is said of a field there is said of it in the API's description too.
-        _answer.__pydantic_config__ = ConfigDict(use_attribute_docstrings=True)
-answers.Search.__pydantic_config__ = ConfigDict(  # type: ignore[attr-defined]
-    use_attribute_docstrings=True, json_schema_extra={"examples": [SEARCH]}
-)
+answers.Search.__pydantic_config__ = ConfigDict(json_schema_extra={"examples": [SEARCH]})  # type: ignore[attr-defined]

@@ -29,6 +29,7 @@ from service.store.sweeps import UnknownSweep
 from service.store.tokens import NameTaken, UnknownToken
 from service.store.webhooks import UnknownWebhook
 from service.use_cases.errors import NotFound, NotNow, error_of, field_error, legible
+from service.web.described import describe_fields
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 5
@@ -67,8 +68,9 @@ def install(app: FastAPI) -> None:
     described = app.openapi
 
     def openapi() -> dict[str, Any]:
-        """The API's description, with problem documents under their own media type."""
+        """The API's description, with its fields described and problem documents under their own media type."""
         found = described()
+        describe_fields(found["components"]["schemas"])
         for path in found["paths"].values():
             for response in (one for operation in path.values() for one in operation["responses"].values()):
                 for content in response.get("content", {}).values():
