@@ -40,7 +40,7 @@ from service.store.searches import Searches
 from service.store.sweeps import Sweeps
 from service.store.tokens import Tokens
 from service.store.webhooks import WebhookStore
-from service.web import problems
+from service.web import described, problems
 from service.web.access_log import AccessLog, Routes
 from service.web.below import Below
 from service.web.context import Context
@@ -113,6 +113,7 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
     app.add_middleware(Below, settings=settings)
     app.add_middleware(AccessLog, registry=app.state.metrics.registry, traced=settings.otlp_url is not None)
     problems.install(app)
+    described.describe(app)
     for resource in (searches, logs, sweeps, architectures, datasets, estimates, projects, cluster):
         app.include_router(resource.router)
     for resource in (tokens, audit, webhooks, schemas, health, metrics):

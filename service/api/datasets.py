@@ -1,6 +1,6 @@
 """Datasets: look at one before a search is made on it."""
 
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
@@ -11,7 +11,7 @@ from service.domain.request import DATASET, DataRequest, Text
 from service.inspections import StillLooking
 from service.use_cases import datasets
 from service.web.context import ContextDep, ProjectDep, ReaderDep
-from service.web.described import PROBLEMS, operation_id
+from service.web.described import PROBLEMS, Responses, operation_id, problem
 from service.web.problems import LOOK_AGAIN_SECONDS
 
 router = APIRouter(
@@ -32,7 +32,7 @@ class InspectionRequest(BaseModel):
     data: DataRequest = Field(default_factory=DataRequest)
 
 
-STILL: dict[int | str, dict[str, Any]] = {
+STILL: Responses = {
     202: {
         "model": answers.Looking,
         "description": "It is still being looked at. Send the same request again after `Retry-After` seconds; a look "
@@ -60,7 +60,7 @@ def inspect(request: InspectionRequest, service: ContextDep, project: ReaderDep)
     response_class=Response,
     responses={
         200: {"content": {"image/png": {}}},
-        404: {"model": answers.Problem, "description": "The dataset is none of image files that can be read."},
+        404: problem("The dataset is none of image files that can be read."),
     },
 )
 def contact_sheet(

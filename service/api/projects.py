@@ -1,6 +1,6 @@
 """Projects: their weights and quotas, what they hold, and what they have used."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -8,13 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from service import answers
 from service.use_cases import projects
 from service.web.context import CallerDep, ContextDep, ProjectDep
-from service.web.described import PROBLEMS
+from service.web.described import PROBLEMS, Responses, problem
 from service.web.idempotency import KeyDep, done
 
 router = APIRouter(prefix="/api/v1/projects", tags=["projects"], responses=PROBLEMS)
-FORBIDDEN: dict[int | str, dict[str, Any]] = {
-    403: {"model": answers.Problem, "description": "A project's token may not change what projects may have."}
-}
+FORBIDDEN: Responses = {403: problem("A project's token may not change what projects may have.")}
 
 
 class ProjectChange(BaseModel):

@@ -24,7 +24,7 @@ from service.use_cases import searches
 from service.use_cases.views import iso, view_attempt
 from service.web.checks import CHECKED
 from service.web.context import ContextDep, ProjectDep, steered
-from service.web.described import NOT_ENDED, PROBLEMS, QUOTA, UNKNOWN, created, operation_id
+from service.web.described import NOT_ENDED, PROBLEMS, QUOTA, UNKNOWN, Responses, created, operation_id
 from service.web.events import Seq, last_seen
 from service.web.idempotency import KeyDep, created_at, done
 from service.web.problems import ProblemError
@@ -34,7 +34,7 @@ CREATED = created(
     "search_id",
     ("look", "cancel", "retry", "delete", "attempts", "log", "journal", "events", "tensorboard"),
 )
-LISTED: dict[int | str, dict[str, Any]] = {
+LISTED: Responses = {
     200: {
         "links": {
             "next": {"operationId": "searches_browse", "parameters": {"after": "$response.body#/next"}},
@@ -42,7 +42,7 @@ LISTED: dict[int | str, dict[str, Any]] = {
         }
     }
 }
-FOUND: dict[int | str, dict[str, Any]] = {
+FOUND: Responses = {
     200: {
         "links": {
             name: {

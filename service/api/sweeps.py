@@ -14,12 +14,10 @@ from service.store.models import Sweep
 from service.use_cases import sweeps
 from service.web.checks import CHECKED
 from service.web.context import ContextDep, ProjectDep, steered
-from service.web.described import PROBLEMS, QUOTA, UNKNOWN, created, operation_id
+from service.web.described import PROBLEMS, QUOTA, UNKNOWN, Responses, created, operation_id, problem
 from service.web.idempotency import KeyDep, created_at, done
 
-UNFINISHED: dict[int | str, dict[str, Any]] = {
-    409: {"model": answers.Problem, "description": "Its searches have not ended, or found nothing."}
-}
+UNFINISHED: Responses = {409: problem("Its searches have not ended, or found nothing.")}
 router = APIRouter(
     prefix="/api/v1/sweeps", tags=["sweeps"], responses=PROBLEMS, generate_unique_id_function=operation_id
 )

@@ -1,31 +1,25 @@
 """Tokens: made, shown once, listed and taken back by those who may do everything in a project, or in all."""
 
 import math
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from service import answers
-from service.answers import Problem
 from service.domain.grants import Role
 from service.domain.request import Text
 from service.use_cases import tokens
 from service.use_cases.views import iso
 from service.web.context import CallerDep, ContextDep
-from service.web.described import PROBLEMS, UNKNOWN
+from service.web.described import PROBLEMS, UNKNOWN, Responses, problem
 from service.web.doors import bearer
 from service.web.idempotency import KeyDep, done
 from service.web.problems import ProblemError
 
 router = APIRouter(prefix="/api/v1", tags=["tokens"], responses=PROBLEMS)
-FORBIDDEN: dict[int | str, dict[str, Any]] = {
-    403: {
-        "model": answers.Problem,
-        "description": "The caller's token opens less, or the caller is a browser's session.",
-    }
-}
-TAKEN: dict[int | str, dict[str, Any]] = {409: {"model": Problem, "description": "There is a token of that name."}}
+FORBIDDEN: Responses = {403: problem("The caller's token opens less, or the caller is a browser's session.")}
+TAKEN: Responses = {409: problem("There is a token of that name.")}
 
 
 class NewToken(BaseModel):

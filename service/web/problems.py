@@ -29,13 +29,12 @@ from service.store.sweeps import UnknownSweep
 from service.store.tokens import NameTaken, UnknownToken
 from service.store.webhooks import UnknownWebhook
 from service.use_cases.errors import NotFound, NotNow, error_of, field_error, legible
-from service.web.described import describe_fields
+from service.web.described import MEDIA_TYPE
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 5
 """When to ask again where the database is away."""
 AWAY = "The database is not to be had just now. Try again in a few seconds."
-MEDIA_TYPE = "application/problem+json"
 STILL_LOOKING = "urn:yoso:still-looking"
 """The type of the problem that a dataset has not been looked at yet: the same request can be answered later."""
 LOOK_AGAIN_SECONDS = 1
@@ -64,21 +63,6 @@ def answer(
 
 def install(app: FastAPI) -> None:
     """Make `app` answer every error with a problem document."""
-
-    described = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        """The API's description, with its fields described and problem documents under their own media type."""
-        found = described()
-        describe_fields(found["components"]["schemas"])
-        for path in found["paths"].values():
-            for response in (one for operation in path.values() for one in operation["responses"].values()):
-                for content in response.get("content", {}).values():
-                    if content.get("schema", {}).get("$ref") == "#/components/schemas/Problem":
-                        response["content"] = {MEDIA_TYPE: content}
-        return found
-
-    app.openapi = openapi  # type: ignore[method-assign]
 
     @app.exception_handler(ProblemError)
     def refused(request: Request, error: ProblemError) -> JSONResponse:
