@@ -19,7 +19,7 @@ from nas_core.data.datasets import DATASETS
 from nas_core.errors import InvalidValue
 from nas_core.space import FAMILIES, PRESETS
 from nas_core.space.operations import OPERATION_SETS
-from nas_core.spec import CHOOSE_BY, DEFAULT_BASELINES, OPSETS, ExportOptions
+from nas_core.spec import CHOOSE_BY, DEFAULT_BASELINES, OPSETS, SCHEDULES, ExportOptions
 from service.data_options import OPTIONS as DATA_OPTIONS
 
 SPACE, TRAINING, WORKERS, QUEUE, NETWORKS = (
@@ -63,7 +63,9 @@ OPTIONS: dict[str, Any] = {
     "preset": Annotated[
         str | None,
         typer.Option(
-            help=f"Search space and schedule: {', '.join(PRESETS)} (default: what suits).", rich_help_panel=SPACE
+            help=f"Search space and schedule: {', '.join(PRESETS)}; or {', '.join(SCHEDULES)}, which are schedules for "
+            "the space that suits the images (default: what suits the images).",
+            rich_help_panel=SPACE,
         ),
     ],
     "share": Annotated[

@@ -4,7 +4,7 @@ from nas_core.spec.engine import NO_ENGINE_OPTIONS, PRECISIONS, EngineOptions
 from nas_core.spec.finals import BASELINES, DEFAULT_BASELINES, NO_FINALS, FinalsOptions
 from nas_core.spec.limits import NO_LIMITS, Limits, infeasible, parse_count, unmet
 from nas_core.spec.options import NEWEST_IR, NO_EXPORT_OPTIONS, NO_OPTIONS, OPSETS, DataOptions, ExportOptions
-from nas_core.spec.settings import BALANCES, CHOOSE_BY, FORMS, PENALTIES, RECIPES, STARTS, Settings
+from nas_core.spec.settings import BALANCES, CHOOSE_BY, FORMS, PENALTIES, RECIPES, SCHEDULES, STARTS, Settings
 from nas_core.spec.specification import SearchSpec
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "PENALTIES",
     "PRECISIONS",
     "RECIPES",
+    "SCHEDULES",
     "STARTS",
     "DataOptions",
     "EngineOptions",

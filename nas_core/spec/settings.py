@@ -216,3 +216,12 @@ RECIPES: dict[str, dict[str, Any]] = {"paper": {}, "standard": STANDARD, "quick"
 """The fields of retraining that a recipe replaces in a preset: none (`paper`: the preset's own, which are the paper's
 for `cifar10` and `imagenet`, from scratch); all but the epochs, by what was measured to pay (`standard`,
 `benchmarks/recipes.py`); or these and the epochs (`quick`)."""
+
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "quick": dict(recipe="standard", pretrain_epochs=6, search_epochs=12, retrain_epochs=15),
+    "standard": dict(recipe="standard"),
+    "paper": dict(recipe="paper", form="paper"),
+}
+"""The fields that a whole search replaces in the preset that suits its images: epochs with which a search was measured
+to find better networks than random ones (`quick`, `benchmarks/peers.py`), what was measured to pay in retraining, or
+all as the paper has it."""

@@ -29,6 +29,7 @@ from nas_core.spec import (
     PENALTIES,
     PRECISIONS,
     RECIPES,
+    SCHEDULES,
     STARTS,
     ExportOptions,
     Settings,
@@ -193,7 +194,7 @@ AT_FIRST: Form = {name: ["1"] for name in ("workers", "cpus_per_worker")} | {
     name: ["0"] for name in ("seed", "priority")
 }
 CHOICES: dict[str, list[tuple[str, str]]] = {
-    "space.preset": [("", "what suits the data"), *((name, name) for name in PRESETS)],
+    "space.preset": [("", "what suits the images"), *((name, name) for name in (*SCHEDULES, *PRESETS))],
     "space.share": [("", "each block its own"), ("true", "the same for all blocks")],
     "preempts": [("", "wait for room"), ("true", "let lower priorities make room")],
     "confirmed": [("", "refuse"), ("true", "queue all the same")],

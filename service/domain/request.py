@@ -15,7 +15,7 @@ from pydantic.functional_validators import AfterValidator, WrapValidator
 from nas_core.data.datasets import DATASETS, DatasetInfo
 from nas_core.data.inspection import Inspection, inspect
 from nas_core.data.summary import summarise
-from nas_core.errors import InvalidValue
+from nas_core.errors import InvalidValue, did_you_mean
 from nas_core.space import PRESETS, SearchSpace
 from nas_core.space.operations import OPERATION_SETS, OPERATIONS, PAPER_OPERATIONS
 from nas_core.spec import (
@@ -25,6 +25,7 @@ from nas_core.spec import (
     NO_LIMITS,
     OPSETS,
     RECIPES,
+    SCHEDULES,
     DataOptions,
     EngineOptions,
     ExportOptions,
@@ -113,7 +114,11 @@ class SpaceRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    preset: Text | None = Field(None, description="One of " + ", ".join(PRESETS) + "; by default what suits the data.")
+    preset: Text | None = Field(
+        None,
+        description=f"One of {', '.join(PRESETS)}; or, for the one that suits the images with another schedule, "
+        f"{', '.join(SCHEDULES)}. By default what suits the images.",
+    )
     share: bool | None = Field(None, description="One set of edges for all blocks.")
     stem: list[int] | None = Field(
         None, description="Strides of the 3×3 convolutions that networks begin with: 2 halves the image."
@@ -340,6 +345,7 @@ def check(
     suited: dict[str, Any] = {} if info is None or info.flip else {"flip": False}
     if space is not None:
         suited["crop"] = crop_of(space.image_size)
+    suited |= SCHEDULES.get(request.space.preset or "", {})
     settings = collect(lambda: Settings.preset(_preset(request, info), **(suited | request.settings)))
     finals = collect(lambda: FinalsOptions.parse({"baselines": DEFAULT_BASELINES} | request.finals))
     competing = not alone or finals is None or finals.competing
@@ -392,8 +398,13 @@ def check(
 
 
 def _preset(request: SearchRequest, info: DatasetInfo | None) -> str:
-    if request.space.preset is not None:
-        return request.space.preset
+    """The preset of space and settings that a request asks for. Raises `InvalidValue` where there is none."""
+    named, names = request.space.preset, [*PRESETS, *SCHEDULES]
+    if named is not None and named not in names:
+        reason = "no such preset" + did_you_mean(named, names)
+        raise InvalidValue("space.preset", named, reason, "one of " + ", ".join(names))
+    if named in PRESETS:
+        return named
     return info.preset if info else next(iter(PRESETS))
 
 
