@@ -1,4 +1,4 @@
-"""Networks side by side: what they are, cost and reach."""
+"""Networks side by side: what they are, cost and reach; and searches by their curves, while they run too."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from fastapi import APIRouter, Query, Request, Response
 from service import answers, formats
 from service.dashboard import plot
 from service.dashboard.frame import ViewerDep, missing, page
+from service.domain.lifecycle import TERMINAL, Status
 from service.domain.request import Text
 from service.store.changes import UnknownSearch
 from service.store.models import Search
@@ -19,7 +20,7 @@ from service.use_cases.views import view_architecture
 from service.web.context import Context, ContextDep
 
 MOST = 8
-"""How many networks stand beside each other."""
+"""How many networks, or searches, are compared at a time."""
 
 router = APIRouter(include_in_schema=False)
 
@@ -66,18 +67,23 @@ def compare_page(
     ids: Annotated[list[Text] | None, Query(alias="id")] = None,
     of: Annotated[list[Text] | None, Query(alias="search")] = None,
 ) -> Response:
-    """Two networks or more, side by side: those that are named, and what the searches that are named have found."""
-    for search_id in of or ():
+    """Networks side by side, those that are named and what the searches that are named have found; and these searches.
+
+    While one of them runs, the page fetches itself again every few seconds.
+    """
+    searches = []
+    for search_id in dict.fromkeys(of or ()):
         try:
-            seen(service, project, search_id)
+            searches.append(seen(service, project, search_id))
         except UnknownSearch:
             return missing(request, "search", search_id)
     delivered = [
         row.id
-        for rows in service.searches.architectures(of or ()).values()
+        for rows in service.searches.architectures([search.id for search in searches]).values()
         for row in rows
         if row.result.get("winner", True)
     ]
+    beside = searches[:MOST] if len(searches) > 1 else []
     asked = list(dict.fromkeys([*(ids or ()), *delivered]))
     networks = []
     for one in asked[:MOST]:
@@ -91,7 +97,38 @@ def compare_page(
     return page(
         "compare.html", request, networks=networks, rows=rows(networks), verdict=verdict(networks),
         curves=curves(service, networks), left_out=len(asked) - len(networks),
+        searches=beside, names=[search.name or search.id for search in beside],
+        searches_left_out=len(searches[MOST:]), supernets=supernets(service, beside),
+        live=any(Status(search.status) not in TERMINAL for search in beside),
+        query=request.url.query,
     )  # fmt: skip
+
+
+def supernets(service: Context, searches: Sequence[Search]) -> list[tuple[str, str]]:
+    """A title and a picture for each quantity of the searches' supernets, by the epochs of pretraining and search."""
+    quantities: dict[str, tuple[str, str]] = {
+        "multiply_adds": ("Multiply-adds of the supernet", ""),
+        "accuracy": ("Accuracy of the supernet on validation data", "%"),
+        "loss": ("Loss of the supernet in training", ""),
+    }
+    epochs: list[dict[int, dict[str, Any]]] = [{} for _ in searches]
+    for search, own in zip(searches, epochs, strict=True):
+        before = {"pretrain": 0, "search": search.spec["settings"]["pretrain_epochs"]}
+        for event in service.searches.events_of(search.id, ["epoch"]):
+            if event.data["phase"] in before:
+                own[before[event.data["phase"]] + event.data["epoch"]] = event.data
+    drawn = []
+    for quantity, (title, unit) in quantities.items():
+        lines = [
+            plot.Curve(
+                search.name or search.id,
+                [(epoch, line[quantity]) for epoch, line in sorted(own.items()) if line.get(quantity) is not None],
+            )
+            for search, own in zip(searches, epochs, strict=True)
+        ]
+        if any(line.points for line in lines):
+            drawn.append((title, plot.curves(lines, title, unit)))
+    return drawn
 
 
 def curves(service: Context, networks: Sequence[Network]) -> list[tuple[str, str]]:
@@ -168,9 +205,9 @@ def verdict(networks: Sequence[Network]) -> str | None:
     if len(networks) < 2:
         return None
     if len({network.search.dataset for network in networks}) > 1:
-        return "They were tested on different data: their accuracies say nothing of each other."
+        return "They were tested on different data, so their accuracies cannot be compared."
     first, *others = sorted(networks, key=lambda network: -network.view["accuracy"])
     if all(first.view["accuracy_low"] > other.view["accuracy_high"] for other in others):
         name = f"{first.search.name or first.search.id} for {formats.exact(first.view['budget'])}"
-        return f"{name} is the most accurate, beyond chance: its interval lies above the others."
-    return "The intervals overlap: that one is more accurate than the other may be chance."
+        return f"{name} is the most accurate, beyond chance: its interval is above the others."
+    return "The intervals overlap, so the difference in accuracy may be chance."

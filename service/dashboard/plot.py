@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nas_core.space import FAMILIES
 from nas_core.space.references import TITLES
+from nas_core.wording import number_of
 from service.formats import percent, short
 
 ORIGINS = {
@@ -210,7 +211,7 @@ def curves(lines: Sequence[Curve], name: str, unit: str = "", width: int = 440, 
     left, right, bottom = _LEFT, width - _RIGHT, height - _BOTTOM
     across = Axis(1.0, max(last, 2), left, right)
     up = axis_of(values, bottom, 8.0, may_be_logarithmic=not unit)
-    words = f"{name} by epoch, of {len(lines)} networks"
+    words = f"{name} by epoch, {number_of(len(lines), 'curve')}"
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" class="curves" role="img" '
         f'aria-label="{escape(words)}" font-family="system-ui, sans-serif" font-size="12">'

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from html import escape
 from pathlib import Path
 
 import httpx
@@ -478,8 +479,8 @@ def test_networks_are_compared_side_by_side(app: FastAPI, browser: httpx.Client)
     html = browser.get(f"/compare?id={seeds['succeeded']}-300000&id={seeds['succeeded']}-600000").text
     assert html.count('class="curves"') == 2 and html.count('<path class="curve nr-2" d="M') == 3
     assert "The intervals overlap" in browser.get(f"/compare?id={large}&id={seeds['succeeded']}-300000").text
-    assert "Select two networks or more" in browser.get(f"/compare?id={small}").text
-    assert "Select two networks or more" in browser.get("/compare").text
+    assert "Select two searches or networks" in browser.get(f"/compare?id={small}").text
+    assert "Select two searches or networks" in browser.get("/compare").text
     told = browser.get(f"/compare?id={small}&id=nosuch")
     assert told.status_code == 404 and "No such network" in told.text
     many = "&".join(
@@ -488,6 +489,34 @@ def test_networks_are_compared_side_by_side(app: FastAPI, browser: httpx.Client)
     assert "The first 8 networks are shown; 1 more" in text(
         browser.get(f"/compare?{many}&id={seeds['succeeded']}-300000").text
     )
+
+
+def test_searches_are_compared_while_they_run(app: FastAPI, browser: httpx.Client) -> None:
+    fast = seeding.queue(app, name="fast")
+    seeding.Run(app, fast).start().pretrain().search(9)
+    slow = seeding.queue(app, name="<b>slow")
+    seeding.Run(app, slow).start().pretrain(5)
+    waiting = seeding.queue(app, name="waiting")
+    path = f"/compare?search={fast}&search={slow}&search={waiting}"
+    html = browser.get(path).text
+    assert "fast running search" in text(html) and "waiting queued" in text(html) and "<b>slow" not in html
+    drawn = re.findall(r'<path class="curve nr-(\d)" d="M([^"]*)"><title>([^<]*)', html)
+    epochs = {(number, title, line.count("L") + 1) for number, line, title in drawn}
+    assert epochs == {("1", "fast", 21), ("2", "&lt;b&gt;slow", 5)} and len(drawn) == 6
+    assert re.search(f'hx-get="{re.escape(escape(path))}" hx-trigger="every 5s"', html)
+    for one in (fast, slow, waiting):
+        browser.post(f"/api/v1/searches/{one}/cancel")
+    claimed = seeding.parts(app).searches
+    assert ("hx-trigger" in browser.get(path).text) == (claimed.get(slow).status == "cancelling")
+    done = []
+    for name in ("one", "two"):
+        done.append(seeding.queue(app, name=name))
+        seeding.Run(app, done[-1]).succeed()
+    html = browser.get(f"/compare?search={done[0]}&search={done[1]}").text
+    words = text(html)
+    assert "one succeeded" in words and "hx-trigger" not in html and html.count('class="curves"') == 5
+    assert "Networks" in words and "Accuracy on validation data by epoch" in words
+    assert "Select two searches or networks" in browser.get(f"/compare?search={slow}").text
 
 
 def test_a_network_shows_its_test_class_by_class(app: FastAPI, browser: httpx.Client) -> None:
