@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Find compact image networks under a FLOPs budget.",
-    epilog="--profile, and --debug, which shows where an error comes from, can be anywhere on the line.",
+    epilog="--profile and --debug (which prints the traceback of an error) can be anywhere on the line.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -65,7 +65,7 @@ Url = Annotated[
         "--url", help="The service's URL (default: YOSO_URL, else YOSO_HOST and YOSO_PORT, else that of `yoso login`)."
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a script.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def known(context: typer.Context, incomplete: str) -> list[str]:
@@ -100,11 +100,12 @@ Dataset = Annotated[
 Data = dict[str, Any]
 """What the options of `reads_data` say."""
 NewMaxWait = Annotated[
-    str | None, typer.Option("--max-wait", metavar="TIME", help="Another deadline to start, such as 8h; none for none.")
+    str | None,
+    typer.Option("--max-wait", metavar="TIME", help="A new limit on the time in the queue, such as 8h, or none."),
 ]
 NewMaxRun = Annotated[
     str | None,
-    typer.Option("--max-run", metavar="TIME", help="Another time to run, such as 24h; none for none."),
+    typer.Option("--max-run", metavar="TIME", help="A new limit on the running time, such as 24h, or none."),
 ]
 
 
@@ -121,7 +122,7 @@ def yoso(
         bool, typer.Option("--version", callback=tell_version, is_eager=True, help="Print the version and exit.")
     ] = False,
     profile: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Ask the service that `yoso login URL --profile NAME` kept.")
+        str | None, typer.Option(metavar="NAME", help="Use the service saved by `yoso login URL --profile NAME`.")
     ] = None,
 ) -> None:
     """Find compact image networks under a FLOPs budget."""
@@ -131,24 +132,25 @@ def yoso(
 @app.command(rich_help_panel=SERVER)
 def serve(
     no_dispatch: Annotated[
-        bool, typer.Option("--no-dispatch", help="Accept and show only; `yoso dispatch` launches what is accepted.")
+        bool,
+        typer.Option("--no-dispatch", help="Serve the API and the dashboard only; `yoso dispatch` launches searches."),
     ] = False,
 ) -> None:
-    """Start the service: API, dashboard, dispatcher and, unless YOSO_RAY_ADDRESS is set, a Ray on this machine.
+    """Start the service: API, dashboard, dispatcher and, unless YOSO_RAY_ADDRESS is set, Ray on this machine.
 
-    Settings come from the environment.
-    Where things are: YOSO_STORAGE, YOSO_DATABASE_URL, YOSO_DATABASE_PASSWORD,
+    Settings are environment variables.
+    Storage, database and cluster: YOSO_STORAGE, YOSO_DATABASE_URL, YOSO_DATABASE_PASSWORD,
     YOSO_RAY_ADDRESS, YOSO_EXECUTOR, YOSO_RAYJOB_TEMPLATE, YOSO_NODE_GROUPS,
     YOSO_MLFLOW_URI, YOSO_OTLP_URL, YOSO_WEBHOOK_NETWORKS, YOSO_NOTIFY_SCHEMES.
-    How it is found: YOSO_HOST, YOSO_PORT, YOSO_PUBLIC_URL, YOSO_ALLOWED_HOSTS.
-    Who may do what: YOSO_TOKENS, YOSO_DATA_ROOTS.
-    Signing on with a provider: YOSO_OIDC_ISSUER, YOSO_OIDC_CLIENT_ID, YOSO_OIDC_CLIENT_SECRET,
+    Addresses: YOSO_HOST, YOSO_PORT, YOSO_PUBLIC_URL, YOSO_ALLOWED_HOSTS.
+    Access: YOSO_TOKENS, YOSO_DATA_ROOTS.
+    Single sign-on (OIDC): YOSO_OIDC_ISSUER, YOSO_OIDC_CLIENT_ID, YOSO_OIDC_CLIENT_SECRET,
     YOSO_OIDC_GRANTS, YOSO_OIDC_CLAIM, YOSO_OIDC_SCOPES, YOSO_OIDC_NAME.
     Limits: YOSO_MAX_BODY, YOSO_RATE, YOSO_RATE_BURST, YOSO_MAX_STREAMS,
     YOSO_INSPECTION_SECONDS, YOSO_WAITING_SECONDS.
-    What is kept: YOSO_KEEP_DAYS, YOSO_KEEP_CHECKPOINTS_DAYS, YOSO_KEEP_EVENTS_DAYS,
+    Retention: YOSO_KEEP_DAYS, YOSO_KEEP_CHECKPOINTS_DAYS, YOSO_KEEP_EVENTS_DAYS,
     YOSO_KEEP_LOGS_DAYS, YOSO_KEEP_AUDIT_DAYS, YOSO_KEEP_DELIVERIES_DAYS.
-    What it logs: YOSO_LOG_FORMAT (text or json).
+    Logs: YOSO_LOG_FORMAT (text or json).
     """
     from service import processes
 
@@ -158,9 +160,9 @@ def serve(
 
 @app.command(rich_help_panel=SERVER)
 def dispatch() -> None:
-    """Start a dispatcher alone, for replicas of `yoso serve --no-dispatch`; several share the work on PostgreSQL.
+    """Start only a dispatcher, for replicas of `yoso serve --no-dispatch`. On PostgreSQL several share the work.
 
-    Settings are those of `yoso serve`; without YOSO_RAY_ADDRESS it brings up a Ray on this machine.
+    Settings are those of `yoso serve`. Without YOSO_RAY_ADDRESS it starts Ray on this machine.
     """
     from service import processes
 
@@ -170,9 +172,9 @@ def dispatch() -> None:
 
 @app.command(rich_help_panel=SERVER)
 def migrate(
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the database to be there.")] = 0.0,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the database.")] = 0.0,
 ) -> None:
-    """Upgrade the database of YOSO_DATABASE_URL to this release, and exit."""
+    """Upgrade the database of YOSO_DATABASE_URL to this release."""
     from service import processes
 
     with refusals(), configured() as settings:
@@ -181,12 +183,12 @@ def migrate(
 
 @app.command(rich_help_panel=SERVER)
 def backup(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A new file; JSON lines, compressed by gzip.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to create (JSON lines, gzip).")],
     as_json: Json = False,
 ) -> None:
-    """Write the database of YOSO_DATABASE_URL, and which folders YOSO_STORAGE holds, to a file; the service may go on.
+    """Write the database of YOSO_DATABASE_URL and a list of the folders in YOSO_STORAGE to a file.
 
-    Files of runs are not in it.
+    The service can keep running. The files of runs are not included.
     """
     from service.backup import backup as write
 
@@ -198,12 +200,12 @@ def backup(
 
 @app.command(rich_help_panel=SERVER)
 def restore(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `yoso backup` has written.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file that `yoso backup` wrote.")],
     as_json: Json = False,
 ) -> None:
-    """Fill the empty database of YOSO_DATABASE_URL from a backup, of this release or an older one; all or nothing.
+    """Restore a backup of this release or an older one into the empty database of YOSO_DATABASE_URL.
 
-    Then it tells how YOSO_STORAGE differs from what the database knows.
+    If it fails, the database stays empty. Afterwards it prints how YOSO_STORAGE differs from the database.
     """
     from service.backup import restore as read
 
@@ -226,11 +228,13 @@ def inspect(
     data: Data,
     sheet: Annotated[
         Path | None,
-        typer.Option("--contact-sheet", metavar="FILE.png", help="Write what a network would see of it to a picture."),
+        typer.Option(
+            "--contact-sheet", metavar="FILE.png", help="Save a picture of images as a network would see them."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check a dataset on this machine, without a service. Exit code: 0 usable for a search, 1 not."""
+    """Check a dataset on this machine, without a service. Exit code: 0 if a search can use it, otherwise 1."""
     from nas_core.data.inspection import inspect as look
     from service.domain.request import DataRequest
 
@@ -254,14 +258,14 @@ def inspect(
 @app.command(rich_help_panel=ACCOUNT)
 def login(
     service: Annotated[
-        str | None, typer.Argument(metavar="[URL]", help="Where to sign commands in; without it, a browser is.")
+        str | None, typer.Argument(metavar="[URL]", help="The service to sign in to; without it, sign in a browser.")
     ] = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Sign this user's commands in to the service at URL, whose token is asked for; it is kept for --profile.
+    """Sign in to the service at URL with a token, which is saved for --profile.
 
-    Without URL, print a link that signs a browser in, once, with the token that commands send.
+    Without URL, print a link that signs in a browser once, with the token that commands send.
     """
     with refusals():
         if service is not None:
@@ -311,7 +315,7 @@ TokenName = Annotated[str, typer.Argument(metavar="NAME", help="The token's name
 
 @tokens.callback()
 def token(context: typer.Context, url: Url = None) -> None:
-    """Print the token that commands send, as `yoso token show` does; or make, list and revoke tokens."""
+    """Print the token that commands send, or create, list and revoke tokens."""
     if context.invoked_subcommand is None:
         show_token(url)
     elif url is not None:
@@ -320,7 +324,7 @@ def token(context: typer.Context, url: Url = None) -> None:
 
 @tokens.command("show")
 def show_token(url: Url = None) -> None:
-    """Print the token that commands send: YOSO_TOKEN, else that of `yoso login`, else of your own service here."""
+    """Print the token that commands send: YOSO_TOKEN, else that of `yoso login`, else that of your local service."""
     with refusals():
         address = url or default_url()
         found = token_for(address)
@@ -333,17 +337,21 @@ def show_token(url: Url = None) -> None:
 @tokens.command("create")
 def create_token(
     name: TokenName,
-    role: Annotated[str, typer.Option(help="What may be done with it: read, submit or admin.")],
+    role: Annotated[str, typer.Option(help="What the token allows: read, submit or admin.")],
     project: Annotated[
-        str | None, typer.Option(help="The project that it opens, or '*' for all (default: your own token's).")
+        str | None,
+        typer.Option(help="The project that it gives access to, or '*' for all (default: your own token's)."),
     ] = None,
     expires: Annotated[
-        str | None, typer.Option(help="12h, 90d, 1y, or its last day, 2027-01-31 (default: with your own token).")
+        str | None,
+        typer.Option(
+            help="When it expires: 12h, 90d, 1y, or a date such as 2027-01-31 (default: with your own token)."
+        ),
     ] = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Make a token and print it, this once; it opens no more than your own."""
+    """Create a token and print it once. It allows no more than your own."""
     with refusals(), Client(url) as client:
         made = client.make_token(name, role, project, expires)
         if as_json:
@@ -357,13 +365,13 @@ def create_token(
 
 @tokens.command("list")
 def list_tokens(
-    project: Annotated[str | None, typer.Option(help="Only those of this project.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=500, help="How many.")] = 100,
-    after: Annotated[str | None, typer.Option(help="Only those behind this name.")] = None,
+    project: Annotated[str | None, typer.Option(help="Only of this project.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="The maximum number to list.")] = 100,
+    after: Annotated[str | None, typer.Option(help="Start after this name.")] = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """List tokens by name: what they open, when they end, and when they were last used."""
+    """List tokens by name: what they allow, when they expire, and when they were last used."""
     with refusals(), Client(url) as client:
         page = client.tokens(limit, after, project)
         tell_page(page, as_json, terminal.tokens, "no tokens", "there are more")
@@ -374,16 +382,16 @@ def revoke_token(name: TokenName, url: Url = None, as_json: Json = False) -> Non
     """Revoke a token and the browser sessions started with it."""
     with refusals(), Client(url) as client:
         revoked = client.revoke_token(name)
-        tell(revoked, as_json, f"token {escape(name)} opens nothing any more")
+        tell(revoked, as_json, f"revoked token {escape(name)}")
 
 
 @app.command(rich_help_panel=SEARCHES)
 @describes_search()
 def submit(
     asked: Asked,
-    wait: Annotated[bool, typer.Option("--wait", help="Stay and watch it until it ends.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the search to end, and show its progress.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show how long it is expected to take, and queue nothing.")
+        bool, typer.Option("--dry-run", help="Show how long it is expected to take; queue nothing.")
     ] = False,
     url: Url = None,
     as_json: Json = False,
@@ -419,25 +427,25 @@ def sweep(
         str | None,
         typer.Option(metavar="FROM:TO:COUNT", help="Budgets at equal ratios, such as 100k:800k:8."),
     ] = None,
-    seeds: Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2; a search each (default: 0).")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds, such as 0,1,2; one search for each (default: 0).")] = None,
     grid: Annotated[
         list[str] | None,
         typer.Option(metavar="FIELD=V,V", help="Values of a field, such as space.share=true,false; may be repeated."),
     ] = None,
     independent: Annotated[
-        bool, typer.Option("--independent", help="A search for each budget, instead of one for all.")
+        bool, typer.Option("--independent", help="One search for each budget instead of one for all.")
     ] = False,
     finals: Annotated[
         bool | None,
         typer.Option(
             "--finals/--no-finals",
-            help="Retrain what all searches found together, and let it compete. By default with several seeds.",
+            help="Retrain the networks of all searches and deliver the best. Default: only with several seeds.",
         ),
     ] = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Queue searches over budgets, seeds and a grid, all at once. The request in --file is a sweep's."""
+    """Queue searches over budgets, seeds and a grid. The request in --file is that of a sweep."""
     with refusals(), Client(url) as client:
         body = asked(of_sweep)
         if budgets is not None and "budgets" not in asked(of_sweep, file=False):
@@ -482,7 +490,7 @@ def extend(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Retrain more networks of a sweep whose searches have ended; none is run again."""
+    """Retrain more networks of a finished sweep, without running its searches again."""
     with refusals(), Client(url) as client:
         sweep_id = client.find(sweep_id, "sweep")["id"]
         seen = client.extend_sweep(sweep_id, list(budget) if budget else None, baselines_of(baseline))
@@ -525,12 +533,14 @@ def sweeps(url: Url = None, as_json: Json = False) -> None:
 @app.command(rich_help_panel=SWEEPS)
 def pareto(
     sweep_id: SweepId,
-    cost: Annotated[str, typer.Option(help="multiply_adds, parameters, activations or latency_ms.")] = "multiply_adds",
-    by: Annotated[str, typer.Option(help="accuracy or balanced_accuracy: what says which is better.")] = "accuracy",
+    cost: Annotated[
+        str, typer.Option(help="The cost: multiply_adds, parameters, activations or latency_ms.")
+    ] = "multiply_adds",
+    by: Annotated[str, typer.Option(help="The metric: accuracy or balanced_accuracy.")] = "accuracy",
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Show a sweep's networks by cost and accuracy, and which of them no other beats."""
+    """Show a sweep's networks by cost and accuracy, with the Pareto front."""
     with refusals(), Client(url) as client:
         seen = client.pareto(client.find(sweep_id, "sweep")["id"], cost, by)
         if as_json:
@@ -543,7 +553,7 @@ def pareto(
 
 @app.command(rich_help_panel=SWEEPS)
 def pause(sweep_id: SweepId, url: Url = None, as_json: Json = False) -> None:
-    """Start no more searches of a sweep; those that are running go on."""
+    """Pause a sweep: queued searches do not start, running ones continue."""
     steer(sweep_id, "pause", url, as_json)
 
 
@@ -564,11 +574,11 @@ def steer(sweep_id: str, how: str, url: str | None, as_json: bool) -> None:
 def list_searches(
     status: Annotated[str | None, typer.Option(help="Only searches in this state.")] = None,
     project: Annotated[str | None, typer.Option(help="Only searches of this project.")] = None,
-    kind: Annotated[str | None, typer.Option(help="Only these: search, or finals of sweeps.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only of this kind: search or finals.")] = None,
     words: Annotated[
-        str | None, typer.Option("--find", help="Only searches with this in the name, the id or the dataset.")
+        str | None, typer.Option("--find", help="Only searches whose name, ID or dataset contains this.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=500, help="How many.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="The maximum number to list.")] = 50,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
@@ -601,10 +611,12 @@ def open_page(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="[ID]", help="A search or sweep, as for `yoso show`; without it, the list.", autocompletion=known
+            metavar="[ID]",
+            help="A search or sweep, as for `yoso show`; without it, the list of searches.",
+            autocompletion=known,
         ),
     ] = None,
-    print_only: Annotated[bool, typer.Option("--print", help="Print the link and open no browser.")] = False,
+    print_only: Annotated[bool, typer.Option("--print", help="Print the link instead of opening a browser.")] = False,
     url: Url = None,
 ) -> None:
     """Open the page of a search or a sweep in a browser, signed in with your token."""
@@ -633,11 +645,11 @@ def watch(name: Id, url: Url = None, as_json: Json = False) -> None:
 @app.command(rich_help_panel=SEARCHES)
 def logs(
     search_id: SearchId,
-    attempt: Annotated[int | None, typer.Option(min=1, help="Which attempt's (default: the newest's).")] = None,
-    following: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the attempt ends.")] = False,
+    attempt: Annotated[int | None, typer.Option(min=1, help="The attempt (default: the newest).")] = None,
+    following: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing until the attempt ends.")] = False,
     url: Url = None,
 ) -> None:
-    """Print a search's log, or at most its last 4 MiB; with -f, what is added until the attempt ends."""
+    """Print the log of a search, at most its last 4 MiB; -f keeps printing until the attempt ends."""
     with refusals(), Client(url) as client:
         search_id = client.find(search_id, "search")["id"]
         log = client.log(search_id, attempt)
@@ -677,7 +689,7 @@ def doctor(as_json: Json = False) -> None:
 
 @app.command(rich_help_panel=SEARCHES)
 def cancel(name: Id, url: Url = None, as_json: Json = False) -> None:
-    """Cancel a search, or all searches of a sweep; what has ended stays as it is."""
+    """Cancel a search, or all searches of a sweep that have not ended."""
     with refusals(), Client(url) as client:
         found = client.find(name)
         if "seeds" in found:
@@ -696,9 +708,9 @@ def retry(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Queue a search that failed or was cancelled again, or all of a sweep that failed; from their last checkpoints.
+    """Queue a failed or cancelled search again, or all failed searches of a sweep.
 
-    Their time to wait and to run begins anew.
+    They resume from their last checkpoints. Limits on queue and running time start again from zero.
     """
     with refusals(), Client(url) as client:
         found, deadlines = client.find(name), deadlines_of(max_wait, max_run)
@@ -717,7 +729,7 @@ def delete(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Delete a search that has ended, with its networks, events and files; this cannot be undone."""
+    """Delete a finished search with its networks, events and files. This cannot be undone."""
     with refusals(), Client(url) as client:
         found = client.find(search_id, "search")
         if not yes:
@@ -728,11 +740,11 @@ def delete(
 
 @app.command(rich_help_panel=SERVER)
 def cluster(
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many of the queue to show.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="The maximum number of queued searches to show.")] = 20,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Show the cluster: its resources, what uses them, what waits and why, and the projects' shares."""
+    """Show the cluster: resources, what uses them, the queue with reasons, and the shares of projects."""
     with refusals(), Client(url) as client:
         seen = client.cluster(limit)
         tell(seen, as_json, terminal.cluster(seen))
@@ -741,17 +753,19 @@ def cluster(
 @app.command(rich_help_panel=SERVER)
 def project(
     name: Annotated[str, typer.Argument(metavar="PROJECT", help="The project's name.")],
-    weight: Annotated[float | None, typer.Option(help="Its part in shares, beside the others'.")] = None,
-    max_running: Annotated[str | None, typer.Option(help="Searches it may run at once, or none.")] = None,
-    max_accelerators: Annotated[str | None, typer.Option(help="Accelerators it may hold at once, or none.")] = None,
-    max_queued: Annotated[str | None, typer.Option(help="Searches it may have in the queue, or none.")] = None,
+    weight: Annotated[float | None, typer.Option(help="Its weight in the fair share between projects.")] = None,
+    max_running: Annotated[str | None, typer.Option(help="Maximum number of running searches, or none.")] = None,
+    max_accelerators: Annotated[
+        str | None, typer.Option(help="Maximum number of accelerators in use, or none.")
+    ] = None,
+    max_queued: Annotated[str | None, typer.Option(help="Maximum number of queued searches, or none.")] = None,
     max_stored: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="What it may hold in the storage, such as 500GB, or none.")
+        str | None, typer.Option(metavar="SIZE", help="Maximum size in storage, such as 500GB, or none.")
     ] = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Change a project's weight and quotas ("none" lifts one), and show its usage."""
+    """Change a project's weight and quotas ("none" removes a quota), and show its usage."""
     with refusals(), Client(url) as client:
         changed: dict[str, float | None] = {} if weight is None else {"weight": weight}
         quotas = {
@@ -767,26 +781,26 @@ def project(
 
 @app.command(rich_help_panel=SERVER)
 def audit(
-    project: Annotated[str | None, typer.Option(help="Only what was done in this project.")] = None,
-    by: Annotated[str | None, typer.Option(help="Only what was done with the token of this name.")] = None,
-    action: Annotated[str | None, typer.Option(help="Only this, such as submitted or sign_in_refused.")] = None,
-    about: Annotated[str | None, typer.Option(help="Only about this: search/ID, sweep/ID, token/NAME…")] = None,
-    since: Annotated[str | None, typer.Option(help="From this day or time on, in UTC, such as 2027-01-31.")] = None,
-    until: Annotated[str | None, typer.Option(help="Before this day or time.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=500, help="How many.")] = 50,
-    after: Annotated[str | None, typer.Option(help="Go on behind the page that ended with this.")] = None,
+    project: Annotated[str | None, typer.Option(help="Only actions in this project.")] = None,
+    by: Annotated[str | None, typer.Option(help="Only actions with the token of this name.")] = None,
+    action: Annotated[str | None, typer.Option(help="Only this action, such as submitted or sign_in_refused.")] = None,
+    about: Annotated[str | None, typer.Option(help="Only actions on this: search/ID, sweep/ID, token/NAME…")] = None,
+    since: Annotated[str | None, typer.Option(help="From this date or time in UTC, such as 2027-01-31.")] = None,
+    until: Annotated[str | None, typer.Option(help="Before this date or time.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="The maximum number to list.")] = 50,
+    after: Annotated[str | None, typer.Option(help="Continue after the page that ended with this.")] = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Show who did what, newest first. It takes an admin's token."""
+    """Show the audit log, newest first. Needs an admin's token."""
     with refusals(), Client(url) as client:
         page = client.audit(limit, after, project=project, by=by, action=action, about=about, since=since, until=until)
         tell_page(page, as_json, terminal.audit, "nothing", "there is more")
 
 
-webhooks = typer.Typer(help="Send the state of a project's searches and sweeps to URLs. It takes an admin's token.")
+webhooks = typer.Typer(help="Send changes of searches and sweeps to URLs. Needs an admin's token.")
 app.add_typer(webhooks, name="webhook", no_args_is_help=True, rich_help_panel=SERVER)
-WebhookId = Annotated[str, typer.Argument(metavar="WEBHOOK", help="The webhook's id.")]
+WebhookId = Annotated[str, typer.Argument(metavar="WEBHOOK", help="The webhook's ID.")]
 TEST_SECONDS = 30.0
 """How long a test waits to be sent, and for its answer."""
 
@@ -794,7 +808,7 @@ TEST_SECONDS = 30.0
 @webhooks.command("create")
 def create_webhook(
     to: Annotated[
-        str, typer.Argument(metavar="URL", help="Where messages are sent: http(s)://, mailto://, slack://, …")
+        str, typer.Argument(metavar="URL", help="Where to send messages: http(s)://, mailto://, slack://, …")
     ],
     event: Annotated[
         list[str] | None,
@@ -804,7 +818,7 @@ def create_webhook(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Make a webhook and print its secret, this once; or for mailto:// and the like a notification, which has none."""
+    """Create a webhook and print its secret once; mailto:// and other notifications have no secret."""
     with refusals(), Client(url) as client:
         made = client.make_webhook(to, event, project)
         if as_json:
@@ -819,13 +833,13 @@ def create_webhook(
 
 @webhooks.command("list")
 def list_webhooks(
-    project: Annotated[str | None, typer.Option(help="Only those of this project.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=500, help="How many.")] = 100,
-    after: Annotated[str | None, typer.Option(help="Only those behind this id.")] = None,
+    project: Annotated[str | None, typer.Option(help="Only of this project.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="The maximum number to list.")] = 100,
+    after: Annotated[str | None, typer.Option(help="Start after this ID.")] = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """List webhooks: what they are told, and whether they take it."""
+    """List webhooks with their events and whether deliveries succeed."""
     with refusals(), Client(url) as client:
         page = client.webhooks(limit, after, project)
         tell_page(page, as_json, terminal.webhooks, "no webhooks", "there are more")
@@ -833,7 +847,7 @@ def list_webhooks(
 
 @webhooks.command("test")
 def test_webhook(webhook_id: WebhookId, url: Url = None, as_json: Json = False) -> None:
-    """Send a message that says nothing, and wait for what comes of it; if it is taken, a webhook that was off is on."""
+    """Send a test message and wait for the result. Success turns on a webhook that was off."""
     with refusals(), Client(url) as client:
         sent = client.test_webhook(webhook_id)
         give_up = time.monotonic() + TEST_SECONDS
@@ -852,12 +866,12 @@ def test_webhook(webhook_id: WebhookId, url: Url = None, as_json: Json = False) 
 @webhooks.command("deliveries")
 def show_deliveries(
     webhook_id: WebhookId,
-    limit: Annotated[int, typer.Option(min=1, max=500, help="How many.")] = 50,
-    after: Annotated[str | None, typer.Option(help="Go on behind the page that ended with this.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=500, help="The maximum number to list.")] = 50,
+    after: Annotated[str | None, typer.Option(help="Continue after the page that ended with this.")] = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a webhook was told and is to be told, newest first, and what came of it."""
+    """Show sent and pending messages of a webhook, newest first, with their results."""
     with refusals(), Client(url) as client:
         page = client.deliveries(webhook_id, limit, after)
         tell_page(page, as_json, terminal.deliveries, "nothing", "there is more")
@@ -865,9 +879,9 @@ def show_deliveries(
 
 @webhooks.command("delete")
 def delete_webhook(webhook_id: WebhookId, url: Url = None, as_json: Json = False) -> None:
-    """Delete a webhook, with what is still to be sent to it."""
+    """Delete a webhook and its pending messages."""
     with refusals(), Client(url) as client:
-        tell(client.delete_webhook(webhook_id), as_json, f"webhook {escape(webhook_id)} is told nothing any more")
+        tell(client.delete_webhook(webhook_id), as_json, f"deleted webhook {escape(webhook_id)}")
 
 
 def tell(answer: Mapping[str, Any], as_json: bool, shown: Any) -> None:
@@ -906,17 +920,17 @@ def quota(field: str, text: str) -> float | None:
 @app.command(rich_help_panel=SEARCHES)
 def fetch(
     name: Id,
-    to: Annotated[Path | None, typer.Option(help="The folder to bring them to (default: yoso-ID).")] = None,
+    to: Annotated[Path | None, typer.Option(help="The folder to save to (default: yoso-ID).")] = None,
     kinds: Annotated[
         list[str] | None,
-        typer.Option("--format", help=f"What to bring: {', '.join(FILES)}, or all (the default); may be repeated."),
+        typer.Option("--format", help=f"What to download: {', '.join(FILES)}, or all (the default); may be repeated."),
     ] = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Download the networks of a search, or of a sweep: of its finals, or else of all its searches that succeeded.
+    """Download the networks of a search, or of a sweep's finals (without finals: of all its successful searches).
 
-    Each budget gets a folder; where a sweep has several searches, below a folder for each.
+    Each budget gets a folder, below a folder for each search if there are several.
     """
     with refusals(), Client(url) as client:
         for kind in kinds or ():
@@ -959,11 +973,11 @@ def tensorboard(
         list[str],
         typer.Argument(metavar="ID...", help="Searches and sweeps, as for `yoso show`.", autocompletion=known),
     ],
-    to: Annotated[Path, typer.Option(help="The folder to bring them to.")] = Path("yoso-tensorboard"),
+    to: Annotated[Path, typer.Option(help="The folder to save to.")] = Path("yoso-tensorboard"),
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Download searches' measurements for TensorBoard; run again, it downloads what is new."""
+    """Download event files for TensorBoard. Run it again to download what is new."""
     with refusals(), Client(url) as client:
         found = [client.find(name) for name in names]
         ids = [search["id"] for one in found for search in (client.each_search(one["id"]) if "seeds" in one else [one])]
@@ -990,7 +1004,7 @@ def run(
 ) -> None:
     """Run a search in the foreground, without a service.
 
-    Exit code: 0 succeeded, 1 failed, 2 bad input, 4 the folder is another process's, 130 interrupted.
+    Exit code: 0 succeeded, 1 failed, 2 bad input, 4 another process uses the folder, 130 interrupted.
     """
     from nas_core.data import inspection
     from nas_core.spec import DataOptions

@@ -25,12 +25,12 @@ OPTIONS: dict[str, Any] = {
     "ignore": Annotated[
         list[str] | None,
         typer.Option(
-            metavar="PATTERN", help='Leave out what matches, such as "*.gif" or old; may be repeated.',
+            metavar="PATTERN", help='Leave out matching files and folders, such as "*.gif" or old; may be repeated.',
             rich_help_panel=HELP,
         ),
     ],
     "channels": Annotated[
-        int | None, typer.Option(help="1 for grey, 3 for colour (default: what the images are).", rich_help_panel=HELP)
+        int | None, typer.Option(help="1 for grey, 3 for colour (default: as in the images).", rich_help_panel=HELP)
     ],
     "image_size": Annotated[
         int | None,

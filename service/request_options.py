@@ -35,13 +35,13 @@ Baselines = Annotated[
     list[str] | None,
     typer.Option(
         "--baseline", metavar="NAME,NAME", rich_help_panel=NETWORKS,
-        help=f"Networks that compete with those of the search: random, thin, {', '.join(FAMILIES)}; or none "
+        help=f"Baselines that compete with the search's networks: random, thin, {', '.join(FAMILIES)}; or none "
         f"(default: {','.join(DEFAULT_BASELINES)}).",
     ),
 ]  # fmt: skip
 Budgets = Annotated[
     list[str] | None,
-    typer.Option("--budget", "-b", help="Multiply-adds a network may cost, such as 300k or 600M; may be repeated."),
+    typer.Option("--budget", "-b", help="Maximum multiply-adds of a network, such as 300k or 600M; may be repeated."),
 ]
 OPTIONS: dict[str, Any] = {
     "budget": Budgets,
@@ -56,8 +56,8 @@ OPTIONS: dict[str, Any] = {
         list[str] | None,
         typer.Option(
             "--limit", metavar="NAME=VALUE",
-            help="What every network keeps, besides a budget or instead: parameters=20k, activations=9k (elements held "
-            "at once) or latency_ms=2.5 (one image, on the search's device); may be repeated.",
+            help="Another limit for every network: parameters=20k, activations=9k (peak number of elements) or "
+            "latency_ms=2.5 (one image, on the search's device); may be repeated.",
         ),
     ],
     "preset": Annotated[
@@ -70,7 +70,7 @@ OPTIONS: dict[str, Any] = {
     ],
     "share": Annotated[
         bool | None,
-        typer.Option("--share/--full", help="One set of edges for all blocks, or one each.", rich_help_panel=SPACE),
+        typer.Option("--share/--full", help="One set of edges for all blocks, or one for each.", rich_help_panel=SPACE),
     ],
     "operations": Annotated[
         list[str] | None,
@@ -91,8 +91,7 @@ OPTIONS: dict[str, Any] = {
         str | None,
         typer.Option(
             metavar="TIME", rich_help_panel=TRAINING,
-            help="How long a search is to take, such as 2h; its epochs are cut to fit (default: the preset's "
-            "schedule).",
+            help="Time for the search, such as 2h; epochs are cut to fit (default: the preset's schedule).",
         ),
     ],
     "setting": Annotated[
@@ -106,17 +105,17 @@ OPTIONS: dict[str, Any] = {
         list[str] | None,
         typer.Option(
             metavar="OPTION=VALUE", rich_help_panel=TRAINING,
-            help="How a search is computed, such as precision=bfloat16; may be repeated.",
+            help="An option of the engine, such as precision=bfloat16; may be repeated.",
         ),
     ],
     "seed": Annotated[
-        int | None, typer.Option(help="What every random choice follows from (default: 0).", rich_help_panel=TRAINING)
+        int | None, typer.Option(help="The random seed (default: 0).", rich_help_panel=TRAINING)
     ],
     "workers": Annotated[
         str | None,
         typer.Option(
             metavar="N|MIN-MAX", rich_help_panel=WORKERS,
-            help="Data-parallel workers (default: 1); 1-8 for as many as there is room for.",
+            help="Data-parallel workers (default: 1); a range such as 1-8 uses as many as there are resources for.",
         ),
     ],
     "cpus": Annotated[
@@ -129,68 +128,67 @@ OPTIONS: dict[str, Any] = {
         str | None,
         typer.Option(
             "--gpus-per-worker", metavar="0|1|auto", rich_help_panel=WORKERS,
-            help="GPUs of each worker (default: auto, which is 1 where the cluster has GPUs).",
+            help="GPUs of each worker (default: auto, which is 1 if the cluster has GPUs).",
         ),
     ],
     "accelerator_type": Annotated[
         str | None,
         typer.Option(
             "--accelerator-type", rich_help_panel=WORKERS,
-            help="The accelerator that nodes must have, by Ray's name, such as A100 (default: any).",
+            help="The accelerator that nodes must have, by its name in Ray, such as A100 (default: any).",
         ),
     ],
     "project": Annotated[
         str | None,
-        typer.Option(help="The project it counts for (default: the token's own, else default).", rich_help_panel=QUEUE),
+        typer.Option(help="The project (default: the token's own, else default).", rich_help_panel=QUEUE),
     ],
     "priority": Annotated[
         int | None,
         typer.Option(
             min=-10, max=10, rich_help_panel=QUEUE,
-            help="Each level counts as one hour of queue time in the project (default: 0).",
+            help="Each level is worth one hour in the project's queue (default: 0).",
         ),
     ],
     "preempt": Annotated[
         bool,
         typer.Option(
             "--preempt", rich_help_panel=QUEUE,
-            help="Let running searches of a lower priority make room; they resume from their checkpoints later.",
+            help="Stop running searches of a lower priority to make room; they resume from their checkpoints later.",
         ),
     ],
     "max_wait": Annotated[
         str | None,
         typer.Option(
             metavar="TIME", rich_help_panel=QUEUE,
-            help="Give up what has not started after so long, such as 30min, 2h or 1d (default: wait as long as it "
-            "takes).",
+            help="Give up if the search has not started after this time, such as 30min, 2h or 1d (default: no limit).",
         ),
     ],
     "max_run": Annotated[
         str | None,
         typer.Option(
             metavar="TIME", rich_help_panel=QUEUE,
-            help="Stop what has run for so long, all attempts together, such as 12h; `yoso retry` resumes from there.",
+            help="Stop the search after this time in all attempts together, such as 12h; `yoso retry` resumes it.",
         ),
     ],
     "yes": Annotated[
         bool,
         typer.Option(
-            "--yes", rich_help_panel=QUEUE, help="Queue a search although it is expected to take over 30 days."
+            "--yes", rich_help_panel=QUEUE, help="Queue the search even if it is expected to take over 30 days."
         ),
     ],
-    "name": Annotated[str | None, typer.Option(help="A name to find it by.", rich_help_panel=QUEUE)],
+    "name": Annotated[str | None, typer.Option(help="A name for the search or sweep.", rich_help_panel=QUEUE)],
     "baseline": Baselines,
     "candidates": Annotated[
         int | None,
         typer.Option(
             "--candidates", rich_help_panel=NETWORKS,
-            help="Networks of the search's own that compete for each budget (default: 1).",
+            help="How many of the search's networks compete for each budget (default: 1).",
         ),
     ],
     "choose_by": Annotated[
         str | None,
         typer.Option(
-            "--choose-by", help="What the finals judge networks by: " + " or ".join(CHOOSE_BY) + ".",
+            "--choose-by", help="The metric that decides the finals: " + " or ".join(CHOOSE_BY) + ".",
             rich_help_panel=NETWORKS,
         ),
     ],
@@ -212,7 +210,7 @@ OPTIONS: dict[str, Any] = {
         bool | None,
         typer.Option(
             "--normalise/--no-normalise", rich_help_panel=NETWORKS,
-            help="Whether the ONNX file takes 0 … 255 (the default) or normalised images.",
+            help="Whether the ONNX model takes pixel values of 0 to 255 (default) or normalised images.",
         ),
     ],
     **DATA_OPTIONS,

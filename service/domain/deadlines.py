@@ -22,12 +22,12 @@ ACCEPTED = "1 s to 365 d: a text such as 30min, 2h or 7d, or a number of seconds
 Span = Annotated[Any, WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string"}, {"type": "null"}]})]
 """A span of time as users give it; `seconds` holds it to the rules."""
 WAIT = (
-    "How long it may wait until its workers start for the first time, such as 2h or a number of seconds; then it has "
-    "failed. By default as long as it takes."
+    "Maximum time until its workers start for the first time, such as 2h or a number of seconds; then it fails. "
+    "Default: no limit."
 )
 RUN = (
-    "How long it may run, all attempts together, such as 12h or a number of seconds; then it is stopped and has "
-    "failed, and can be tried again from its last checkpoint. By default as long as it takes."
+    "Maximum running time of all attempts together, such as 12h or a number of seconds; then it is stopped and fails. "
+    "A retry resumes from its last checkpoint. Default: no limit."
 )
 
 

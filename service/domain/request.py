@@ -119,17 +119,15 @@ class SpaceRequest(BaseModel):
         description=f"One of {', '.join(PRESETS)}; or, for the one that suits the images with another schedule, "
         f"{', '.join(SCHEDULES)}. By default what suits the images.",
     )
-    share: bool | None = Field(None, description="One set of edges for all blocks.")
-    stem: list[int] | None = Field(
-        None, description="Strides of the 3×3 convolutions that networks begin with: 2 halves the image."
-    )
-    channels: int | None = Field(None, description="Width of the first stage in the search.")
+    share: bool | None = Field(None, description="Whether all blocks share one set of edges.")
+    stem: list[int] | None = Field(None, description="Strides of the first 3×3 convolutions; 2 halves the image size.")
+    channels: int | None = Field(None, description="Channels of the first stage.")
     blocks: list[int] | None = Field(None, description="Blocks per stage.")
-    levels: int | None = Field(None, description="Levels of operations in a block.")
+    levels: int | None = Field(None, description="Levels of operations in each block.")
     operations: list[Text] | Text | None = Field(
         None,
         description=f"The candidate operations: some of {', '.join(OPERATIONS)}; or a set of them: "
-        f"{', '.join(OPERATION_SETS)}. By default the first {len(PAPER_OPERATIONS)}, which are the set paper.",
+        f"{', '.join(OPERATION_SETS)}. Default: paper, the first {len(PAPER_OPERATIONS)}.",
     )
     image_size: int | None = Field(None, description="Height and width that images are scaled to, in pixels.")
 
@@ -140,16 +138,16 @@ class DataRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     train: Text | None = Field(
-        None, description='The folder below the dataset that holds the training classes; "." is the dataset itself.'
+        None, description='The folder below the dataset with the training classes; "." is the dataset itself.'
     )
-    test: Text | None = Field(None, description="The folder below the dataset that holds the classes to test with.")
-    validation: Text | None = Field(None, description="The folder below the dataset that holds the validation classes.")
+    test: Text | None = Field(None, description="The folder below the dataset with the test classes.")
+    validation: Text | None = Field(None, description="The folder below the dataset with the validation classes.")
     ignore: Annotated[list[Text], Field(max_length=100)] = Field(
         default_factory=list,
-        description='Patterns such as "*.gif" or "old": what they match, as a path below the dataset or as any part of '
-        "it, is left out.",
+        description='Patterns such as "*.gif" or "old" of files and folders to leave out. They are compared with paths '
+        "below the dataset and with each part of a path.",
     )
-    channels: int | None = Field(None, description="1 for grey or 3 for colour; by default what the images are.")
+    channels: int | None = Field(None, description="1 for grey or 3 for colour. Default: as in the images.")
     image_size: int | None = Field(
         None, description="Height and width that images are scaled to, in pixels; the same as space.image_size."
     )
@@ -218,70 +216,68 @@ class SearchRequest(BaseModel):
     dataset: Text = Field(description=DATASET)
     budgets: Annotated[list[Any], Field(min_length=1, max_length=100)] | None = Field(
         None,
-        description='Multiply-adds that a network may cost: numbers, or texts such as "300k" and "600M". '
-        "By default those of the complete network, where limits are given.",
+        description='Maximum multiply-adds of a network: numbers, or strings such as "300k" and "600M". '
+        "May be left out if limits are given; the default is then the cost of the complete network.",
     )
     limits: Fields = Field(
         default_factory=dict,
-        description="What every network keeps besides its budget: parameters and activations (the most elements that "
-        'inference of one image holds at once), as numbers or texts such as "20k"; latency_ms (of one image, on the '
-        "search's device).",
+        description="More limits for every network: parameters and activations (the peak number of elements during "
+        'inference of one image), as numbers or strings such as "20k"; latency_ms (of one image, on the search\'s '
+        "device).",
     )
     space: SpaceRequest = Field(default_factory=SpaceRequest)
     settings: Fields = Field(
         default_factory=dict,
-        description="Fields of the training schedule that differ from the preset's, and a recipe "
-        f"({', '.join(RECIPES)}) for those of retraining that are not given: "
+        description="Fields of the training schedule that override the preset's, and a recipe "
+        f"({', '.join(RECIPES)}) that sets the fields of retraining: "
         + ", ".join(field.name for field in fields(Settings)),
     )
     export: Fields = Field(
         default_factory=dict,
-        description=f"How networks are written as ONNX: opset ({min(OPSETS)} to {max(OPSETS)}, by default "
-        f"{ExportOptions.opset}), ir (the version of the file format, at most {NEWEST_IR}, by default the oldest that "
-        "the opset allows), and normalise (true, the default: the file normalises, and takes bytes as floats; false: "
-        "it takes normalised images).",
+        description=f"Options of the ONNX export: opset ({min(OPSETS)} to {max(OPSETS)}, default "
+        f"{ExportOptions.opset}), ir (the version of the file format, at most {NEWEST_IR}; default: the oldest that "
+        "the opset allows), and normalise (true, the default: the model takes pixel values of 0 to 255 and normalises "
+        "them; false: it takes normalised images).",
     )
     engine: Fields = Field(
         default_factory=dict,
-        description="How a search is computed: " + ", ".join(field.name for field in fields(EngineOptions)) + ".",
+        description="Options of the engine: " + ", ".join(field.name for field in fields(EngineOptions)) + ".",
     )
     finals: Fields = Field(
         default_factory=dict,
-        description="Which networks are retrained and compete for each budget, of which the best on validation images "
-        "is delivered: candidates (how many of the search's own, by default 1) and baselines (some of "
-        f"{', '.join(BASELINES)}, by default {', '.join(DEFAULT_BASELINES)}; [] for none).",
+        description="The networks that are retrained and compete for each budget; the best on validation images is "
+        "delivered. candidates: how many of the search's own (default 1). baselines: some of "
+        f"{', '.join(BASELINES)} (default {', '.join(DEFAULT_BASELINES)}; [] for none).",
     )
     data: DataRequest = Field(default_factory=DataRequest)
     seed: int = 0
     workers: Annotated[int | WorkerRange, WrapValidator(_number_or_range)] = Field(
         1,
-        description='Data-parallel workers: a number, or {"min": 1, "max": 8} for as many as there is room for.',
+        description='Data-parallel workers: a number, or {"min": 1, "max": 8} for as many as resources allow.',
     )
     cpus_per_worker: int = 1
     gpus_per_worker: Annotated[int | Literal["auto"], WrapValidator(_number_or_auto)] = Field(
-        "auto", description="0, 1, or auto: 1 where the cluster has GPUs, of the accelerator_type if one is given."
+        "auto", description="0, 1, or auto: 1 if the cluster has GPUs (of the accelerator_type, if given), otherwise 0."
     )
     accelerator_type: Text | None = Field(
-        None, description="The accelerator that nodes must have, by Ray's name, such as A100; any by default."
+        None, description="The accelerator that nodes must have, by its name in Ray, such as A100. Default: any."
     )
     priority: int = Field(
-        0, ge=-10, le=10, description="Within the project: a step is worth an hour of waiting ahead of the others."
+        0, ge=-10, le=10, description="Within the project: each level is worth one hour in the queue."
     )
     preempts: bool = Field(
         False,
-        description="Whether running searches of its project that have a lower priority, and would be behind it in the "
-        "queue, make room for it. They are queued again, and resume from their last checkpoints.",
+        description="Whether it may stop running searches of its project that have a lower priority to make room. "
+        "They are queued again and resume from their last checkpoints.",
     )
     max_wait: Annotated[Span, LEGIBLE] = Field(None, description=WAIT)
     max_run: Annotated[Span, LEGIBLE] = Field(None, description=RUN)
     time: Annotated[Span, LEGIBLE] = Field(
         None,
-        description="How long the search is to take, such as 2h or a number of seconds. Its epochs are cut to fit, by "
-        "what searches took on this cluster. By default the preset's schedule, however long that takes.",
+        description="Time for the search, such as 2h or a number of seconds. The epochs are cut to fit, based on "
+        "earlier searches on this cluster. Default: the preset's schedule.",
     )
-    confirmed: bool = Field(
-        False, description="Whether to queue it although it is expected to take longer than 30 days."
-    )
+    confirmed: bool = Field(False, description="Whether to queue it even if it is expected to take over 30 days.")
     project: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     name: Text = Field("", max_length=200)
 

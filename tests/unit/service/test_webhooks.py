@@ -724,4 +724,4 @@ def test_the_command_line(app: FastAPI, url: str, receiver: Receiver, monkeypatc
     listed, sent = yoso("list"), yoso("deliveries", made["id"])
     assert made["id"] in listed and "failed" in listed and "on" in listed and secret not in listed + sent
     assert "answered 500" in sent and "taken" in sent and "given up" in sent
-    assert "told nothing any more" in yoso("delete", made["id"]) and yoso("list") == "no webhooks\n"
+    assert yoso("delete", made["id"]) == f"deleted webhook {made['id']}\n" and yoso("list") == "no webhooks\n"
