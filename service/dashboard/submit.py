@@ -1,4 +1,4 @@
-"""The form that queues a search: it knows the datasets, looks at them, and says what is feasible while one types."""
+"""The form that queues a search or a sweep: it looks at the dataset, and says what is feasible while one types."""
 
 import json
 import math
@@ -6,13 +6,14 @@ import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 from urllib.parse import parse_qs, urlencode
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from nas_core.data.datasets import at_hand
 from nas_core.data.summary import in_words, summarise
@@ -25,6 +26,7 @@ from nas_core.spec import (
     CHOOSE_BY,
     DEFAULT_BASELINES,
     FORMS,
+    NO_FINALS,
     OPSETS,
     PENALTIES,
     PRECISIONS,
@@ -34,15 +36,18 @@ from nas_core.spec import (
     ExportOptions,
     Settings,
 )
+from nas_core.wording import number_of
+from service import answers
 from service.answers import DatasetReport, FieldError
 from service.dashboard.frame import TEMPLATES, ViewerDep, page
 from service.domain.estimates import Estimate, estimate, warnings
 from service.domain.references import left_out
 from service.domain.request import InvalidRequest, SearchRequest, check, space_of
+from service.domain.sweep import SweepRequest, expand, sorted_budgets
 from service.inspections import Found, StillLooking
 from service.store.idempotency import KeyReused
 from service.store.projects import OverQuota
-from service.use_cases import datasets, searches
+from service.use_cases import datasets, searches, sweeps
 from service.use_cases.errors import error_of, field_error
 from service.use_cases.once import before
 from service.web.checks import CHECKED
@@ -89,6 +94,19 @@ def _numbers(texts: Sequence[str]) -> list[int | float | str]:
     return [_number([one]) for one in _texts(texts)]
 
 
+def _seed_or_seeds(texts: Sequence[str]) -> Any:
+    seeds = _numbers(texts)
+    return seeds[0] if len(seeds) == 1 else seeds
+
+
+def _json(texts: Sequence[str]) -> Any:
+    """What a text means as JSON, or the text, which is refused as the API refuses it."""
+    try:
+        return from_json(texts[0], allow_inf_nan=False)
+    except ValueError:
+        return texts[0]
+
+
 def _patterns(texts: Sequence[str]) -> list[str]:
     return [one for text in texts for part in text.split(",") if (one := part.strip())]
 
@@ -113,7 +131,7 @@ FIELDS: dict[str, Callable[[Sequence[str]], Any]] = {
     "max_run": _text,
     "time": _text,
     "confirmed": _truth,
-    "seed": _number,
+    "seed": _seed_or_seeds,
     "workers": _number_or_range,
     "cpus_per_worker": _number,
     "gpus_per_worker": _number,
@@ -158,8 +176,12 @@ FIELDS: dict[str, Callable[[Sequence[str]], Any]] = {
     "engine.precision": _text,
     "engine.compile": _truth,
     "engine.recompute": _truth,
+    "sweep.strategy": _text,
+    "sweep.finals": _truth,
+    "sweep.baselines": _names,
+    "sweep.grid": _json,
 }
-"""What the form asks for, by the API's names, and how the texts are read."""
+"""What the form asks for, by the API's names, and how the texts are read; `sweep` holds the fields of a sweep."""
 DATA = {
     "train": "Training folder",
     "test": "Test folder",
@@ -171,6 +193,7 @@ DATA = {
 }
 """What the form calls the fields of `data`."""
 FOLDED = {
+    "Sweep": ("sweep.",),
     "Limits besides the budget": ("limits.",),
     "How the dataset is read": ("data.",),
     "Search space": (
@@ -215,6 +238,16 @@ CHOICES: dict[str, list[tuple[str, str]]] = {
     "engine.precision": [("", "what suits the device"), *((name, name) for name in PRECISIONS if name != "auto")],
     "engine.compile": [("", "run as written"), ("true", "compile each block")],
     "engine.recompute": [("", "keep activations"), ("true", "compute activations twice")],
+    "sweep.strategy": [
+        ("", "one search, or one for each seed"),
+        ("path", "a sweep: one search of each seed for all budgets"),
+        ("independent", "a sweep: one search for each seed and budget"),
+    ],
+    "sweep.finals": [
+        ("", "with several seeds"),
+        ("true", "always: the networks of all searches are retrained together"),
+        ("false", "never: each search retrains its own networks"),
+    ],
 }
 """What can be chosen, as value and words."""
 
@@ -249,6 +282,10 @@ class Judged:
     """The baselines that cannot be made as small as a budget."""
     expected: Estimate | None = None
     """How long it would run."""
+    sweep: SweepRequest | None = None
+    """The sweep that the form stands for; `asked` is then its first search, for all budgets."""
+    size: str = ""
+    """How many searches and finals that sweep has, in words."""
 
 
 async def _sent(request: Request) -> Form:
@@ -274,24 +311,30 @@ def form_fragment(request: Request, service: ContextDep, project: ViewerDep, for
     """What a search as the form describes it would cost, and what is wrong with the form so far."""
     seen = judged(service, project, form)
     # Nobody has to be told of what they have not come to yet.
-    begun = [one for one in seen.problems if one["field"] not in ("dataset", "budgets") or one["field"] in form]
+    begun = [one for one in seen.problems if (field := in_the_form(one)) not in ("dataset", "budgets") or field in form]
     return page("submit_parts.html", request, **looked(form, seen), **told(begun))
 
 
 @router.post("/submit", dependencies=[CHECKED])
 def send(request: Request, service: ContextDep, project: ViewerDep, form: FormDep) -> Response:
-    """Queue the search and go to its page; the form again where it cannot be queued, with what is wrong."""
+    """Queue the search or the sweep and go to its page; the form again where it cannot be queued, with what is
+    wrong."""
     seen: Judged | None = None
     try:
-        content = json.dumps(body(form), sort_keys=True).encode()
+        asked = body(form)
+        content = json.dumps(asked, sort_keys=True).encode()
         key = key_for(project, form.get("key", [secrets.token_hex()])[0], "POST /submit", content)
         queued = before(service, key)  # what was accepted before is not judged once more
         if queued is None:
             seen = judged(service, project, form)
             if seen.asked is not None and not seen.problems:
-                queued = searches.submit(service, seen.asked, project, key)
+                if seen.sweep is not None:
+                    queued = sweeps.submit(service, seen.sweep, project, key)
+                else:
+                    queued = searches.submit(service, seen.asked, project, key)
         if queued is not None:
-            return RedirectResponse(f"/searches/{queued.value['id']}", 303)
+            kind = "searches" if swept(asked) is None else "sweeps"
+            return RedirectResponse(f"/{kind}/{queued.value['id']}", 303)
         problems = seen.problems if seen is not None else []
     except StillLooking as error:
         problems = [field_error("dataset", None, str(error), "the same form again in a moment")]
@@ -308,12 +351,37 @@ def send(request: Request, service: ContextDep, project: ViewerDep, form: FormDe
 
 
 def judged(service: Context, project: str | None, form: Form) -> Judged:
-    """What can be said of a form; a request is held to the same rules as the API's."""
-    settings, look = service.settings, service.look(PATIENCE_SECONDS, REMEMBERED_SECONDS)
+    """What can be said of a form; a request is held to the same rules as the API's.
+
+    Of a sweep, all searches but the first are held to them when it is sent.
+    """
+    made = body(form)
+    own = swept(made)
     try:
-        asked = SearchRequest.model_validate(body(form))
+        if own is None:
+            return judged_search(service, project, SearchRequest.model_validate(made))
+        sweep = service.confined(SweepRequest.model_validate(own), project)
+        budgets, _ = sorted_budgets(sweep)
+        groups = expand(sweep, budgets)
+        first = groups[0][0].model_copy(update={"budgets": budgets})
+        size = number_of(sum(map(len, groups)), "search")
+        if sweep.with_finals:
+            size += ", and finals that retrain what they find"
+        return replace(judged_search(service, project, first, sweep), sweep=sweep, size=size)
     except ValidationError as error:
-        return Judged(None, field_errors(error.errors(), SearchRequest))
+        problems = field_errors(error.errors(), SearchRequest if own is None else SweepRequest)
+    except InvalidRequest as error:
+        problems = [error_of(problem) for problem in error.problems]
+    except InvalidValue as problem:
+        problems = [error_of(problem)]
+    return Judged(None, problems)
+
+
+def judged_search(
+    service: Context, project: str | None, asked: SearchRequest, sweep: SweepRequest | None = None
+) -> Judged:
+    """What can be said of a search, which may be one of a sweep."""
+    settings, look = service.settings, service.look(PATIENCE_SECONDS, REMEMBERED_SECONDS)
     found, options = None, asked.data
     try:
         asked = service.confined(asked, project)
@@ -324,9 +392,12 @@ def judged(service: Context, project: str | None, form: Form) -> Judged:
                 asked.dataset, options.options(), size, PATIENCE_SECONDS, REMEMBERED_SECONDS, roots
             )
         known_searches = service.history.searches()
-        spec = check(asked, roots, settings.any_folder, service.capacity(), look, before=known_searches)
-        dear = left_out(spec, spec.budgets, spec.finals.baselines)
+        spec = check(asked, roots, settings.any_folder, service.capacity(), look, sweep is None, known_searches)
+        finals = sweep is not None and sweep.with_finals
+        dear = left_out(spec, spec.budgets, sweep.baselines if sweep is not None and finals else spec.finals.baselines)
         known = costs(spec.space, spec.settings, spec.budgets)
+        if finals:
+            spec = replace(spec, retrain=False, finals=NO_FINALS)
         return Judged(asked, [], known, found, left_out=dear, expected=estimate(spec, known_searches))
     except StillLooking as looking:
         return Judged(asked, [], looking=looking)
@@ -355,6 +426,7 @@ def looked(form: Form, seen: Judged) -> dict[str, Any]:
         "looking": seen.looking,
         "report": report,
         "facts": in_words(summarise(found.report)) if found is not None else [],
+        "size": seen.size,
         "left_out": seen.left_out,
         "expected": seen.expected,
         "slow": warnings(seen.expected) if seen.expected is not None else [],
@@ -410,6 +482,23 @@ def body(form: Form) -> dict[str, Any]:
     return made
 
 
+def swept(asked: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The sweep that a form of several seeds, or of a sweep's own fields, stands for; None for one search."""
+    if "sweep" not in asked and not isinstance(asked.get("seed"), list):
+        return None
+    search = {field: value for field, value in asked.items() if field != "sweep"}
+    own = dict(asked.get("sweep", {}))
+    if "seed" in search:
+        seed = search.pop("seed")
+        own["seeds"] = seed if isinstance(seed, list) else [seed]
+    own |= {field: search.pop(field) for field in SHARED if field in search}
+    return own | {"search": search}
+
+
+SHARED = ("budgets", "project", "priority", "name")
+"""The fields that a sweep has as a search has them."""
+
+
 def costs(space: SearchSpace, settings: Settings | None = None, budgets: Sequence[int] = ()) -> Range:
     """What a space costs."""
     complete = space.complete()
@@ -421,11 +510,22 @@ def told(problems: Sequence[FieldError]) -> dict[str, Any]:
     """Problems by the field of the form that they stand beside; those of no field are under `form`."""
     by_field: dict[str, list[FieldError]] = {}
     for problem in problems:
-        field = problem["field"]
+        field = in_the_form(problem)
         while field and field not in FIELDS:
             field = field.rpartition(".")[0]
         by_field.setdefault(field or "form", []).append(problem)
     return {"problems": by_field, "fields": list(FIELDS)}
+
+
+def in_the_form(problem: FieldError) -> str:
+    """What the form calls the field of a search or of a sweep that a problem is about."""
+    field = problem["field"].removeprefix("search.")
+    root = field.partition(".")[0]
+    if root == "seeds":
+        return "seed"
+    if field == "finals" or root in ("strategy", "baselines", "grid"):
+        return f"sweep.{field}"
+    return field
 
 
 def shown(
@@ -441,6 +541,7 @@ def shown(
         | looked(form, seen)
         | {
             "value": lambda field: (form.get(field) or [""])[0],
+            "sweep": swept(body(form)) is not None,
             "ticked": form.get("space.operations", ()),
             "operations": [*OPERATION_SETS, *OPERATIONS],
             "sets": OPERATION_SETS,
@@ -467,8 +568,10 @@ def again(request: Mapping[str, Any]) -> str:
         root, dot, rest = field.partition(".")
         value = request.get(root)
         value = (value or {}).get(rest) if dot else value
-        if isinstance(value, list) and field != "space.operations":
-            pairs.append((field, ", ".join(map(str, value)) or ("none" if field == "finals.baselines" else "")))
+        if field == "sweep.grid":
+            pairs += [(field, json.dumps(value))] if value else []
+        elif isinstance(value, list) and field != "space.operations":
+            pairs.append((field, ", ".join(map(str, value)) or ("none" if field.endswith(".baselines") else "")))
         elif isinstance(value, list):
             pairs += [(field, one) for one in value]
         elif isinstance(value, dict):
@@ -476,6 +579,15 @@ def again(request: Mapping[str, Any]) -> str:
         elif value is not None:
             pairs.append((field, str(value).lower() if isinstance(value, bool) else str(value)))
     return "/submit?" + urlencode(pairs)
+
+
+def sweep_again(sweep: answers.Sweep) -> str:
+    """The address of the form filled in with a sweep that was made before, and the budgets that it has by now."""
+    request = sweep["request"]
+    own = {field: request[field] for field in ("finals", "baselines", "grid") if field in request}
+    shared = {field: request[field] for field in SHARED if field in request}
+    asked = {**request["search"], **shared, "budgets": sweep["budgets"], "seed": sweep["seeds"]}
+    return again(asked | {"sweep": own | {"strategy": sweep["strategy"]}})
 
 
 def place(smallest: int, largest: int, budget: int) -> float:

@@ -13,6 +13,7 @@ from nas_core.space import FAMILIES
 from service import answers, formats
 from service.dashboard import plot
 from service.dashboard.frame import PICTURE_HEADERS, ViewerDep, hints, missing, page, part
+from service.dashboard.submit import sweep_again
 from service.domain.request import Text
 from service.store.models import Sweep
 from service.store.sweeps import UnknownSweep
@@ -154,6 +155,7 @@ def shown(service: Context, sweep: Sweep, cost: Cost, after: str | None) -> dict
     marks = drawn(points, cost)
     return {
         "sweep": view,
+        "again": sweep_again(view),
         "cost": cost,
         "costs": [(kind, words.split()[0]) for kind, (words, _) in COSTS.items()],
         "cost_name": name,

@@ -11,8 +11,9 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image
 
-from service.dashboard.submit import FIELDS, again
+from service.dashboard.submit import FIELDS, SHARED, again
 from service.domain.request import DataRequest, SearchRequest, SpaceRequest
+from service.domain.sweep import SweepRequest
 from tests import seeding
 from tests.unit.service.test_dashboard import TOKEN, text
 
@@ -53,6 +54,10 @@ def beside(html: str, field: str) -> str:
 
 def searches(app: FastAPI) -> list[Any]:
     return list(seeding.parts(app).searches.page(10)[0])
+
+
+def sweeps(app: FastAPI) -> list[Any]:
+    return list(seeding.parts(app).sweeps.page(10, None, None))
 
 
 def test_the_form_queues_what_the_api_would_and_leads_to_the_search(app: FastAPI, browser: httpx.Client) -> None:
@@ -143,6 +148,87 @@ def test_what_is_wrong_stands_beside_its_field_in_the_words_of_the_api(
     folded = [part for part in re.findall(r"<details.*?</details>", sent.text, re.DOTALL) if f'name="{field}"' in part]
     assert all(part.startswith('<details class="panel" open>') for part in folded), "it is not folded away"
     assert searches(app) == []
+
+
+SWEPT: dict[str, Any] = ASKED | {
+    "seed": "0, 1", "sweep.strategy": "independent", "sweep.finals": "true", "sweep.baselines": "random",
+    "sweep.grid": '{"space.share": [true, false]}', "project": "vision", "priority": "2", "max_run": "12h",
+}  # fmt: skip
+
+
+def test_the_form_queues_a_sweep_as_the_api_would_and_its_page_fills_the_form_in_again(
+    app: FastAPI, browser: httpx.Client
+) -> None:
+    filled = SWEPT | {"key": key(browser.get("/submit").text)}
+    told = browser.get("/fragments/submit", params=filled).text
+    assert "8 searches, and finals that retrain what they find" in text(told) and "Time of a search" in text(told)
+    first, second = browser.post("/submit", data=filled), browser.post("/submit", data=filled)
+    assert first.status_code == second.status_code == 303, text(first.text)
+    assert first.headers["location"] == second.headers["location"]
+    (sweep,) = sweeps(app)
+    assert first.headers["location"] == f"/sweeps/{sweep.id}"
+    by_api: dict[str, Any] = {
+        "search": {"dataset": "digits", "max_run": "12h"}, "budgets": ["300k", "600000"], "seeds": [0, 1],
+        "strategy": "independent", "finals": True, "baselines": ["random"], "grid": {"space.share": [True, False]},
+        "project": "vision", "priority": 2, "name": "by form",
+    }  # fmt: skip
+    assert sweep.request == by_api
+    made = browser.post("/api/v1/sweeps", json=by_api)
+    assert made.status_code == 201
+    of_form, of_api = (
+        [one.spec for one in seeding.parts(app).sweeps.searches(made_by, 99) if one.kind == "search"]
+        for made_by in (sweep.id, made.json()["id"])
+    )
+    assert of_form == of_api and len(of_form) == 8
+    duplicate = re.search(r'href="([^"]+)">Duplicate', browser.get(f"/sweeps/{sweep.id}").text)
+    assert duplicate is not None
+    html = browser.get(unescape(duplicate[1])).text
+    assert "<h1>New sweep</h1>" in html and "Queue the sweep" in html
+    sent = browser.post("/submit", data=filled_in(html))
+    assert sent.status_code == 303, text(sent.text)
+    again = {one.id: one for one in sweeps(app)}[sent.headers["location"].rpartition("/")[2]]
+    assert again.request == by_api | {"budgets": ["300000", "600000"], "search": AS_THE_FORM | by_api["search"]}
+
+
+AS_THE_FORM: dict[str, Any] = {"workers": 1, "cpus_per_worker": 1}
+"""What the form has filled in from the beginning."""
+
+
+def filled_in(html: str) -> dict[str, str]:
+    """What a browser would send of a form without ticks, as it is filled in."""
+    form = html[html.index('<form class="submit"') :]
+    inputs = re.findall(r'<input (?:id="[^"]*"|type="hidden") name="([^"]+)" value="([^"]*)"', form)
+    chosen = re.findall(r'<select[^>]* name="([^"]+)"[^>]*>[^§]*?<option value="([^"]*)" selected>', form)
+    return {name: unescape(value) for name, value in [*inputs, *chosen]}
+
+
+@pytest.mark.parametrize(
+    ("form", "field", "said"),
+    [
+        ({"sweep.strategy": "greedy"}, "sweep.strategy", "'path' or 'independent'"),
+        ({"seed": "0, one"}, "seed", "one : Input should be a valid integer"),
+        ({"seed": " ".join(map(str, range(5001)))}, "sweep.grid", "20004 : too many searches. Accepted: at most 10000"),
+        ({"budgets": ""}, "budgets", "Field required"),
+        ({"dataset": ""}, "dataset", "Field required"),
+        ({"budgets": "1, 300k"}, "budgets", "not feasible: too small for this search space"),
+        ({"budgets": "few"}, "budgets", "few : "),
+        ({"sweep.baselines": "best"}, "sweep.baselines", "Input should be 'random'"),
+        ({"sweep.finals": "false"}, "sweep.baselines", "without finals"),
+        ({"finals.candidates": "2"}, "sweep.finals", "has no effect: the finals of the sweep retrain"),
+        ({"sweep.grid": "share"}, "sweep.grid", "share : Input should be a valid dictionary. Accepted: an object"),
+        ({"sweep.grid": '{"budgets": [1]}'}, "sweep.grid", "cannot be varied"),
+        ({"sweep.grid": '{"space.levels": [9]}'}, "space.levels", "9 : "),
+        ({"workers": "99"}, "workers", "more than the cluster can ever have"),
+    ],
+)
+def test_what_is_wrong_with_a_sweep_stands_beside_its_field(
+    app: FastAPI, browser: httpx.Client, form: dict[str, str], field: str, said: str
+) -> None:
+    seeding.report(app)
+    sent, shown = browser.post("/submit", data=SWEPT | form), browser.get("/fragments/submit", params=SWEPT | form)
+    assert sent.status_code == 422 and shown.status_code == 200
+    assert said in beside(sent.text, field) and (said in beside(shown.text, field) or not all(form.values()))
+    assert "Nothing was queued" in sent.text and sweeps(app) == []
 
 
 def test_while_one_types_the_feasible_budgets_and_the_supernets_cost_are_told(browser: httpx.Client) -> None:
@@ -241,7 +327,9 @@ def test_a_request_can_be_filled_in_again(browser: httpx.Client) -> None:
 
 def test_the_form_asks_for_fields_that_the_api_knows() -> None:
     roots = {field.partition(".")[0] for field in FIELDS}
-    assert roots == set(SearchRequest.model_fields)
+    assert roots == {*SearchRequest.model_fields, "sweep"}
+    own = {field.partition(".")[2] for field in FIELDS if field.startswith("sweep.")}
+    assert own | {*SHARED, "seeds", "search"} == set(SweepRequest.model_fields)
     of_space = {field.partition(".")[2] for field in FIELDS if field.startswith("space.")}
     assert of_space == set(SpaceRequest.model_fields) - {"image_size"}, "which is asked for as data.image_size"
     assert {f.partition(".")[2] for f in FIELDS if f.startswith("data.")} == set(DataRequest.model_fields)
