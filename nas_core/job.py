@@ -223,7 +223,7 @@ class SearchJob:
         step takes the same images however many share them.
         """
         if (version := state.get("version", 1)) != VERSION:
-            reason = "of another version of Yoso, which searched otherwise or kept its networks otherwise"
+            reason = "of an incompatible version of Yoso"
             raise InvalidValue("checkpoint", f"version {version}", reason, f"version {VERSION}; start a new search")
         # Read and written again, it has the fields that are younger than the checkpoint.
         theirs, ours = (_deciding(spec.to_dict()) for spec in (SearchSpec.from_dict(state["spec"]), self.spec))

@@ -38,7 +38,7 @@ def judge(host: str, port: int, networks: Sequence[Network], resolve: Resolve = 
         raise NowhereToSend(f"{host} cannot be looked up: {getattr(found, 'strerror', None) or found}")
     for address in found:
         if not may_be_sent_to(address, networks):
-            raise NowhereToSend(f"{host} leads to {address}, which is not an address of the Internet")
+            raise NowhereToSend(f"{host} leads to {address}, which is not a public address")
     return list(found)
 
 

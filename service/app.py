@@ -64,7 +64,7 @@ def create_app(settings: Settings, dispatch: bool = True) -> FastAPI:
     access = Access(settings, callers, Audit(engine))
     if settings.any_folder and callers.tokens.any():
         engine.dispose()
-        told = "others have tokens of this service, with which they could read any folder of this machine"
+        told = "with tokens of this service others could read any folder of this machine"
         raise InvalidValue("YOSO_DATA_ROOTS", None, told, "folders that datasets may lie in")
     context = Context(
         settings,

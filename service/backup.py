@@ -44,7 +44,7 @@ ROWS = 500
 """Rows that are in memory at a time."""
 FAR = 10**9
 """By how much numbers go on behind the last one of a backup."""
-WHOLE = "a whole file that `yoso backup` has written"
+WHOLE = "a complete file written by `yoso backup`"
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,9 @@ def _check(path: Path) -> None:
     except (gzip.BadGzipFile, zlib.error, EOFError, ValueError, KeyError, TypeError):
         whole = False
     if not whole:
-        raise InvalidValue("FILE", str(path), "not a whole backup: truncated, altered, or another kind of file", WHOLE)
+        raise InvalidValue(
+            "FILE", str(path), "not a complete backup: truncated, changed, or another kind of file", WHOLE
+        )
 
 
 def _lines(path: Path) -> Iterator[Any]:
@@ -191,7 +193,7 @@ def _own(connection: sa.Connection) -> str | None:
     """The database's revision. Raises `InvalidValue` where it is newer: there would be tables that are not known."""
     revision, newest = revision_of(connection)
     if is_newer(revision):
-        told = "the database was brought up to date by a newer version of Yoso, whose tables this one does not know"
+        told = "the database was upgraded by a newer version of Yoso, whose tables this one does not know"
         accepted = f"a database of revision {newest} or older, or that newer version"
         raise InvalidValue("YOSO_DATABASE_URL", f"revision {revision}", told, accepted)
     return revision

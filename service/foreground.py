@@ -100,8 +100,8 @@ class Foreground:
             told = f"the worker was killed, as the system does where memory runs out; now {memory()}"
         elif code in (NO_RAY, ABORTED) and not self.heard:
             told += (
-                f"\nRay needs about 1 GB of memory and some seconds of two CPUs to start; now {memory()}, and the "
-                f"load is {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs. Stop what else runs, and try again."
+                f"\nRay needs about 1 GB of memory and several seconds of two CPUs to start; now {memory()}, and the "
+                f"load is {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs. Stop other programs and try again."
             )
         return f"{told}\nThe worker's log: {self.folder / 'job.log'}"
 

@@ -69,7 +69,7 @@ class Progress:
 
     def __str__(self) -> str:
         if self.doing == "waiting":
-            return "waiting for its turn"
+            return "waiting for other inspections"
         return f"{self.doing}, {self.done:,}" + (f" of {self.total:,}" if self.total else "") + " files so far"
 
 
@@ -77,7 +77,7 @@ class StillLooking(Exception):
     """A dataset is being looked at; `progress` says how far that is."""
 
     def __init__(self, dataset: str, progress: Progress) -> None:
-        super().__init__(f"{dataset!r} is being looked at: {progress}")
+        super().__init__(f"{dataset!r} is being inspected: {progress}")
         self.dataset, self.progress = dataset, progress
 
 
@@ -241,7 +241,7 @@ class Inspections:
         except Exception:
             log.exception("looking at %s failed", look.dataset)
             look.outcome = InvalidValue(
-                "dataset", look.dataset, "looking at it failed; the service's log says more", "another dataset"
+                "dataset", look.dataset, "the inspection failed; the service's log has details", "another dataset"
             )
         finally:
             with self._lock:
@@ -324,12 +324,12 @@ class Inspections:
         return Found(said["report"], DatasetInfo(**said["info"]), problems, look.sheet is not None)
 
     def _too_long(self, look: Look) -> InvalidValue:
-        reason = f"looking at it took longer than {self.seconds:g} seconds ({look.progress})"
+        reason = f"inspecting it took longer than {self.seconds:g} seconds ({look.progress})"
         accepted = "a folder that can be read faster, or a larger YOSO_INSPECTION_SECONDS"
         return InvalidValue("dataset", look.dataset, reason, accepted)
 
     def _too_much(self, look: Look) -> InvalidValue:
-        reason = f"looking at it takes more than {self.memory / 2**30:g} GiB of memory"
+        reason = f"inspecting it takes more than {self.memory / 2**30:g} GiB of memory"
         return InvalidValue("dataset", look.dataset, reason, "images that can be decoded in less")
 
     def _ended(self, look: Look, process: "subprocess.Popen[bytes]") -> InvalidValue:

@@ -38,7 +38,7 @@ _PLAIN = str.maketrans(
 
 @dataclass(frozen=True)
 class Sent:
-    """What came of a message: seconds, and why it was not taken, if it was not."""
+    """What came of a message: seconds, and why the receiver did not accept it, if so."""
 
     seconds: float
     reason: str | None

@@ -45,8 +45,8 @@ class Guard:
                 return
         except ValueError:
             pass
-        self.refused.append(f"it leads to {host}, which is not an address of the Internet")
-        raise PermissionError(errno.EACCES, "nothing may be sent there")
+        self.refused.append(f"it leads to {host}, which is not a public address")
+        raise PermissionError(errno.EACCES, "not an allowed address")
 
 
 class Complaints(logging.Handler):
@@ -95,7 +95,7 @@ def main() -> None:
         guard.refused.clear()
         try:
             if not plugin.notify(body=body, title=title, notify_type=kind, body_format="text"):
-                reason = "it was not taken"
+                reason = "the receiver did not accept it"
         except Exception as error:
             reason = type(error).__name__
         if reason is not None:

@@ -26,7 +26,7 @@ def close(settings: Settings) -> None:
         if not mode & 0o077:
             continue
         if mode & stat.S_ISVTX:
-            log.warning("%s is everybody's; give the service a folder of its own", path)
+            log.warning("%s is accessible to everyone; give the service its own folder", path)
             continue
         try:
             path.chmod(mode & 0o700)

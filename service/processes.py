@@ -62,7 +62,7 @@ class Server(uvicorn.Server):
                 print(f"\n  Open {link}\n  The link signs you in once; `yoso login` prints another.\n", flush=True)
         log.info("Yoso listens at http://%s:%d; results go to %s", settings.host, settings.port, settings.storage)
         if settings.public_url is not None:
-            log.info("users find it at %s", settings.public_url)
+            log.info("its public URL is %s", settings.public_url)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop in order; at once when told twice."""

@@ -47,8 +47,8 @@ class Settings:
     searches are mirrored to, or None. What one process takes on: bodies of `max_body` bytes; from one token (or
     address, where it is not this machine's own) `rate` requests a second, `rate_burst` at once, and `max_streams` open
     streams of events. A dataset is looked at for at most `inspection_seconds`; a search that waits in Ray for its
-    workers for more than `waiting_seconds` gives its place back; `retention` says how long what searches leave behind
-    is kept. `node_groups` are what an autoscaler may let the cluster grow by; `webhook_networks` those inside that
+    workers for more than `waiting_seconds` is queued again; `retention` says how long what searches leave behind is
+    kept. `node_groups` are what an autoscaler may let the cluster grow by; `webhook_networks` those inside that
     webhooks and notifications may be sent to, `notify_schemes` how the latter may; `sign_on` is the provider that
     people sign on with, or None. Raises `InvalidValue` where a setting cannot be used.
     """
@@ -126,7 +126,7 @@ class Settings:
                 raise InvalidValue(
                     "YOSO_HOST",
                     self.host,
-                    "listening beyond this machine needs to know where data may lie",
+                    "listening beyond this machine needs data roots",
                     "127.0.0.1, or YOSO_DATA_ROOTS set to folders",
                 )
 
@@ -367,7 +367,7 @@ def check_collector(url: str) -> None:
     """Raise `InvalidValue`, without the URL, where it is not that of an OTLP collector's traces."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path in ("", "/") or "@" in parts.netloc:
-        accepted = "such as http://HOST:4318/v1/traces; credentials belong into OTEL_EXPORTER_OTLP_HEADERS"
+        accepted = "such as http://HOST:4318/v1/traces; put credentials into OTEL_EXPORTER_OTLP_HEADERS"
         raise InvalidValue("YOSO_OTLP_URL", "…", "not the URL of an OTLP collector's traces", accepted)
 
 

@@ -212,7 +212,7 @@ class Looking:
 
     def __enter__(self) -> "Looking":
         self.progress.start()
-        self.task = self.progress.add_task("looking at the dataset", total=None, text="")
+        self.task = self.progress.add_task("inspecting the dataset", total=None, text="")
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -244,7 +244,7 @@ def report(found: Mapping[str, Any]) -> Group:
         told = printable(f"{problem['reason']}; accepted: {problem['accepted']}")
         parts.append(Text.assemble((problem["field"], "red"), f": {told}"))
     if found["problems"]:
-        parts.append(Text("No search can be made on it as it is.", "red"))
+        parts.append(Text("A search cannot use it as it is.", "red"))
     return Group(*parts)
 
 
@@ -336,7 +336,7 @@ def searches(items: Iterable[Mapping[str, Any]]) -> Table:
 
 def expected(told: Mapping[str, Any]) -> str:
     """How long a search is expected to run, on what schedule, and what it takes."""
-    basis = "a guess: nothing like it has run on this cluster yet"
+    basis = "a rough estimate: no similar search has run on this cluster yet"
     if told["searches"]:
         basis = f"from {number_of(told['searches'], 'search')} on this cluster"
     hours = f"{told['gpu_hours']:.3g} GPU-hours" if told["gpu_hours"] else f"{told['cpu_hours']:.3g} CPU-hours"
@@ -378,7 +378,7 @@ def sweep_line(sweep: Mapping[str, Any]) -> str:
 
 
 MARKS = {(True, True): "●", (True, False): "·", (False, False): "○"}
-LEGEND = "● no other network beats it   · beaten by another   ○ random or thin, to compare with"
+LEGEND = "● on the Pareto front   · beaten by another   ○ random or thin, to compare with"
 
 
 def front(seen: Mapping[str, Any]) -> Group:
@@ -424,7 +424,7 @@ def cluster(seen: Mapping[str, Any]) -> Group:
     more = f", and {possible} that may be added" if possible else ""
     lines: list[Any] = [Text(f"{number_of(len(seen['nodes']) - possible, 'node')}{more}{named}; {first}")]
     if seen["error"]:
-        lines.append(Text(f"Ray cannot be asked: {seen['error']}", style="red"))
+        lines.append(Text(f"Ray does not answer: {seen['error']}", style="red"))
     if seen["holders"]:
         holders = Table(
             "holds", "project", "workers", "CPUs", "GPUs", "state", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)

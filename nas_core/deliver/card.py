@@ -15,6 +15,7 @@ from nas_core.space import Architecture, Reference
 from nas_core.spec import ExportOptions, SearchSpec
 from nas_core.train.evaluation import Evaluation
 from nas_core.train.retrain import untaken
+from nas_core.wording import number_of
 
 
 def model_card(
@@ -53,9 +54,9 @@ def model_card(
 {_origin(architecture, spec, found["start"])}
 
 {warnings}- Dataset: `{data.name}`, {data.classes} classes, fingerprint `{data.fingerprint}`
-- Its images by part: {splits}.
-  The network was trained on the parts for weights and scaling, and met the test part once, at the end.
-- Cost: {architecture.multiply_adds:,} multiply-adds an image, {architecture.multiply_adds / budget:.1%} of the budget
+- Images by part: {splits}.
+  The network was trained on the parts for weights and scaling, and was tested once, at the end.
+- Cost: {architecture.multiply_adds:,} multiply-adds per image, {architecture.multiply_adds / budget:.1%} of the budget
 - Parameters: {architecture.parameters:,}
 - Compute, as multiply-adds of forward passes: {_compute(found["compute"])}
 - Test accuracy: **{test.accuracy:.2%}** on {test.total:,} images,
@@ -70,9 +71,9 @@ def model_card(
 {_dataset(spec)}
 ## Input and output
 
-Float32 images (batch, {channels_in}, {size}, {size}), as many in a batch as you like, \
+Float32 images (batch, {channels_in}, {size}, {size}) with any batch size, \
 {"in the order red, green, blue" if channels_in == 3 else "grey"}.
-Each byte (0 … 255) enters as (byte − mean) / deviation of its channel:
+Each pixel value (0 to 255) is normalised as (value − mean) / deviation of its channel:
 
 | channel | mean | deviation |
 |---|---|---|
@@ -80,7 +81,7 @@ Each byte (0 … 255) enters as (byte − mean) / deviation of its channel:
 
 {_recipe(preprocessing)}
 `read_image` in `{FILES["predict"]}` does all of this. The output is a logit for each of the {data.classes} classes,
-{"which the end of this page names" if data.class_names else "numbered as in the dataset"}.
+{"listed at the end of this page" if data.class_names else "numbered as in the dataset"}.
 
 ## Use it
 
@@ -88,7 +89,8 @@ Each byte (0 … 255) enters as (byte − mean) / deviation of its channel:
 
 ## How it was found
 
-Seed {spec.seed}, with {", ".join(f"{name} {version}" for name, version in versions.items())}. All that was asked for:
+Seed {spec.seed}, with {", ".join(f"{name} {version}" for name, version in versions.items())}.
+The complete specification:
 
 ```json
 {json.dumps(spec.to_dict(), indent=1)}
@@ -96,35 +98,35 @@ Seed {spec.seed}, with {", ".join(f"{name} {version}" for name, version in versi
 
 ## Limits
 
-- The accuracy is that on images like the test part's. The interval tells what {test.total:,} images can tell, and not
-  how other seeds would do.
-- The softmax of the logits ranks the classes; it is no calibrated probability.
-- Every image gets one of the {data.classes} classes: there is none for "something else".
-- Multiply-adds count convolutions and the classifier. What they take in time depends on the machine.
+- The accuracy holds for images like those of the test part. The interval accounts for the number of test images
+  ({test.total:,}), not for the variation between seeds.
+- The softmax of the logits ranks the classes. It is not a calibrated probability.
+- Every image gets one of the {data.classes} classes; there is no class for "something else".
+- Multiply-adds count convolutions and the classifier. How long they take depends on the machine.
 - Weights and activations are float32, except in the smaller ONNX files.
 {_classes(data.class_names)}"""
 
 
 def _compute(compute: Mapping[str, int | None]) -> str:
     """What a network's search and training took, in words."""
-    told = f"{compute['training']:.3g} for its training"
-    return f"{told}, after {search:.3g} for its search" if (search := compute.get("search")) else told
+    told = f"{compute['training']:.3g} for training"
+    return f"{told}, after {search:.3g} for the search" if (search := compute.get("search")) else told
 
 
 def _origin(architecture: Architecture | Reference, spec: SearchSpec, start: str) -> str:
     """Where a network comes from, in a sentence or two."""
     if not isinstance(architecture, Reference):
-        begun = "from scratch" if start == "scratch" else f"on from the weights that the {start} had for it"
+        begun = "from scratch" if start == "scratch" else f"from the {start}'s weights"
         return (
-            f"Found by direct sparse optimisation ([DSO-NAS](https://arxiv.org/abs/1811.01567)) and trained {begun}, "
-            "by Yoso."
+            "Found by Yoso with direct sparse optimisation ([DSO-NAS](https://arxiv.org/abs/1811.01567)), and trained "
+            f"{begun}."
         )
     missing = untaken(architecture, spec.settings)
     recipe = f", but without {' and '.join(missing)}" if missing else ""
     return (
-        f"A {architecture.variant}, which people have drawn, at {architecture.scale:.2f} times its published width.\n"
-        f"It halves an image {architecture.halvings} times. Yoso trained it from scratch, as it trains the networks "
-        f"that it finds{recipe}."
+        f"A hand-made network: {architecture.variant} at {architecture.scale:.2f} times its published width, with "
+        f"{number_of(architecture.halvings, 'reduction')}.\n"
+        f"Yoso trained it from scratch, with the recipe of the networks that it finds{recipe}."
     )
 
 
@@ -143,8 +145,8 @@ def beside_others(
         lines.append(f"Its test accuracy is {network['comparison']}.")
     if len(networks) > 1:
         lines += [
-            f"All were trained by the same recipe on the same images. The best is the best by {choose_by} on the",
-            "validation part; the test decided nothing, and where intervals overlap, the order may be chance.",
+            f"All were trained with the same recipe on the same images. The best is chosen by {choose_by} on the",
+            "validation part, not by the test. If intervals overlap, the order may be chance.",
             "",
             "| network | multiply-adds | parameters | validation | test | 95 % interval |",
             "|---|---|---|---|---|---|",
@@ -165,7 +167,7 @@ def beside_others(
     return "\n".join(lines) + "\n"
 
 
-COMPARISON_HEADING = "## Beside other networks of this cost"
+COMPARISON_HEADING = "## Compared with other networks of this cost"
 
 
 MOST_TOLD = 50
@@ -184,7 +186,7 @@ def _by_class(test: Evaluation) -> str:
         for label in test.worst_first[:MOST_TOLD]
     ]
     more = test.classes - MOST_TOLD
-    told = ["The lowest recall first.", ""]
+    told = ["Classes with the lowest recall come first.", ""]
     told += ["| class | test images | recall | predicted | precision |", "|---|---|---|---|---|", *rows]
     told += ["", f"{more:,} more classes are in `{FILES['evaluation']}`."] if more > 0 else []
     if test.confused:
@@ -206,8 +208,8 @@ def _plain(text: str) -> str:
 def _recipe(preprocessing: Preprocessing) -> str:
     given = preprocessing.decoding
     return (
-        f"An image file is turned upright as its orientation tag says, shown on {given.background} where it is "
-        f"transparent,\n{resizing(given)}."
+        f"Image files are rotated as their orientation tags say, transparent pixels are put on {given.background},\n"
+        f"and images are {resizing(given)}."
     )
 
 
@@ -238,8 +240,8 @@ def _onnx_files(onnx: Mapping[str, Mapping[str, Any]]) -> str:
     )
     return f"""
 
-The same in three sizes: fp16 has weights and activations of 16 bits, int8 of 8 bits, calibrated on training images.
-Latency is that of onnxruntime for one image, {first["latency_device"]} (median; 10th to 90th percentile):
+The model in three precisions: float32, fp16, and int8 (static quantisation, calibrated on training images).
+Latency was measured with onnxruntime for one image on {first["latency_device"]} (median; 10th to 90th percentile):
 
 | file | bytes | accuracy on {first["test_images"]:,} test images | latency |
 |---|---|---|---|
@@ -250,7 +252,7 @@ def _loading(options: ExportOptions, reference: bool, onnx: Mapping[str, Mapping
     """How each form is used, by kind, as code that runs beside the files."""
     described, network = ("Reference", "ReferenceNetwork") if reference else ("Architecture", "Network")
     read = 'read_pixels("photo.jpg").astype("float32")' if options.normalise else 'read_image("photo.jpg")'
-    takes = "bytes (0 … 255) as floats, and normalises them itself" if options.normalise else "normalised images"
+    takes = "pixel values of 0 to 255 as floats, and normalises them" if options.normalise else "normalised images"
     return {
         "predict": f"""On the command line (`{FILES["predict"]}`, with numpy, Pillow and onnxruntime or torch):
 
@@ -259,7 +261,7 @@ python {FILES["predict"]} photo.jpg
 ```""",
         "onnx": f"""ONNX (`{FILES["onnx"]}`, opset {options.opset}, IR version {options.ir_version}).
 It takes {takes}.
-Its metadata hold the class names, the mean, the deviation and how images are prepared:
+Its metadata contain the class names, the mean, the deviation and how images are prepared:
 
 ```python
 import onnxruntime

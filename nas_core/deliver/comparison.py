@@ -66,6 +66,6 @@ def headline(winner: Network) -> str | None:
         return None
     kind = {"search": "a searched one", "random": "a random one", "thin": "the complete one with fewer channels"}
     what = kind.get(origin) or f"a hand-made one: {winner.get('variant') or origin}"
-    # Validation has chosen it; the test, which decides nothing, may tell otherwise.
-    where = " in the test, and not below it on validation" if " below " in told else ""
+    # Validation decides; the test may order them otherwise.
+    where = " in the test, but not on validation" if " below " in told else ""
     return f"The best network for {winner['budget']:,} is {what}, {told}{where}."

@@ -240,7 +240,7 @@ class Architecture(Genotype):
         try:
             if values["version"] != VERSION:
                 newer = type(values["version"]) is int and values["version"] > VERSION
-                reason = "this version of Yoso is older than the file's" if newer else "unknown version"
+                reason = "the file is from a newer version of Yoso" if newer else "unknown version"
                 raise InvalidValue("version", values["version"], reason, str(VERSION))
             space = SearchSpace.from_dict(values["space"])
             names = {"input": 0, "output": space.nodes + 1}

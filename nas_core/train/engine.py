@@ -93,7 +93,7 @@ def apart_from(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
 def _lacks_tf32(device: torch.device) -> str | None:
     """Why there is no TF32 on `device`."""
     if device.type != "cuda":
-        return "there is TF32 on GPUs alone"
+        return "TF32 needs a GPU"
     if torch.cuda.get_device_capability(device) < (8, 0):
         return f"{torch.cuda.get_device_name(device)} has no TF32"
     return None
@@ -112,7 +112,7 @@ def _emulates_bfloat16() -> str | None:
     told = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     if told.get("architecture") != "x86_64" or told["avx512_bf16"] or told["amx_bf16"]:
         return None
-    return f"{told['cpu_name']} has no instructions for bfloat16, which is slower on it than float32"
+    return f"{told['cpu_name']} has no instructions for bfloat16, so bfloat16 would be slower than float32"
 
 
 def _lacks_compiler(device: torch.device) -> str | None:

@@ -42,7 +42,7 @@ def picture(architecture_id: Text, service: ContextDep, project: ProjectDep, the
 
 @router.get("/{architecture_id}")
 def look(architecture_id: Text, service: ContextDep, project: ProjectDep) -> answers.ArchitectureDetail:
-    """One network: costs, accuracy in all and by class, and what it is made of."""
+    """One network: costs, accuracy overall and by class, and its architecture."""
     return networks.look(service, networks.found(service, project, architecture_id))
 
 
@@ -66,9 +66,9 @@ def weights(architecture_id: Text, service: ContextDep, project: ProjectDep) -> 
     responses={200: {"content": {kind: {} for kind in sorted({*MEDIA_TYPES.values(), "application/octet-stream"})}}},
 )
 def download(architecture_id: Text, kind: str, service: ContextDep, project: ProjectDep) -> Response:
-    """One of the network's files, as its search left it; `files` of the network says which there are.
+    """One of the network's files. `files` of the network lists them.
 
-    The picture is drawn from the architecture, whatever the search has left.
+    The picture is drawn from the architecture.
     """
     content = networks.file(service, networks.found(service, project, architecture_id), kind)
     media_type = MEDIA_TYPES.get(kind, "application/octet-stream")

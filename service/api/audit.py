@@ -15,7 +15,7 @@ from service.web.context import CallerDep, ContextDep
 from service.web.described import PROBLEMS
 
 router = APIRouter(prefix="/api/v1/audit", tags=["audit"], responses=PROBLEMS)
-When = Annotated[Text | None, Query(description="A day or a time, in UTC unless it says otherwise (ISO 8601).")]
+When = Annotated[Text | None, Query(description="A date or a time (ISO 8601), in UTC without an offset.")]
 
 
 @router.get("", responses=FORBIDDEN)
@@ -33,7 +33,7 @@ def browse(
     since: When = None,
     until: When = None,
 ) -> answers.AuditPage:
-    """What was done, newest first, a page at a time; with a project's token that in the project alone."""
+    """The audit log, newest first, a page at a time; with a project's token only that of the project."""
     asked = Asked(project, by, action, about, moment("since", since), moment("until", until))
     behind = place(after) if after else None
     if behind is not None and not behind[1].isdecimal():

@@ -16,5 +16,5 @@ router = APIRouter(prefix="/api/v1/cluster", tags=["cluster"], responses=PROBLEM
 def look(
     service: ContextDep, project: ProjectDep, limit: Annotated[int, Query(ge=1, le=1000)] = 100
 ) -> answers.Cluster:
-    """Capacity, what is held by whom, and the first `limit` of the queue with the reasons why they wait."""
+    """Capacity, the searches that use it, and the first `limit` queued searches with the reasons why they wait."""
     return cluster.look(service, project, limit)

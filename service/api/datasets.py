@@ -35,8 +35,8 @@ class InspectionRequest(BaseModel):
 STILL: Responses = {
     202: {
         "model": answers.Looking,
-        "description": "It is still being looked at. Send the same request again after `Retry-After` seconds; a look "
-        "that nobody asks for in ten seconds is stopped.",
+        "description": "The dataset is still being inspected. Send the same request again after `Retry-After` seconds; "
+        "an inspection that nobody asks for in ten seconds is stopped.",
         "headers": {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}},
     }
 }
@@ -44,9 +44,9 @@ STILL: Responses = {
 
 @router.post("/inspect", response_model=answers.DatasetReport, responses=STILL)
 def inspect(request: InspectionRequest, service: ContextDep, project: ReaderDep) -> Response:
-    """Look at a dataset as a search would be made on it; nothing is queued.
+    """Inspect a dataset as a search would. Nothing is queued.
 
-    A report is an answer also where it tells of problems. 422 is answered where there is nothing to look at.
+    A report that lists problems is an answer of 200. The answer is 422 if there is nothing to inspect.
     """
     try:
         return JSONResponse(datasets.inspect(service, project, request.dataset, request.data))
@@ -60,7 +60,7 @@ def inspect(request: InspectionRequest, service: ContextDep, project: ReaderDep)
     response_class=Response,
     responses={
         200: {"content": {"image/png": {}}},
-        404: problem("The dataset is none of image files that can be read."),
+        404: problem("The dataset has no image files that can be read."),
     },
 )
 def contact_sheet(
@@ -75,7 +75,7 @@ def contact_sheet(
     image_size: int | None = None,
     background: Text = "white",
 ) -> Response:
-    """What a network would see of a dataset, as PNG: ten images of a class. A report says where it is."""
+    """Images of a dataset as a network would see them, ten of each class, as PNG. A report has its URL."""
     data = DataRequest(
         train=train,
         test=test,

@@ -16,5 +16,5 @@ router = APIRouter(
 
 @router.post("", dependencies=[CHECKED])
 def ask(request: SearchRequest, service: ContextDep, project: ReaderDep) -> answers.Estimate:
-    """How long a search would take, held to the same rules as one that is submitted; nothing is queued."""
+    """How long a search would take. The request is checked as for a submission, and nothing is queued."""
     return searches.expect(service, request, project)

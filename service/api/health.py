@@ -16,16 +16,16 @@ router = APIRouter(tags=["health"])
 
 @router.get("/healthz", responses={503: {"description": "The dispatcher of this process is stuck."}})
 async def alive(service: ContextDep) -> JSONResponse:
-    """Whether the process answers and its dispatcher, where it has one, takes turns; if not, start it anew."""
+    """Whether the process answers and its dispatcher, if it has one, works. If not, restart it."""
     stuck = service.launches is not None and service.launches.stuck and not service.stopping.is_set()
     return JSONResponse({"status": "stuck" if stuck else "alive"}, 503 if stuck else 200)
 
 
-@router.get("/readyz", responses={503: {"description": "Something is missing; the answer says what."}})
+@router.get("/readyz", responses={503: {"description": "Something is unavailable; the answer says what."}})
 def ready(service: ContextDep) -> JSONResponse:
-    """Whether database and storage answer and can be used, and a dispatcher has lately found Ray well.
+    """Whether database and storage can be used, and Ray answered a dispatcher lately.
 
-    The answer is 200, or 503 with what is missing.
+    The answer is 200, or 503 with what is unavailable.
     """
     problems = {}
     if service.stopping.is_set():

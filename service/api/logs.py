@@ -20,7 +20,7 @@ def log(
     service: ContextDep,
     number: Annotated[int | None, Query(alias="attempt", ge=1, le=10**6, description="Default: the newest.")] = None,
     after: Annotated[
-        int | None, Query(ge=0, le=2**40, description="Bytes to leave out; default: all but the log's last 4 MiB.")
+        int | None, Query(ge=0, le=2**40, description="Bytes to skip. Default: all but the last 4 MiB.")
     ] = None,
 ) -> answers.Log:
     """A part of an attempt's log, at most 4 MiB."""

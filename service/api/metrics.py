@@ -49,15 +49,15 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """All metrics; where the database is away those of this process alone."""
-        build = GaugeMetricFamily("yoso_build_info", "The version that runs.", labels=["version"])
+        build = GaugeMetricFamily("yoso_build_info", "The running version.", labels=["version"])
         build.add_metric([self.version], 1)
         yield build
-        yield gauge("yoso_sse_streams", "Open streams of events of this process.", len(self.context.streams))
-        yield gauge("yoso_sse_streams_limit", "Streams that it takes on of one client.", self.context.streams.limit)
+        yield gauge("yoso_sse_streams", "Open event streams of this process.", len(self.context.streams))
+        yield gauge("yoso_sse_streams_limit", "Event streams that one client may open.", self.context.streams.limit)
         found = self.snapshot()
         yield gauge("yoso_database_up", "Whether the database answers.", found is not None)
         if found is not None:
-            yield gauge("yoso_database_seconds", "How long the database took to tell the time.", found.seconds)
+            yield gauge("yoso_database_seconds", "Time of a minimal query to the database.", found.seconds)
             yield from of_searches(found)
             yield from of_dispatchers(found)
             yield from of_cluster(found)
@@ -67,7 +67,7 @@ class Metrics:
 def of_searches(found: Snapshot) -> Iterator[Metric]:
     """The queue, and what has become of searches."""
     searches = GaugeMetricFamily("yoso_searches", "Searches and finals.", labels=["project", "state"])
-    depth = GaugeMetricFamily("yoso_queue_depth", "Searches that wait to be launched.", labels=["project"])
+    depth = GaugeMetricFamily("yoso_queue_depth", "Queued searches.", labels=["project"])
     attempts = CounterMetricFamily("yoso_attempts", "Launches, retries too.", labels=["project"])
     for project in found.projects:
         for state in Status:
@@ -76,48 +76,50 @@ def of_searches(found: Snapshot) -> Iterator[Metric]:
         attempts.add_metric([project], found.attempts.get(project, 0))
     yield searches
     yield depth
-    yield gauge("yoso_queue_oldest_seconds", "How long the oldest waits that may be launched.", found.oldest)
+    yield gauge("yoso_queue_oldest_seconds", "Waiting time of the oldest search that may be launched.", found.oldest)
     yield attempts
-    launch = "From submission to first launch; finals, which wait for others, are not counted."
+    launch = "Time from submission to first launch, without finals, which wait for other searches."
     yield histogram("yoso_time_to_launch_seconds", launch, "project", found.launches)
-    run = "From an attempt's launch until its job was gone, by the state that its search went to."
+    run = "Time from an attempt's launch until its job was gone, by the next state of the search."
     yield histogram("yoso_run_seconds", run, "outcome", found.runs)
 
 
 def of_dispatchers(found: Snapshot) -> Iterator[Metric]:
     """Whether somebody follows what is with Ray."""
-    heartbeat = "The longest time since a lease was renewed, as happens every 10 seconds where journals are read."
+    heartbeat = "Longest time since a lease was renewed; dispatchers renew every 10 seconds."
     yield gauge("yoso_heartbeat_age_seconds", heartbeat, found.heartbeat)
-    lag = "How long the newest lines of a running search took from the worker to the database: the longest."
+    lag = "Longest delay of the newest journal lines of running searches from worker to database."
     yield gauge("yoso_ingest_lag_seconds", lag, found.lag)
-    silence = "Seconds since the last update of a running search, which reports every epoch: the longest."
+    silence = "Longest time since the last update of a running search, which reports every epoch."
     yield gauge("yoso_silence_seconds", silence, found.silence)
-    yield gauge("yoso_leases_expired", "Searches with Ray that no dispatcher follows.", found.expired)
-    takeovers = CounterMetricFamily("yoso_lease_takeovers", "Leases that had run out and that another took.")
+    yield gauge("yoso_leases_expired", "Running searches that no dispatcher follows.", found.expired)
+    takeovers = CounterMetricFamily("yoso_lease_takeovers", "Expired leases taken over by another dispatcher.")
     takeovers.add_metric([], found.takeovers)
     yield takeovers
 
 
 def of_webhooks(found: Snapshot) -> Iterator[Metric]:
     """Whether those who want to be told are."""
-    attempts = CounterMetricFamily("yoso_webhook_attempts", "Messages sent, retries too.", labels=["outcome"])
+    attempts = CounterMetricFamily(
+        "yoso_webhook_attempts", "Webhook messages sent, including retries.", labels=["outcome"]
+    )
     for outcome, count in found.messages.items():
         attempts.add_metric([outcome], count)
     yield attempts
-    given_up = CounterMetricFamily("yoso_webhook_given_up", "Messages that were given up, tests apart.")
+    given_up = CounterMetricFamily("yoso_webhook_given_up", "Webhook messages given up, without tests.")
     given_up.add_metric([], found.given_up)
     yield given_up
-    yield gauge("yoso_webhook_unsent", "Messages that are to be sent, now or again.", found.unsent)
-    yield gauge("yoso_webhooks_off", "Webhooks that are switched off, since their receivers take nothing.", found.off)
+    yield gauge("yoso_webhook_unsent", "Webhook messages to be sent, including retries.", found.unsent)
+    yield gauge("yoso_webhooks_off", "Webhooks switched off because their deliveries fail.", found.off)
 
 
 def of_cluster(found: Snapshot) -> Iterator[Metric]:
     """What the cluster has and who holds it, as the dispatchers last saw it."""
     state = found.cluster
     well = state is not None and state.error is None and state.age <= REPORT_SECONDS and bool(state.nodes)
-    yield gauge("yoso_ray_up", "Whether a dispatcher has lately found Ray well.", well)
+    yield gauge("yoso_ray_up", "Whether Ray answered a dispatcher lately.", well)
     if state is not None:
-        yield gauge("yoso_report_age_seconds", "The age of the dispatchers' last report of the cluster.", state.age)
+        yield gauge("yoso_report_age_seconds", "Age of the last report on the cluster.", state.age)
     nodes = [node for node in state.nodes if not node.possible] if state is not None else []
     yield gauge("yoso_cluster_nodes", "Nodes alive.", len(nodes))
     for kind, number in (("cpus", 0), ("gpus", 1)):
@@ -150,7 +152,7 @@ def histogram(name: str, text: str, label: str, found: Mapping[str, Histogram]) 
 def metrics(request: Request, project: ProjectDep, accept: Annotated[str, Header()] = "") -> Response:
     """Everything, in Prometheus' text format or as OpenMetrics. Needs an operator's token where there are tokens."""
     if project is not None:
-        raise ProblemError(403, "Not yours to read", "Metrics are of all projects: send an operator's token.")
+        raise ProblemError(403, "Not allowed", "Metrics cover all projects and need an operator's token.")
     found = request.app.state.metrics
     assert isinstance(found, Metrics)
     encode, content_type = choose_encoder(accept)

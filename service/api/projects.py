@@ -12,7 +12,7 @@ from service.web.described import PROBLEMS, Responses, problem
 from service.web.idempotency import KeyDep, done
 
 router = APIRouter(prefix="/api/v1/projects", tags=["projects"], responses=PROBLEMS)
-FORBIDDEN: Responses = {403: problem("A project's token may not change what projects may have.")}
+FORBIDDEN: Responses = {403: problem("A project's token may not change quotas and weights.")}
 
 
 class ProjectChange(BaseModel):
@@ -20,20 +20,22 @@ class ProjectChange(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    weight: float = Field(1.0, gt=0, le=1e6, allow_inf_nan=False, description="Its part in shares, beside the others'.")
-    max_running: int | None = Field(None, ge=0, le=10**9, description="Searches that it may run at once.")
-    max_accelerators: float | None = Field(
-        None, ge=0, le=1e9, allow_inf_nan=False, description="Accelerators that it may hold at once."
+    weight: float = Field(
+        1.0, gt=0, le=1e6, allow_inf_nan=False, description="Its weight in the fair share between projects."
     )
-    max_queued: int | None = Field(None, ge=0, le=10**9, description="Searches that it may have in the queue.")
+    max_running: int | None = Field(None, ge=0, le=10**9, description="Maximum number of running searches.")
+    max_accelerators: float | None = Field(
+        None, ge=0, le=1e9, allow_inf_nan=False, description="Maximum number of accelerators in use."
+    )
+    max_queued: int | None = Field(None, ge=0, le=10**9, description="Maximum number of queued searches.")
     max_stored: int | None = Field(
-        None, ge=0, le=2**62, description="Bytes in the storage from which on it may queue nothing more."
+        None, ge=0, le=2**62, description="Bytes in storage above which new searches are refused."
     )
 
 
 @router.get("")
 def browse(service: ContextDep, project: ProjectDep) -> list[answers.Project]:
-    """All projects that ever had a search, by name; with a project's token that one alone."""
+    """All projects that have had a search, by name; with a project's token only that project."""
     return projects.browse(service, project)
 
 
@@ -46,5 +48,5 @@ def change(
     caller: CallerDep,
     key: KeyDep,
 ) -> Response:
-    """Change a project's weight and quotas: the fields that are given."""
+    """Change the given ones of a project's weight and quotas."""
     return done(projects.change(service, caller, name, changed.model_dump(exclude_unset=True), key))

@@ -76,7 +76,7 @@ router = APIRouter(
 
 @router.post("", status_code=201, response_model=answers.Search, responses=QUOTA | CREATED, dependencies=[CHECKED])
 def submit(request: SearchRequest, service: ContextDep, project: ProjectDep, key: KeyDep) -> Response:
-    """Queue a search. Everything that can be known to be wrong is refused here, before anything is queued."""
+    """Queue a search. A request with errors is refused before anything is queued."""
     return created_at("/api/v1/searches/", searches.submit(service, request, project, key))
 
 
@@ -89,11 +89,13 @@ def browse(
     status: Status | None = None,
     only: Annotated[Text | None, Query(alias="project")] = None,
     kind: searches.Kind | None = None,
-    words: Annotated[Text, Query(alias="q", max_length=200, description="In the name, the id or the dataset.")] = "",
+    words: Annotated[
+        Text, Query(alias="q", max_length=200, description="Part of the name, the ID or the dataset.")
+    ] = "",
 ) -> answers.SearchPage:
     """Searches, newest first, a page at a time.
 
-    With `q`, a page may hold fewer than `limit`, or none, and there be more behind it: as long as there is a `next`.
+    With `q`, a page may hold fewer than `limit` or none: there are more as long as `next` is set.
     """
     return searches.browse(service, limit, after, Wanted(status, project or only, kind, words.strip()))
 
@@ -106,31 +108,31 @@ def look(search: SeenDep, service: ContextDep) -> answers.Search:
 
 @router.post("/{search_id}/cancel", response_model=answers.Search, responses=UNKNOWN)
 def cancel(search: SeenDep, service: ContextDep, key: KeyDep) -> Response:
-    """Cancel a search; one that has ended stays as it is."""
+    """Cancel a search. A finished search does not change."""
     return done(searches.cancel(service, search, key))
 
 
 @router.post("/{search_id}/retry", response_model=answers.Search, responses=UNKNOWN | QUOTA | NOT_ENDED)
 def retry(search: SeenDep, service: ContextDep, key: KeyDep, changed: NewDeadlines | None = None) -> Response:
-    """Queue a search that failed or was cancelled again; it resumes from its last checkpoint, if it has one.
+    """Queue a failed or cancelled search again. It resumes from its last checkpoint, if it has one.
 
-    Its time to wait and to run begins anew, with the deadlines that it had or those that are given.
+    Limits on queue and running time start again from zero; the request may change them.
     """
     return done(searches.retry(service, search, changed.parse() if changed is not None else {}, key))
 
 
 @router.delete("/{search_id}", response_model=answers.Deleted, responses=UNKNOWN | NOT_ENDED)
 def delete(search: SeenDep, service: ContextDep, key: KeyDep) -> Response:
-    """Delete a search that has ended, with its networks, events and files; this cannot be undone.
+    """Delete a finished search with its networks, events and files. This cannot be undone.
 
-    A search whose networks finals may still retrain is refused.
+    Refused while finals may still retrain its networks.
     """
     return done(searches.delete(service, search, key))
 
 
 @router.get("/{search_id}/attempts", responses=UNKNOWN)
 def attempts(search: SeenDep, service: ContextDep) -> list[answers.Attempt]:
-    """Its launches, in order."""
+    """The attempts of a search, in order."""
     return [view_attempt(attempt) for attempt in service.searches.attempts(search.id)]
 
 
@@ -142,7 +144,7 @@ def journal(
     after: Seq = 0,
     limit: Annotated[int, Query(ge=1, le=5000)] = 1000,
 ) -> list[dict[str, Any]]:
-    """What has happened so far, in order; `kind` selects, such as `epoch`."""
+    """The events of a search so far, in order; `kind` selects one kind, such as `epoch`."""
     return [line(event) for event in service.searches.events(search.id, after, kind, limit)]
 
 
@@ -152,7 +154,7 @@ async def events(
     service: ContextDep,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> AsyncIterator[ServerSentEvent]:
-    """What happens, as it happens: server-sent events whose ids continue after a reconnection.
+    """The events of a search as server-sent events, whose ids continue after a reconnection.
 
     The stream ends after the event that ends the search.
     """
@@ -179,15 +181,15 @@ async def events(
     responses=UNKNOWN | {200: {"content": {"application/zip": {}}}},
 )
 def tensorboard(search: SeenDep, service: ContextDep) -> Response:
-    """What it has measured so far, as event files for TensorBoard in a zip: a folder for each phase and network."""
+    """A zip of event files for TensorBoard, with a folder for each phase and network."""
     files = service.runs.event_files(search.id)
     if not files:
-        why = "it has measured nothing yet."
+        why = "it has no measurements yet."
         if search.pruned & Part.EVENTS:
-            why = "they were removed, as those are that are older than they are kept."
+            why = "they were removed when their retention ended."
         elif search.accuracy is not None:
             why = (
-                "it has only just begun to measure, or it ran before there were event files, or they were removed. "
+                "the first ones are not written yet, or it ran with a release that wrote none, or they were removed. "
                 f"Its numbers are in /api/v1/searches/{search.id}/journal?kind=epoch."
             )
         raise ProblemError(404, "No event files", f"Search {search.id} has none: {why}")

@@ -17,7 +17,7 @@ from service.web.context import ContextDep, ProjectDep, steered
 from service.web.described import PROBLEMS, QUOTA, UNKNOWN, Responses, created, operation_id, problem
 from service.web.idempotency import KeyDep, created_at, done
 
-UNFINISHED: Responses = {409: problem("Its searches have not ended, or found nothing.")}
+UNFINISHED: Responses = {409: problem("Its searches have not ended, or found no network.")}
 router = APIRouter(
     prefix="/api/v1/sweeps", tags=["sweeps"], responses=PROBLEMS, generate_unique_id_function=operation_id
 )
@@ -35,7 +35,7 @@ SeenDep = Annotated[Sweep, Depends(_seen)]
 
 @router.post("", status_code=201, response_model=answers.Sweep, responses=QUOTA | CREATED, dependencies=[CHECKED])
 def submit(request: SweepRequest, service: ContextDep, project: ProjectDep, key: KeyDep) -> Response:
-    """Queue all searches of a sweep, or none: everything that can be known to be wrong is refused first."""
+    """Queue all searches of a sweep. A request with errors is refused before anything is queued."""
     return created_at("/api/v1/sweeps/", sweeps.submit(service, request, project, key))
 
 
@@ -46,9 +46,9 @@ def submit(request: SweepRequest, service: ContextDep, project: ProjectDep, key:
     dependencies=[CHECKED],
 )
 def add(sweep: SeenDep, more: MoreNetworks, service: ContextDep, key: KeyDep) -> Response:
-    """Retrain more networks of a sweep whose searches have ended: for more budgets, or to compare with.
+    """Retrain more networks of a finished sweep, for more budgets or as baselines.
 
-    No search is run again: a network for a budget that is new is the one that each search passed on its way.
+    No search runs again: the network for a new budget is the one that each search passed at that cost.
     """
     return done(sweeps.add(service, sweep, more, key))
 
@@ -89,10 +89,10 @@ def pareto(
     sweep: SeenDep,
     service: ContextDep,
     cost: Literal["multiply_adds", "parameters", "activations", "latency_ms"] = "multiply_adds",
-    by: Annotated[answers.By, Query(description="What says which of two networks is better.")] = "accuracy",
-    as_csv: Annotated[bool, Query(alias="csv", description="A table instead of JSON.")] = False,
+    by: Annotated[answers.By, Query(description="The metric that orders networks.")] = "accuracy",
+    as_csv: Annotated[bool, Query(alias="csv", description="Answer with CSV instead of JSON.")] = False,
 ) -> answers.Front | Response:
-    """The networks found so far by cost and accuracy, and which of them no other beats in both."""
+    """The networks found so far by cost and accuracy, with the Pareto front."""
     found = sweeps.front_of(service, sweep, cost, by)
     if not as_csv:
         return found
@@ -112,20 +112,20 @@ def cancel(sweep: SeenDep, service: ContextDep, key: KeyDep) -> Response:
 
 @router.post("/{sweep_id}/pause", response_model=answers.Sweep, responses=UNKNOWN)
 def pause(sweep: SeenDep, service: ContextDep, key: KeyDep) -> Response:
-    """Launch no more of a sweep's searches; those that run are left to end."""
+    """Pause a sweep: queued searches do not start, running ones continue."""
     return done(sweeps.pause(service, sweep, True, key))
 
 
 @router.post("/{sweep_id}/resume", response_model=answers.Sweep, responses=UNKNOWN)
 def resume(sweep: SeenDep, service: ContextDep, key: KeyDep) -> Response:
-    """Go on with a sweep that was paused."""
+    """Resume a paused sweep."""
     return done(sweeps.pause(service, sweep, False, key))
 
 
 @router.post("/{sweep_id}/retry", response_model=answers.Sweep, responses=UNKNOWN | QUOTA)
 def retry(sweep: SeenDep, service: ContextDep, key: KeyDep, changed: NewDeadlines | None = None) -> Response:
-    """Queue again what has failed; each resumes from its last checkpoint, if it has one.
+    """Queue the failed searches again. Each resumes from its last checkpoint, if it has one.
 
-    Their time to wait and to run begins anew, with the deadlines that they had or those that are given.
+    Limits on queue and running time start again from zero; the request may change them.
     """
     return done(sweeps.retry(service, sweep, changed.parse() if changed is not None else {}, key))

@@ -18,8 +18,8 @@ from service.web.idempotency import KeyDep, done
 from service.web.problems import ProblemError
 
 router = APIRouter(prefix="/api/v1", tags=["tokens"], responses=PROBLEMS)
-FORBIDDEN: Responses = {403: problem("The caller's token opens less, or the caller is a browser's session.")}
-TAKEN: Responses = {409: problem("There is a token of that name.")}
+FORBIDDEN: Responses = {403: problem("The caller's token allows less, or the caller is a browser session.")}
+TAKEN: Responses = {409: problem("There is already a token of this name.")}
 
 
 class NewToken(BaseModel):
@@ -27,19 +27,19 @@ class NewToken(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    name: Text = Field(description="The name of its user in events and the audit log; unique among tokens.")
-    role: Annotated[Role, Field(strict=False)] = Field(description="What may be done with it.")
-    project: Text | None = Field(None, description="By default the caller's own; `*` for all projects.")
+    name: Text = Field(description="The name in events and the audit log; unique among tokens.")
+    role: Annotated[Role, Field(strict=False)] = Field(description="What the token allows.")
+    project: Text | None = Field(None, description="Default: the caller's own; `*` for all projects.")
     expires: Text | None = Field(
         None,
-        description="How long it holds (12h, 90d, 1y), or its last day or its end (ISO 8601); by default as "
-        "long as the caller's own.",
+        description="How long it is valid (12h, 90d, 1y), or its last day or its end (ISO 8601). Default: as long as "
+        "the caller's own.",
     )
 
 
 @router.get("/me")
 def who(caller: CallerDep) -> answers.Me:
-    """Who asks."""
+    """The caller."""
     grant, ends = caller.grant, math.isfinite(caller.grant.expires_at)
     expires_at = iso(grant.expires_at) if ends else None
     return answers.Me(name=grant.name, project=grant.project, role=grant.role, expires_at=expires_at)
@@ -47,10 +47,10 @@ def who(caller: CallerDep) -> answers.Me:
 
 @router.post("/tokens", status_code=201, responses=FORBIDDEN | TAKEN)
 def make(request: Request, wanted: NewToken, service: ContextDep, caller: CallerDep) -> answers.MadeToken:
-    """Make a token that opens no more than the caller's own.
+    """Create a token that allows no more than the caller's own.
 
-    It is in this answer alone. So no `Idempotency-Key` can have the answer given again: where it was lost, revoke the
-    token and make another.
+    Only this answer contains it, and an `Idempotency-Key` cannot repeat the answer. If it was lost, revoke the token
+    and create another.
     """
     if caller.key is not None and bearer(request) is None:
         raise ProblemError(403, "Not for sessions", "Ask with the token itself: Authorization: Bearer ….")
@@ -65,11 +65,11 @@ def browse(
     after: Text = "",
     project: Text | None = None,
 ) -> answers.TokenPage:
-    """Tokens that were made here, by name, a page at a time; those of `YOSO_TOKENS` are not among them."""
+    """Tokens by name, a page at a time, without those of `YOSO_TOKENS`."""
     return tokens.browse(service, caller, limit, after, project)
 
 
 @router.delete("/tokens/{name}", response_model=answers.Token, responses=FORBIDDEN | UNKNOWN)
 def revoke(name: Text, service: ContextDep, caller: CallerDep, key: KeyDep) -> Response:
-    """Take a token back, at once here and within five seconds on other replicas; its sessions end with it."""
+    """Revoke a token and its sessions, at once here and within five seconds on other replicas."""
     return done(tokens.revoke(service, caller, name, key))

@@ -24,19 +24,19 @@ class NewWebhook(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     url: Text = Field(
-        description="Where messages are sent, and no address inside: by POST for http and https, and in words for a "
-        "notification's, such as mailto:// or slack://."
+        description="Where to send messages (not an internal address): by POST for http and https, as text "
+        "for notifications such as mailto:// or slack://."
     )
-    events: list[_Event] = Field(list(ENDS), min_length=1, description="The events that it receives.")
-    project: Text | None = Field(None, description="Whose searches and sweeps; by default the caller's own.")
+    events: list[_Event] = Field(list(ENDS), min_length=1, description="The events to send.")
+    project: Text | None = Field(None, description="Default: the caller's own.")
 
 
 @router.post("", status_code=201, responses=FORBIDDEN)
 def make(wanted: NewWebhook, service: ContextDep, caller: CallerDep) -> answers.MadeWebhook:
-    """Make a webhook.
+    """Create a webhook.
 
-    Its secret is in this answer alone. So no `Idempotency-Key` can have the answer given again: where it was lost,
-    delete the webhook and make another.
+    Only this answer contains its secret, and an `Idempotency-Key` cannot repeat the answer. If it was lost, delete the
+    webhook and create another.
     """
     return webhooks.make(service, caller, wanted.url, wanted.events, wanted.project)
 
@@ -49,19 +49,19 @@ def browse(
     after: Text = "",
     project: Text | None = None,
 ) -> answers.WebhookPage:
-    """Webhooks by id, a page at a time; with a project's token those of the project alone."""
+    """Webhooks by ID, a page at a time; with a project's token only those of the project."""
     return webhooks.browse(service, caller, limit, after, project)
 
 
 @router.delete("/{webhook_id}", response_model=answers.Webhook, responses=FORBIDDEN | UNKNOWN)
 def delete(webhook_id: Text, service: ContextDep, caller: CallerDep, key: KeyDep) -> Response:
-    """Delete a webhook, with what it was told and what was still to be sent."""
+    """Delete a webhook with its messages, sent and pending."""
     return done(webhooks.delete(service, caller, webhook_id, key))
 
 
 @router.post("/{webhook_id}/test", status_code=202, response_model=answers.Delivery, responses=FORBIDDEN | UNKNOWN)
 def test(webhook_id: Text, service: ContextDep, caller: CallerDep, key: KeyDep) -> Response:
-    """Send a message that says nothing, once. If it is taken, a webhook that was switched off is on again."""
+    """Send a test message once. Success turns on a webhook that was switched off."""
     return done(webhooks.test(service, caller, webhook_id, key), 202)
 
 
@@ -73,5 +73,5 @@ def deliveries(
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
     after: Text | None = None,
 ) -> answers.DeliveryPage:
-    """What was sent to a webhook and is to be sent, newest first, a page at a time, with what came of it."""
+    """Sent and pending messages of a webhook with their results, newest first, a page at a time."""
     return webhooks.deliveries(service, caller, webhook_id, limit, after)

@@ -22,7 +22,7 @@ links = APIRouter(prefix="/api/v1/login-links", tags=["login"], responses=PROBLE
 
 @links.post("", operation_id="login_link")
 def link(request: Request, service: ContextDep, caller: CallerDep, next: str = "/searches") -> LoginLink:
-    """A link that signs a browser in with the caller's own token. Its code is behind the #, which no log ever sees."""
+    """A link that signs a browser in with the caller's token. Its code follows the #, so it is in no log."""
     if caller.key is not None and bearer(request) is None:
         raise ProblemError(403, "Not for sessions", "Ask with the token itself: Authorization: Bearer ….")
     base = service.settings.public_url or str(request.base_url).rstrip("/")
@@ -95,9 +95,9 @@ async def signed_in(callers: Callers, form: dict[str, list[str]]) -> tuple[Calle
     """Who signs in, and what to say where that is nobody."""
     if code := sent(form, "code"):
         key = await asyncio.to_thread(callers.logins.exchange, code)
-        told = "This link has been used, or is too old. `yoso login` prints another."
+        told = "This link was used already or has expired. `yoso login` prints another."
         return (await asyncio.to_thread(callers.of_key, key) if key is not None else None), told
-    told = "No project has this token, or it has expired. Look for a missing or doubled character."
+    told = "The token is unknown or has expired. Check for missing or repeated characters."
     return await asyncio.to_thread(callers.of_token, sent(form, "token")), told
 
 

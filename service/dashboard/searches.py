@@ -180,7 +180,7 @@ def contact_sheet(service: ContextDep, search: SeenDep) -> Response:
     """What the search's networks see of its dataset."""
     content = service.runs.contact_sheet(search.id)
     if content is None:
-        raise NotFound("No picture", "Its workers have not looked at the dataset yet.")
+        raise NotFound("No picture", "Its workers have not inspected the dataset yet.")
     return Response(content, media_type="image/png", headers=PICTURE_HEADERS)
 
 

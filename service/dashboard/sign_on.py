@@ -90,7 +90,7 @@ async def callback(request: Request, service: ContextDep) -> Response:
     back = kept["next"] if kept else "/searches"
     try:
         if kept is None:
-            raise Unsound("no sign-on was begun in this browser within ten minutes")
+            raise Unsound("no sign-on was started in this browser in the last ten minutes")
         request.scope["session"] = kept["session"]
         claims = await claims_of(request, request.app.state.provider, sign_on)
     except httpx2.HTTPError as error:
@@ -100,7 +100,7 @@ async def callback(request: Request, service: ContextDep) -> Response:
     else:
         grants = sign_on.opened(claims)
         if not grants:
-            answer = await refuse(request, service, back, "no group that opens anything", claims, address)
+            answer = await refuse(request, service, back, "no group with access", claims, address)
         elif len(grants) > 1:
             answer = page("projects.html", request, grants=grants, every=EVERY_PROJECT, name=sign_on.named(claims))
             person = {name: claims.get(name) for name in ("sub", "email", "email_verified")}
@@ -143,7 +143,7 @@ async def claims_of(request: Request, client: StarletteOAuth2App, sign_on: SignO
     if not {sign_on.claim, "email"} <= claims.keys() and "userinfo_endpoint" in metadata:
         more = await client.userinfo(token=token)
         if more.get("sub") != claims["sub"]:
-            raise Unsound("the provider's userinfo is of somebody else")
+            raise Unsound("the provider's userinfo is for another user")
         claims = {**more, **claims}
     return claims
 
@@ -183,8 +183,8 @@ async def refuse(
     await asyncio.to_thread(service.access.refused_to_sign_on, why, claims, address)
     if claims:
         name, at = service.settings.sign_on.named(claims), service.settings.sign_on.name
-        told = f"{name} has signed on with {at}, but is in no group that opens a project here."
-        more = "The operator of this service sets which groups do (YOSO_OIDC_GRANTS)."
+        told = f"{name} has signed on with {at}, but is in no group with access to a project."
+        more = "The operator of this service grants access to groups (YOSO_OIDC_GRANTS)."
         return asked(request, service, back, 403, refused=f"{told} {more}")
     return asked(request, service, back, 401, refused=f"Signing on failed: {why}. Try again.")
 
@@ -202,7 +202,7 @@ def why(error: Exception) -> str:
     if isinstance(error, Unsound):
         return str(error)
     if isinstance(error, MismatchingStateError):
-        return "this is no answer to what this browser has asked"
+        return "this is not the answer to this browser's sign-on"
     if isinstance(error, OAuthError):
         return f"the provider says {error.error}" if re.fullmatch(r"[a-z_]{1,40}", error.error or "") else "it failed"
     if isinstance(error, JoseError):

@@ -107,8 +107,8 @@ JOB_ENVIRONMENT = {
 }
 
 NOT_WAITED, PREEMPTED = "waiting", "preempted"
-"""The kinds of error of an attempt that gives its place back: Ray did not start its workers, or another needs it."""
-GAVE_BACK = {NOT_WAITED: (LONGEST_BACKOFF, "gave its place back"), PREEMPTED: (0.0, "gave its place back")}
+"""The kinds of error of an attempt that is queued again: Ray did not start its workers, or another needs it."""
+GAVE_BACK = {NOT_WAITED: (LONGEST_BACKOFF, "was returned to the queue"), PREEMPTED: (0.0, "was returned to the queue")}
 """For how many seconds it is not launched again, and what it did; in the queue it is behind whom it made room for."""
 
 Spread = Callable[[Callable[[str], None], Iterable[str]], Iterable[None]]
@@ -169,7 +169,7 @@ class Dispatcher:
         """The tokens of the leases that it holds, by the searches' ids."""
         self.retention = retention
         self.waiting_seconds = waiting_seconds
-        """How long a search may wait in Ray for its workers until it gives its place back."""
+        """How long a search may wait in Ray for its workers until it is returned to the queue."""
         self.node_groups = node_groups
         self.capacity: Capacity | None = None
         self.ray_error: str | None = None
@@ -375,19 +375,19 @@ class Dispatcher:
         except IllegalTransition as error:
             log.info("search %s was overtaken: %s", search_id, error)
         except Refused as error:
-            self._later(search_id, token, f"it cannot be launched, which is tried again: {error}")
+            self._later(search_id, token, f"it cannot be launched; it will be tried again: {error}")
         except RayUnavailable as error:
             log.warning("search %s: %s", search_id, error)
             self._measured = float("-inf")
         except OSError as error:
-            told = f"its folder cannot be used, which is tried again: {error.strerror or error}"
+            told = f"its folder cannot be used; it will be tried again: {error.strerror or error}"
             self._later(search_id, token, told)
         except SQLAlchemyError as error:
             log.warning("search %s: the database does not answer: %s", search_id, type(error).__name__)
         except Exception as error:
             log.exception("a step with search %s failed", search_id)
             told = folder_model.clean(f"{type(error).__name__}: {error}", 500)
-            self._later(search_id, token, f"the service failed on it, which is tried again: {told}", odd=True)
+            self._later(search_id, token, f"the service failed on it; it will be tried again: {told}", odd=True)
         finally:
             SEARCH.reset(named)
 
@@ -457,7 +457,7 @@ class Dispatcher:
         if search.kind == "finals":
             finalists = self._earlier_finalists(search) or self.runs.finalists(search.spec)
             if not finalists:
-                error = {"kind": "finalists", "message": "none of its searches has found a network", "retryable": False}
+                error = {"kind": "finalists", "message": "none of its searches found a network", "retryable": False}
                 self._failed(search, token, error)
                 return
             self.runs.bring_manifest(search.id, search.spec)
@@ -526,7 +526,7 @@ class Dispatcher:
         elif (late := self._late.get(submission_id(search))) is not None:
             self._failed(search, token, late)
         elif job is None:
-            self._failed(search, token, {"kind": "vanished", "message": "Ray knows the job no more", "retryable": True})
+            self._failed(search, token, {"kind": "vanished", "message": "Ray no longer has the job", "retryable": True})
         elif job.status.ended:
             self._failed(search, token, self._error(search, job))
         elif search.yields_to is not None:
@@ -594,8 +594,8 @@ class Dispatcher:
         It counts as none of the search's attempts, which is noted before its job is stopped: whoever takes over in
         between finds no more than a job that was stopped.
         """
-        log.warning("search %s gives its place back: %s", search.id, told)
-        self.work.excuse(search.id, token, f"it gives its place back: {told}")
+        log.warning("search %s is returned to the queue: %s", search.id, told)
+        self.work.excuse(search.id, token, f"it is returned to the queue: {told}")
         self._late[submission_id(search)] = {"kind": kind, "message": told, "retryable": True}
 
     def _forget_wait(self, name: str) -> None:
@@ -641,7 +641,9 @@ class Dispatcher:
             return
         result = self._result(search)
         if result is None:
-            self._failed(search, token, {"kind": "storage", "message": "the result is torn or gone", "retryable": True})
+            self._failed(
+                search, token, {"kind": "storage", "message": "the result is missing or incomplete", "retryable": True}
+            )
             return
         self._close(search)
         if not self._left(search, token):
@@ -678,10 +680,10 @@ class Dispatcher:
             except BadFolder:
                 late = False
             if deadline_of(search) is not None:
-                reason = "its result was written meanwhile, and is taken over when it is tried again" if late else None
+                reason = "its result was written in the meantime; a retry uses it" if late else None
                 self.work.move(search.id, token, Status.FAILED, reason=reason, error=search.error)
             else:
-                reason = "cancelled; the result that was written meanwhile was not taken over" if late else None
+                reason = "cancelled; a result that was written in the meantime is not used" if late else None
                 self.work.move(search.id, token, Status.CANCELLED, reason=reason)
             self._done(search)
 
@@ -734,7 +736,7 @@ class Dispatcher:
         since = self._stopped.get(name, float("-inf"))
         if time.monotonic() - since > STOP_AGAIN_SECONDS:
             if since > float("-inf"):
-                told = f"told to stop, and still there after {STOP_AGAIN_SECONDS:g} s: {', '.join(remains[:5])}"
+                told = f"told to stop, but still running after {STOP_AGAIN_SECONDS:g} s: {', '.join(remains[:5])}"
                 log.warning("search %s: %s", search.id, told)
                 self._explain(search.id, token, told)
             elif self.jobs.makes_clusters and attempt is None:

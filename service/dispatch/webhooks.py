@@ -98,7 +98,7 @@ class Sender:
         if self.failures == 1:
             away = isinstance(error, SQLAlchemyError)
             told = str(error).splitlines()[0] if str(error) else type(error).__name__
-            log.warning("webhooks are sent nothing just now, which is tried again: %s", told, exc_info=not away)
+            log.warning("webhook messages cannot be sent; it will be tried again: %s", told, exc_info=not away)
         return min(LONGEST_BACKOFF, 2.0**self.failures)
 
     async def _send(self, client: httpx.AsyncClient, batch: Batch) -> None:

@@ -78,7 +78,7 @@ class Estimate:
         return self.gpus * self.seconds / 3600
 
     def __str__(self) -> str:
-        basis = "a guess, since nothing like it has run on this cluster yet"
+        basis = "a rough estimate: no similar search has run on this cluster yet"
         if self.searches:
             basis = f"by {number_of(self.searches, 'search')} on this cluster"
         return f"about {duration(self.seconds)} ({duration(self.low)} to {duration(self.high)}; {basis})"
@@ -162,11 +162,13 @@ def warnings(expected: Estimate) -> list[str]:
     """What the user of a search that is expected to take so long should know."""
     if expected.gpus or expected.seconds <= DAYS_SECONDS:
         return []
-    return [f"on CPUs it is expected to run for {duration(expected.seconds, 1)}: ask for GPUs, a time, or fewer epochs"]
+    return [
+        f"on CPUs it is expected to run for {duration(expected.seconds, 1)}: use GPUs, a limit (time), or fewer epochs"
+    ]
 
 
 def refuse_too_long(expected: Estimate, confirmed: bool) -> None:
     """Raise `InvalidValue` where a search is expected to take very long, unless its user has confirmed it."""
     if expected.seconds > LONG_SECONDS and not confirmed:
-        accepted = "true (--yes), to queue it all the same; or a time, fewer epochs (settings), more workers, or GPUs"
+        accepted = "true (--yes) to queue it anyway; or a time, fewer epochs (settings), more workers, or GPUs"
         raise InvalidValue("confirmed", confirmed, f"the search is expected to run for {expected}", accepted)

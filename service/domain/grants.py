@@ -78,7 +78,9 @@ class Grant:
     def check_manages(self) -> None:
         """Raises `NotAllowed` unless this may manage tokens and read the audit log: that takes an admin's."""
         if self.role != Role.ADMIN:
-            raise NotAllowed(f"{self.whose} may {self.role}; this takes an admin of the project, or of all (*).")
+            raise NotAllowed(
+                f"{self.whose} may {self.role}; this needs an admin of the project, or of all projects (*)."
+            )
 
     def check_gives(self, other: "Grant") -> None:
         """Raises `NotAllowed`, or `InvalidValue` for the end, where `other` opens anything that this does not."""
@@ -109,7 +111,7 @@ def end_of(text: str, now: float) -> float:
             "expires", text, "not a time", "such as 90d, 12h, 2027-01-31 or 2027-01-31T12:00Z"
         ) from error
     if end <= now:
-        raise InvalidValue("expires", text, "in the past", "a time to come, such as 90d")
+        raise InvalidValue("expires", text, "in the past", "a time in the future, such as 90d")
     return end
 
 

@@ -48,7 +48,7 @@ TRANSITIONS: dict[Status, dict[Status, str]] = {
     },
     S.FINISHING: {
         S.SUCCEEDED: "result stored",
-        S.QUEUED: "result torn, tried again",
+        S.QUEUED: "result incomplete, tried again",
         S.FAILED: "result unusable",
         S.CANCELLING: "cancel",
     },

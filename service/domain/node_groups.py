@@ -66,7 +66,7 @@ def parse(text: str) -> tuple[NodeGroup, ...]:
         raise InvalidValue(f"{FIELD}{place}", _short(shown), first["msg"], ACCEPTED) from error
     names = [group.name for group in groups]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InvalidValue(FIELD, twice[0], "there are two groups of that name", ACCEPTED)
+        raise InvalidValue(FIELD, twice[0], "two groups have this name", ACCEPTED)
     return groups
 
 

@@ -41,6 +41,6 @@ def carry_on() -> None:
     if patience is None:
         return
     if patience.gone.is_set():
-        raise OutOfPatience("the client is gone")
+        raise OutOfPatience("the client has disconnected")
     if time.monotonic() > patience.until:
         raise OutOfPatience(f"checking this request took more than {patience.seconds:g} seconds")

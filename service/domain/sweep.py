@@ -32,7 +32,7 @@ class BudgetRange(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, populate_by_name=True)
 
-    first: Any = Field(alias="from", description="The smallest, as a number or a text such as 300k.")
+    first: Any = Field(alias="from", description="The smallest, as a number or a string such as 300k.")
     last: Any = Field(alias="to", description="The largest.")
     count: int = Field(ge=2, le=100)
     scale: Literal["linear", "logarithmic"] = "logarithmic"
@@ -80,15 +80,15 @@ class SweepRequest(BaseModel):
         },
     )
 
-    search: Fields = Field(description="What all have in common: the fields of a search, but budgets and seed.")
-    budgets: Budgets = Field(description="Multiply-adds, as numbers or texts, or from, to, count and scale.")
+    search: Fields = Field(description="The fields of all searches, except budgets and seed.")
+    budgets: Budgets = Field(description="Multiply-adds, as numbers or strings, or from, to, count and scale.")
     seeds: Annotated[list[int], Field(min_length=1, max_length=MOST_POINTS)] = Field(default_factory=lambda: [0])
     grid: Annotated[dict[str, Annotated[list[Any], Field(min_length=1, max_length=MOST_POINTS)]], LEGIBLE] = Field(
         default_factory=dict,
         description=f"Values by field: {', '.join(VARIED)}, or a field of {', '.join(NESTED)}, as in space.share.",
     )
     strategy: Literal["path", "independent"] = Field(
-        "path", description="One search for all budgets of a seed, or one for each."
+        "path", description="One search for all budgets of a seed (path), or one for each budget (independent)."
     )
     finals: bool | None = Field(
         None,
@@ -97,8 +97,7 @@ class SweepRequest(BaseModel):
     )
     baselines: Baselines = Field(
         default_factory=_default_baselines,
-        description="Networks that were not searched and compete in the finals; by default "
-        f"{', '.join(DEFAULT_BASELINES)}; [] for none.",
+        description=f"Baselines that compete in the finals. Default: {', '.join(DEFAULT_BASELINES)}; [] for none.",
     )
     project: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     priority: int = Field(0, ge=-10, le=10)
@@ -118,7 +117,7 @@ class MoreNetworks(BaseModel):
     )
 
     budgets: Budgets | None = Field(
-        None, description="As in a sweep. No search is run again: they passed these budgets on their way down."
+        None, description="As in a sweep. No search runs again: each passed these costs on its way down."
     )
     baselines: Baselines = Field(
         default_factory=_default_baselines,
@@ -165,7 +164,10 @@ def expand(request: SweepRequest, budgets: Sequence[int]) -> list[list[SearchReq
     """
     problems = [
         InvalidValue(
-            f"search.{field}", request.search[field], "is the sweep's own to say", f"the sweep's field {field}"
+            f"search.{field}",
+            request.search[field],
+            "belongs to the sweep, not to its searches",
+            f"the sweep's field {field}",
         )
         for field in ("budgets", "seed", "project", "priority", "name")
         if field in request.search

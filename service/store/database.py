@@ -33,8 +33,8 @@ KEEPALIVES = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count
 """After how long a connection whose other end is gone is given up (libpq's names; the last in milliseconds)."""
 MIGRATIONS = Path(__file__).parent / "migrations"
 GOES_ON = (
-    "a newer version of Yoso has brought the database to revision %s; this one needs %s and can use it still: "
-    "replace it by the newer one"
+    "a newer version of Yoso upgraded the database to revision %s; this version needs %s and can still use it, but "
+    "should be replaced"
 )
 _MIGRATION_LOCK = 7_364_201_811
 """The key of the advisory lock under which PostgreSQL is migrated; any number that nobody else uses."""
@@ -245,7 +245,7 @@ def revision_of(connection: Connection) -> tuple[str | None, str]:
         raise InvalidValue(
             "YOSO_DATABASE_URL",
             f"revision {revision}",
-            "the database was brought up to date by a newer version of Yoso",
+            "the database was upgraded by a newer version of Yoso",
             f"a database of revision {newest} or older, or that newer version",
         )
     return revision, newest

@@ -97,9 +97,9 @@ def _why(search: Search, queue: Queue | None, ray_error: str | None) -> str:
     if search.status != Status.QUEUED:
         return search.reason or "it was being launched"
     if ray_error is not None:
-        return f"Ray cannot be asked: {ray_error}"
+        return f"Ray does not answer: {ray_error}"
     if queue is not None:
         for queued in queue.next:
             if queued.id == search.id:
                 return queue.reason(queued)
-    return search.reason or f"more than {LOOKED_AT} searches of all projects are before it"
+    return search.reason or f"more than {LOOKED_AT} searches of all projects are ahead of it"

@@ -19,7 +19,7 @@ from service.store.models import Project, Search
 
 LARGEST = 3
 """Searches that are named to whoever must delete some."""
-FULL = "everything that the cluster has is held, or set aside for others"
+FULL = "all resources of the cluster are in use or reserved"
 
 
 def why(search: Search, capacity: Capacity | None) -> str | None:
@@ -98,11 +98,11 @@ class Queue:
     def reason(self, search: Search) -> str:
         """Why a search of `next` waits."""
         if search.paused or search.awaiting or 0 < search.not_before - self.time <= LONGEST_BACKOFF:
-            return search.reason or "it is tried again later"
+            return search.reason or "it will be tried again"
         if search.id in self.verdict.waiting:
             return self.verdict.waiting[search.id]
         if any(ask.id == search.id for ask in self.verdict.admitted):
-            return "there is room for it; it is launched next"
+            return "resources are free; it is launched next"
         first = next((one for one in self.next if one.project == search.project), search)
         return f"behind {first.id} in project {search.project}" if first is not search else FULL
 

@@ -40,7 +40,7 @@ class UnknownWebhook(LookupError):
 
 @dataclass(frozen=True)
 class Attempt:
-    """What came of sending a message once: seconds, the status of the answer, if any, and why it was not taken."""
+    """What came of sending a message once: seconds, the status of the answer, if any, and why it was not accepted."""
 
     message_id: str
     seconds: float
@@ -171,8 +171,8 @@ class WebhookStore:
     def note(self, batch: Batch, attempts: Sequence[Attempt]) -> str | None:
         """Note what came of the messages of a batch, and give the lease back.
 
-        Returns why the webhook was switched off, if it was: because its receiver is gone for good, or has taken nothing
-        in all the time in which a message was tried.
+        Returns why the webhook was switched off, if it was: because the receiver is gone, or has taken nothing in
+        all the time in which a message was tried.
         """
         with writing(self.engine) as session:
             webhook = session.get(Webhook, batch.webhook_id, with_for_update=True)
@@ -232,7 +232,7 @@ def _conclude(webhook: Webhook, message: Delivery, attempt: Attempt, time: float
     last = message.kind == TEST or tries > len(PAUSES) or attempt.status == GONE
     message.due_at, message.outcome = (None, GIVEN_UP) if last else (time + PAUSES[tries - 1], None)
     if attempt.status == GONE:
-        return "it answered 410: its receiver is gone for good"
+        return "it answered 410: the receiver is permanently gone"
     if last and message.kind != TEST and (webhook.taken_at is None or webhook.taken_at < message.created_at):
         return f"it has taken nothing for {len(PAUSES) + 1} attempts in a row over 22 hours; the last: {attempt.reason}"
     return None

@@ -24,9 +24,9 @@ def look(service: Service, project: str | None, limit: int) -> answers.Cluster:
 
     def why(search: Search) -> str:
         if state is None:
-            return "no dispatcher has reported what the cluster has"
+            return "no dispatcher has reported the cluster's resources"
         if state.error is not None:
-            return f"Ray cannot be asked: {state.error}"
+            return f"Ray does not answer: {state.error}"
         return queue.reason(search)
 
     return answers.Cluster(

@@ -29,15 +29,17 @@ def read(service: Service, search: Search, attempt: Attempt, after: int | None =
     try:
         content, begin = _running(service, search, after) if running else _kept(service, search, attempt.number, after)
     except RayUnavailable as error:
-        note = f"Ray cannot be asked: {error}"
+        note = f"Ray does not answer: {error}"
     except FileNotFoundError:
-        note = "Nothing was kept: its job never began, or Ray had forgotten it."
+        note = "There is no log: its job never started, or Ray no longer has it."
         if search.pruned & Part.LOGS:
-            note = "It was removed, as logs are that are older than they are kept."
+            note = "It was removed when its retention ended."
     except OSError as error:
         note = f"The storage cannot be read: {error.strerror or error}"
     if running and service.launches is None:
-        note = "It runs, and its log is with Ray, which this process has no connection to. It is kept when it ends."
+        note = (
+            "Ray has the log of a running search, and this process has no connection to Ray. It is stored at the end."
+        )
     if len(content) > MOST_READ:
         content = content[: content.rfind(b"\n", 0, MOST_READ) + 1 or MOST_READ]
     text, end = content.decode(errors="replace"), begin + len(content)

@@ -47,7 +47,7 @@ def genotype(service: Service, row: ArchitectureRow) -> Architecture | Reference
     with suppress(TornFile):
         known = service.runs.genotype(row.search_id, folder_of(row.result))
     if known is None:
-        raise NotFound("File lost", f"The architecture of {row.id} is gone from the storage.")
+        raise NotFound("File lost", f"The architecture of {row.id} is missing in the storage.")
     return known
 
 
@@ -73,7 +73,7 @@ def file(service: Service, row: ArchitectureRow, kind: str) -> Content:
     try:
         content = service.runs.network_file(row.search_id, folder_of(row.result), kind)
     except FileNotFoundError as error:
-        raise NotFound("File lost", f"The {kind} of {row.id} is gone from the storage.") from error
+        raise NotFound("File lost", f"The {kind} of {row.id} is missing in the storage.") from error
     return whole(draw(genotype(service, row)).encode()) if kind == "picture" else content
 
 

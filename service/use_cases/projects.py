@@ -27,7 +27,7 @@ def change(
     Raises `NotAllowed` where the caller is no operator, and `KeyReused`.
     """
     if caller.project is not None or caller.role != Role.ADMIN:
-        raise NotAllowed("Weights and quotas are changed with an operator's token.")
+        raise NotAllowed("Changing weights and quotas needs an operator's token.")
 
     def do(session: Session) -> answers.Project:
         service.projects.set(name, dict(changed), session)

@@ -98,7 +98,7 @@ def add(service: Service, sweep: Sweep, more: MoreNetworks, key: Key | None = No
         told = list(notes)
         if len(fresh) < len(budgets):
             known = ", ".join(str(budget) for budget in budgets if budget not in fresh)
-            told.append(f"the sweep has these budgets already: {known}")
+            told.append(f"the sweep already has these budgets: {known}")
         _held_to_rules(locked, groups, fresh, more)
         wanted = fresh or budgets or locked.budgets
         specs = (SearchSpec.from_dict(group[0].spec) for group in groups)
@@ -113,7 +113,7 @@ def _held_to_rules(sweep: Sweep, groups: list[list[Search]], fresh: list[int], m
     """Raise what is wrong with more networks for a sweep: `NotNow` or `InvalidRequest`."""
     if not fresh and not named_baselines(more):
         accepted = f"budgets besides {', '.join(map(str, sweep.budgets))}, or baselines"
-        raise InvalidRequest([InvalidValue("budgets", more.budgets, "nothing that is new", accepted)])
+        raise InvalidRequest([InvalidValue("budgets", more.budgets, "nothing new", accepted)])
     unfinished = sum(search.status not in TERMINAL for group in groups for search in group)
     if unfinished:
         raise NotNow("Still searching", f"{unfinished} searches of this sweep have not ended yet.")
@@ -123,15 +123,15 @@ def _held_to_rules(sweep: Sweep, groups: list[list[Search]], fresh: list[int], m
         return
     if sweep.request.get("strategy") == "independent":
         accepted = "a new sweep, or one with the strategy path"
-        reason = "each search of this sweep looked for one budget alone"
+        reason = "each search of this sweep has a single budget"
         raise InvalidRequest([InvalidValue("budgets", fresh, reason, accepted)])
     spec = SearchSpec.from_dict(groups[0][0].spec)
     if spec.limits.latency_ms is not None:
-        accepted = "a new sweep: what a network takes is measured while it is searched for"
+        accepted = "a new sweep: the latency is measured during the search"
         raise InvalidRequest([InvalidValue("budgets", fresh, "this sweep limits the latency", accepted)])
     smallest = min(spec.budgets)
     problems = [
-        InvalidValue("budgets", budget, "below what the searches went down to", f"{smallest} multiply-adds or more")
+        InvalidValue("budgets", budget, "below the smallest cost of the searches", f"{smallest} multiply-adds or more")
         for budget in fresh
         if budget < smallest
     ]

@@ -31,7 +31,7 @@ class AccessLog:
         self.app, self.traced = app, traced
         self.seconds = Histogram(
             "yoso_http_request_seconds",
-            "From a request until its answer had begun, by its route.",
+            "Time from a request to the start of its answer, by route.",
             ("method", "route", "status"),
             registry=registry,
             buckets=SECONDS,

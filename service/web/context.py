@@ -38,7 +38,7 @@ def context(request: Request) -> Context:
 
 
 def caller(request: Request) -> Caller:
-    """Who asks. Raises `ProblemError` 401 where the token or the session is missing, wrong or expired."""
+    """The caller. Raises `ProblemError` 401 where the token or the session is missing, wrong or expired."""
     found = request.state.caller
     if found is None:
         raise ProblemError(
@@ -65,7 +65,7 @@ def steered(request: Request, submitted_by: str | None) -> None:
     if asking.role == Role.SUBMIT and request.method not in SAFE and submitted_by != asking.name:
         own = "they have submitted" if asking.grant.person else "was submitted with it"
         told = f"{asking.grant.whose} may steer what {own}; this was submitted by {submitted_by}."
-        raise ProblemError(403, "Not yours to steer", told)
+        raise ProblemError(403, "Not allowed", told)
 
 
 def at_once(ask: Callable[[Request], T]) -> Callable[[Request], Awaitable[T]]:

@@ -37,16 +37,16 @@ PROBLEMS: Responses = {
     401: problem("The token is missing or wrong."),
     408: problem("The body came too slowly."),
     413: problem("The body is too large."),
-    422: problem("A field cannot be used; `errors` says which, and what would be accepted."),
-    429: problem("Too many requests; `Retry-After` says when to come back."),
+    422: problem("A field is invalid; `errors` lists the fields and what would be accepted."),
+    429: problem("Too many requests; `Retry-After` says when to try again."),
     503: problem(
         "The database is unavailable, streams are full, or the dataset is still being inspected "
-        "(`type` is then `urn:yoso:still-looking`); `Retry-After` says when to come back."
+        "(`type` is then `urn:yoso:still-looking`); `Retry-After` says when to try again."
     ),
 }
-UNKNOWN: Responses = {404: problem("There is no such resource.")}
-QUOTA: Responses = {403: problem("The project has as much in its queue, or in the storage, as it may have.")}
-NOT_ENDED: Responses = {409: problem("It has not ended so.")}
+UNKNOWN: Responses = {404: problem("The resource does not exist.")}
+QUOTA: Responses = {403: problem("The project has reached its quota of queued searches or storage.")}
+NOT_ENDED: Responses = {409: problem("It has not ended, or not in a state that allows this.")}
 
 
 def created(tag: str, parameter: str, operations: Sequence[str]) -> Responses:

@@ -25,7 +25,7 @@ async def key_of(
     project: ProjectDep,
     idempotency_key: Annotated[
         str | None,
-        Header(description="Any text that is the request's own; sent again with it, the request is done only once."),
+        Header(description="A unique text. A request that is sent again with the same key is executed only once."),
     ] = None,
 ) -> Key | None:
     """What the request says of itself. Raises `InvalidValue` for a key that is none."""

@@ -34,7 +34,7 @@ from service.web.described import MEDIA_TYPE
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 5
 """When to ask again where the database is away."""
-AWAY = "The database is not to be had just now. Try again in a few seconds."
+AWAY = "The database is unavailable. Try again in a few seconds."
 STILL_LOOKING = "urn:yoso:still-looking"
 """The type of the problem that a dataset has not been looked at yet: the same request can be answered later."""
 LOOK_AGAIN_SECONDS = 1
@@ -79,7 +79,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(StillLooking)
     def looking(request: Request, error: StillLooking) -> JSONResponse:
         later = {"Retry-After": str(LOOK_AGAIN_SECONDS)}
-        return answer(503, "Still looking at the dataset", f"{error}. Try again.", headers=later, kind=STILL_LOOKING)
+        return answer(503, "Still inspecting the dataset", f"{error}. Try again.", headers=later, kind=STILL_LOOKING)
 
     @app.exception_handler(UnknownSearch)
     def unknown(request: Request, error: UnknownSearch) -> JSONResponse:
@@ -164,7 +164,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     def failed(request: Request, error: Exception) -> JSONResponse:
-        return answer(500, "Internal error", "The service failed on this request; its log says more.")
+        return answer(500, "Internal error", "The service failed on this request; its log has details.")
 
 
 def invalid_fields(problems: Sequence[InvalidValue]) -> JSONResponse:
@@ -180,7 +180,7 @@ def field_errors(found: Sequence[Any], model: Any = None) -> list[FieldError]:
     for error in found:
         place = [str(part) for part in error["loc"] if part not in ("body", "query", "path")]
         value = None if error["type"] == "missing" else error.get("input")
-        reason, accepted = error["msg"], _ACCEPTED.get(error["type"], "see the API's description at /docs")
+        reason, accepted = error["msg"], _ACCEPTED.get(error["type"], "see /docs")
         if error["type"] == "extra_forbidden" and (names := _fields(model, place[:-1])):
             reason, accepted = f"no such field{did_you_mean(place[-1], names)}", f"one of {', '.join(names)}"
         known = isinstance(value, (str, int, float, bool, list, dict, type(None)))

@@ -78,7 +78,7 @@ def test_the_supernet_is_watched_shrinking_with_the_keyboard(app: FastAPI, page:
     run.pretrain().search(3)
     for budget in (1_000_000, 700_000):
         run.snapshot(budget)
-    slider = page.get_by_role("slider", name="The supernet as it shrinks")
+    slider = page.get_by_role("slider", name="The supernet during the search")
     expect(slider).to_have_attribute("aria-valuetext", re.compile(f"^{cost(700_000)} multiply-adds, .* edges"))
     slider.focus()
     page.keyboard.press("ArrowLeft")
@@ -104,7 +104,7 @@ def test_finals_have_a_curve_for_each_network(app: FastAPI, page: Page) -> None:
     assert [name.strip() for name in names.all_inner_texts()][1:5] == [
         "300k seed 0", "300k seed 1", "300k random 0", "300k random 1",
     ]  # fmt: skip
-    page.get_by_text("The same as a table").click()
+    page.get_by_text("As a table").click()
     table = page.locator("[data-epochs] tbody tr")
     expect(table).to_have_count(60 + 7 + 5 * 20)
     expect(table.nth(60)).to_contain_text("Retrain 300k seed 1")
@@ -350,7 +350,7 @@ def test_event_files_are_taken_home_and_where_there_are_none_it_says_why(
     assert download.value.suggested_filename == f"{search_id}-tensorboard.zip"
     shutil.rmtree(seeding.parts(app).runs.path(search_id, "tensorboard"))
     link.click()
-    expect(page.locator("body")).to_contain_text("it ran before there were event files")
+    expect(page.locator("body")).to_contain_text("it ran with a release that wrote none")
     numbers = re.search(r"/api/v1\S*kind=epoch", page.inner_text("body"))
     assert numbers is not None and page.request.get(numbers[0]).json()[0]["kind"] == "epoch"
     assert all("404" in told for told in complaints), complaints
@@ -670,7 +670,7 @@ def test_what_a_token_may_not_do_is_told_on_a_page_that_fits_a_phone(
             assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
             assert browsing.barriers(page) == []
             if title == "Not allowed":
-                told = "The token reader may read; this takes an admin of the project, or of all (*)."
+                told = "The token reader may read; this needs an admin of the project, or of all projects (*)."
                 expect(page.get_by_text(told)).to_be_visible()
                 page.goto("/searches/nothing/logs/1")
                 expect(page.get_by_role("heading", name="No such search")).to_be_visible()

@@ -185,7 +185,7 @@ class KubeRay:
     def _ask(self, method: str, path: str, headers: dict[str, str] | None = None, **options: Any) -> httpx.Response:
         """The API server's answer, unless it has not said yes or no."""
         if time.monotonic() < self._quiet_until:
-            raise RayUnavailable("Kubernetes has asked to be left alone for a while")
+            raise RayUnavailable("Kubernetes asked to wait before the next request")
         client, own = self._client(), {"Authorization": f"Bearer {self._file('token')}"}
         try:
             response = client.request(method, self.url + path, headers=own | (headers or {}), **options)
@@ -194,7 +194,7 @@ class KubeRay:
         if response.status_code == 429:
             pause = response.headers.get("Retry-After", "1")
             self._quiet_until = time.monotonic() + (min(float(pause), LONGEST_PAUSE) if pause.isdecimal() else 1.0)
-            raise RayUnavailable(f"Kubernetes has too much to do: {_reason(response)}")
+            raise RayUnavailable(f"Kubernetes is overloaded: {_reason(response)}")
         if response.status_code == 401:
             raise RayUnavailable(f"Kubernetes does not take the service account's token: {_reason(response)}")
         if response.status_code == 403 and method != "POST":

@@ -132,7 +132,7 @@ class RayJobs:
         """The submission ids of all jobs that have not ended. Raises `RayUnavailable`."""
         jobs = _json(self._ask("GET", "/api/jobs/"))
         if not isinstance(jobs, list):
-            raise RayUnavailable("Ray's list of jobs is none")
+            raise RayUnavailable("Ray's list of jobs is not a list")
         try:
             return [
                 str(job["submission_id"]) for job in jobs if job["submission_id"] and not JobStatus(job["status"]).ended
@@ -201,7 +201,7 @@ class RayJobs:
                     raise RayUnavailable("Ray wants another token: set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH")
                 yield response
         except InvalidValue as error:
-            raise RayUnavailable(f"Ray cannot be asked: {error}") from error
+            raise RayUnavailable(f"Ray does not answer: {error}") from error
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
             raise RayUnavailable(f"Ray does not answer: {type(error).__name__}") from error
 

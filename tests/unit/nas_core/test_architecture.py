@@ -129,7 +129,7 @@ def test_what_is_no_architecture_is_refused(field: str, value: object, told: str
 
 
 def test_a_file_of_a_newer_yoso_is_told_from_one_that_is_no_architecture() -> None:
-    with pytest.raises(InvalidValue, match="this version of Yoso is older than the file's"):
+    with pytest.raises(InvalidValue, match="the file is from a newer version of Yoso"):
         Architecture.from_dict({"version": 2, "unheard_of": 1})
     with pytest.raises(InvalidValue, match="unknown version"):
         Architecture.from_dict(complete() | {"version": "1"})

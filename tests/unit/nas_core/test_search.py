@@ -290,7 +290,7 @@ def test_a_checkpoint_of_another_search_is_refused_with_what_differs() -> None:
 def test_a_checkpoint_of_an_older_version_is_refused() -> None:
     state = job(tiny_spec()).state_dict()
     del state["version"]
-    with pytest.raises(InvalidValue, match="of another version of Yoso") as refused:
+    with pytest.raises(InvalidValue, match="of an incompatible version of Yoso") as refused:
         job(tiny_spec()).load_state_dict(state)
     assert refused.value.field == "checkpoint"
 

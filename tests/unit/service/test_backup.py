@@ -136,7 +136,7 @@ def test_what_is_not_a_whole_backup_is_refused_and_changes_nothing(
     damaged.append(gzip.compress(gzip.decompress(content).replace(b'"succeeded"', b'"cancelled"', 1)))
     for one in damaged:
         bad.write_bytes(one)
-        with pytest.raises(InvalidValue, match="not a whole backup"):
+        with pytest.raises(InvalidValue, match="not a complete backup"):
             restore(there, bad)
     assert revision(empty_url) is None
     with pytest.raises(FileNotFoundError):

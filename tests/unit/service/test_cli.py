@@ -66,7 +66,7 @@ def test_help_has_panels_with_searches_first() -> None:
 
 def test_a_dry_run_tells_how_long_it_would_take_and_queues_nothing(url: str) -> None:
     told = yoso("submit", "digits", "-b", "300k", "--time", "30s", "--dry-run", url=url)
-    assert told.exit_code == 0 and "expected to run for about" in told.output and "a guess" in told.output
+    assert told.exit_code == 0 and "expected to run for about" in told.output and "a rough estimate" in told.output
     epochs = json.loads(yoso("submit", "digits", "-b", "300k", "--time", "30s", "--dry-run", "--json", url=url).stdout)
     whole = json.loads(yoso("submit", "digits", "-b", "300k", "--dry-run", "--json", url=url).stdout)
     assert epochs["epochs"]["retrain"] < whole["epochs"]["retrain"] and epochs["seconds"] <= 30 < whole["seconds"]
@@ -335,7 +335,7 @@ def test_brings_event_files_for_tensorboard(url: str, seeds: dict[str, str], tmp
     told = yoso("tensorboard", seeds["succeeded"], "--to", str(to), "--json", url=url)
     assert json.loads(told.stdout) == {seeds["succeeded"]: str(folder)}
     told = yoso("tensorboard", seeds["queued"], url=url)
-    assert told.exit_code == 2 and "it has measured nothing yet" in told.stderr
+    assert told.exit_code == 2 and "it has no measurements yet" in told.stderr
 
 
 def test_fetch_brings_the_formats_that_are_asked_for(url: str, seeds: dict[str, str], tmp_path: Path) -> None:
@@ -404,7 +404,7 @@ def test_queues_again_and_shows_the_cluster_and_its_projects(app: FastAPI, url: 
     told = yoso("project", "default", "--weight", "2", "--max-running", "5", "--max-accelerators", "none", url=url)
     assert told.exit_code == 0 and "0 of 5" in told.stdout
     told = yoso("cluster", url=url)
-    assert "0 of 4 CPUs" in told.stdout and search_id in told.stdout and "there is room" in told.stdout
+    assert "0 of 4 CPUs" in told.stdout and search_id in told.stdout and "resources are free" in told.stdout
     for size, told_as, bytes_ in (("1.5TB", "0 bytes of 1.5 TB", 1_500_000_000_000), ("500 kB", "500 kB", 500_000)):
         told = yoso("project", "default", "--max-stored", size, url=url)
         assert told.exit_code == 0 and told_as in told.stdout

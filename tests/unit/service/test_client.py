@@ -356,7 +356,7 @@ def test_brings_event_files_and_later_what_is_new(
         assert client.tensorboard(search_id, tmp_path / "all") == str(folder)
         assert {path.read_bytes() for path in (folder / "search").iterdir()} == {b"search", b"more"}
         assert first.stat().st_mtime_ns == before and second.read_bytes() == b"networks/300000"
-        with pytest.raises(ClientError, match="it has measured nothing yet"):
+        with pytest.raises(ClientError, match="it has no measurements yet"):
             client.tensorboard(seeds["queued"], tmp_path / "all")
 
 

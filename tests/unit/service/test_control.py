@@ -162,7 +162,9 @@ def test_what_a_project_cannot_have_is_refused(http: httpx.Client, change: dict[
 
 def test_the_cluster_says_who_holds_it_and_why_others_wait(app: FastAPI, http: httpx.Client) -> None:
     ids = [submit(http, project="vision", workers=2).json()["id"]]
-    assert http.get("/api/v1/cluster").json()["queue"][0]["reason"] == "no dispatcher has reported what the cluster has"
+    assert (
+        http.get("/api/v1/cluster").json()["queue"][0]["reason"] == "no dispatcher has reported the cluster's resources"
+    )
     seeding.Run(app, ids[0]).start()
     seeding.report(app, cpus=3)
     ids += [submit(http, project=name, workers=2).json()["id"] for name in ("audio", "vision", "vision")]
@@ -172,7 +174,7 @@ def test_the_cluster_says_who_holds_it_and_why_others_wait(app: FastAPI, http: h
     assert [one["id"] for one in seen["queue"]] == ids[1:] and [one["place"] for one in seen["queue"]] == [1, 2, 3]
     assert [one["reason"] for one in seen["queue"]] == [
         "needs 2 CPUs and 0 GPUs; the cluster has 3 and 0, of which 1 and 0 are free for it",
-        "everything that the cluster has is held, or set aside for others",
+        "all resources of the cluster are in use or reserved",
         f"behind {ids[2]} in project vision",
     ]
     assert {one["name"]: (one["running"], one["queued"]) for one in seen["projects"]} == {
@@ -182,7 +184,7 @@ def test_the_cluster_says_who_holds_it_and_why_others_wait(app: FastAPI, http: h
     seeding.report(app, error="Ray does not answer: ConnectError")
     seen = http.get("/api/v1/cluster").json()
     assert seen["error"] == "Ray does not answer: ConnectError" and seen["cpus"] == 3
-    assert "Ray cannot be asked" in seen["queue"][0]["reason"]
+    assert "Ray does not answer" in seen["queue"][0]["reason"]
 
 
 def test_a_higher_priority_goes_first_within_its_project(app: FastAPI, http: httpx.Client) -> None:

@@ -194,7 +194,7 @@ def test_a_running_search_is_live_and_shows_what_it_has(browser: httpx.Client, s
     html = browser.get(f"/searches/{seeds['running']}").text
     words = text(html)
     assert f"/live/searches/{seeds['running']}?after=" in html and ">Cancel<" in html
-    assert "The supernet as it shrinks" in words and "found a network of" in words and "after retraining" in words
+    assert "The supernet during the search" in words and "found a network of" in words and "after retraining" in words
     snapshot = re.search(r'src="(/searches/\w+/snapshots/\d+\.svg)"', html)
     assert snapshot is not None
     for picture in (snapshot[1], f"/searches/{seeds['running']}/networks/600000.svg"):
@@ -274,7 +274,11 @@ def test_pages_need_a_token_where_there_are_tokens(guarded: httpx.Client) -> Non
 def test_a_token_is_exchanged_for_a_cookie(guarded: httpx.Client) -> None:
     assert 'type="password"' in guarded.get("/login").text
     wrong = guarded.post("/login", data={"token": "wrong", "next": "/searches"})
-    assert wrong.status_code == 401 and "No project has this token" in wrong.text and "set-cookie" not in wrong.headers
+    assert (
+        wrong.status_code == 401
+        and "The token is unknown or has expired" in wrong.text
+        and "set-cookie" not in wrong.headers
+    )
     right = guarded.post("/login", data={"token": f" {TOKEN} ", "next": "/searches?status=failed"})
     assert right.status_code == 303 and right.headers["location"] == "/searches?status=failed"
     cookie = right.headers["set-cookie"]
@@ -382,11 +386,11 @@ def test_a_sweep_that_has_ended_is_not_live_and_one_without_networks_says_so(
 ) -> None:
     sweep_id = seeding.sweep(app, grid={"space.share": [True, False]}, seeds=[7], budgets=["300k"])
     html = browser.get(f"/sweeps/{sweep_id}").text
-    assert "Networks appear as the searches find them" in html and "<figure" not in html
+    assert "Networks appear when searches find them" in html and "<figure" not in html
     assert "space.share=true" in html and "space.share=false" in html
     browser.post(f"/api/v1/sweeps/{sweep_id}/pause")
     paused = browser.get(f"/sweeps/{sweep_id}").text
-    assert ">Resume<" in paused and ">Pause<" not in paused and "paused: no more is launched" in paused
+    assert ">Resume<" in paused and ">Pause<" not in paused and "paused: queued searches do not start" in paused
     browser.post(f"/api/v1/sweeps/{sweep_id}/cancel")
     ended = browser.get(f"/sweeps/{sweep_id}").text
     assert "sse-connect" not in ended and "hx-post" not in ended and "No network of this sweep" in ended
@@ -431,7 +435,7 @@ def test_of_many_networks_the_picture_shows_the_front_and_some() -> None:
 
 
 def test_the_cluster_shows_who_holds_what_and_who_waits_why(app: FastAPI, browser: httpx.Client) -> None:
-    assert "No dispatcher has reported yet" in browser.get("/cluster").text
+    assert "No dispatcher has reported the cluster" in browser.get("/cluster").text
     seeding.report(app, cpus=2, gpus=1)
     holder = seeding.queue(app, project="vision")
     seeding.Run(app, holder, only=True).start()
@@ -570,7 +574,7 @@ def test_a_network_shows_its_mistakes(app: FastAPI, browser: httpx.Client) -> No
         file.write_text(json.dumps(test.to_dict()))
 
     rewrite(Evaluation.of(labels, labels, names, mistakes=[]))
-    assert "Mistakes None: the network classifies every test image correctly." in text(section(600_000))
+    assert "Mistakes None. The network classifies every test image correctly." in text(section(600_000))
     rewrite(Evaluation.of(labels, answers, names))
     assert "Mistakes" not in section(600_000), "an earlier release kept none"
 
@@ -582,7 +586,7 @@ def test_a_sweep_says_what_its_finals_choose_by(app: FastAPI, browser: httpx.Cli
     *_, finals = seeding.parts(app).sweeps.searches(sweep_id, 9)
     assert finals.kind == "finals"
     told = text(browser.get(f"/searches/{finals.id}").text)
-    assert "Winners have the highest balanced accuracy on validation data, whatever their origin." in told
+    assert "Winners have the highest balanced accuracy on validation data, of all origins." in told
 
 
 def test_of_a_thousand_classes_those_with_the_lowest_recall_are_shown(app: FastAPI, browser: httpx.Client) -> None:

@@ -162,7 +162,7 @@ def test_a_result_in_time_wins_and_one_written_while_it_is_stopped_is_found_by_a
     seeding.parts(app).runs.write(search_id, "result.json", written)
     stage.ray.end(search_id, "STOPPED")
     stage.turn(dispatcher, search_id, "failed")
-    assert stage.get(search_id).reason == "its result was written meanwhile, and is taken over when it is tried again"
+    assert stage.get(search_id).reason == "its result was written in the meantime; a retry uses it"
     stage.searches.retry(search_id)
     for _ in range(2):
         dispatcher.turn()

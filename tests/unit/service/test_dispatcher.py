@@ -228,7 +228,7 @@ def test_a_search_that_does_not_fit_waits_and_says_why(service: Service) -> None
     assert [service.status(search_id) for search_id in (first, second, third)] == ["waiting", "queued", "queued"]
     queue = seeding.parts(service.app).projects.queue(dispatcher.capacity or seeding.LARGE, 10)
     assert [one.id for one in queue.holders] == [first] and [one.id for one in queue.next] == [second, third]
-    assert queue.reason(queue.next[0]) == "everything that the cluster has is held, or set aside for others"
+    assert queue.reason(queue.next[0]) == "all resources of the cluster are in use or reserved"
     assert queue.reason(queue.next[1]) == f"behind {second} in project default"
     service.searches.cancel(first)
     service.ray.end(first, "STOPPED")
@@ -403,7 +403,7 @@ def test_a_storage_that_cannot_be_written_is_told_and_tried_again(
         dispatcher.turn()
     search = service.searches.get(search_id)
     assert search.status == "launching" and search.attempt == 1 and service.ray.submitted == []
-    assert "its folder cannot be used, which is tried again" in (search.reason or "")
+    assert "its folder cannot be used; it will be tried again" in (search.reason or "")
     folder.unlink()
     dispatcher.turn()
     assert service.status(search_id) == "waiting"
@@ -480,7 +480,7 @@ def test_a_result_written_while_it_was_cancelled_is_not_taken_over_and_that_is_t
     service.ray.end(search_id, "SUCCEEDED")
     dispatcher.turn()
     search = service.searches.get(search_id)
-    assert search.status == "cancelled" and "the result that was written meanwhile" in (search.reason or "")
+    assert search.status == "cancelled" and "a result that was written in the meantime" in (search.reason or "")
     assert service.searches.architectures([search_id]) == {search_id: []}
 
 

@@ -188,7 +188,7 @@ def test_what_failed_takes_no_part_and_without_any_network_there_are_no_finals(
     turns(service, ray)
     assert service.status(finals) == "failed"
     assert service.searches.get(finals).error == {
-        "kind": "finalists", "message": "none of its searches has found a network", "attempt": 1
+        "kind": "finalists", "message": "none of its searches found a network", "attempt": 1
     }  # fmt: skip
     for search_id in (second, finals):
         http.post(f"/api/v1/searches/{search_id}/retry")
@@ -261,7 +261,7 @@ def test_a_budget_is_added_without_searching_again(service: Service, ray: RayDou
     more = http.post(f"/api/v1/sweeps/{made['id']}/networks", json={"budgets": ["470k", "300k"]})
     assert more.status_code == 200, more.text
     assert more.json()["budgets"] == [300_000, 470_000, 600_000]
-    assert more.json()["notes"] == ["the budgets were sorted", "the sweep has these budgets already: 300000"]
+    assert more.json()["notes"] == ["the budgets were sorted", "the sweep already has these budgets: 300000"]
     (finals,) = members(http, made, "finals")
     turns(service, ray)
     spec = told(service, finals)
@@ -317,9 +317,9 @@ def test_a_sweep_says_which_reference_networks_cannot_be_as_small_as_its_budgets
 @pytest.mark.parametrize(
     ("asked", "status", "what"),
     [
-        ({}, 422, "nothing that is new"),
-        ({"budgets": ["300k"]}, 422, "nothing that is new"),
-        ({"budgets": ["200k"]}, 422, "below what the searches went down to"),
+        ({}, 422, "nothing new"),
+        ({"budgets": ["300k"]}, 422, "nothing new"),
+        ({"budgets": ["200k"]}, 422, "below the smallest cost of the searches"),
         ({"budgets": ["1G"]}, 422, "not feasible"),
         ({"budgets": ["some"]}, 422, "not a number"),
         ({"baselines": ["best"]}, 422, "random"),
@@ -346,7 +346,7 @@ def test_nothing_is_added_while_searches_run_or_to_searches_for_one_budget_each(
     assert refused.status_code == 409 and "has succeeded" in refused.text
     made, _ = ended(service, ray, http, strategy="independent", budgets=["300k"])
     refused = http.post(f"/api/v1/sweeps/{made['id']}/networks", json={"budgets": ["400k"]})
-    assert refused.status_code == 422 and "one budget alone" in refused.text
+    assert refused.status_code == 422 and "a single budget" in refused.text
 
 
 def test_finals_are_launched_again_with_the_same_list_after_a_lost_attempt(

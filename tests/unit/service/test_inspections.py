@@ -110,7 +110,7 @@ TOLD = 'print(\'{"doing": "looking at images", "done": 3, "total": 9}\', flush=T
 FATAL = {
     "import os; os.abort()": "SIGABRT",
     "import os; os._exit(3)": "exit code 3",
-    "print('not JSON')": "looking at it failed",
+    "print('not JSON')": "the inspection failed",
     TOLD + "import os; os.abort()": "3 of 9 files",
     "import sys\nwhile True: sys.stdout.write('x' * 10**6)": "SIGKILL",
 }
@@ -202,7 +202,7 @@ def test_no_more_threads_wait_than_may(
     for one in threads:
         one.start()
     until(lambda: sum(one.waiting for one in list(looks._looks.values())) == inspections.MOST_WAITING)
-    with pytest.raises(StillLooking, match="waiting for its turn"):
+    with pytest.raises(StillLooking, match="waiting for other inspections"):
         looks.look(str(pets), OPTIONS, None, 0.0)
     assert looks.look("digits", OPTIONS, None, 0.0).info.classes == 10, "a name needs no look"
     for one in threads:

@@ -164,8 +164,8 @@ def test_names_are_one_tokens_alone(client: Connect) -> None:
         ({"project": None}, "project", "* for all"),
         ({"project": "../x"}, "project", "* for all"),
         ({"expires": "soon"}, "expires", "90d"),
-        ({"expires": "0d"}, "expires", "a time to come"),
-        ({"expires": "2020-01-31"}, "expires", "a time to come"),
+        ({"expires": "0d"}, "expires", "a time in the future"),
+        ({"expires": "2020-01-31"}, "expires", "a time in the future"),
         ({"expires": "999999y"}, "expires", "90d"),
     ],
 )
@@ -258,7 +258,7 @@ def test_the_command_line_makes_lists_and_revokes(url: str, monkeypatch: pytest.
     listed = yoso("token", "list").stdout
     assert re.search(r"robot +vision +submit +\*:admin +\d{4}-\d\d-\d\d \d\d:\d\d", listed)
     assert yoso("token", "list", "--project", "audio").stdout == "no tokens\n"
-    assert yoso("token", "revoke", "robot").stdout == "token robot opens nothing any more\n"
+    assert yoso("token", "revoke", "robot").stdout == "revoked token robot\n"
     again = yoso("token", "revoke", "robot")
     assert again.exit_code == 2 and "no token named 'robot'" in again.stderr
     wrong = yoso("token", "create", "robot", "--project", "vision", "--role", "owner")

@@ -184,7 +184,7 @@ def test_a_database_that_is_newer_and_still_for_this_code_is_used_with_a_warning
     for start in (migrate, prepare):
         caplog.clear()
         start(engine)
-        assert f"brought the database to revision {newer}; this one needs {revisions()[-1]}" in caplog.text
+        assert f"upgraded the database to revision {newer}; this version needs {revisions()[-1]}" in caplog.text
     assert revision(engine) == newer
     settings = Settings(str(tmp_path), engine.url.render_as_string(hide_password=False))
     (found, *_) = doctor.database(settings)

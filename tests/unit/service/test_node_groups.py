@@ -41,7 +41,7 @@ def test_groups_are_read_from_the_environment(tmp_path: Any) -> None:
         ('[{"name": "gpu", "cpus": NaN, "max_nodes": 1}]', "YOSO_NODE_GROUPS[0].cpus", "finite"),
         ('[{"name": "gpu", "cpus": 8, "max_nodes": 1, "gpu": 1}]', "YOSO_NODE_GROUPS[0].gpu", "not permitted"),
         ('[{"name": "a", "cpus": 8, "max_nodes": 1}, {"name": "a", "cpus": 4, "max_nodes": 1}]', "YOSO_NODE_GROUPS",
-         "two groups of that name"),
+         "two groups have this name"),
     ],
 )  # fmt: skip
 def test_groups_that_cannot_be_are_refused_by_place(text: str, field: str, reason: str) -> None:

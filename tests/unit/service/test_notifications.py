@@ -127,7 +127,10 @@ def test_the_cli_makes_tests_and_lists_them(
 @pytest.mark.parametrize(
     ("url", "why"),
     [
-        ("mailto://user:secretword@169.254.169.254:25?to=a@example.org", "169.254.169.254, which is not an address"),
+        (
+            "mailto://user:secretword@169.254.169.254:25?to=a@example.org",
+            "169.254.169.254, which is not a public address",
+        ),
         ("mailto://user:secretword@localhost:25?to=a@example.org", "leads to ::1|leads to 127.0.0.1"),
         ("mailto://user:secretword@example.org?smtp=10.0.0.7&to=a@example.org", "leads to 10.0.0.7"),
         ("slack://secretword", "not one that Apprise can use"),
@@ -168,9 +171,9 @@ def test_no_connection_is_made_to_where_nothing_may_be_sent() -> None:
     with receiving() as receiver:
         here = f"json://127.0.0.1:{receiver.port}"
         assert notified(f"{here}/", "127.0.0.0/8")[1]["reason"] is None and len(receiver.got) == 1
-        reason = "it leads to 127.0.0.1, which is not an address of the Internet"
+        reason = "it leads to 127.0.0.1, which is not a public address"
         assert notified(f"{here}/")[1]["reason"] == reason
-        assert notified(f"json://localhost:{receiver.port}/", "10.0.0.0/8")[1]["reason"].endswith("of the Internet")
+        assert notified(f"json://localhost:{receiver.port}/", "10.0.0.0/8")[1]["reason"].endswith("public address")
         by_proxy = notified("json://hooks.example.org/", HTTP_PROXY=f"http://127.0.0.1:{receiver.port}")
         assert by_proxy[1]["reason"] is not None and len(receiver.got) == 1
 
@@ -267,7 +270,7 @@ def test_the_pages_make_show_try_and_delete(app: FastAPI, url: str, client: Conn
         )
         assert client("ann").webhooks()["items"] == []
         made = browser.post("/webhooks", data={"url": mail.url, "event": ["failed", "cancelled"]})
-        assert made.status_code == 200 and "is made" in made.text and PASSWORD not in made.text
+        assert made.status_code == 200 and "created" in made.text and PASSWORD not in made.text
         [hook] = client("ann").webhooks()["items"]
         assert hook["events"] == ["failed", "cancelled"]
         signed = browser.post("/webhooks", data={"url": "http://127.0.0.1:9/", "event": "failed"})

@@ -65,12 +65,12 @@ def test_who_has_started_last_makes_room_is_queued_at_once_and_goes_on_later(sta
     stage.turn(2)
     assert [stage.yields(one) for one in (first, second)] == [False, True]
     assert (stage.status(second), stage.status(urgent)) == ("waiting", "queued"), "not before its job is gone"
-    told = f"it gives its place back: it makes room for search {urgent}"
+    told = f"it is returned to the queue: it makes room for search {urgent}"
     assert stage.searches.get(second).reason == told
     stage.stopped(second)
     assert [stage.status(one) for one in (first, second, urgent)] == ["waiting", "queued", "waiting"]
     search = stage.searches.get(second)
-    assert search.reason == f"attempt 1 gave its place back and is tried again in 0 s: {told.partition(': ')[2]}"
+    assert search.reason == f"attempt 1 was returned to the queue and is tried again in 0 s: {told.partition(': ')[2]}"
     assert search.last_attempt == MAX_ATTEMPTS + 1 and search.yields_to is None
     assert search.error is not None and search.error["kind"] == "preempted"
     stage.ray.end(urgent, "FAILED")

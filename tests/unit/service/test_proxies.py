@@ -126,7 +126,7 @@ def test_another_machine_is_reached_by_way_of_the_proxy(proxy: str, monkeypatch:
     with Client("http://yoso.example/below") as client:
         assert dict(client.list())["asked"] == "http://yoso.example/below/api/v1/searches?limit=50"
     jobs = RayJobs(lambda: Endpoint("http://ray.example:8265"))
-    with pytest.raises(RayUnavailable, match="list of jobs is none"):
+    with pytest.raises(RayUnavailable, match="list of jobs is not a list"):
         jobs.running()
     jobs.close()
 

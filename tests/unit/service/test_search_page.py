@@ -84,8 +84,8 @@ def test_what_was_measured_can_be_taken_to_tensorboard(browser: httpx.Client, se
     )
     names = [f"networks/{budget}/{seeding.EVENT_FILE}" for budget in seeding.BUDGETS]
     assert zipfile.ZipFile(io.BytesIO(answer.content)).namelist() == [*names, f"search/{seeding.EVENT_FILE}"]
-    assert "/tensorboard" not in browser.get(f"/searches/{seeds['queued']}").text, "it has measured nothing yet"
-    assert "nothing yet" in browser.get(f"/api/v1/searches/{seeds['queued']}/tensorboard").json()["detail"]
+    assert "/tensorboard" not in browser.get(f"/searches/{seeds['queued']}").text, "it has no measurements yet"
+    assert "no measurements yet" in browser.get(f"/api/v1/searches/{seeds['queued']}/tensorboard").json()["detail"]
 
 
 def test_a_search_that_runs_tells_how_long_ago_it_was_heard_of(app: FastAPI, browser: httpx.Client) -> None:
@@ -255,7 +255,7 @@ def test_finals_that_wait_show_that_there_is_nothing_yet(app: FastAPI, browser: 
     sweep_id = seeding.sweep(app, finals=True, seeds=[0, 1])
     finals = seeding.parts(app).sweeps.searches(sweep_id, 10)[-1]
     html = browser.get(f"/searches/{finals.id}").text
-    assert "appear here once they are retrained" in text(html) and "Not launched yet" in text(html)
+    assert "appear here when they are retrained" in text(html) and "Not launched yet" in text(html)
 
 
 def test_snapshots_can_be_chosen_and_their_pictures_never_change(app: FastAPI, browser: httpx.Client) -> None:
@@ -354,9 +354,9 @@ def test_attempts_are_told_with_their_logs(app: FastAPI, browser: httpx.Client) 
         assert ("logs/2?level=" in html) == (level != "info")
     html = browser.get(f"/searches/{search_id}/logs/1?level=nonsense&q=went").text
     assert "2 of 8 lines" in text(html) and '<option value="info" selected>' in html
-    assert "which this process has no connection to" in text(browser.get(f"/searches/{search_id}/logs/2").text)
+    assert "this process has no connection to Ray" in text(browser.get(f"/searches/{search_id}/logs/2").text)
     log.unlink()
-    assert "Nothing was kept" in text(browser.get(f"/searches/{search_id}/logs/1").text)
+    assert "There is no log" in text(browser.get(f"/searches/{search_id}/logs/1").text)
     for missing in (f"{search_id}/logs/3", "nosuch/logs/1"):
         assert browser.get(f"/searches/{missing}").status_code == 404
 
@@ -367,7 +367,7 @@ def test_a_log_is_read_in_parts(app: FastAPI, url: str, monkeypatch: pytest.Monk
         with pytest.raises(ClientError, match="not been launched yet"):
             client.log(search_id)
         seeding.Run(app, search_id).move(Status.QUEUED, not_before=0.0)
-        assert "Nothing was kept" in str(client.log(search_id)["note"])
+        assert "There is no log" in str(client.log(search_id)["note"])
         content = "".join(f"line {number} é\n" for number in range(50))
         seeding.parts(app).runs.write(search_id, "logs/driver-0001.log", content.encode())
         assert client.log(search_id) == {
@@ -414,9 +414,13 @@ def test_a_log_is_read_from_ray_while_its_driver_runs(
         job = f"yoso-{search_id}-1"
         ray.jobs[job], ray.logs[job] = {"status": "RUNNING"}, "epoch 1\nepoch <2>\n"
         html = browser.get(f"/searches/{search_id}/logs/1").text
-        assert "epoch &lt;2&gt;" in html and "2 lines; it goes on." in text(html) and 'hx-trigger="every' in html
+        assert (
+            "epoch &lt;2&gt;" in html
+            and "2 lines; the attempt is running." in text(html)
+            and 'hx-trigger="every' in html
+        )
         ray.drop_answers = True
-        assert "Ray cannot be asked" in text(browser.get(f"/searches/{search_id}/logs/1").text)
+        assert "Ray does not answer" in text(browser.get(f"/searches/{search_id}/logs/1").text)
         ray.drop_answers = False
         with Client(url) as client:
             assert client.log(search_id, after=8)["text"] == "epoch <2>\n"
@@ -514,6 +518,6 @@ def test_every_kind_of_error_that_is_written_has_its_advice() -> None:
 
 def test_the_request_that_is_shown_is_one_that_the_api_takes(browser: httpx.Client, seeds: dict[str, str]) -> None:
     html = browser.get(f"/searches/{seeds['succeeded']}").text
-    shown = re.search(r'aria-label="The request as it was sent">(.*?)</pre>', html, re.DOTALL)
+    shown = re.search(r'aria-label="Request">(.*?)</pre>', html, re.DOTALL)
     assert shown is not None
     SearchRequest.model_validate(json.loads(unescape(shown[1])))

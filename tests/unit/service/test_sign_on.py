@@ -195,11 +195,13 @@ def test_who_is_in_no_group_is_refused_by_name(
     with caplog.at_level(logging.WARNING):
         refused = browser.get(led(browser, "eve"))
     assert refused.status_code == 403
-    assert "eve@example.org has signed on with Example, but is in no group that opens a project" in text(refused.text)
+    assert "eve@example.org has signed on with Example, but is in no group with access to a project" in text(
+        refused.text
+    )
     assert browser.get("/searches").status_code == 303
     [entry] = audited(url, action="sign_in_refused")
-    assert entry["data"]["email"] == "eve@example.org" and entry["data"]["why"] == "no group that opens anything"
-    assert "'eve' signed on: no group that opens anything" in caplog.text
+    assert entry["data"]["email"] == "eve@example.org" and entry["data"]["why"] == "no group with access"
+    assert "'eve' signed on: no group with access" in caplog.text
 
 
 def test_who_has_several_projects_chooses_one(app: FastAPI, browser: httpx.Client) -> None:

@@ -70,7 +70,7 @@ def test_a_search_that_waits_in_ray_for_too_long_gives_its_place_back(cluster: C
     assert cluster.ray.stopped == [f"yoso-{search_id}-1"]
     search = cluster.searches.get(search_id)
     assert search.reason == (
-        "attempt 1 gave its place back and is tried again in 300 s: Ray did not start its 1 worker within -1 s; "
+        "attempt 1 was returned to the queue and is tried again in 300 s: Ray did not start its 1 worker within -1 s; "
         "others than Yoso's searches may hold the nodes"
     )
     assert search.error is not None and (search.error["kind"], search.error["attempt"]) == ("waiting", 1)
@@ -115,7 +115,7 @@ def test_workers_that_start_at_last_are_left_alone_by_who_had_given_up_on_them(c
     cluster.turn(sleeper, search_id, "waiting")
     sleeper.waiting_seconds = -1.0
     cluster.turn(sleeper, search_id, "waiting")
-    assert "gives its place back" in (cluster.searches.get(search_id).reason or "")
+    assert "is returned to the queue" in (cluster.searches.get(search_id).reason or "")
     seeding.change(app, search_id, lease_token=None)
     other = cluster.dispatcher()
     line = b'{"kind": "started", "attempt": 1, "time": 1.0, "workers": 1, "device": "cpu", "resumed": false}\n'

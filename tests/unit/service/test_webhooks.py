@@ -509,7 +509,7 @@ def test_a_name_that_comes_to_lead_inside_is_sent_nothing(app: FastAPI, receiver
     cancelled(app)
     with sender(app, resolve=lambda host, port: leads):
         [attempt] = until(lambda: messages(app, made)[0].attempts)
-        assert attempt["reason"] == "hooks.example leads to 10.0.0.5, which is not an address of the Internet"
+        assert attempt["reason"] == "hooks.example leads to 10.0.0.5, which is not a public address"
         assert attempt["status"] is None and receiver.got == []
         leads.pop()
         due_now(app)

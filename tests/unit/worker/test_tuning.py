@@ -241,7 +241,7 @@ def test_reference_networks_are_finalists_with_all_files_and_cards_tell_of_them(
     told_of_winner = comparison.headline(winner)
     assert told_of_winner is not None and all(card.count(told_of_winner) == 1 for card in cards)
     assert all(f"- Left out: {mobile['reason']}" in card and "| resnet8" in card for card in cards)
-    assert "A resnet8, which people have drawn" in cards[1] and "ReferenceNetwork" in cards[1]
+    assert "A hand-made network: resnet8" in cards[1] and "ReferenceNetwork" in cards[1]
 
     files = tmp_path / resnet["path"]
     Image.fromarray(np.full((8, 8), 120, np.uint8)).save(files / "photo.png")
