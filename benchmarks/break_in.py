@@ -27,7 +27,8 @@ from rich.console import Console
 from rich.table import Table
 
 from nas_core.files import FILES
-from service.client import ENDED, Client
+from service.answers import ENDED
+from service.client import Client
 from service.connections import HEAD_SECONDS
 from service.dispatch.local_ray import free_ports, ray_environment
 from service.folders.runs import of_attempt

@@ -508,7 +508,7 @@ def one_search(service: Service, victim: str) -> dict[str, Any]:
 def asked(service: Service, search_id: str) -> str | None:
     """A search's state as the service shows it; None while the service is away."""
     try:
-        return service.client.get(search_id)["status"]
+        return service.client.get(search_id).status
     except Exception:
         return None
 

@@ -77,7 +77,7 @@ def show(client: Client, bars: Progress, bar: TaskID, sweep: Sweep) -> None:
 
 def held(client: Client, search_id: str) -> float:
     """For how many seconds the attempts of a search have held their CPUs, times these."""
-    workers = client.get(search_id)["workers"]
+    workers = client.get(search_id).workers
     times = [(one["started_at"], one["ended_at"] or one["started_at"]) for one in client.attempts(search_id)]
     return workers * sum((datetime.fromisoformat(end) - datetime.fromisoformat(begin)).total_seconds()
                          for begin, end in times)  # fmt: skip

@@ -1,19 +1,104 @@
-"""What the API answers: use cases make these dictionaries, the service sends them, and the client returns them.
+"""What the API answers: use cases make these objects, the service sends them, and the clients return them.
 
-The API's description is made from them too.
+The API's description is made from them too. Each is a dictionary whose keys are also attributes: `search.status` is
+`search["status"]`. So an answer can be written as JSON directly, and the annotations of its class are the only list of
+its fields, for type checkers, for the API's description and for readers. Only pages have no attributes, because `items`
+is a method of dictionaries.
 """
 
-from typing import Any, Literal, final
+import functools
+from collections.abc import Callable, Mapping
+from types import UnionType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast, get_args, get_origin, get_type_hints
 
-from typing_extensions import TypedDict
+from typing_extensions import TypedDict, dataclass_transform
 
+from nas_core.errors import did_you_mean
 from nas_core.space import Origin
 
 By = Literal["accuracy", "balanced_accuracy"]
 """What says which of two networks is better."""
 
+ENDED = frozenset({"succeeded", "failed", "cancelled"})
+"""The states of a search that has ended."""
 
-class OnnxFile(TypedDict):
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+class Answer(dict[str, Any]):
+    """A JSON object whose fields are read-only attributes too."""
+
+    shown: ClassVar[tuple[str, ...]] = ()
+    """The fields in its representation; if empty, all."""
+
+    if not TYPE_CHECKING:  # or a field that is not there would pass for one of any type
+
+        def __getattr__(self, name: str) -> Any:
+            try:
+                return self[name]
+            except KeyError:
+                kind = type(self).__name__
+                hint = "" if name.startswith("_") else did_you_mean(name, self)
+                raise AttributeError(f"{kind!r} object has no attribute {name!r}{hint}") from None
+
+        def __setattr__(self, name: str, value: object) -> None:
+            raise AttributeError(f"{name}: attributes of answers cannot be assigned")
+
+    def _repr_html_(self) -> str:
+        from service.cards import card
+
+        return card(type(self).__name__, {name: self.get(name) for name in self.shown or self})
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self]
+
+    def __repr__(self) -> str:
+        told = (f"{name}={self[name]!r}" for name in self.shown or self if name in self)
+        return f"{type(self).__name__}({', '.join(told)})"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Callable[[Any], Any]) -> Any:
+        """The schema in the API's description: an object with these fields."""
+        return handler(_shape(cls))
+
+
+@functools.cache
+def _shape(kind: type[Answer]) -> Any:
+    """A TypedDict with the same fields, which pydantic supports."""
+    shape = cast(Any, TypedDict)(kind.__name__, fields(kind))
+    shape.__module__, shape.__qualname__, shape.__doc__ = kind.__module__, kind.__qualname__, kind.__doc__
+    shape.__pydantic_config__ = getattr(kind, "__pydantic_config__", {})
+    return shape
+
+
+@functools.cache
+def fields(kind: type) -> dict[str, Any]:
+    """The fields of an answer or a page and their types, in order."""
+    return {name: one for name, one in get_type_hints(kind).items() if get_origin(one) is not ClassVar}
+
+
+def read(kind: Any, value: Any, instead: Mapping[type, Callable[..., Any]] | None = None) -> Any:
+    """Convert `value`, as parsed from JSON, to the type `kind`: objects become answers, also inside lists and objects.
+
+    For a union, the answer that shares the most fields with the object is chosen. `instead` maps classes of answers to
+    functions that make something else. Missing fields stay missing and unknown ones are kept, because the service may
+    be of another release.
+    """
+    choices = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    if isinstance(value, list):
+        [inside] = [get_args(one)[0] for one in choices if get_origin(one) is list] or [Any]
+        return [read(inside, one, instead) for one in value]
+    if not isinstance(value, dict):
+        return value
+    known = [one for one in choices if isinstance(one, type) and issubclass(one, dict) and one is not dict]
+    if not known:
+        [inside] = [get_args(one)[1] for one in choices if get_origin(one) is dict] or [Any]
+        return {name: read(inside, one, instead) for name, one in value.items()}
+    meant = max(known, key=lambda one: len(value.keys() & fields(one).keys()))
+    told = {name: read(fields(meant).get(name, Any), one, instead) for name, one in value.items()}
+    return (instead or {}).get(meant, meant)(told)
+
+
+class OnnxFile(Answer):
     """What an ONNX file of a network is like, as onnxruntime runs it on one thread of a CPU."""
 
     bytes: int
@@ -30,7 +115,7 @@ class OnnxFile(TypedDict):
     """The CPU of the machine that trained the network."""
 
 
-class Architecture(TypedDict):
+class Architecture(Answer):
     """A network that a search returned for a budget; costs in multiply-adds, parameters and elements of activations."""
 
     id: str
@@ -70,7 +155,7 @@ class Architecture(TypedDict):
     """Why a kind of file is missing, by kind."""
 
 
-class ClassResult(TypedDict):
+class ClassResult(Answer):
     """How a network did on the test images of one class."""
 
     name: str
@@ -84,7 +169,7 @@ class ClassResult(TypedDict):
     """The share of its predictions that are right; None where it was never predicted."""
 
 
-class Evaluation(TypedDict):
+class Evaluation(Answer):
     """A network's test, class by class in the order of the logits, and its confusion matrix."""
 
     classes: list[ClassResult]
@@ -102,7 +187,7 @@ class ArchitectureDetail(Architecture):
     """None for a network from before tests were kept class by class, or where their file is lost or damaged."""
 
 
-class Decoding(TypedDict):
+class Decoding(Answer):
     """How every image of the dataset is decoded: to `channels` by `size` by `size` bytes.
 
     Transparent pixels show `background`. Values of 16 or 32 bits are scaled from the range `integers` to 0 … 255,
@@ -116,7 +201,7 @@ class Decoding(TypedDict):
     floats: list[float]
 
 
-class LeftOut(TypedDict):
+class LeftOut(Answer):
     """Files of a dataset that are not used, for one reason: how many, and the first of them."""
 
     reason: str
@@ -124,14 +209,14 @@ class LeftOut(TypedDict):
     examples: list[str]
 
 
-class Found(TypedDict):
+class Found(Answer):
     """Images that have something in common: how many or, of images that are alike, how many groups; and the first."""
 
     count: int
     examples: list[list[str]]
 
 
-class FieldError(TypedDict):
+class FieldError(Answer):
     """What is wrong with one field; `choices` are requests that would be accepted, where there are few."""
 
     field: str
@@ -142,7 +227,7 @@ class FieldError(TypedDict):
     """Requests that would be accepted where there are few: the fields that differ, by their paths, and their values."""
 
 
-class Problem(TypedDict):
+class Problem(Answer):
     """A problem document (RFC 9457)."""
 
     type: str
@@ -152,8 +237,7 @@ class Problem(TypedDict):
     errors: list[FieldError]
 
 
-@final
-class DatasetReport(TypedDict):
+class DatasetReport(Answer):
     """What was found of a dataset, and what the networks of a search would see of it."""
 
     dataset: str
@@ -194,8 +278,7 @@ class DatasetReport(TypedDict):
     """Where the picture of what a network would see is, as PNG."""
 
 
-@final
-class Looking(TypedDict):
+class Looking(Answer):
     """How far the look at a dataset is; the same request again gets its report once there is one."""
 
     dataset: str
@@ -205,8 +288,7 @@ class Looking(TypedDict):
     total: int | None
 
 
-@final
-class Search(TypedDict):
+class Search(Answer):
     """One search."""
 
     id: str
@@ -270,7 +352,7 @@ class Search(TypedDict):
     settings: dict[str, Any]
 
 
-class Attempt(TypedDict):
+class Attempt(Answer):
     """One launch of a search: from the claim until its job was proved gone."""
 
     number: int
@@ -282,7 +364,7 @@ class Attempt(TypedDict):
     error: dict[str, Any] | None
 
 
-class Log(TypedDict):
+class Log(Answer):
     """A part of what the driver of an attempt has printed, which `begin` bytes of the log precede.
 
     `end` is what to give as `after` for what comes next. While the attempt is `running` there may be more; `note` says
@@ -297,14 +379,14 @@ class Log(TypedDict):
     note: str | None
 
 
-class Compute(TypedDict):
+class Compute(Answer):
     """Multiply-adds of forward passes; backward passes cost about twice as much again."""
 
     search: int
     training: int
 
 
-class Epochs(TypedDict):
+class Epochs(Answer):
     """The schedule."""
 
     pretrain: int
@@ -312,7 +394,7 @@ class Epochs(TypedDict):
     retrain: int
 
 
-class Estimate(TypedDict):
+class Estimate(Answer):
     """How long a search is expected to run once it has started, and what follows from that.
 
     `seconds` lie between `low` and `high`, as far as can be told by so many `searches` on this cluster; with 0 it is a
@@ -338,7 +420,7 @@ class Estimate(TypedDict):
     notes: list[str]
 
 
-class Deleted(TypedDict):
+class Deleted(Answer):
     """What is left of a search that was deleted."""
 
     id: str
@@ -351,8 +433,7 @@ class SearchPage(TypedDict):
     next: str | None
 
 
-@final
-class Sweep(TypedDict):
+class Sweep(Answer):
     """A sweep: what was asked, and how many of its searches are in each state."""
 
     id: str
@@ -384,7 +465,7 @@ class SweepPage(TypedDict):
     next: str | None
 
 
-class Point(TypedDict):
+class Point(Answer):
     """A network on the plane of cost and accuracy."""
 
     architecture: str
@@ -409,7 +490,7 @@ class Point(TypedDict):
     """Whether it was searched for or is a reference network, and no other such is at once as cheap and as good."""
 
 
-class Front(TypedDict):
+class Front(Answer):
     """All networks of a sweep by cost, those that are dominated too; `by` is what says which is better."""
 
     cost: str
@@ -417,7 +498,7 @@ class Front(TypedDict):
     points: list[Point]
 
 
-class Project(TypedDict):
+class Project(Answer):
     """A project: what it may have, holds and has used. `share` is its part of the weights of all that have something
     queued or running."""
 
@@ -438,7 +519,7 @@ class Project(TypedDict):
     """Bytes in the storage; of searches that run, what they held when their last attempt ended."""
 
 
-class Node(TypedDict):
+class Node(Answer):
     """A machine of the cluster that is alive, or may be added to it, and what it has."""
 
     name: str
@@ -450,7 +531,7 @@ class Node(TypedDict):
     """Whether it is not there yet: its autoscaled group, whose name it bears, may grow by it."""
 
 
-class Holder(TypedDict):
+class Holder(Answer):
     """A search that holds a part of the cluster."""
 
     id: str
@@ -465,7 +546,7 @@ class Holder(TypedDict):
     dispatcher: str | None
 
 
-class Waiting(TypedDict):
+class Waiting(Answer):
     """A queued search: its place if everything came free now, and why it waits."""
 
     place: int
@@ -483,7 +564,7 @@ class Waiting(TypedDict):
     reason: str
 
 
-class Cluster(TypedDict):
+class Cluster(Answer):
     """The cluster as a dispatcher last saw it, `age` seconds ago; `error` says why Ray could not be asked.
 
     With a project's token all but what is held in all is of that project alone.
@@ -502,14 +583,14 @@ class Cluster(TypedDict):
     projects: list[Project]
 
 
-class LoginLink(TypedDict):
+class LoginLink(Answer):
     """A link that signs a browser in, once, within so many seconds."""
 
     url: str
     seconds: float
 
 
-class Me(TypedDict):
+class Me(Answer):
     """Who asks, as events name them, and what their token opens; the project `*` is all of them."""
 
     name: str
@@ -519,7 +600,7 @@ class Me(TypedDict):
     expires_at: str | None
 
 
-class Token(TypedDict):
+class Token(Answer):
     """A token, without what is sent for it."""
 
     name: str
@@ -548,7 +629,7 @@ class TokenPage(TypedDict):
     next: str | None
 
 
-class Webhook(TypedDict):
+class Webhook(Answer):
     """A URL that is told what becomes of a project's searches and sweeps, without its secret."""
 
     id: str
@@ -579,7 +660,7 @@ class WebhookPage(TypedDict):
     next: str | None
 
 
-class DeliveryAttempt(TypedDict):
+class DeliveryAttempt(Answer):
     """What came of sending a message once."""
 
     time: str
@@ -590,7 +671,7 @@ class DeliveryAttempt(TypedDict):
     """Why it was not taken; None where it was."""
 
 
-class Delivery(TypedDict):
+class Delivery(Answer):
     """A message to a webhook; its outcome is taken, given_up, or None while it is to be sent."""
 
     id: str
@@ -614,7 +695,7 @@ class DeliveryPage(TypedDict):
     next: str | None
 
 
-class AuditEntry(TypedDict):
+class AuditEntry(Answer):
     """Something that somebody did."""
 
     time: str

@@ -26,8 +26,8 @@ from nas_core.spec import SearchSpec
 from nas_core.version import __version__
 from nas_core.wording import number_of
 from service import formats, profiles, proxies, terminal
-from service.answers import Search, Sweep
-from service.client import ENDED, POLL_SECONDS, Client, ClientError, Unreachable, default_url, token_for
+from service.answers import ENDED, Search, Sweep
+from service.client import POLL_SECONDS, Client, ClientError, Unreachable, default_url, token_for
 from service.data_options import reads_data
 from service.formats import at_most
 from service.request_options import (
@@ -600,7 +600,7 @@ def show(name: Id, url: Url = None, as_json: Json = False) -> None:
         found = client.find(name)
         if as_json:
             print(json.dumps(found))
-        elif "seeds" in found:
+        elif isinstance(found, Sweep):
             describe_sweep(client, found)
         else:
             describe(found)
@@ -628,7 +628,7 @@ def open_page(
 
 def page_of(found: Search | Sweep) -> str:
     """The path of the page of a search or a sweep."""
-    return f"/sweeps/{found['id']}" if "seeds" in found else f"/searches/{found['id']}"
+    return f"/{'sweeps' if isinstance(found, Sweep) else 'searches'}/{found.id}"
 
 
 @app.command(rich_help_panel=SEARCHES)
@@ -636,7 +636,7 @@ def watch(name: Id, url: Url = None, as_json: Json = False) -> None:
     """Follow a search or a sweep until it ends. Exit code: 0 succeeded, 1 failed, 3 cancelled."""
     with refusals(), Client(url) as client:
         found = client.find(name)
-        if "seeds" in found:
+        if isinstance(found, Sweep):
             follow_sweep(client, found["id"], as_json)
         else:
             follow(client, found["id"], as_json)
@@ -937,7 +937,7 @@ def fetch(
             if kind not in (*FILES, "all"):
                 raise InvalidValue("--format", kind, "no such format", ", ".join((*FILES, "all")))
         found = client.find(name)
-        searches = delivered(client, found) if "seeds" in found else [found]
+        searches = delivered(client, found) if isinstance(found, Sweep) else [found]
         brought = {}
         for search in searches:
             below = Path(to or f"yoso-{found['id']}")
@@ -954,7 +954,7 @@ def fetch(
             print(json.dumps(brought if "seeds" in found else brought[found["id"]]))
 
 
-def delivered(client: Client, sweep: Sweep) -> list[Search]:
+def delivered(client: Client, sweep: Sweep) -> Sequence[Search]:
     """The searches whose networks a sweep delivers: its finals, or without them all; those that succeeded.
 
     Raises `InvalidValue` where there are none.

@@ -16,18 +16,20 @@ import time
 import uuid
 import zipfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Concatenate, Generic, Literal, ParamSpec, Self, TypeVar, overload
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, Self, TypeVar, get_args, overload
 from urllib.parse import quote, urlsplit
 
 import httpx
 
 from nas_core.errors import InvalidValue, did_you_mean
 from nas_core.files import FILES
-from service import own_token, profiles, proxies
+from service import answers, objects, own_token, profiles, proxies
 from service.answers import (
+    ENDED,
     Architecture,
     ArchitectureDetail,
     Attempt,
@@ -56,7 +58,6 @@ from service.answers import (
 )
 from service.settings import DEFAULT_PORT
 
-ENDED = frozenset({"succeeded", "failed", "cancelled"})
 PUT_OFF = frozenset({429, 503})
 """Answers that ask for the same request later."""
 
@@ -140,9 +141,29 @@ class Call(Generic[P, Answer]):
 
     def __init__(self, describe: Callable[Concatenate[Any, P], Request[Answer]]) -> None:
         self.describe = describe
+        [self.kind] = get_args(describe.__annotations__["return"])
 
     @overload
     def __get__(self, client: None, owner: type) -> Callable[Concatenate[Any, P], Request[Answer]]: ...
+
+    @overload
+    def __get__(self: "Call[P, Search]", client: "Client", owner: type) -> Callable[P, objects.Search]: ...
+
+    @overload
+    def __get__(self: "Call[P, Sweep]", client: "Client", owner: type) -> Callable[P, objects.Sweep]: ...
+
+    @overload
+    def __get__(self: "Call[P, Front]", client: "Client", owner: type) -> Callable[P, objects.Front]: ...
+
+    @overload
+    def __get__(
+        self: "Call[P, SearchPage]", client: "Client", owner: type
+    ) -> Callable[P, objects.Page[objects.Search]]: ...
+
+    @overload
+    def __get__(
+        self: "Call[P, SweepPage]", client: "Client", owner: type
+    ) -> Callable[P, objects.Page[objects.Sweep]]: ...
 
     @overload
     def __get__(self, client: "Client", owner: type) -> Callable[P, Answer]: ...
@@ -156,7 +177,8 @@ class Call(Generic[P, Answer]):
 
         @functools.wraps(self.describe)
         def method(*given: P.args, **named: P.kwargs) -> Any:
-            return client.send(self.describe(client, *given, **named))
+            request = self.describe(client, *given, **named)
+            return client.send(replace(request, read=lambda response: client._made(self.kind, request.read(response))))
 
         return method
 
@@ -167,6 +189,13 @@ def _json(budgets: Sequence[int | float | str] | Mapping[str, Any]) -> Any:
 
 class Calls:
     """What a service can be asked."""
+
+    _own: Mapping[type, Callable[..., Any]] = {}
+    """What a client returns in place of an answer, by the class of the answer."""
+
+    def _made(self, kind: Any, told: Any) -> Any:
+        """The answer of type `kind` that was `told` as JSON."""
+        return answers.read(kind, told, self._own)
 
     @Call
     def submit(
@@ -395,13 +424,20 @@ class Calls:
 class Client(Calls):
     """Talks to the service at `url`, with a bearer `token` where it asks for one (default: `token_for`).
 
-    Methods raise `ClientError` for what the service refuses and `Unreachable` where it does not answer. Raises
-    `InvalidValue` for a URL that is none.
+    Searches, sweeps, networks and fronts are returned as objects with methods (`yoso.objects`). Methods raise
+    `ClientError` for what the service refuses and `Unreachable` where it does not answer. Raises `InvalidValue` for a
+    URL that is none.
     """
 
     def __init__(self, url: str | None = None, token: str | None = None, seconds: float = 30.0) -> None:
         self.url = _checked(url)
         self.http = proxies.client(httpx.Client, self.url, base_url=self.url, timeout=seconds, auth=Bearer(token))
+        self._own = {
+            Search: partial(objects.Search.of, self),
+            Sweep: partial(objects.Sweep.of, self),
+            Architecture: partial(objects.Network.of, self),
+            Front: objects.Front,
+        }
 
     def __enter__(self) -> Self:
         return self
@@ -436,13 +472,13 @@ class Client(Calls):
             return False
 
     @overload
-    def find(self, name: str, only: Literal["search"]) -> Search: ...
+    def find(self, name: str, only: Literal["search"]) -> objects.Search: ...
 
     @overload
-    def find(self, name: str, only: Literal["sweep"]) -> Sweep: ...
+    def find(self, name: str, only: Literal["sweep"]) -> objects.Sweep: ...
 
     @overload
-    def find(self, name: str, only: None = None) -> Search | Sweep: ...
+    def find(self, name: str, only: None = None) -> objects.Search | objects.Sweep: ...
 
     def find(self, name: str, only: Any = None) -> Any:
         """The search or sweep, or `only` one of them, that a whole ID, the beginning of an ID or a name stands for.
@@ -460,9 +496,9 @@ class Client(Calls):
                 else:
                     request = asking.send(answer)
         except StopIteration as end:
-            return end.value
+            return self._made(Search | Sweep, end.value)
 
-    def each_search(self, sweep_id: str) -> Iterator[Search]:
+    def each_search(self, sweep_id: str) -> Iterator[objects.Search]:
         """Every search of a sweep, in the order of its points."""
         after = None
         while True:
@@ -482,7 +518,7 @@ class Client(Calls):
         `progress` is told what is done at present, for how many files, and of how many where that is known. A report
         may tell of `problems`, with which a search is refused.
         """
-        while "usable" not in (found := self.look_at(dataset, data)):
+        while isinstance(found := self.look_at(dataset, data), Looking):
             _tell(found, progress)
             time.sleep(LOOK_SECONDS)
         return found
@@ -512,8 +548,8 @@ class Client(Calls):
             time.sleep(RECONNECT_SECONDS)
 
     def wait(
-        self, search_id: str, progress: Callable[[Search], object] | None = None, patience: float = 60.0
-    ) -> Search:
+        self, search_id: str, progress: Callable[[objects.Search], object] | None = None, patience: float = 60.0
+    ) -> objects.Search:
         """Wait until a search has ended; returns it. `progress` is shown the search about once a second.
 
         After `patience` seconds without a service `Unreachable` is raised.
@@ -521,8 +557,8 @@ class Client(Calls):
         return self._until(lambda: self.get(search_id), lambda search: search["status"] in ENDED, progress, patience)
 
     def wait_sweep(
-        self, sweep_id: str, progress: Callable[[Sweep], object] | None = None, patience: float = 60.0
-    ) -> Sweep:
+        self, sweep_id: str, progress: Callable[[objects.Sweep], object] | None = None, patience: float = 60.0
+    ) -> objects.Sweep:
         """Wait until every search of a sweep has ended, as `wait` does; one that is paused has not."""
         return self._until(lambda: self.sweep(sweep_id), lambda sweep: sweep["done"], progress, patience)
 
@@ -571,7 +607,10 @@ class Client(Calls):
 
 
 class AsyncClient(Calls):
-    """As `Client`, with methods to be awaited and events to be iterated with `async for`."""
+    """As `Client`, with methods to be awaited and events to be iterated with `async for`.
+
+    Answers have their fields as attributes too (`yoso.answers`), but no methods: `await client.wait(search.id)`.
+    """
 
     def __init__(self, url: str | None = None, token: str | None = None, seconds: float = 30.0) -> None:
         self.url = _checked(url)
@@ -631,7 +670,7 @@ class AsyncClient(Calls):
                 else:
                     request = asking.send(answer)
         except StopIteration as end:
-            return end.value
+            return self._made(Search | Sweep, end.value)
 
     async def each_search(self, sweep_id: str) -> AsyncIterator[Search]:
         """As `Client.each_search`."""
@@ -650,7 +689,7 @@ class AsyncClient(Calls):
         progress: Callable[[str, int, int | None], object] | None = None,
     ) -> DatasetReport:
         """As `Client.inspect`."""
-        while "usable" not in (found := await self.look_at(dataset, data)):
+        while isinstance(found := await self.look_at(dataset, data), Looking):
             _tell(found, progress)
             await asyncio.sleep(LOOK_SECONDS)
         return found

@@ -26,6 +26,7 @@ COPIED = {
     "CHANGELOG.md": "changelog.md",
     "SECURITY.md": "security.md",
     "LICENSE": "LICENSE",
+    "examples/first_search.ipynb": "examples/first_search.ipynb",
     "examples/sweep.py": "examples/sweep.py",
 }
 """Files of the repository by their place in the site."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from nas_core.supernet.supernet import Supernet
     from nas_core.train.retrain import Retraining
     from nas_core.version import __version__
-    from service import answers
+    from service import answers, objects
     from service.client import AsyncClient, Client, ClientError, Event, Unreachable
 
 __all__ = [
@@ -49,12 +49,14 @@ __all__ = [
     "Unreachable",
     "__version__",
     "answers",
+    "objects",
 ]
 
 _HOME = dict.fromkeys(("AsyncClient", "Client", "ClientError", "Event", "Unreachable"), "service.client") | {
     "InvalidValue": "nas_core.errors",
     "__version__": "nas_core.version",
     "answers": "service.answers",
+    "objects": "service.objects",
 }
 """Where names are that `nas_core` does not have."""
 
@@ -65,7 +67,7 @@ if not TYPE_CHECKING:  # or a name that is not there would pass for one of any t
         if name not in __all__:
             raise AttributeError(f"module 'yoso' has no attribute {name!r}")
         home = import_module(_HOME.get(name, "nas_core"))
-        return home if name == "answers" else getattr(home, name)
+        return home if name in ("answers", "objects") else getattr(home, name)
 
 
 def __dir__() -> list[str]:

@@ -1,6 +1,6 @@
 """Datasets: look at one before a search is made on it."""
 
-from typing import Annotated, cast
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import JSONResponse
@@ -51,7 +51,7 @@ def inspect(request: InspectionRequest, service: ContextDep, project: ReaderDep)
     try:
         return JSONResponse(datasets.inspect(service, project, request.dataset, request.data))
     except StillLooking as error:
-        told = cast("answers.Looking", {"dataset": error.dataset} | vars(error.progress))
+        told = answers.Looking(dataset=error.dataset, **vars(error.progress))
         return JSONResponse(told, 202, {"Retry-After": str(LOOK_AGAIN_SECONDS)})
 
 

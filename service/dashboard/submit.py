@@ -519,7 +519,7 @@ def told(problems: Sequence[FieldError]) -> dict[str, Any]:
 
 def in_the_form(problem: FieldError) -> str:
     """What the form calls the field of a search or of a sweep that a problem is about."""
-    field = problem["field"].removeprefix("search.")
+    field: str = problem["field"].removeprefix("search.")
     root = field.partition(".")[0]
     if root == "seeds":
         return "seed"

@@ -124,7 +124,7 @@ async def live_sweep(
     """A hint whenever anything has happened to a search of its project, until the sweep has ended."""
 
     def over(mark: tuple[int, int, bool]) -> bool:
-        return sweeps.view(service, sweep)["done"]
+        return sweeps.view(service, sweep).done
 
     mark = partial(mark_of, service, sweep.id, service.searches.marks(sweep.project))
     async for hint in hints(service, mark, over, after, last_event_id):

@@ -1,6 +1,5 @@
 """Datasets: inspect them as a search would be made on them."""
 
-from typing import cast
 from urllib.parse import urlencode
 
 from service import answers
@@ -36,4 +35,4 @@ def view(found: Found, data: DataRequest) -> answers.DatasetReport:
         sheet = f"/api/v1/datasets/contact-sheet?{urlencode(asked, doseq=True)}"
     problems = [field_error(**problem) for problem in found.report["problems"]]
     told = {**found.report, "usable": not found.problems, "problems": problems, "contact_sheet": sheet}
-    return cast("answers.DatasetReport", {name: told[name] for name in answers.DatasetReport.__annotations__})
+    return answers.DatasetReport(**{name: told[name] for name in answers.DatasetReport.__annotations__})

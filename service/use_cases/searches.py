@@ -72,7 +72,7 @@ def expect(service: Service, request: SearchRequest, project: str | None) -> ans
         epochs=answers.Epochs(
             pretrain=schedule.pretrain_epochs, search=schedule.search_epochs, retrain=schedule.retrain_epochs
         ),
-        multiply_adds=answers.Compute(**asdict(forecast(spec))),  # type: ignore[typeddict-item]
+        multiply_adds=answers.Compute(**asdict(forecast(spec))),
         supernet_multiply_adds=spec.space.complete().multiply_adds,
         notes=warnings(expected),
     )

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import cast
 
 from sqlalchemy.orm import Session
 
@@ -208,7 +207,7 @@ def front_of(service: Service, sweep: Sweep, cost: str, by: answers.By = "accura
     judged = [one for one in known if one["origin"] not in BESIDE and one[by] is not None]
     best = front([(one["cost"], one[by]) for one in judged])
     on_front = {one["architecture"] for one, on in zip(judged, best, strict=True) if on}
-    points = [cast("answers.Point", {**one, "on_front": one["architecture"] in on_front}) for one in known]
+    points = [answers.Point(**one, on_front=one["architecture"] in on_front) for one in known]
     return answers.Front(cost=cost, by=by, points=points)
 
 

@@ -5,7 +5,7 @@ import contextlib
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any
 
 from nas_core.errors import InvalidValue
 from nas_core.train.evaluation import Evaluation
@@ -112,7 +112,7 @@ def view_architecture(row: ArchitectureRow) -> answers.Architecture:
 
 
 def _onnx_file(told: dict[str, Any]) -> answers.OnnxFile:
-    return cast("answers.OnnxFile", {name: told[name] for name in answers.OnnxFile.__annotations__})
+    return answers.OnnxFile(**{name: told[name] for name in answers.OnnxFile.__annotations__})
 
 
 def view_evaluation(evaluation: Evaluation) -> answers.Evaluation:
@@ -165,7 +165,7 @@ def view_delivery(message: Delivery) -> answers.Delivery:
         created_at=iso(message.created_at),
         due_at=iso(message.due_at) if message.due_at is not None else None,
         outcome=message.outcome,
-        attempts=[cast("answers.DeliveryAttempt", one | {"time": iso(one["time"])}) for one in message.attempts],
+        attempts=[answers.DeliveryAttempt(**one | {"time": iso(one["time"])}) for one in message.attempts],
     )
 
 
