@@ -99,14 +99,14 @@ def read(kind: Any, value: Any, instead: Mapping[type, Callable[..., Any]] | Non
 
 
 class OnnxFile(Answer):
-    """What an ONNX file of a network is like, as onnxruntime runs it on one thread of a CPU."""
+    """Size, accuracy and latency of an ONNX file, measured with onnxruntime on one CPU thread."""
 
     bytes: int
     accuracy: float
-    """On the network's test images, or on as many of them as fit into 64 MB."""
+    """On the test images, or on as many of them as fit into 64 MB."""
     test_images: int
     latency_ms: float
-    """Of one image: the median."""
+    """The median latency of one image."""
     latency_low_ms: float
     """The 10th percentile."""
     latency_high_ms: float
@@ -116,66 +116,65 @@ class OnnxFile(Answer):
 
 
 class Architecture(Answer):
-    """A network that a search returned for a budget; costs in multiply-adds, parameters and elements of activations."""
+    """A network that a search delivered for a budget."""
 
     id: str
     budget: int
     origin: Origin
-    """Whether it was searched for, and else what it is."""
+    """`search` for a network that was searched for, otherwise the kind of baseline."""
     label: str | None
-    """What it is called beside other networks of its search for the budget; None where there are no such."""
+    """Its name among the networks for the same budget; None if it is the only one."""
     variant: str | None
-    """The name of the network that people have drawn which it is, scaled, such as resnet8; None for any other."""
+    """The name of a hand-made network, such as resnet8; None for others."""
     winner: bool
-    """Whether it is the one to take for its budget, of any origin: finals retrain several."""
+    """Whether it is the best for its budget, of all origins, on validation data."""
     comparison: str | None
-    """How it did in the test beside the best network of another origin for its budget; None where there is none."""
+    """Its test accuracy compared with the best network of another origin for the budget; None if there is none."""
     multiply_adds: int
     parameters: int
     activations: int | None
-    """The most that inference of one image holds at once; None where it was not counted."""
+    """The peak number of elements during inference of one image; None if not counted."""
     accuracy: float
     accuracy_low: float
     accuracy_high: float
     test_images: int
     balanced_accuracy: float | None
-    """The mean recall of the classes that have test images; None where it was not measured."""
+    """The mean recall of the classes with test images; None if not measured."""
     top5_accuracy: float | None
-    """None for at most ten classes."""
+    """None for ten classes or fewer."""
     warnings: list[str]
-    """What the accuracy does not show, such as a class that is never recognised."""
+    """Problems that the accuracy does not show, such as a class that is never recognised."""
     latency_ms: float | None
-    """Of one image on the machine that trained it (on the search's device where it is limited); None where it was not
-    measured."""
+    """The latency of one image on the machine that trained it (with a latency limit: on the search's device); None if
+    not measured."""
     files: dict[str, str]
     """Paths for `Client.download`, by kind of file."""
     onnx: dict[str, OnnxFile]
-    """What each ONNX file is like, by kind of file; empty where that was not measured."""
+    """Size, accuracy and latency of each ONNX file, by kind; empty if not measured."""
     not_exported: dict[str, str]
     """Why a kind of file is missing, by kind."""
 
 
 class ClassResult(Answer):
-    """How a network did on the test images of one class."""
+    """The test results of one class."""
 
     name: str
     images: int
     """Test images of the class."""
     predicted: int
-    """Test images that were classified as it."""
+    """Test images classified as this class."""
     recall: float | None
     """The share of its images that are classified correctly; None without test images."""
     precision: float | None
-    """The share of its predictions that are right; None where it was never predicted."""
+    """The share of its predictions that are correct; None if it was never predicted."""
 
 
 class Evaluation(Answer):
-    """A network's test, class by class in the order of the logits, and its confusion matrix."""
+    """Test results by class, in the order of the logits, and the confusion matrix."""
 
     classes: list[ClassResult]
     confusion: list[list[int]]
-    """The confusion matrix as [class, predicted class, images], both classes as numbers, without what does not
-    occur."""
+    """The confusion matrix as rows of [class, predicted class, images], with classes as numbers and without zeros."""
 
 
 class ArchitectureDetail(Architecture):
@@ -184,13 +183,13 @@ class ArchitectureDetail(Architecture):
     search_id: str
     architecture: dict[str, Any]
     evaluation: Evaluation | None
-    """None for a network from before tests were kept class by class, or where their file is lost or damaged."""
+    """None if the network is from a release that did not store it, or if its file is missing or damaged."""
 
 
 class Decoding(Answer):
-    """How every image of the dataset is decoded: to `channels` by `size` by `size` bytes.
+    """How images of the dataset are decoded: to `channels` by `size` by `size` bytes.
 
-    Transparent pixels show `background`. Values of 16 or 32 bits are scaled from the range `integers` to 0 … 255,
+    Transparent pixels are put on `background`. Values of 16 or 32 bits are scaled from the range `integers` to 0 … 255,
     floating-point values from `floats`.
     """
 
@@ -202,7 +201,7 @@ class Decoding(Answer):
 
 
 class LeftOut(Answer):
-    """Files of a dataset that are not used, for one reason: how many, and the first of them."""
+    """Files of a dataset that are not used: the reason, the count, and the first of them."""
 
     reason: str
     count: int
@@ -210,21 +209,21 @@ class LeftOut(Answer):
 
 
 class Found(Answer):
-    """Images that have something in common: how many or, of images that are alike, how many groups; and the first."""
+    """Images with something in common: the count (of groups, for duplicates) and the first of them."""
 
     count: int
     examples: list[list[str]]
 
 
 class FieldError(Answer):
-    """What is wrong with one field; `choices` are requests that would be accepted, where there are few."""
+    """An invalid field: its value, the reason, and what would be accepted."""
 
     field: str
     value: Any
     reason: str
     accepted: str
     choices: list[dict[str, Any]]
-    """Requests that would be accepted where there are few: the fields that differ, by their paths, and their values."""
+    """Changes that would make the request valid, if there are few: fields by their paths, with their values."""
 
 
 class Problem(Answer):
@@ -238,11 +237,11 @@ class Problem(Answer):
 
 
 class DatasetReport(Answer):
-    """What was found of a dataset, and what the networks of a search would see of it."""
+    """The report of an inspection: what the dataset contains, and how a search would read it."""
 
     dataset: str
     usable: bool
-    """Whether a search can be made on it: there are no `problems`."""
+    """Whether a search can use it, that is, there are no `problems`."""
     path: str | None
     kind: str
     layout: str
@@ -251,15 +250,15 @@ class DatasetReport(Answer):
     """Images by part and class."""
     images: int
     examined: int
-    """Images that were decoded: all of them, or a sample. What follows up to `nearly_identical` is counted on these."""
+    """Images that were decoded: all, or a sample. The fields from here to `nearly_identical` count these."""
     sizes: dict[str, int]
     modes: dict[str, int]
-    """As Pillow names them."""
+    """By Pillow's names."""
     bit_depths: dict[str, int]
     orientations: dict[str, int]
-    """By the value of the orientation tag (EXIF); 1 is upright."""
+    """By the EXIF orientation tag; 1 is upright."""
     duplicates: dict[str, Found]
-    """Groups of images with the same pixels, by where they are: within or across parts, across classes."""
+    """Groups of images with the same pixels: within or across parts, or across classes."""
     constant: Found
     """Images of one colour."""
     nearly_identical: dict[str, Found]
@@ -268,18 +267,18 @@ class DatasetReport(Answer):
     image_size: int
     decoding: Decoding
     fingerprint: str
-    """What tells this dataset from another, and from what it was before a file changed."""
+    """A hash that changes when a file of the dataset changes."""
     notes: list[str]
-    """What was done to the images, and what one may want to know."""
+    """How images were converted, and other remarks."""
     warnings: list[str]
     problems: list[FieldError]
-    """Why a search on it is refused, each with what would be accepted."""
+    """Why a search on it is refused, with what would be accepted."""
     contact_sheet: str | None
-    """Where the picture of what a network would see is, as PNG."""
+    """The URL of a picture of images as a network would see them, as PNG."""
 
 
 class Looking(Answer):
-    """How far the look at a dataset is; the same request again gets its report once there is one."""
+    """The progress of an inspection. Send the same request again to get the report."""
 
     dataset: str
     doing: str
@@ -293,82 +292,82 @@ class Search(Answer):
 
     id: str
     kind: str
-    """`search`, or `finals`, which retrain what the searches of a sweep have found."""
+    """`search`, or `finals`, which retrain the networks of a sweep's searches."""
     project: str
     sweep: str | None
     """The sweep that it belongs to."""
     name: str
     submitted_by: str | None
-    """The name of the token that it was submitted with."""
+    """The name of the token that submitted it."""
     status: str
     reason: str | None
     phase: str | None
     progress: float
     seconds_left: float | None
-    """By how long it has taken so far; None while that says too little, and while it has stalled."""
+    """Estimated from its progress so far; None at the beginning, and while it has stalled."""
     stalled_for: float | None
-    """Seconds since its last update where that is longer than expected of a running search; None otherwise."""
+    """Seconds since the last update of a running search, if that is longer than expected; otherwise None."""
     accuracy: float | None
     dataset: str
     dataset_report: dict[str, Any] | None
-    """What was found when the dataset was looked at: layout, counts, decoding, what is left out, fingerprint."""
+    """A summary of the inspection: layout, counts, decoding, files left out, fingerprint."""
     budgets: list[int]
     limits: dict[str, Any]
     seed: int
     workers: int
-    """While it is queued the most that it wants; from its launch on as many as it was granted."""
+    """While queued, the maximum it asks for; after launch, the number granted."""
     min_workers: int
     max_workers: int
     accelerator_type: str | None
     """The accelerator that nodes must have; None for any."""
     priority: int
     preempts: bool
-    """Whether running searches of its project that have a lower priority make room for it."""
+    """Whether it may stop running searches of its project that have a lower priority."""
     max_wait: float | None
-    """Seconds that it may wait until its workers start, since its user has queued it."""
+    """Maximum seconds from queueing to the start of its workers."""
     max_run: float | None
-    """Seconds that it may run, in all attempts since its user has queued it."""
+    """Maximum seconds of running time, in all attempts since it was queued by its user."""
     start_by: str | None
-    """By when its workers must have started, while they have not and nobody has paused its sweep."""
+    """When it fails if its workers have not started; None after their start and while its sweep is paused."""
     stop_by: str | None
-    """While it runs: when it will be stopped if it has not ended."""
+    """When a running search will be stopped if it has not ended."""
     attempt: int
     supernet_multiply_adds: int
     created_at: str
     started_at: str | None
     heard_at: str | None
-    """When its workers last told of anything, as they do of every epoch."""
+    """When its workers last reported; they report every epoch."""
     ended_at: str | None
     stored: int
-    """Bytes in the storage when its last attempt had ended."""
+    """Bytes in storage at the end of its last attempt."""
     pruned: list[str]
-    """What was removed of it since, by its age: checkpoints, events or logs."""
+    """What retention has removed: checkpoints, events or logs."""
     error: dict[str, Any] | None
     architectures: list[Architecture]
     notes: list[str]
-    """What else there is to say of it when it is submitted: of reference networks that are left out."""
+    """Remarks on the request, such as reference networks that are left out."""
     request: dict[str, Any]
     space: dict[str, Any]
     settings: dict[str, Any]
 
 
 class Attempt(Answer):
-    """One launch of a search: from the claim until its job was proved gone."""
+    """One launch of a search, from the claim until its job is gone."""
 
     number: int
     dispatcher: str
     started_at: str
     ended_at: str | None
     outcome: str | None
-    """The state that the search went to; None while it lasts."""
+    """The next state of the search; None while the attempt runs."""
     error: dict[str, Any] | None
 
 
 class Log(Answer):
-    """A part of what the driver of an attempt has printed, which `begin` bytes of the log precede.
+    """A part of the driver's log of an attempt, from byte `begin` to byte `end`.
 
-    `end` is what to give as `after` for what comes next. While the attempt is `running` there may be more; `note` says
-    why there is nothing to read, or not all.
+    Pass `end` as `after` to read on. While the attempt is `running` there may be more; `note` says why the log is
+    missing or incomplete.
     """
 
     attempt: int
@@ -380,7 +379,7 @@ class Log(Answer):
 
 
 class Compute(Answer):
-    """Multiply-adds of forward passes; backward passes cost about twice as much again."""
+    """Multiply-adds of forward passes; backward passes take about twice as many in addition."""
 
     search: int
     training: int
@@ -395,25 +394,21 @@ class Epochs(Answer):
 
 
 class Estimate(Answer):
-    """How long a search is expected to run once it has started, and what follows from that.
-
-    `seconds` lie between `low` and `high`, as far as can be told by so many `searches` on this cluster; with 0 it is a
-    guess. `images` are those that networks are trained on, about.
-    """
+    """How long a search is expected to run after its start, and what it will use."""
 
     seconds: float
     low: float
     high: float
-    """`seconds` lie between `low` and `high`, as far as can be told."""
+    """The range in which `seconds` is expected to be is from `low` to `high`."""
     searches: int
-    """How many searches on this cluster the estimate follows from; with 0 it is a guess."""
+    """Number of earlier searches on this cluster that the estimate is based on; with 0 it is rough."""
     cpu_hours: float
     gpu_hours: float
     workers: int
     cpus_per_worker: int
     gpus_per_worker: int
     images: int
-    """Images that networks are trained on, about."""
+    """Approximate number of training images."""
     epochs: Epochs
     multiply_adds: Compute
     supernet_multiply_adds: int
@@ -421,20 +416,20 @@ class Estimate(Answer):
 
 
 class Deleted(Answer):
-    """What is left of a search that was deleted."""
+    """A deleted search."""
 
     id: str
 
 
 class SearchPage(TypedDict):
-    """A page of searches, newest first; `next` asks for the following one, as `after`."""
+    """A page of searches, newest first; pass `next` as `after` for the following page."""
 
     items: list[Search]
     next: str | None
 
 
 class Sweep(Answer):
-    """A sweep: what was asked, and how many of its searches are in each state."""
+    """A sweep: its request, and its searches by state."""
 
     id: str
     project: str
@@ -448,33 +443,33 @@ class Sweep(Answer):
     counts: dict[str, int]
     """Searches by state."""
     finals: dict[str, int]
-    """Finals, which retrain what the searches have found, by state."""
+    """Finals, which retrain the networks of the searches, by state."""
     done: bool
     seconds_left: float | None
-    """About how long it goes on if as many run at once as do now; None while none runs."""
+    """Estimated for as many running searches as now; None while none is running."""
     created_at: str
     request: dict[str, Any]
     notes: list[str]
-    """What was changed of the request, such as equal budgets that were merged."""
+    """Changes to the request, such as equal budgets that were merged."""
 
 
 class SweepPage(TypedDict):
-    """A page of sweeps, newest first; `next` asks for the following one, as `after`."""
+    """A page of sweeps, newest first; pass `next` as `after` for the following page."""
 
     items: list[Sweep]
     next: str | None
 
 
 class Point(Answer):
-    """A network on the plane of cost and accuracy."""
+    """A network by cost and accuracy."""
 
     architecture: str
     search: str
     """The search or the finals that retrained it."""
     origin: Origin
-    """Whether it was searched for, and else what it is."""
+    """`search` for a network that was searched for, otherwise the kind of baseline."""
     winner: bool
-    """Whether it is the one that its search or its finals deliver for the budget."""
+    """Whether its search or finals deliver it for the budget."""
     seed: int
     budget: int
     cost: float
@@ -483,15 +478,15 @@ class Point(Answer):
     accuracy_high: float
     """The ends of the accuracy's 95 % interval."""
     balanced_accuracy: float | None
-    """None where it was tested by a version that did not tell it."""
+    """None if it was tested by a release that did not report it."""
     validation_accuracy: float | None
-    """On the part by which networks are chosen; None where it was retrained by a version that did not tell it."""
+    """None if it was retrained by a release that did not report it."""
     on_front: bool
-    """Whether it was searched for or is a reference network, and no other such is at once as cheap and as good."""
+    """Whether it is on the Pareto front of searched and reference networks."""
 
 
 class Front(Answer):
-    """All networks of a sweep by cost, those that are dominated too; `by` is what says which is better."""
+    """All networks of a sweep by cost, including dominated ones; `by` is the metric."""
 
     cost: str
     by: By
@@ -499,8 +494,8 @@ class Front(Answer):
 
 
 class Project(Answer):
-    """A project: what it may have, holds and has used. `share` is its part of the weights of all that have something
-    queued or running."""
+    """A project: quotas, resources in use, and past use. `share` is its part of the weights of all projects with queued
+    or running searches."""
 
     name: str
     weight: float
@@ -511,35 +506,35 @@ class Project(Answer):
     running: int
     queued: int
     accelerators: float
-    """Held now; a GPU counts 1, a search without GPUs an eighth a CPU."""
+    """In use now. A GPU counts 1, a CPU of a search without GPUs an eighth."""
     used: float
-    """Accelerator-seconds, of which half are forgotten every six hours."""
+    """Accelerator-seconds with a half-life of six hours."""
     share: float
     stored: int
-    """Bytes in the storage; of searches that run, what they held when their last attempt ended."""
+    """Bytes in storage; of running searches, those at the end of their last attempt."""
 
 
 class Node(Answer):
-    """A machine of the cluster that is alive, or may be added to it, and what it has."""
+    """A node of the cluster that is running or may be added, and its resources."""
 
     name: str
     cpus: float
     gpus: float
     accelerator_types: list[str]
-    """As Ray names them, such as A100."""
+    """By their names in Ray, such as A100."""
     possible: bool
-    """Whether it is not there yet: its autoscaled group, whose name it bears, may grow by it."""
+    """Whether it may be added by its autoscaled group, whose name it has."""
 
 
 class Holder(Answer):
-    """A search that holds a part of the cluster."""
+    """A search that uses resources of the cluster."""
 
     id: str
     project: str
     status: str
     reason: str | None
     workers: int
-    """As many as it was granted."""
+    """The number granted."""
     cpus: int
     gpus: int
     accelerator_type: str | None
@@ -547,27 +542,27 @@ class Holder(Answer):
 
 
 class Waiting(Answer):
-    """A queued search: its place if everything came free now, and why it waits."""
+    """A queued search, its place in the queue, and why it waits."""
 
     place: int
-    """Among those that are shown."""
+    """Its place among those that the caller may see."""
     id: str
     project: str
     workers: int
-    """The most that it wants."""
+    """The maximum it asks for."""
     min_workers: int
-    """The fewest that will do."""
+    """The minimum it needs."""
     cpus: int
-    """Of the most workers, like `gpus`."""
+    """CPUs of the maximum number of workers; `gpus` likewise."""
     gpus: int
     accelerator_type: str | None
     reason: str
 
 
 class Cluster(Answer):
-    """The cluster as a dispatcher last saw it, `age` seconds ago; `error` says why Ray could not be asked.
+    """The cluster as a dispatcher last saw it, `age` seconds ago; `error` says why Ray did not answer.
 
-    With a project's token all but what is held in all is of that project alone.
+    With a project's token, searches and projects are only those of the project.
     """
 
     cpus: float
@@ -584,133 +579,133 @@ class Cluster(Answer):
 
 
 class LoginLink(Answer):
-    """A link that signs a browser in, once, within so many seconds."""
+    """A link that signs a browser in once, within `seconds`."""
 
     url: str
     seconds: float
 
 
 class Me(Answer):
-    """Who asks, as events name them, and what their token opens; the project `*` is all of them."""
+    """The caller's name in events, and what the token allows."""
 
     name: str
     project: str
-    """`*` for all."""
+    """`*` for all projects."""
     role: str
     expires_at: str | None
 
 
 class Token(Answer):
-    """A token, without what is sent for it."""
+    """A token, without its secret."""
 
     name: str
     project: str
-    """`*` for all."""
+    """`*` for all projects."""
     role: str
     created_by: str | None
     created_at: str
     expires_at: str | None
-    """None where it never ends."""
+    """None if it does not expire."""
     last_used_at: str | None
-    """To about a minute; None where it was not used yet."""
+    """Accurate to about a minute; None if it was never used."""
 
 
 class MadeToken(Token):
-    """A token that was just made, and what is to be sent for it: it is told this once."""
+    """A new token with its secret."""
 
     token: str
-    """What is to be sent as `Authorization: Bearer …`; it is told here and nowhere again."""
+    """The secret to send as `Authorization: Bearer …`; only this answer contains it."""
 
 
 class TokenPage(TypedDict):
-    """A page of tokens, by name; `next` asks for the following one, as `after`."""
+    """A page of tokens, by name; pass `next` as `after` for the following page."""
 
     items: list[Token]
     next: str | None
 
 
 class Webhook(Answer):
-    """A URL that is told what becomes of a project's searches and sweeps, without its secret."""
+    """A URL that receives the events of a project's searches and sweeps, without its secret."""
 
     id: str
     project: str
     url: str
-    """That of a notification without what is secret in it."""
+    """For notifications, without the secret parts."""
     events: list[str]
     created_by: str | None
     created_at: str
     taken_at: str | None
-    """When it last took a message."""
+    """When it last accepted a message."""
     off_at: str | None
-    """Since when it is switched off; None where it is on."""
+    """When it was switched off; None if it is on."""
     off_reason: str | None
 
 
 class MadeWebhook(Webhook):
-    """A webhook that was just made, and what its messages are signed with: it is told this once, to no notification."""
+    """A new webhook with its secret."""
 
     secret: str | None
-    """What its messages are signed with, for the receiver; it is told here and nowhere again. Notifications: None."""
+    """The key that signs its messages; only this answer contains it. None for notifications."""
 
 
 class WebhookPage(TypedDict):
-    """A page of webhooks, by id; `next` asks for the following one, as `after`."""
+    """A page of webhooks, by id; pass `next` as `after` for the following page."""
 
     items: list[Webhook]
     next: str | None
 
 
 class DeliveryAttempt(Answer):
-    """What came of sending a message once."""
+    """One attempt to deliver a message."""
 
     time: str
     status: int | None
-    """Of the answer; None where there was none."""
+    """The HTTP status of the answer; None without an answer."""
     seconds: float
     reason: str | None
     """Why it was not taken; None where it was."""
 
 
 class Delivery(Answer):
-    """A message to a webhook; its outcome is taken, given_up, or None while it is to be sent."""
+    """A message to a webhook."""
 
     id: str
-    """What the header `webhook-id` says."""
+    """The header `webhook-id`."""
     type: str
     """Such as search.succeeded, sweep.failed or test."""
     document: dict[str, Any]
-    """What is sent; links are below `YOSO_PUBLIC_URL` then, where that is set."""
+    """The message. Its links begin with `YOSO_PUBLIC_URL`, if that is set."""
     created_at: str
     due_at: str | None
-    """When it is to be sent (again)."""
+    """When it will be sent, or sent again."""
     outcome: str | None
-    """`taken`, `given_up`, or None while it is to be sent."""
+    """`taken`, `given_up`, or None while it is pending."""
     attempts: list[DeliveryAttempt]
 
 
 class DeliveryPage(TypedDict):
-    """A page of messages to a webhook, newest first; `next` asks for the following one, as `after`."""
+    """A page of messages to a webhook, newest first; pass `next` as `after` for the following page."""
 
     items: list[Delivery]
     next: str | None
 
 
 class AuditEntry(Answer):
-    """Something that somebody did."""
+    """An action in the audit log."""
 
     time: str
     by: str | None
-    """The name of the token that it was done with; None for nobody who is known, or the service itself."""
+    """The name of the token; None for the service itself and for unknown callers."""
     action: str
     project: str | None
-    """None where it is about no project, or about all."""
+    """None for actions on no project or on all."""
     about: str | None
-    """Such as search/ID, sweep/ID, token/NAME, person/NAME or project/NAME."""
+    """The object, such as search/ID, sweep/ID, token/NAME, person/NAME or project/NAME."""
     data: dict[str, Any]
 
 
 class AuditPage(TypedDict):
-    """A page of the audit log, newest first; `next` asks for the following one, as `after`."""
+    """A page of the audit log, newest first; pass `next` as `after` for the following page."""
 
     items: list[AuditEntry]
     next: str | None
