@@ -227,4 +227,5 @@ def _varied(search: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
 
 def _invalid(found: Any) -> InvalidValue:
     field = "search." + ".".join(str(part) for part in found["loc"])
-    return InvalidValue(field, found.get("input"), found["msg"], "what a search takes in this field")
+    value = None if found["type"] == "missing" else found.get("input")  # which is then all that it is missing in
+    return InvalidValue(field, value, found["msg"], "what a search takes in this field")

@@ -451,8 +451,8 @@ def test_the_card_says_what_the_next_person_must_know() -> None:
         *("`network.onnx` is missing: RuntimeError: no", "torch.export.load", "from network import load", "## Limits"),
         *(f"| 0 | {data.mean[0]:.4f} | {data.deviation[0]:.4f} |", '"search_epochs": 3'),
         *("| 2 | 10 | 70.0% | 7 | 100.0% |", "- 3 of 10 images of 2 predicted as 0"),
-        "trained on from the weights that the supernet had for it, by Yoso.",
-        "- Compute, as multiply-adds of forward passes: 8.9e+04 for its training, after 1.23e+06 for its search",
+        "and trained from the supernet's weights.",
+        "- Compute, as multiply-adds of forward passes: 8.9e+04 for training, after 1.23e+06 for the search",
     ):
         assert told in card, told
     assert "InferenceSession" not in card and "## Classes" not in card and "Warning" not in card

@@ -375,5 +375,5 @@ def test_every_type_of_answer_is_described_by_the_api(app: FastAPI) -> None:
     assert len(kinds) > 30
     for kind in kinds:
         assert described[kind.__name__]["properties"].keys() == answers.fields(kind).keys()
-    assert described["Search"]["properties"]["stored"]["description"].startswith("Bytes in the storage")
+    assert described["Search"]["properties"]["stored"]["description"].startswith("Bytes in storage")
     assert SEARCH.keys() == described["Search"]["properties"].keys()

@@ -599,6 +599,6 @@ def test_of_a_thousand_classes_those_with_the_lowest_recall_are_shown(app: FastA
     seeding.Run(app, search_id).succeed(test=test)
     html = browser.get(f"/searches/{search_id}/networks/300000").text
     words = text(html)
-    assert "99.99 % top-5 accuracy" in words and "900 more classes with a higher recall" in words
+    assert "99.99 % top-5 accuracy" in words and "900 more classes, with a higher recall" in words
     assert "Confusion matrix of the 20 classes with the lowest recall" in words and "980 others" in words
     assert html.count('<td class="right-') == 20 and len(html) < 200_000

@@ -387,7 +387,7 @@ def test_an_mlflow_that_is_away_is_told_of_once_and_gets_everything_when_it_is_b
     mirror.news.let_go()
     told = [record.message for record in caplog.records if record.name == "service.dispatch.follower"]
     away, back = (
-        f"nothing reaches MLflow at http://127.0.0.1:{port},",
+        f"nothing reaches MLflow at http://127.0.0.1:{port};",
         f"reaches MLflow at http://127.0.0.1:{port} again",
     )
     assert [away in told[0], back in told[1], away in told[2], back in told[3]] == [True] * 4 and len(told) == 4

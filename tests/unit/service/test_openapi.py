@@ -65,7 +65,7 @@ def test_fields_are_described_with_those_that_an_answer_has_from_another(http: h
     }
     assert {"stored", "pruned"} <= described["Search"] and "id" not in described["Search"]
     assert described["Architecture"] >= {"origin", "activations"} <= described["ArchitectureDetail"]
-    assert schemas["Token"]["properties"]["project"]["description"] == "`*` for all."
+    assert schemas["Token"]["properties"]["project"]["description"] == "`*` for all projects."
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,6 @@ def test_patience_ends_and_is_forgotten() -> None:
     with patience.having():
         carry_on()
         patience.gone.set()
-        with pytest.raises(OutOfPatience, match="gone"):
+        with pytest.raises(OutOfPatience, match="disconnected"):
             carry_on()
     carry_on()

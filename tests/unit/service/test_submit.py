@@ -237,7 +237,7 @@ def test_while_one_types_the_feasible_budgets_and_the_supernets_cost_are_told(br
     assert all(beside(empty, field) == "" for field in FIELDS), "nobody is blamed for what they have not come to"
     words = text(browser.get("/fragments/submit", params={"dataset": "digits"}).text)
     assert "66,880 to 2,114,880 multiply-adds are feasible" in words
-    assert "2,114,880 multiply-adds, 84,954 parameters, 33,792 activations at once" in words
+    assert "2,114,880 multiply-adds, 84,954 parameters, 33,792 activations at its peak" in words
     wider = {"dataset": "digits", "budgets": "1", "space.channels": "32"}
     words = text(browser.get("/fragments/submit", params=wider).text)
     assert "66,880" not in words and "multiply-adds are feasible" in words, "told also while a budget is not"
