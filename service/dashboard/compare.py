@@ -17,10 +17,13 @@ from service.use_cases.errors import NotFound
 from service.use_cases.networks import found
 from service.use_cases.searches import seen
 from service.use_cases.views import view_architecture
-from service.web.context import Context, ContextDep
+from service.web.context import ContextDep
 
 MOST = 8
 """How many networks, or searches, are compared at a time."""
+
+Epochs = Mapping[str, Sequence[Mapping[str, Any]]]
+"""What the epochs of searches told, by the searches' ids."""
 
 router = APIRouter(include_in_schema=False)
 
@@ -94,56 +97,56 @@ def compare_page(
         search = service.searches.get(row.search_id)
         seed = row.result.get("seed", search.spec["seed"])
         networks.append(Network(view_architecture(row), search, seed, row.result.get("trial")))
+    compared = {search.id for search in beside} | {network.search.id for network in networks}
+    told = {one: [event.data for event in service.searches.events_of(one, ["epoch"])] for one in compared}
     return page(
         "compare.html", request, networks=networks, rows=rows(networks), verdict=verdict(networks),
-        curves=curves(service, networks), left_out=len(asked) - len(networks),
+        curves=retraining(networks, told), left_out=len(asked) - len(networks),
         searches=beside, names=[search.name or search.id for search in beside],
-        searches_left_out=len(searches[MOST:]), supernets=supernets(service, beside),
+        searches_left_out=len(searches[MOST:]), supernets=supernets(beside, told),
         live=any(Status(search.status) not in TERMINAL for search in beside),
         query=request.url.query,
     )  # fmt: skip
 
 
-def supernets(service: Context, searches: Sequence[Search]) -> list[tuple[str, str]]:
+def supernets(searches: Sequence[Search], told: Epochs) -> list[tuple[str, str]]:
     """A title and a picture for each quantity of the searches' supernets, by the epochs of pretraining and search."""
-    quantities: dict[str, tuple[str, str]] = {
-        "multiply_adds": ("Multiply-adds of the supernet", ""),
-        "accuracy": ("Accuracy of the supernet on validation data", "%"),
-        "loss": ("Loss of the supernet in training", ""),
-    }
-    epochs: list[dict[int, dict[str, Any]]] = [{} for _ in searches]
-    for search, own in zip(searches, epochs, strict=True):
+    curves = []
+    for search in searches:
         before = {"pretrain": 0, "search": search.spec["settings"]["pretrain_epochs"]}
-        for event in service.searches.events_of(search.id, ["epoch"]):
-            if event.data["phase"] in before:
-                own[before[event.data["phase"]] + event.data["epoch"]] = event.data
+        own = {before[one["phase"]] + one["epoch"]: one for one in told[search.id] if one["phase"] in before}
+        curves.append((search.name or search.id, own))
+    return pictures(
+        curves,
+        ("multiply_adds", "Multiply-adds of the supernet", ""),
+        ("accuracy", "Accuracy of the supernet on validation data", "%"),
+        ("loss", "Loss of the supernet in training", ""),
+    )
+
+
+def retraining(networks: Sequence[Network], told: Epochs) -> list[tuple[str, str]]:
+    """A title and a picture for each quantity of the networks' retraining; none where no epoch of it is known."""
+    curves = [
+        (network.title, {one["epoch"]: one for one in told[network.search.id] if network.trained_in(one)})
+        for network in networks
+    ]
+    return pictures(curves, ("accuracy", "Accuracy on validation data", "%"), ("loss", "Loss in training", ""))
+
+
+def pictures(
+    curves: Sequence[tuple[str, Mapping[int, Mapping[str, Any]]]], *quantities: tuple[str, str, str]
+) -> list[tuple[str, str]]:
+    """A title and a picture for each of the `quantities` (field, title, unit) that any curve has a value of.
+
+    A curve has a name, and what its epochs told by their numbers.
+    """
     drawn = []
-    for quantity, (title, unit) in quantities.items():
+    for quantity, title, unit in quantities:
         lines = [
             plot.Curve(
-                search.name or search.id,
-                [(epoch, line[quantity]) for epoch, line in sorted(own.items()) if line.get(quantity) is not None],
+                name, [(at, one[quantity]) for at, one in sorted(epochs.items()) if one.get(quantity) is not None]
             )
-            for search, own in zip(searches, epochs, strict=True)
-        ]
-        if any(line.points for line in lines):
-            drawn.append((title, plot.curves(lines, title, unit)))
-    return drawn
-
-
-def curves(service: Context, networks: Sequence[Network]) -> list[tuple[str, str]]:
-    """A title and a picture for each quantity of the networks' retraining; none where no epoch of it is known."""
-    epochs: list[dict[int, dict[str, Any]]] = [{} for _ in networks]
-    for search_id in dict.fromkeys(network.search.id for network in networks):
-        for event in service.searches.events_of(search_id, ["epoch"]):
-            for network, own in zip(networks, epochs, strict=True):
-                if network.search.id == search_id and network.trained_in(event.data):
-                    own[event.data["epoch"]] = event.data
-    drawn = []
-    for quantity, title, unit in (("accuracy", "Accuracy on validation data", "%"), ("loss", "Loss in training", "")):
-        lines = [
-            plot.Curve(network.title, [(epoch, line[quantity]) for epoch, line in sorted(own.items())])
-            for network, own in zip(networks, epochs, strict=True)
+            for name, epochs in curves
         ]
         if any(line.points for line in lines):
             drawn.append((title, plot.curves(lines, title, unit)))

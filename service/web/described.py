@@ -75,6 +75,7 @@ def describe(app: FastAPI) -> None:
     """
     described = app.openapi
 
+    @functools.cache
     def openapi() -> dict[str, Any]:
         """The API's description."""
         found = described()
