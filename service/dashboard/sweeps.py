@@ -1,5 +1,7 @@
 """The sweeps: their list, and each one's page with its networks by cost and accuracy."""
 
+import json
+import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -7,18 +9,29 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi.responses import RedirectResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import ValidationError
 
+from nas_core.errors import InvalidValue
 from nas_core.space import FAMILIES
+from nas_core.spec import BASELINES, DEFAULT_BASELINES
 from service import answers, formats
 from service.dashboard import plot
 from service.dashboard.frame import PICTURE_HEADERS, ViewerDep, hints, missing, page, part
-from service.dashboard.submit import sweep_again
-from service.domain.request import Text
+from service.dashboard.submit import FIELDS, Form, FormDep, sweep_again
+from service.domain.request import InvalidRequest, Text
+from service.domain.sweep import MoreNetworks
+from service.store.idempotency import KeyReused
 from service.store.models import Sweep
+from service.store.projects import OverQuota
 from service.store.sweeps import UnknownSweep
 from service.use_cases import sweeps
-from service.web.context import Context, ContextDep
+from service.use_cases.errors import NotNow, error_of, field_error
+from service.web.checks import CHECKED
+from service.web.context import Context, ContextDep, steered
+from service.web.idempotency import key_for
+from service.web.problems import field_errors
 
 PAGE_SIZE = 50
 MOST_DRAWN = 200
@@ -34,6 +47,9 @@ COSTS: dict[Cost, tuple[str, str]] = {
     "latency_ms": ("Latency of one image", "ms"),
 }
 """What each kind of cost is called, and its unit."""
+MORE = {"budgets": "budgets", "baselines": "sweep.baselines"}
+"""What is asked for of networks that are added, and the field of the form of searches that is read alike."""
+NOTHING: Form = {}
 WIDE, NARROW = (1160, 440), (348, 330)
 """The picture's pixels on a desk and on a phone."""
 
@@ -55,8 +71,10 @@ class BudgetRow:
     """The most accurate reference network, where there is any."""
 
 
-def _seen(sweep_id: Text, service: ContextDep, project: ViewerDep) -> Sweep:
-    return sweeps.seen(service, project, sweep_id)
+def _seen(request: Request, sweep_id: Text, service: ContextDep, project: ViewerDep) -> Sweep:
+    found = sweeps.seen(service, project, sweep_id)
+    steered(request, found.submitted_by)
+    return found
 
 
 SeenDep = Annotated[Sweep, Depends(_seen)]
@@ -91,8 +109,48 @@ def sweep_page(
         sweep = sweeps.seen(service, project, sweep_id)
     except UnknownSweep:
         return missing(request, "sweep", sweep_id)
+    return _page(request, service, sweep, cost, after)
+
+
+@router.post("/sweeps/{sweep_id}/networks", dependencies=[CHECKED])
+def add(request: Request, service: ContextDep, project: ViewerDep, sweep: SeenDep, form: FormDep) -> Response:
+    """Retrain more networks of a sweep and go to its page; the page with what is wrong where that cannot be done."""
+    try:
+        asked = {field: FIELDS[like](form[field]) for field, like in MORE.items() if field in form}
+        content = json.dumps(asked).encode()
+        # The key is that of the page as it was, so what was asked for twice, or after somebody else, is queued once.
+        key = key_for(project, form.get("key", [secrets.token_hex()])[0], f"POST {request.url.path}", content)
+        added = sweeps.add(service, sweep, MoreNetworks.model_validate(asked), key)
+    except ValidationError as error:
+        problems = field_errors(error.errors(), MoreNetworks)
+    except InvalidRequest as error:
+        problems = [error_of(problem) for problem in error.problems]
+    except InvalidValue as problem:
+        problems = [error_of(problem)]
+    except NotNow as error:
+        problems = [field_error("sweep", sweep.id, str(error).rstrip("."), "a sweep whose searches have ended")]
+    except OverQuota as error:
+        problems = [field_error("project", error.project, str(error), error.accepted)]
+    except KeyReused:
+        problems = [field_error("sweep", sweep.id, "networks were added meanwhile", "the form again")]
+    else:
+        if not added.value["notes"]:
+            return RedirectResponse(f"/sweeps/{sweep.id}", 303)
+        return _page(request, service, sweep, notes=added.value["notes"])
+    return _page(request, service, sweep, code=422, problems=problems, form=form)
+
+
+def _page(
+    request: Request,
+    service: Context,
+    sweep: Sweep,
+    cost: Cost = "multiply_adds",
+    after: str | None = None,
+    code: int = 200,
+    **told: Any,
+) -> Response:
     newest = service.searches.newest_seq(project=sweep.project)
-    return page("sweep.html", request, **shown(service, sweep, cost, after), newest=newest)
+    return page("sweep.html", request, code, **shown(service, sweep, cost, after, **told), newest=newest)
 
 
 @router.get("/fragments/sweeps/{sweep_id}")
@@ -146,8 +204,16 @@ def listed(service: Context, project: str | None, after: str | None) -> dict[str
     }
 
 
-def shown(service: Context, sweep: Sweep, cost: Cost, after: str | None) -> dict[str, Any]:
-    """What one sweep's page shows."""
+def shown(
+    service: Context,
+    sweep: Sweep,
+    cost: Cost,
+    after: str | None,
+    problems: Sequence[answers.FieldError] = (),
+    notes: Sequence[str] = (),
+    form: Form = NOTHING,
+) -> dict[str, Any]:
+    """What one sweep's page shows; `problems` and `notes` tell what came of the networks that a `form` asked for."""
     view = sweeps.view(service, sweep)
     points = sweeps.front_of(service, sweep, cost)["points"]
     searches = sweeps.searches(service, sweep, PAGE_SIZE, after)
@@ -171,6 +237,11 @@ def shown(service: Context, sweep: Sweep, cost: Cost, after: str | None) -> dict
         "query": urlencode({"cost": cost} | ({"after": after} if after else {})),
         "older": urlencode({"cost": cost, "after": searches["next"]}) if searches["next"] else None,
         "paged": after is not None,
+        "baselines": BASELINES,
+        "default_baselines": DEFAULT_BASELINES,
+        "filled": {field: ", ".join(form.get(field, ())) for field in MORE},
+        "problems": problems,
+        "notes": notes,
     }
 
 

@@ -114,6 +114,10 @@ STEERED: dict[str, Callable[[World, str], Sent]] = {
         )
         for how in ("cancel", "pause", "resume", "retry", "networks")
     },
+    "POST /sweeps/{sweep_id}/networks": lambda w, by: (
+        f"/sweeps/{w.swept(by)}/networks",
+        {"data": {"baselines": "random"}},
+    ),
 }
 """What changes something that was submitted: each is tried on what the asker's token submitted, and on another's."""
 OTHERS: dict[str, Callable[[World, str], Sent]] = {

@@ -1,7 +1,9 @@
 """Finals of a sweep: when they start, what they are told to retrain, and what comes of them."""
 
 import functools
+import html
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -332,6 +334,51 @@ def test_networks_that_cannot_be_added_are_refused(
     refused = http.post(f"/api/v1/sweeps/{made['id']}/networks", json=asked)
     assert refused.status_code == status and what in refused.text
     assert members(http, made, "finals") == []
+
+
+def test_the_sweeps_page_adds_networks(service: Service, ray: RayDouble, http: httpx.Client) -> None:
+    made, _ = ended(service, ray, http)
+    page, form = f"/sweeps/{made['id']}", {"budgets": "470k", "baselines": "thin, resnet"}
+    form["key"] = re.findall(r'name="key" value="([^"]+)"', http.get(page).text)[0]
+    for _ in range(2):  # a button that is pressed twice queues one
+        added = http.post(f"{page}/networks", data=form)
+        assert added.status_code == 303 and added.headers["location"] == page
+    late = http.post(f"{page}/networks", data=form | {"baselines": "random"})
+    assert late.status_code == 422 and "networks were added meanwhile" in late.text
+    (finals,) = members(http, made, "finals")
+    turns(service, ray)
+    listed = finalists_of(told(service, finals))
+    assert [one.origin for one in listed] == ["search", "search", "thin", "resnet"]
+    assert {one.budget for one in listed} == {470_000}
+
+
+@pytest.mark.parametrize(
+    ("form", "what"),
+    [
+        ({}, "budgets: nothing new"),
+        ({"budgets": "300k, 200k"}, "<code>200000</code>: below the smallest cost of the searches"),
+        ({"budgets": "some"}, "<code>some</code>: not a number"),
+        ({"baselines": "resnet, best"}, "baselines.1: <code>best</code>: Input should be"),
+    ],
+)
+def test_the_sweeps_page_says_what_cannot_be_added_and_keeps_what_was_typed(
+    service: Service, ray: RayDouble, http: httpx.Client, form: dict[str, str], what: str
+) -> None:
+    made, _ = ended(service, ray, http)
+    refused = http.post(f"/sweeps/{made['id']}/networks", data=form)
+    said = html.unescape(re.search(r'role="alert"><p>(.*)</p>', refused.text)[1])  # type: ignore[index]
+    assert refused.status_code == 422 and "Nothing was queued." in said and what in said, said
+    for typed in form.values():
+        assert f'value="{typed}"' in refused.text
+    assert members(http, made, "finals") == []
+
+
+def test_the_sweeps_page_names_the_baselines_that_it_leaves_out(
+    service: Service, ray: RayDouble, http: httpx.Client
+) -> None:
+    made, _ = ended(service, ray, http, budgets=["100k", "600k"])
+    added = http.post(f"/sweeps/{made['id']}/networks", data={"baselines": "mobilenetv2"})
+    assert added.status_code == 200 and "it is left out for 100,000." in added.text
 
 
 def test_nothing_is_added_while_searches_run_or_to_searches_for_one_budget_each(
