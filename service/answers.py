@@ -297,6 +297,8 @@ class Search(Answer):
     sweep: str | None
     """The sweep that it belongs to."""
     name: str
+    tags: list[str]
+    description: str
     submitted_by: str | None
     """The name of the token that submitted it."""
     status: str

@@ -578,13 +578,15 @@ def list_searches(
     words: Annotated[
         str | None, typer.Option("--find", help="Only searches whose name, ID or dataset contains this.")
     ] = None,
+    tag: Annotated[str | None, typer.Option(help="Only searches with this tag.")] = None,
+    sort: Annotated[str | None, typer.Option(help="newest (the default), oldest or accuracy.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=500, help="The maximum number to list.")] = 50,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
     """List searches, newest first."""
     with refusals(), Client(url) as client:
-        page = client.list(limit, status=status, project=project, kind=kind, q=words)
+        page = client.list(limit, status=status, project=project, kind=kind, q=words, tag=tag, sort=sort)
         if as_json:
             print(json.dumps(page))
         elif not page["items"]:
@@ -720,6 +722,33 @@ def retry(
         else:
             search = client.retry(found["id"], **deadlines)
             tell(search, as_json, f"search {search['id']} is {search['status']} again")
+
+
+@app.command(rich_help_panel=SEARCHES)
+def edit(
+    search_id: SearchId,
+    name: Annotated[str | None, typer.Option(help="Its new name.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="A tag to add; may be repeated.")] = None,
+    untag: Annotated[list[str] | None, typer.Option(help="A tag to remove; may be repeated.")] = None,
+    description: Annotated[str | None, typer.Option(help="Its new description.")] = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Change the name, the tags or the description of a search."""
+    with refusals(), Client(url) as client:
+        found = client.find(search_id, "search")
+        fields: dict[str, str | list[str]] = {"name": name} if name is not None else {}
+        if tag or untag:
+            if unknown := sorted({*(untag or ())} - {*found["tags"]}):
+                raise InvalidValue("--untag", unknown[0], "not a tag of it", ", ".join(found["tags"]) or "no tag")
+            fields["tags"] = [one for one in [*found["tags"], *(tag or ())] if one not in (untag or ())]
+        if description is not None:
+            fields["description"] = description
+        if not fields:
+            raise InvalidValue("edit", search_id, "nothing to change", "--name, --tag, --untag or --description")
+        search = client.describe(found["id"], **fields)
+        tags = f", tagged {', '.join(search['tags'])}" if search["tags"] else ""
+        tell(search, as_json, f"search {search['id']}: {escape(search['name'] or 'no name')}{tags}")
 
 
 @app.command(rich_help_panel=SEARCHES)
@@ -1171,6 +1200,10 @@ def describe(search: Search) -> None:
     """Print a search's state, networks and error."""
     name = escape(search["name"])
     out.print(f"search [bold]{search['id']}[/] {name}: {terminal.state_of(search)}", highlight=False)
+    if search.get("tags"):
+        out.print(f"tags: {', '.join(search['tags'])}", highlight=False)
+    if search.get("description"):
+        out.print(escape(search["description"]), highlight=False, soft_wrap=True)
     tell_of_stall(search)
     if search["limits"]:
         out.print(", ".join(at_most(search["limits"])), highlight=False)

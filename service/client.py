@@ -242,6 +242,15 @@ class Calls:
         return ask("GET", f"/api/v1/searches/{_part(search_id)}/log", attempt=attempt, after=after)
 
     @Call
+    def describe(self, /, search_id: str, **fields: str | Sequence[str]) -> Request[Search]:
+        """Give a search another `name`, `tags` or `description`; what is not given stays as it is."""
+        return ask(
+            "PATCH",
+            f"/api/v1/searches/{_part(search_id)}",
+            {name: one if isinstance(one, str) else [*one] for name, one in fields.items()},
+        )
+
+    @Call
     def cancel(self, search_id: str) -> Request[Search]:
         """Cancel a search."""
         return ask("POST", f"/api/v1/searches/{_part(search_id)}/cancel")
@@ -414,9 +423,10 @@ class Calls:
     # Last, because what stands below it in this class no longer sees the type of this name.
     @Call
     def list(self, /, limit: int = 50, after: str | None = None, **filters: str | None) -> Request[SearchPage]:
-        """A page of searches, newest first: `items`, and `next` to be given as `after`.
+        """A page of searches: `items`, and `next` to be given as `after`.
 
-        Filters are `status`, `project`, `kind`, and `q` for words in the name, the id or the dataset.
+        Filters are `status`, `project`, `kind`, `tag`, and `q` for words in the name, the id or the dataset; `sort` is
+        newest, oldest or accuracy.
         """
         return ask("GET", "/api/v1/searches", limit=limit, after=after, **filters)
 

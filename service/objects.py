@@ -121,6 +121,10 @@ class Search(Bound, answers.Search):
         """Cancel it. Raises `ClientError` if it has ended."""
         self._become(self._client.cancel(self.id))
 
+    def describe(self, **fields: str | Sequence[str]) -> None:
+        """Give it another `name`, `tags` or `description`; what is not given stays as it is."""
+        self._become(self._client.describe(self.id, **fields))
+
     def fetch(self, to: str | Path | None = None, formats: Sequence[str] | None = None) -> dict[int, str]:
         """Download its networks, as `Client.fetch` does, and return the folder of each budget."""
         return self._client.fetch(self.id, to, formats)

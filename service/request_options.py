@@ -177,6 +177,11 @@ OPTIONS: dict[str, Any] = {
         ),
     ],
     "name": Annotated[str | None, typer.Option(help="A name for the search or sweep.", rich_help_panel=QUEUE)],
+    "tag": Annotated[
+        list[str] | None,
+        typer.Option("--tag", help="A tag, to filter lists by; may be repeated.", rich_help_panel=QUEUE),
+    ],
+    "description": Annotated[str | None, typer.Option(help="What it is for.", rich_help_panel=QUEUE)],
     "baseline": Baselines,
     "candidates": Annotated[
         int | None,
@@ -311,6 +316,8 @@ FIELDS = {
     "project": "project",
     "priority": "priority",
     "name": "name",
+    "tag": "tags",
+    "description": "description",
     "candidates": "finals.candidates",
     "choose_by": "settings.choose_by",
     "opset": "export.opset",

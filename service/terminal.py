@@ -327,7 +327,8 @@ def searches(items: Iterable[Mapping[str, Any]]) -> Table:
         budgets = " ".join(map(short, one["budgets"]))
         accuracy = "" if one["accuracy"] is None else f"{one['accuracy']:.1%}"
         submitted = one["created_at"][5:16].replace("T", " ")
-        name = escape(one["name"]) + (" [dim](finals)[/]" if one["kind"] == "finals" else "")
+        marks = [*(["(finals)"] if one["kind"] == "finals" else []), *one.get("tags", [])]
+        name = escape(one["name"]) + "".join(f" [dim]{mark}[/]" for mark in marks)
         row = (one["id"], state, name, escape(one["dataset"]), budgets)
         left = "" if one["seconds_left"] is None else f"\n{duration(one['seconds_left'], 1)} left"
         table.add_row(*row, f"{one['progress']:.0%}{left}", accuracy, submitted)

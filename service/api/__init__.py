@@ -12,6 +12,8 @@ SEARCH: dict[str, Any] = {
     "project": "default",
     "sweep": None,
     "name": "first steps",
+    "tags": ["phone"],
+    "description": "",
     "submitted_by": "vision:admin",
     "status": "running",
     "reason": None,

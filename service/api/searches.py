@@ -14,12 +14,12 @@ from typing_extensions import Buffer
 from service import answers
 from service.domain.deadlines import NewDeadlines
 from service.domain.lifecycle import TERMINAL, Status
-from service.domain.request import SearchRequest, Text
+from service.domain.request import NewDescription, SearchRequest, Text
 from service.domain.retention import Part
 from service.folders.model import BadFolder
 from service.folders.runs import Runs
 from service.store.models import Event, Search
-from service.store.searches import Wanted
+from service.store.searches import Order, Wanted
 from service.use_cases import searches
 from service.use_cases.views import iso, view_attempt
 from service.web.checks import CHECKED
@@ -32,7 +32,7 @@ from service.web.problems import ProblemError
 CREATED = created(
     "searches",
     "search_id",
-    ("look", "cancel", "retry", "delete", "attempts", "log", "journal", "events", "tensorboard"),
+    ("look", "cancel", "retry", "describe", "delete", "attempts", "log", "journal", "events", "tensorboard"),
 )
 LISTED: Responses = {
     200: {
@@ -92,12 +92,14 @@ def browse(
     words: Annotated[
         Text, Query(alias="q", max_length=200, description="Part of the name, the ID or the dataset.")
     ] = "",
+    tag: Text | None = None,
+    sort: Annotated[Order, Query(description="`accuracy`: those that have one, the highest first.")] = "newest",
 ) -> answers.SearchPage:
-    """Searches, newest first, a page at a time.
+    """Searches, newest first unless `sort` says otherwise, a page at a time.
 
-    With `q`, a page may hold fewer than `limit` or none: there are more as long as `next` is set.
+    With `q` or `tag`, a page may hold fewer than `limit` or none: there are more as long as `next` is set.
     """
-    return searches.browse(service, limit, after, Wanted(status, project or only, kind, words.strip()))
+    return searches.browse(service, limit, after, Wanted(status, project or only, kind, words.strip(), tag, sort))
 
 
 @router.get("/{search_id}", responses=UNKNOWN | FOUND)
@@ -119,6 +121,12 @@ def retry(search: SeenDep, service: ContextDep, key: KeyDep, changed: NewDeadlin
     Limits on queue and running time start again from zero; the request may change them.
     """
     return done(searches.retry(service, search, changed.parse() if changed is not None else {}, key))
+
+
+@router.patch("/{search_id}", response_model=answers.Search, responses=UNKNOWN)
+def describe(search: SeenDep, described: NewDescription, service: ContextDep, key: KeyDep) -> Response:
+    """Change the name, the tags or the description of a search. Fields that are left out stay as they are."""
+    return done(searches.describe(service, search, described, key))
 
 
 @router.delete("/{search_id}", response_model=answers.Deleted, responses=UNKNOWN | NOT_ENDED)

@@ -3,38 +3,43 @@
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any, get_args
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.responses import RedirectResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import ValidationError
 
 from nas_core.data.summary import in_words
 from nas_core.space import Architecture
 from nas_core.storage import StorageUnavailable
 from nas_core.wording import number_of
 from service import formats
+from service.answers import FieldError
 from service.dashboard.advice import ADVICE
 from service.dashboard.copies import as_command, as_curl, as_python
 from service.dashboard.frame import PICTURE_HEADERS, ViewerDep, hints, missing, page, part
 from service.dashboard.network import picture
-from service.dashboard.submit import again
+from service.dashboard.submit import FIELDS, FormDep, again
 from service.dashboard.timeline import timeline
 from service.domain.lifecycle import TERMINAL, Status
-from service.domain.request import Text
+from service.domain.request import NewDescription, Text
 from service.folders.model import folder_of
 from service.store.changes import UnknownSearch
 from service.store.models import Event, Search
-from service.store.searches import LOOKED_THROUGH, Snapshot, Wanted
+from service.store.searches import LOOKED_THROUGH, Order, Snapshot, Wanted
 from service.use_cases import searches
 from service.use_cases.errors import NotFound
 from service.use_cases.networks import finalists
 from service.use_cases.searches import Kind, seen
 from service.use_cases.views import place, position, seconds_left, stalled_for
+from service.web.checks import CHECKED
 from service.web.context import Context, ContextDep, steered
 from service.web.events import Seq
+from service.web.problems import field_errors
 
 PAGE_SIZE = 50
 NOTABLE = ("status", "started", "phase", "architecture", "began", "retrained", "stopped", "warning")
@@ -43,8 +48,11 @@ TRIAL = ("trial", "budget", "origin", "label", "seed", "source", "name")
 """What is known of a network of finals from the beginning."""
 FOR_EVER = PICTURE_HEADERS | {"Cache-Control": "private, max-age=31536000, immutable"}
 """The headers of a picture that never changes: an event stays what it was."""
+UNDESCRIBED: dict[str, Any] = {"name": "", "tags": [], "description": ""}
+"""What a search that nobody has described is called: an empty field of a form is not sent."""
 TABS = (None, Status.QUEUED, Status.RUNNING, Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
 KINDS = get_args(Kind)
+ORDERS: dict[Order, str] = {"newest": "newest first", "oldest": "oldest first", "accuracy": "most accurate first"}
 router = APIRouter(include_in_schema=False)
 
 
@@ -59,22 +67,32 @@ SeenDep = Annotated[Search, Depends(_seen)]
 
 @dataclass(frozen=True)
 class Filters:
-    """Which searches the list shows, by what its address says; what it says that is none is passed over."""
+    """Which searches the list shows, and how, by what its address says; what it says that is none is passed over."""
 
     status: Status | None
     words: str
     project: str | None
     kind: str | None
+    tag: str | None
+    order: Order
+    by_sweep: bool
+    """Whether searches of a sweep stand together on a page."""
 
     def query(self, **changed: str | None) -> str:
         """The address' query, with some of it changed."""
-        pairs = {"status": self.status, "q": self.words, "project": self.project, "kind": self.kind} | changed
-        return urlencode({key: value for key, value in pairs.items() if value})
+        pairs = {"status": self.status, "q": self.words, "project": self.project, "kind": self.kind, "tag": self.tag}
+        pairs |= {"sort": self.order if self.order != "newest" else None, "group": "sweep" if self.by_sweep else None}
+        return urlencode({key: value for key, value in (pairs | changed).items() if value})
 
     @property
     def any(self) -> bool:
         """Whether some searches are left out."""
-        return bool(self.query())
+        return any((self.status, self.words, self.project, self.kind, self.tag))
+
+    @property
+    def wanted(self) -> Wanted:
+        """What it is for the store."""
+        return Wanted(self.status, self.project, self.kind, self.words, self.tag, self.order)
 
 
 async def _filters(
@@ -82,9 +100,19 @@ async def _filters(
     words: Annotated[Text, Query(alias="q", max_length=200)] = "",
     of: Annotated[Text | None, Query(alias="project")] = None,
     kind: Text | None = None,
+    tag: Text | None = None,
+    sort: Text = "newest",
+    group: Text | None = None,
 ) -> Filters:
-    wanted = Status(status) if status in set(Status) else None
-    return Filters(wanted, words.strip(), of or None, kind if kind in KINDS else None)
+    return Filters(
+        Status(status) if status in set(Status) else None,
+        words.strip(),
+        of or None,
+        kind if kind in KINDS else None,
+        tag or None,
+        next((order for order in ORDERS if order == sort), "newest"),
+        group == "sweep",
+    )
 
 
 FiltersDep = Annotated[Filters, Depends(_filters)]
@@ -102,11 +130,13 @@ def list_page(
         "searches.html", request, **listed(service, project, filters, after),
         tabs=[(tab, filters.query(status=tab)) for tab in tabs],
         projects=service.projects.names() if project is None else [],
+        orders=ORDERS,
         query=filters.query(after=after),
         newest=newest,
     )  # fmt: skip
     if "hx-request" in request.headers:
-        told.headers["HX-Replace-Url"] = "/searches" + (f"?{filters.query()}" if filters.any else "")
+        query = filters.query()
+        told.headers["HX-Replace-Url"] = "/searches" + (f"?{query}" if query else "")
     return told
 
 
@@ -125,18 +155,42 @@ def search_page(
     request: Request, service: ContextDep, project: ViewerDep, search_id: Text, snapshot: Seq = 0
 ) -> Response:
     """One search; of the snapshots of its supernet that one is shown which is asked for, or the newest."""
-    # Asked before anything is read, so that what happens in between is hinted at.
-    newest = service.searches.newest_seq(search_id)
     try:
-        search = seen(service, project, search_id)
+        seen(service, project, search_id)
     except UnknownSearch:
         return missing(request, "search", search_id)
+    return _page(request, service, search_id, snapshot)
+
+
+@router.post("/searches/{search_id}/describe", dependencies=[CHECKED])
+def describe(request: Request, service: ContextDep, search: SeenDep, form: FormDep) -> Response:
+    """Give a search the name, tags and description of a form; the page with what is wrong where that cannot be."""
+    asked = {field: FIELDS[field](form[field]) if field in form else empty for field, empty in UNDESCRIBED.items()}
+    try:
+        searches.describe(service, search, NewDescription.model_validate(asked))
+    except ValidationError as error:
+        return _page(request, service, search.id, code=422, problems=field_errors(error.errors(), NewDescription))
+    return RedirectResponse(f"/searches/{search.id}", 303)
+
+
+def _page(
+    request: Request,
+    service: Context,
+    search_id: str,
+    snapshot: int = 0,
+    code: int = 200,
+    problems: Sequence[FieldError] = (),
+) -> Response:
+    # Asked before anything is read, so that what happens in between is hinted at.
+    newest = service.searches.newest_seq(search_id)
+    search = service.searches.get(search_id)
     found, pictured = service.searches.snapshots(search.id), False
     with suppress(StorageUnavailable):  # the page tells of all else
         pictured = search.attempt > 0 and service.runs.has_contact_sheet(search.id)
     url, tokens = service.settings.public_url or str(request.base_url).rstrip("/"), service.settings.guarded
     return page(
-        "search.html", request, **shown(service, search),
+        "search.html", request, code, **shown(service, search),
+        problems=problems,
         snapshots=found,
         chosen=next((one for one in found if one.seq == snapshot), found[-1] if found else None),
         copies=copies(url, search.request, tokens) if search.kind == "search" else [],
@@ -208,15 +262,20 @@ async def live_search(
 
 def listed(service: Context, project: str | None, filters: Filters, after: str | None) -> dict[str, Any]:
     """One page of those searches that are asked for."""
-    wanted = Wanted(filters.status, project or filters.project, filters.kind, filters.words)
+    wanted = replace(filters.wanted, project=project or filters.project)
     rows, further = service.searches.page(PAGE_SIZE, place(after) if after else None, wanted)
-    older = position(*further) if further else None
+    further_on = position(*further) if further else None
+    together: dict[str | None, list[tuple[Search, float | None]]] = {}
+    for search in rows:
+        together.setdefault(search.sweep_id if filters.by_sweep else None, []).append((search, seconds_left(search)))
     return {
-        "searches": [(search, seconds_left(search)) for search in rows],
+        "groups": together,
         "capacity": service.capacity(),
         "filters": filters,
-        "older": filters.query(after=older) if older else None,
-        "looked_through": LOOKED_THROUGH if filters.words and older and len(rows) < PAGE_SIZE else None,
+        "further": filters.query(after=further_on) if further_on else None,
+        "looked_through": (
+            LOOKED_THROUGH if (filters.words or filters.tag) and further_on and len(rows) < PAGE_SIZE else None
+        ),
         "paged": after is not None,
         "ray_error": service.ray_error(),
     }

@@ -124,6 +124,8 @@ FIELDS: dict[str, Callable[[Sequence[str]], Any]] = {
     "dataset": _text,
     "budgets": _texts,
     "name": _text,
+    "tags": _texts,
+    "description": _text,
     "project": _text,
     "priority": _number,
     "preempts": _truth,

@@ -81,6 +81,12 @@ DATASET = ", ".join(DATASETS) + ", or the path of an image folder."
 Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$")]
 """What a database can hold as text: PostgreSQL knows no NUL."""
 
+Name = Annotated[Text, StringConstraints(max_length=200)]
+Description = Annotated[Text, StringConstraints(max_length=4000)]
+Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/=+-]{0,39}$")]
+Tags = Annotated[list[Tag], Field(max_length=20), AfterValidator(lambda tags: list(dict.fromkeys(tags)))]
+TAGS = "Words by which lists can be filtered, such as phone or team:mobile."
+
 DEEPEST = 20
 """How many levels of lists and objects a field may have that is held to its rules later."""
 
@@ -279,7 +285,21 @@ class SearchRequest(BaseModel):
     )
     confirmed: bool = Field(False, description="Whether to queue it even if it is expected to take over 30 days.")
     project: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    name: Text = Field("", max_length=200)
+    name: Name = ""
+    tags: Tags = Field(default_factory=list, description=TAGS)
+    description: Description = ""
+
+
+class NewDescription(BaseModel):
+    """What a search is called from now on; fields that are left out stay as they are."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, json_schema_extra={"examples": [{"tags": ["baseline", "phone"]}]}
+    )
+
+    name: Name = ""
+    tags: Tags = Field(default_factory=list, description=f"In place of its present tags. {TAGS}")
+    description: Description = ""
 
 
 class InvalidRequest(ValueError):

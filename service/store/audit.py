@@ -32,6 +32,7 @@ class Action(StrEnum):
     PAUSED = "paused"
     RESUMED = "resumed"
     RETRIED = "retried"
+    DESCRIBED = "described"
     DELETED = "deleted"
     PROJECT_CHANGED = "project_changed"
     WEBHOOK_MADE = "webhook_made"

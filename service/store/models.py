@@ -51,6 +51,8 @@ class Search(Base):
     finals_id: Mapped[str | None] = mapped_column(String(32))
     """The finals that wait for this search, and retrain what it finds."""
     name: Mapped[str] = mapped_column(String(200))
+    tags: Mapped[list[str]] = mapped_column(JSON, default=list, server_default="[]")
+    description: Mapped[str] = mapped_column(Text, default="", server_default="")
     submitted_by: Mapped[str | None] = mapped_column(String(140))
     """The name of the token that it was submitted with."""
     dataset: Mapped[str] = mapped_column(Text)
@@ -133,6 +135,7 @@ class Search(Base):
 
     __table_args__ = (
         Index("searches_by_time", "created_at", "id"),
+        Index("searches_by_accuracy", "accuracy", "id"),
         Index("searches_by_status", "status", "created_at", "id"),
         Index("searches_by_project", "project", "created_at", "id"),
         Index("searches_by_project_and_status", "project", "status", "created_at", "id"),

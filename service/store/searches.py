@@ -1,13 +1,26 @@
 """What users do with searches, and every query on searches, their events and their architectures."""
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import Engine, Select, delete, exists, func, or_, select, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Engine,
+    Select,
+    Text,
+    cast,
+    delete,
+    exists,
+    func,
+    or_,
+    select,
+    tuple_,
+)
 from sqlalchemy.orm import Session
 
 from nas_core.spec import SearchSpec
@@ -26,20 +39,27 @@ LATE = 1000
 """By how many numbers an event may come to light late."""
 NO_CHANGE: Mapping[str, float | None] = {}
 LOOKED_THROUGH = 20_000
-"""Searches that are looked at for words in one page."""
+"""Searches that are looked at for words or a tag in one page."""
 
+Order = Literal["newest", "oldest", "accuracy"]
+"""In which order a list has its searches; by accuracy it has those alone that have one, the most accurate first."""
 Place = tuple[float, str]
-"""Where a search stands in the list: when it was submitted, and its id."""
+"""Where a search stands in the list: what the order goes by, which is when it was submitted or its accuracy, and its
+id."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which searches are asked for: of a state, a project and a kind, and with `words` in the name, id or dataset."""
+    """Which searches are asked for, and in which order: of a state, a project and a kind, with `words` in the name, id
+    or dataset, and with a tag.
+    """
 
     status: Status | None = None
     project: str | None = None
     kind: str | None = None
     words: str = ""
+    tag: str | None = None
+    order: Order = "newest"
 
 
 ALL = Wanted()
@@ -137,17 +157,17 @@ class Searches:
     def page(
         self, limit: int, after: Place | None = None, wanted: Wanted = ALL
     ) -> tuple[Sequence[Search], Place | None]:
-        """At most `limit` searches that are wanted, newest first, from behind `after`, and from where to go on.
+        """At most `limit` searches that are wanted, in their order, from behind `after`, and from where to go on.
 
-        No index tells where words are, so at most `LOOKED_THROUGH` searches behind `after` are looked at for them; what
-        is not among these is found by going on from there. A whole id is found at once, wherever it is.
+        No index tells where words and tags are, so at most `LOOKED_THROUGH` searches behind `after` are looked at for
+        them; what is not among these is found by going on from there. A whole id is found at once, wherever it is.
         """
         with reading(self.engine) as session:
-            if wanted.words:
-                return _with_words(session, limit, after, wanted)
-            rows = session.scalars(_newest_first(select(Search), after, wanted).limit(limit + 1)).all()
-            further = (rows[limit - 1].created_at, rows[limit - 1].id) if len(rows) > limit else None
-            return rows[:limit], further
+            if wanted.words or wanted.tag:
+                return _looked_through(session, limit, after, wanted)
+            rows = session.execute(_in_order(select(Search, _by(wanted)), after, wanted).limit(limit + 1)).all()
+            further = (rows[limit - 1][1], rows[limit - 1][0].id) if len(rows) > limit else None
+            return [search for search, _ in rows[:limit]], further
 
     def cancel(self, search_id: str, within: Session | None = None) -> Search:
         """Cancel a search: at once where nothing was launched, else by way of `cancelling`.
@@ -182,6 +202,19 @@ class Searches:
             admit_to_queue(session, search.project)
             changes.queue_again(session, search, deadlines)
             _audit(session, Action.RETRIED, search)
+            return search
+
+    def describe(self, search_id: str, described: Mapping[str, Any], within: Session | None = None) -> Search:
+        """Give a search another `name`, `tags` or `description`. Raises `UnknownSearch`."""
+        with self._writing(within) as session:
+            search = changes.get(session, search_id, lock=True)
+            changed = {field: value for field, value in described.items() if getattr(search, field) != value}
+            if changed:
+                for field, value in changed.items():
+                    setattr(search, field, value)
+                time = changes.time_of(session)
+                changes.note(session, search.id, "described", changed, time)
+                _audit(session, Action.DESCRIBED, search, time, {"fields": sorted(changed)})
             return search
 
     def delete(self, search_id: str, within: Session | None = None) -> None:
@@ -338,27 +371,31 @@ def _check_unused(session: Session, search: Search) -> None:
             )
 
 
-def _with_words(
+def _looked_through(
     session: Session, limit: int, after: Place | None, wanted: Wanted
 ) -> tuple[Sequence[Search], Place | None]:
-    columns = select(Search.created_at, Search.id, Search.name, Search.dataset)
-    window = _newest_first(columns, after, wanted).limit(LOOKED_THROUGH).subquery()
-    named = (window.c[column].icontains(wanted.words, autoescape=True) for column in ("name", "id", "dataset"))
-    newest_first = (window.c.created_at.desc(), window.c.id.desc())
-    matches = select(window.c.created_at, window.c.id).where(or_(*named)).order_by(*newest_first).limit(limit + 1)
-    places = [(row.created_at, row.id) for row in session.execute(matches)]
+    by = _by(wanted).label("by")
+    columns = select(by, Search.id, Search.name, Search.dataset, Search.tags)
+    window = _in_order(columns, after, wanted).limit(LOOKED_THROUGH).subquery()
+    matches = select(window.c.by, window.c.id).order_by(*_ordered(wanted, window.c.by, window.c.id)).limit(limit + 1)
+    if wanted.words:
+        named = (window.c[column].icontains(wanted.words, autoescape=True) for column in ("name", "id", "dataset"))
+        matches = matches.where(or_(*named))
+    if wanted.tag:
+        matches = matches.where(cast(window.c.tags, Text).contains(json.dumps(wanted.tag), autoescape=True))
+    places = [(row.by, row.id) for row in session.execute(matches)]
     if len(places) > limit:
         further: Place | None = places[limit - 1]
     else:
-        edge = _newest_first(select(Search.created_at, Search.id), after, wanted).offset(LOOKED_THROUGH - 1).limit(1)
+        edge = _in_order(select(by, Search.id), after, wanted).offset(LOOKED_THROUGH - 1).limit(1)
         last = session.execute(edge).one_or_none()
-        further = (last.created_at, last.id) if last is not None else None
+        further = (last.by, last.id) if last is not None else None
     shown = [search_id for _, search_id in places[:limit]]
     found = {one.id: one for one in session.scalars(select(Search).where(Search.id.in_(shown)))}
     rows = [found[search_id] for search_id in shown]
-    if after is None and wanted.words not in found:
-        whole = _newest_first(select(Search), None, wanted).where(Search.id == wanted.words)
-        rows = [*session.scalars(whole), *rows]
+    if after is None and wanted.words and wanted.words not in found:
+        whole = session.scalars(_in_order(select(Search), None, wanted).where(Search.id == wanted.words))
+        rows = [*(one for one in whole if wanted.tag in (None, *one.tags)), *rows]
     return rows, further
 
 
@@ -370,15 +407,28 @@ def _newest_seq(search_id: str | None = None, project: str | None = None) -> "Se
     return query if search_id is None else query.where(Event.search_id == search_id)
 
 
-def _newest_first(query: "Select[*tuple[Any, ...]]", after: Place | None, wanted: Wanted) -> "Select[*tuple[Any, ...]]":
-    """`query` over the searches that are wanted, whatever their words, newest first, from behind `after`."""
+def _by(wanted: Wanted) -> "ColumnElement[Any]":
+    """What the order goes by."""
+    return Search.accuracy.expression if wanted.order == "accuracy" else Search.created_at.expression
+
+
+def _ordered(wanted: Wanted, *columns: "ColumnElement[Any]") -> "list[ColumnElement[Any]]":
+    return [column.asc() if wanted.order == "oldest" else column.desc() for column in columns]
+
+
+def _in_order(query: "Select[*tuple[Any, ...]]", after: Place | None, wanted: Wanted) -> "Select[*tuple[Any, ...]]":
+    """`query` over the searches that are wanted, whatever their words and tags, in order, from behind `after`."""
+    by = _by(wanted)
+    if wanted.order == "accuracy":
+        query = query.where(by.is_not(None))
     if after is not None:
-        query = query.where(tuple_(Search.created_at, Search.id) < tuple_(*after))
+        here, there = tuple_(by, Search.id), tuple_(*after)
+        query = query.where(here > there if wanted.order == "oldest" else here < there)
     columns = ((Search.status, wanted.status), (Search.project, wanted.project), (Search.kind, wanted.kind))
     for column, value in columns:
         if value is not None:
             query = query.where(column == value)
-    return query.order_by(Search.created_at.desc(), Search.id.desc())
+    return query.order_by(*_ordered(wanted, by, Search.id.expression))
 
 
 def new_search(request: SearchRequest, spec: SearchSpec, time: float) -> dict[str, Any]:
@@ -390,6 +440,8 @@ def new_search(request: SearchRequest, spec: SearchSpec, time: float) -> dict[st
         "kind": "search",
         "project": request.project,
         "name": request.name,
+        "tags": request.tags,
+        "description": request.description,
         "submitted_by": changes.BY.get(),
         "dataset": request.dataset,
         "request": request.model_dump(exclude_unset=True),

@@ -11,7 +11,7 @@ from nas_core.spec import SearchSpec
 from service import answers
 from service.domain.estimates import Estimate, estimate, warnings
 from service.domain.references import left_out
-from service.domain.request import SearchRequest, check
+from service.domain.request import NewDescription, SearchRequest, check
 from service.store.changes import UnknownSearch
 from service.store.idempotency import Key
 from service.store.models import Search
@@ -87,7 +87,7 @@ def _specified(service: Service, request: SearchRequest) -> tuple[SearchSpec, Es
 
 
 def browse(service: Service, limit: int, after: str | None, wanted: Wanted) -> answers.SearchPage:
-    """At most `limit` searches, newest first, from behind a place that an earlier page told. Raises `InvalidValue`."""
+    """At most `limit` searches, from behind a place that an earlier page told. Raises `InvalidValue`."""
     shown, further = service.searches.page(limit, place(after) if after else None, wanted)
     networks, capacity = service.searches.architectures(search.id for search in shown), service.capacity()
     return answers.SearchPage(
@@ -121,6 +121,16 @@ def retry(
         return view(service, service.searches.retry(search.id, session, deadlines), session)
 
     return once(service, key, do)
+
+
+def describe(
+    service: Service, search: Search, described: NewDescription, key: Key | None = None
+) -> Done[answers.Search]:
+    """Give a search another name, tags or description, whatever its state. Raises `KeyReused`."""
+    fields = described.model_dump(exclude_unset=True)
+    return once(
+        service, key, lambda session: view(service, service.searches.describe(search.id, fields, session), session)
+    )
 
 
 def delete(service: Service, search: Search, key: Key | None = None) -> Done[answers.Deleted]:

@@ -32,6 +32,8 @@ def view_search(
         project=search.project,
         sweep=search.sweep_id,
         name=search.name,
+        tags=search.tags,
+        description=search.description,
         submitted_by=search.submitted_by,
         status=search.status,
         reason=why(search, capacity),

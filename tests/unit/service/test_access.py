@@ -106,6 +106,14 @@ STEERED: dict[str, Callable[[World, str], Sent]] = {
         for how in ("cancel", "retry")
     },
     "DELETE /api/v1/searches/{search_id}": lambda w, by: (f"/api/v1/searches/{w.search(by, True)}", {}),
+    "PATCH /api/v1/searches/{search_id}": lambda w, by: (
+        f"/api/v1/searches/{w.search(by)}",
+        {"json": {"tags": ["phone"]}},
+    ),
+    "POST /searches/{search_id}/describe": lambda w, by: (
+        f"/searches/{w.search(by)}/describe",
+        {"data": {"name": "x"}},
+    ),
     "POST /searches/{search_id}/delete": lambda w, by: (f"/searches/{w.search(by, True)}/delete", {}),
     **{
         f"POST /api/v1/sweeps/{{sweep_id}}/{how}": lambda w, by, how=how: (  # type: ignore[misc]

@@ -44,8 +44,8 @@ def yoso(*words: str, url: str | None = None) -> Result:
 
 
 COMMANDS = (
-    "serve dispatch migrate submit list show watch logs cancel retry cluster project sweep sweeps pareto pause resume "
-    "open fetch run doctor backup restore"
+    "serve dispatch migrate submit list show watch logs edit cancel retry cluster project sweep sweeps pareto pause "
+    "resume open fetch run doctor backup restore"
 )
 
 
@@ -302,6 +302,21 @@ def test_a_sweep_is_shown_watched_and_fetched_and_its_page_opened(app: FastAPI, 
     assert Path(fetched[ids[1]]["600000"], "result.json").is_file()
     link = yoso("open", "night", "--print", url=url).stdout
     assert link.startswith("http") and sweep["id"] in link
+
+
+def test_tags_a_search_renames_it_and_lists_by_tag(url: str) -> None:
+    yoso("submit", "digits", "--budget", "300k", "--tag", "old", "--tag", "kept", "--name", "first", url=url)
+    yoso("submit", "digits", "--budget", "300k", "--name", "other", url=url)
+    told = yoso("edit", "first", "--name", "second", "--tag", "phone", "--untag", "old", url=url)
+    assert told.exit_code == 0 and "second, tagged kept, phone" in told.output, told.output
+    listed = json.loads(yoso("list", "--tag", "phone", "--sort", "oldest", "--json", url=url).output)["items"]
+    assert [one["name"] for one in listed] == ["second"]
+    shown = yoso("list", url=url).output
+    assert "kept" in shown and "phone" in shown
+    assert "tags: kept, phone" in yoso("show", "second", url=url).output
+    for words, why in ((("--untag", "none"), "not a tag of it"), ((), "nothing to change")):
+        refused = yoso("edit", "second", *words, url=url)
+        assert refused.exit_code == 2 and why in refused.output
 
 
 def test_cancels(url: str, seeds: dict[str, str]) -> None:

@@ -172,6 +172,69 @@ def test_words_are_looked_for_in_a_bounded_number_of_searches_at_a_time_and_all_
     assert listed(browser.get(older[1].replace("&amp;", "&")).text) == many[1::-1]
 
 
+@pytest.mark.parametrize("order", ["newest", "oldest", "accuracy"])
+def test_the_list_has_every_search_once_in_its_order(
+    app: FastAPI, browser: httpx.Client, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    accuracies = [0.5, None, 0.75, 0.5, 0.0, None, 1.0]
+    ids = [seeding.queue(app, name=f"pets {accuracy}", tags=["pets"]) for accuracy in accuracies]
+    for search_id, accuracy in zip(ids, accuracies, strict=True):
+        seeding.change(app, search_id, accuracy=accuracy)
+    by_id = dict(zip(ids, accuracies, strict=True))
+    monkeypatch.setattr("service.dashboard.searches.PAGE_SIZE", 2)
+    for narrowed in ("", "&tag=pets", "&q=pets"):
+        url, found = f"/searches?sort={order}{narrowed}", list[str]()
+        while url:
+            html = browser.get(url).text
+            found += listed(html)
+            further = re.search(r'href="(/searches\?[^"]*)" rel="next"', html)
+            url = further[1].replace("&amp;", "&") if further else ""
+        if order == "accuracy":
+            assert [by_id[one] for one in found] == [1.0, 0.75, 0.5, 0.5, 0.0]
+            assert len({*found}) == 5 and "Searches without an accuracy so far are not shown" in html
+        else:
+            assert found == (ids if order == "oldest" else ids[::-1])
+
+
+def test_the_list_is_filtered_by_a_tag_and_grouped_by_sweep(app: FastAPI, browser: httpx.Client) -> None:
+    sweep = seeding.sweep(app, seeds=[0, 1], search={"dataset": "digits", "tags": ["a_b", "team:vision"]})
+    members = [one.id for one in seeding.parts(app).sweeps.searches(sweep, 10) if one.kind == "search"]
+    alone = seeding.queue(app, tags=["axb", "phone", "phone"])
+    assert set(listed(browser.get("/searches?tag=a_b").text)) >= {*members}
+    assert alone not in listed(browser.get("/searches?tag=a_b").text), "the underscore is no wildcard"
+    assert listed(browser.get("/searches?tag=phone&q=digits").text) == [alone]
+    assert browser.get("/api/v1/searches?tag=phone").json()["items"][0]["tags"] == ["axb", "phone"]
+    assert listed(browser.get("/searches?tag=phon").text) == [], "a tag is a whole word"
+    html = browser.get("/searches?group=sweep").text
+    headings = [text(one).strip() for one in re.findall(r'<tr class="group">.*?</tr>', html)]
+    assert headings == ["Without a sweep 1 on this page", f"Sweep {sweep} {len(listed(html)) - 1} on this page"]
+
+
+def test_a_search_gets_another_name_tags_and_a_description(app: FastAPI, browser: httpx.Client) -> None:
+    search_id = seeding.queue(app, name="first", tags=["old"], description="<b>why</b>")
+    page = browser.get(f"/searches/{search_id}").text
+    assert "&lt;b&gt;why&lt;/b&gt;" in page and 'href="/searches?tag=old"' in page
+    form = {"name": "second", "tags": "phone, team:vision phone", "description": ""}
+    saved = browser.post(f"/searches/{search_id}/describe", data=form)
+    assert saved.status_code == 303 and saved.headers["location"] == f"/searches/{search_id}"
+    known = browser.get(f"/api/v1/searches/{search_id}").json()
+    assert (known["name"], known["tags"], known["description"]) == ("second", ["phone", "team:vision"], "")
+    refused = browser.post(f"/searches/{search_id}/describe", data={"name": "third", "tags": "-x"})
+    assert refused.status_code == 422 and "tags.0: <code>-x</code>" in refused.text
+    patched = browser.patch(f"/api/v1/searches/{search_id}", json={"description": "kept"})
+    assert patched.json()["name"] == "second" and patched.json()["description"] == "kept"
+    refused = browser.patch(f"/api/v1/searches/{search_id}", json={"note": "x"})
+    assert refused.status_code == 422 and "one of name, tags, description" in refused.text
+    refused = browser.patch(f"/api/v1/searches/{search_id}", json={"name": None})
+    assert refused.status_code == 422 and "name: " in refused.text
+    kinds = [event.kind for event in seeding.parts(app).searches.events(search_id)]
+    assert kinds == ["status", "described", "described"], "pages that show it hear of it"
+    audited = browser.get("/api/v1/audit", params={"about": f"search/{search_id}", "action": "described"}).json()
+    assert [one["data"] for one in audited["items"]] == [
+        {"fields": ["description"]}, {"fields": ["description", "name", "tags"]}
+    ]  # fmt: skip
+
+
 def test_a_place_that_is_none_is_refused(browser: httpx.Client) -> None:
     told = browser.get("/searches?after=x")
     assert told.status_code == 422 and told.json()["errors"][0]["field"] == "after"
@@ -412,7 +475,7 @@ def test_fragments_replace_parts_of_a_sweeps_page(app: FastAPI, browser: httpx.C
     sweep_id = seeding.seed_sweep(app)
     page = browser.get(f"/sweeps/{sweep_id}").text
     swapped = re.findall(r'id="(\w+)"[^>]*hx-swap-oob', browser.get(f"/fragments/sweeps/{sweep_id}").text)
-    assert sorted(swapped) == ["actions", "front", "searches", "summary"]
+    assert sorted(swapped) == ["actions", "front", "more", "searches", "summary"]
     assert all(page.count(f'id="{part}"') == 1 for part in swapped)
 
 
