@@ -1,11 +1,13 @@
 """Networks side by side: what they are, cost and reach; and searches by their curves, while they run too."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import BeforeValidator, Field
 
+from nas_core.errors import InvalidValue
 from service import answers, formats
 from service.dashboard import plot
 from service.dashboard.frame import ViewerDep, missing, page
@@ -22,6 +24,10 @@ from service.web.context import ContextDep
 MOST = 8
 """How many networks, or searches, are compared at a time."""
 
+Epoch = Annotated[
+    Annotated[int, Field(ge=1, le=1_000_000)] | None, BeforeValidator(lambda given: None if given == "" else given)
+]
+"""An epoch in an address; an empty field of the form is none."""
 Epochs = Mapping[str, Sequence[Mapping[str, Any]]]
 """What the epochs of searches told, by the searches' ids."""
 
@@ -62,17 +68,30 @@ class Row:
     best: frozenset[int] = frozenset()
 
 
+def _view(
+    smooth: Annotated[float, Query(ge=0, lt=1)] = 0.0,
+    first: Annotated[Epoch, Query(alias="from")] = None,
+    last: Annotated[Epoch, Query(alias="to")] = None,
+) -> plot.View:
+    start = first or 1
+    if last is not None and last <= start:
+        raise InvalidValue("to", last, f"{last} is not after epoch {start}", f"an epoch from {start + 1} on")
+    return plot.View(smooth, first, last)
+
+
 @router.get("/compare")
 def compare_page(
     request: Request,
     service: ContextDep,
     project: ViewerDep,
+    view: Annotated[plot.View, Depends(_view)],
     ids: Annotated[list[Text] | None, Query(alias="id")] = None,
     of: Annotated[list[Text] | None, Query(alias="search")] = None,
 ) -> Response:
     """Networks side by side, those that are named and what the searches that are named have found; and these searches.
 
-    While one of them runs, the page fetches itself again every few seconds.
+    Curves are smoothed, and zoomed to a range of epochs, as the address says. While a search runs, the page fetches
+    itself again every few seconds.
     """
     searches = []
     for search_id in dict.fromkeys(of or ()):
@@ -101,15 +120,15 @@ def compare_page(
     told = {one: [event.data for event in service.searches.events_of(one, ["epoch"])] for one in compared}
     return page(
         "compare.html", request, networks=networks, rows=rows(networks), verdict=verdict(networks),
-        curves=retraining(networks, told), left_out=len(asked) - len(networks),
+        curves=retraining(networks, told, view), left_out=len(asked) - len(networks),
         searches=beside, names=[search.name or search.id for search in beside],
-        searches_left_out=len(searches[MOST:]), supernets=supernets(beside, told),
+        searches_left_out=len(searches[MOST:]), supernets=supernets(beside, told, view),
         live=any(Status(search.status) not in TERMINAL for search in beside),
-        query=request.url.query,
+        query=request.url.query, view=view, asked={"id": ids or (), "search": of or ()},
     )  # fmt: skip
 
 
-def supernets(searches: Sequence[Search], told: Epochs) -> list[tuple[str, str]]:
+def supernets(searches: Sequence[Search], told: Epochs, view: plot.View) -> list[tuple[str, str]]:
     """A title and a picture for each quantity of the searches' supernets, by the epochs of pretraining and search."""
     curves = []
     for search in searches:
@@ -118,23 +137,24 @@ def supernets(searches: Sequence[Search], told: Epochs) -> list[tuple[str, str]]
         curves.append((search.name or search.id, own))
     return pictures(
         curves,
+        view,
         ("multiply_adds", "Multiply-adds of the supernet", ""),
         ("accuracy", "Accuracy of the supernet on validation data", "%"),
         ("loss", "Loss of the supernet in training", ""),
     )
 
 
-def retraining(networks: Sequence[Network], told: Epochs) -> list[tuple[str, str]]:
+def retraining(networks: Sequence[Network], told: Epochs, view: plot.View) -> list[tuple[str, str]]:
     """A title and a picture for each quantity of the networks' retraining; none where no epoch of it is known."""
     curves = [
         (network.title, {one["epoch"]: one for one in told[network.search.id] if network.trained_in(one)})
         for network in networks
     ]
-    return pictures(curves, ("accuracy", "Accuracy on validation data", "%"), ("loss", "Loss in training", ""))
+    return pictures(curves, view, ("accuracy", "Accuracy on validation data", "%"), ("loss", "Loss in training", ""))
 
 
 def pictures(
-    curves: Sequence[tuple[str, Mapping[int, Mapping[str, Any]]]], *quantities: tuple[str, str, str]
+    curves: Sequence[tuple[str, Mapping[int, Mapping[str, Any]]]], view: plot.View, *quantities: tuple[str, str, str]
 ) -> list[tuple[str, str]]:
     """A title and a picture for each of the `quantities` (field, title, unit) that any curve has a value of.
 
@@ -149,7 +169,8 @@ def pictures(
             for name, epochs in curves
         ]
         if any(line.points for line in lines):
-            drawn.append((title, plot.curves(lines, title, unit)))
+            counted = quantity == "multiply_adds"  # which has no noise that could be smoothed
+            drawn.append((title, plot.curves(lines, title, unit, replace(view, smooth=0.0) if counted else view)))
     return drawn
 
 

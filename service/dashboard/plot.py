@@ -1,4 +1,4 @@
-"""Networks by cost and accuracy as an SVG picture: pure functions of the points, without a database or a request.
+"""Networks by cost and accuracy, and curves by epoch, as SVG pictures: pure functions without a database or a request.
 
 On a page the picture is styled by the page's style sheets; one that stands alone carries them (`static/plot.css`). All
 coordinates are pixels from the upper left.
@@ -201,32 +201,73 @@ class Curve:
     points: Sequence[tuple[int, float]]
 
 
-def curves(lines: Sequence[Curve], name: str, unit: str = "", width: int = 440, height: int = 240) -> str:
+@dataclass(frozen=True)
+class View:
+    """How curves are shown: the weight of their smoothing, and the first and last epoch; None for all."""
+
+    smooth: float = 0.0
+    first: int | None = None
+    last: int | None = None
+
+    def shows(self, epoch: int) -> bool:
+        """Whether an epoch is in the range."""
+        return (self.first or epoch) <= epoch <= (self.last or epoch)
+
+
+def smoothed(points: Sequence[tuple[int, float]], weight: float) -> list[tuple[int, float]]:
+    """The exponential moving average of a curve, where `weight` is from 0 up to, but not, 1.
+
+    The average starts at zero and is divided by the sum of its weights, as in TensorBoard (`resmoothDataset` in
+    tensorboard/components/vz_line_chart2/line-chart.ts), so that the first values count no more than others.
+    """
+    mean, total, found = 0.0, 0.0, []
+    for epoch, value in points:
+        mean = weight * mean + (1 - weight) * value
+        total = weight * total + (1 - weight)
+        found.append((epoch, mean / total))
+    return found
+
+
+def curves(
+    lines: Sequence[Curve], name: str, unit: str = "", view: View = View(), width: int = 440, height: int = 240
+) -> str:
     """Curves of one quantity over the epochs as SVG text; the page styles the n-th by the class `nr-n`.
 
     `name` and `unit` are the vertical axis', which is logarithmic where there is no unit and the values ask for it.
+    A curve that is smoothed is also drawn as it is, by the class `raw`. For scripts, the picture has its first and last
+    epoch and where they are.
     """
-    values = [value for line in lines for _, value in line.points]
     last = max(epoch for line in lines for epoch, _ in line.points)
     left, right, bottom = _LEFT, width - _RIGHT, height - _BOTTOM
-    across = Axis(1.0, max(last, 2), left, right)
-    up = axis_of(values, bottom, 8.0, may_be_logarithmic=not unit)
+    start = view.first or 1
+    across = Axis(start, view.last or max(last, start + 1), left, right)
+    drawn = [
+        (f"curve {kind}nr-{number}", line.label, [(epoch, value) for epoch, value in points if view.shows(epoch)])
+        for number, line in enumerate(lines, start=1)
+        for kind, points in (("raw ", line.points if view.smooth else ()), ("", smoothed(line.points, view.smooth)))
+    ]
+    drawn = [one for one in drawn if one[2]]
     words = f"{name} by epoch, {number_of(len(lines), 'curve')}"
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" class="curves" role="img" '
-        f'aria-label="{escape(words)}" font-family="system-ui, sans-serif" font-size="12">'
+        f'aria-label="{escape(words)}" font-family="system-ui, sans-serif" font-size="12" '
+        f'data-first="{across.low:.0f}" data-last="{across.high:.0f}" data-left="{left:g}" data-right="{right:g}">'
     ]
+    for tick in across.ticks(60):
+        if tick == round(tick):
+            parts.append(f'<text x="{across.at(tick):.1f}" y="{bottom + 17}" text-anchor="middle">{tick:.0f}</text>')
+    if not drawn:
+        parts.append(f'<text x="{width / 2}" y="{height / 2}" text-anchor="middle">No values in these epochs</text>')
+        return "\n".join([*parts, "</svg>"])
+    up = axis_of([value for *_, points in drawn for _, value in points], bottom, 8.0, may_be_logarithmic=not unit)
     heights = [tick for tick in up.ticks(36) if unit != "%" or 0 <= tick <= 1]
     for tick, label in zip(heights, labels(heights, unit), strict=True):
         parts.append(f'<path class="grid" d="M{left} {up.at(tick):.1f}H{right}"/>')
         parts.append(f'<text x="{left - 8}" y="{up.at(tick) + 4:.1f}" text-anchor="end">{label}</text>')
-    for tick in across.ticks(60):
-        if tick == round(tick):
-            parts.append(f'<text x="{across.at(tick):.1f}" y="{bottom + 17}" text-anchor="middle">{tick:.0f}</text>')
-    for number, line in enumerate(lines, start=1):
-        if line.points:
-            path = "L".join(f"{across.at(epoch):.1f} {up.at(value):.1f}" for epoch, value in line.points)
-            parts.append(f'<path class="curve nr-{number}" d="M{path}"><title>{escape(line.label)}</title></path>')
+    for kind, label, points in drawn:
+        path = "L".join(f"{across.at(epoch):.1f} {up.at(value):.1f}" for epoch, value in points)
+        dot = "h0" if len(points) == 1 else ""
+        parts.append(f'<path class="{kind}" d="M{path}{dot}"><title>{escape(label)}</title></path>')
     return "\n".join([*parts, "</svg>"])
 
 

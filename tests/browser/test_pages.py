@@ -99,7 +99,7 @@ def test_the_supernet_is_watched_shrinking_with_the_keyboard(app: FastAPI, page:
 def test_finals_have_a_curve_for_each_network(app: FastAPI, page: Page) -> None:
     finals = seeding.seed_finals(app)
     page.goto(f"/searches/{finals}#curves")
-    names = page.locator('[data-chart="accuracy"] .u-legend .u-series th')
+    names = page.locator('[data-chart="accuracy"] .u-legend .u-series th:visible')
     expect(names).to_have_count(8)
     assert [name.strip() for name in names.all_inner_texts()][1:5] == [
         "300k seed 0", "300k seed 1", "300k random 0", "300k random 1",
@@ -323,6 +323,49 @@ def test_selected_searches_are_cancelled_together_and_compared(app: FastAPI, pag
     page.get_by_label("Select done").check()
     bulk.get_by_role("button", name="Compare").click()
     expect(page.get_by_role("row", name="Multiply-adds")).to_be_visible()
+
+
+def test_curves_are_zoomed_by_a_drag_and_back_while_the_page_is_live(app: FastAPI, page: Page) -> None:
+    ids, runs = [], []
+    for name in ("first", "second"):
+        ids.append(seeding.queue(app, name=name))
+        runs.append(seeding.Run(app, ids[-1]).start().pretrain())
+    page.goto("/compare?" + "&".join(f"search={one}" for one in ids))
+    chart = page.locator("svg.curves").first
+    first, last = page.get_by_label("Epochs", exact=True), page.get_by_label("to", exact=True)
+
+    def drag() -> None:
+        box = chart.bounding_box()
+        assert box is not None
+        page.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + 50)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + 60, steps=3)
+        expect(chart.locator(".chosen")).to_be_visible()
+        page.mouse.up()
+        expect(chart).not_to_have_attribute("data-first", "1")
+
+    drag()
+    assert first.input_value() == chart.get_attribute("data-first") == "4"
+    assert last.input_value() == chart.get_attribute("data-last") == "8"
+    expect(page).to_have_url(re.compile("&from=4&to=8$"))
+    page.get_by_label("Smoothing").focus()
+    page.keyboard.press("End")
+    expect(page).to_have_url(re.compile("smooth=0.99&from=4&to=8$"))
+    expect(page.locator(".curve.raw").first).to_be_visible()
+    runs[0].search(3)  # which a refresh shows, and the range and the focus stay
+    expect(page.get_by_role("row", name="first")).to_contain_text("search")
+    expect(chart).to_have_attribute("data-first", "4")
+    expect(page.get_by_label("Smoothing")).to_be_focused()
+    page.get_by_role("button", name="All epochs").click()
+    expect(chart).to_have_attribute("data-last", "15")
+    expect(page.get_by_role("button", name="All epochs")).to_be_hidden()
+    drag()
+    chart.dblclick()
+    expect(chart).to_have_attribute("data-first", "1")
+    first.fill("9")
+    first.press("Enter")
+    expect(chart).to_have_attribute("data-first", "9")
+    assert browsing.barriers(page) == []
 
 
 def test_a_finished_search_shows_networks_that_can_be_taken_home(app: FastAPI, page: Page) -> None:

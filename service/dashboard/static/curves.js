@@ -15,8 +15,7 @@
   let after = 0;
   let reading = false;
   let again = false;
-  let zoom = null; // the first and the last epoch that are shown, where the reader has chosen some
-  let smoothing = 0;
+  const [smooth, from, to, all] = ["smooth", "from", "to", "all-epochs"].map((id) => document.getElementById(id));
 
   function short(number) {
     for (const [limit, suffix] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]]) {
@@ -75,22 +74,35 @@
     const kind = KINDS[name];
     const lines = ordered().filter((line) => kind.networks || line.phase !== "retrain");
     const places = [...new Set(lines.map(place))].sort((a, b) => a - b);
-    return [places, ...owners(kind).map(({ key }) => {
+    const curves = owners(kind).map(({ key }) => {
       const own = new Map(lines.filter((line) => owner(line) === key).map((line) => [place(line), line[name] ?? null]));
-      return smooth(places.map((at) => own.get(at) ?? null), kind);
-    })];
+      return places.map((at) => own.get(at) ?? null);
+    });
+    return [places, ...(kind.networks ? curves.map(smoothed) : curves), ...curves];
   }
 
-  // An exponential moving average of what is noisy; the table keeps the numbers as they are.
-  function smooth(values, kind) {
-    if (!smoothing || !kind.networks) return values;
-    let mean = null;
-    return values.map((value) => (value == null ? null : mean = mean == null ? value : smoothing * mean + (1 - smoothing) * value));
+  // The exponential moving average of what is noisy, as plot.py has it; the table keeps the numbers as they are.
+  const weight = () => Number(smooth.value);
+  function smoothed(values) {
+    let [mean, total] = [0, 0];
+    return values.map((value) => {
+      if (value == null) return null;
+      mean = weight() * mean + (1 - weight()) * value;
+      total = weight() * total + (1 - weight());
+      return mean / total;
+    });
   }
 
-  function showEpochs(range) {
-    zoom = range;
-    for (const { plot } of charts) plot.setData(plot.data);
+  function showEpochs(first, last) {
+    [from.value, to.value] = [first, last];
+    draw();
+  }
+
+  // What the reader has chosen is drawn.
+  function draw() {
+    document.querySelector("output[for=smooth]").value = weight().toFixed(2);
+    all.disabled = !from.value && !to.value;
+    for (const chart of charts) chart.plot.setData(data(chart.name));
   }
 
   function options(name, width) {
@@ -103,16 +115,18 @@
       label, dash, stroke: colour.series[index % colour.series.length], width: 1.75, spanGaps: false,
       value: (_, value) => (value == null ? "–" : kind.write(value)),
     });
+    const raw = (curve) => ({ ...line(curve), class: "raw", stroke: `color-mix(in srgb, ${line(curve).stroke} 35%, transparent)`, width: 1 });
     const whose = owners(kind);
     const end = finals ? retrain : kind.networks ? pretrain + search + budgets.length * retrain : pretrain + search;
     return {
       width, height: HEIGHT,
-      cursor: { y: false, points: { size: 6 }, sync: { key: "epochs" }, focus: { prox: 16 },
-        drag: { x: true, y: false, setScale: false }, bind: { dblclick: () => () => showEpochs(null) } },
+      cursor: { y: false, points: { size: 6 }, sync: { key: "epochs" },
+        focus: { prox: 16, dist: (_, number, at, value, pointer) => (number > whose.length ? Infinity : value - pointer) },
+        drag: { x: true, y: false, setScale: false }, bind: { dblclick: () => () => showEpochs("", "") } },
       focus: { alpha: 0.25 },
       legend: { live: true, show: whose.length <= MOST_NAMED },
       scales: {
-        x: { time: false, range: () => zoom ?? [1, Math.max(2, end)] },
+        x: { time: false, range: () => epochsOf(Math.max(2, end)) },
         y: kind.log ? { distr: 3 } : { range: (_, low, high) => range(kind, low, high) },
       },
       axes: [
@@ -122,6 +136,7 @@
       series: [
         { label: "Epoch", value: (_, value) => value ?? "–" },
         ...whose.map(line),
+        ...whose.map(raw),
       ],
       hooks: { draw: [(plot) => marks(plot, kind, colour)], setSelect: [select] },
     };
@@ -131,7 +146,13 @@
     const { left, width } = plot.select;
     if (width < 8) return;
     plot.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
-    showEpochs([plot.posToVal(left, "x"), plot.posToVal(left + width, "x")]);
+    showEpochs(Math.max(1, Math.floor(plot.posToVal(left, "x"))), Math.ceil(plot.posToVal(left + width, "x")));
+  }
+
+  // The first and the last epoch that are shown; all where what is typed is no range.
+  function epochsOf(end) {
+    const range = [Number(from.value) || 1, Number(to.value) || end];
+    return range[0] < range[1] ? range : [1, end];
   }
 
   function range(kind, low, high) {
@@ -220,7 +241,7 @@
     for (const part of [".charts", ".charts-tools", "[data-epochs]"]) section.querySelector(part).hidden = false;
     section.querySelector("[data-no-curves]").hidden = true;
     // Another network of finals is another curve.
-    if (hidden || charts.some(({ name, plot }) => plot.series.length !== owners(KINDS[name]).length + 1)) build();
+    if (hidden || charts.some(({ name, plot }) => plot.series.length !== 2 * owners(KINDS[name]).length + 1)) build();
     else {
       for (const chart of charts) chart.plot.setData(data(chart.name));
       describe();
@@ -260,11 +281,10 @@
     what.addEventListener(what === document ? "theme" : "change", () => { if (charts.length) build(); });
   }
   section.querySelector("[data-epochs]").addEventListener("toggle", table);
-  section.querySelector("#smoothing").addEventListener("input", (event) => {
-    smoothing = Number(event.target.value);
-    for (const chart of charts) chart.plot.setData(data(chart.name));
-  });
+  for (const input of [smooth, from, to]) input.addEventListener("input", draw);
+  all.addEventListener("click", () => { smooth.focus(); showEpochs("", ""); });
   document.body.addEventListener("htmx:sseMessage", read);
   document.body.addEventListener("htmx:sseClose", read);
+  draw();
   read();
 })();

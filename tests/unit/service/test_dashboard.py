@@ -574,16 +574,43 @@ def test_searches_are_compared_while_they_run(app: FastAPI, browser: httpx.Clien
     for one in (fast, slow, waiting):
         browser.post(f"/api/v1/searches/{one}/cancel")
     claimed = seeding.parts(app).searches
-    assert ("hx-trigger" in browser.get(path).text) == (claimed.get(slow).status == "cancelling")
+    assert ("every 5s" in browser.get(path).text) == (claimed.get(slow).status == "cancelling")
     done = []
     for name in ("one", "two"):
         done.append(seeding.queue(app, name=name))
         seeding.Run(app, done[-1]).succeed()
     html = browser.get(f"/compare?search={done[0]}&search={done[1]}").text
     words = text(html)
-    assert "one succeeded" in words and "hx-trigger" not in html and html.count('class="curves"') == 5
+    assert "one succeeded" in words and "every 5s" not in html and html.count('class="curves"') == 5
     assert "Networks" in words and "Accuracy on validation data by epoch" in words
     assert "Select two searches or networks" in browser.get(f"/compare?search={slow}").text
+
+
+def test_curves_are_smoothed_and_zoomed_by_the_address(app: FastAPI, browser: httpx.Client) -> None:
+    ids = []
+    for name in ("one", "two"):
+        ids.append(seeding.queue(app, name=name))
+        seeding.Run(app, ids[-1]).start().pretrain().search(9)
+    path = f"/compare?search={ids[0]}&search={ids[1]}&smooth=0.6&from=10&to=15"
+    html = browser.get(path).text
+    drawn = re.findall(r'<path class="curve (raw )?nr-1" d="M([^"]*)"><title>', html)
+    assert [bool(raw) for raw, _ in drawn] == [False, True, False, True, False], "what is counted is not smoothed"
+    assert {path.count("L") + 1 for _, path in drawn} == {6} and drawn[1][1] != drawn[2][1]
+    assert f'hx-get="{escape(path)}"' in html, "a refresh keeps them"
+    assert all(f'name="search" value="{one}"' in html for one in ids) and 'name="from" min="1" value="10"' in html
+    whole = browser.get(path.replace("from=10&to=15", "from=&to=")).text
+    assert len(re.findall(r'nr-\d" d="M56.0 ', whole)) == 10, "an empty field is no epoch"
+    for asked, told in (
+        ("smooth=1", "smooth: Input should be less than 1"),
+        ("smooth=nan", "smooth: Input should be"),
+        ("from=0", "from: Input should be greater than or equal to 1"),
+        ("to=x", "to: Input should be a valid integer"),
+        ("to=99999999999999999999", "to: Input should be less than or equal to 1000000"),
+        ("from=10&to=10", "to: 10 is not after epoch 10; accepted: an epoch from 11 on"),
+        ("to=1", "to: 1 is not after epoch 1; accepted: an epoch from 2 on"),
+    ):
+        refused = browser.get(f"/compare?{asked}", headers={"Accept": "text/html"})
+        assert refused.status_code == 422 and told in text(refused.text), asked
 
 
 def test_a_network_shows_its_test_class_by_class(app: FastAPI, browser: httpx.Client) -> None:

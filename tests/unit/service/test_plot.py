@@ -11,7 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.dashboard.plot import ORIGINS, Axis, Point, axis_of, draw, front_line, labels
+from service.dashboard.plot import (
+    ORIGINS,
+    Axis,
+    Curve,
+    Point,
+    View,
+    axis_of,
+    curves,
+    draw,
+    front_line,
+    labels,
+    smoothed,
+)
 from service.domain.pareto import front
 
 Network = tuple[float, float, float, float, str]
@@ -159,3 +171,42 @@ def test_a_picture_that_stands_alone_brings_its_style_and_one_on_a_page_has_none
     shown = points([(300_000, 0.9, 0.85, 0.95, "search")])
     assert "<style>" in draw(shown, "Multiply-adds", alone=True)
     assert not re.search("<style|style=", draw(shown, "Multiply-adds"))
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40), st.floats(0, 0.99))
+def test_a_smoothed_value_is_the_mean_of_those_so_far_weighted_by_age(values: list[float], weight: float) -> None:
+    found = smoothed(list(enumerate(values, start=3)), weight)
+    assert [epoch for epoch, _ in found] == list(range(3, 3 + len(values)))
+    for index, (_, value) in enumerate(found):
+        weights = [weight ** (index - before) for before in range(index + 1)]
+        mean = sum(w * one for w, one in zip(weights, values, strict=False)) / sum(weights)
+        assert value == pytest.approx(mean, rel=1e-9, abs=1e-6)
+
+
+@given(st.integers(1, 50), st.integers(1, 30), st.floats(0.01, 0.99))
+def test_a_range_of_epochs_has_what_all_epochs_have_there(first: int, more: int, weight: float) -> None:
+    line = Curve("one", [(epoch, math.sin(epoch)) for epoch in range(1, 61)])
+    last = first + more
+    picture = ElementTree.fromstring(curves([line], "Loss", "%", View(weight, first, last)))
+    assert (picture.get("data-first"), picture.get("data-last")) == (str(first), str(last))
+    raw, smooth = (
+        [float(number) for number in re.findall(r"-?[\d.]+", path.get("d") or "")]
+        for path in picture.iter(f"{SVG}path")
+        if "curve" in (path.get("class") or "")
+    )
+    seen = range(first, min(last, 60) + 1)
+    assert len(raw) == len(smooth) == 2 * len(seen)
+    left, right = float(picture.get("data-left") or 0), float(picture.get("data-right") or 0)
+    assert raw[0] == smooth[0] == left and (last > 60 or raw[-2] == right)
+    # Both stand on one axis, whatever it is: the differences of the smoothed curve are in the raw one's scale.
+    averages = dict(smoothed(line.points, weight))
+    (low, high) = (min(seen, key=math.sin), max(seen, key=math.sin))
+    scale = (raw[2 * (high - first) + 1] - raw[2 * (low - first) + 1]) / (math.sin(high) - math.sin(low) or 1)
+    for index, epoch in enumerate(seen):
+        expected = raw[2 * index + 1] + scale * (averages[epoch] - math.sin(epoch))
+        assert len(seen) == 1 or smooth[2 * index + 1] == pytest.approx(expected, abs=1.5)
+
+
+def test_a_range_without_values_says_so() -> None:
+    picture = curves([Curve("one", [(1, 0.5), (2, 0.4)])], "Loss", view=View(0.0, 10, 20))
+    assert "No values in these epochs" in picture and "curve nr-1" not in picture
