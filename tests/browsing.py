@@ -29,4 +29,9 @@ def barriers(page: Page) -> list[tuple[str, list[str]]]:
     """What keeps people from reading or using a page: each rule that it breaks, and where."""
     page.evaluate(AXE)
     found = page.evaluate("axe.run().then(result => result.violations)")
-    return [(one["id"], [node["html"] for node in one["nodes"]]) for one in found]
+    barriers = [(one["id"], [node["html"] for node in one["nodes"]]) for one in found]
+    twice = page.evaluate(
+        """() => [...document.querySelectorAll("[id]")].map((one) => one.id)
+        .filter((id, index, all) => all.indexOf(id) !== index)"""
+    )
+    return [*barriers, ("an id is there twice", twice)] if twice else barriers

@@ -541,6 +541,7 @@ def test_a_search_is_filled_in_told_of_and_queued_with_the_keyboard(app: FastAPI
     expect(budgets).to_have_attribute("aria-invalid", "true")
     expect(budgets).to_have_accessible_description(re.compile("1000: not feasible: too small for this search space"))
     expect(budgets).to_be_focused()
+    assert browsing.barriers(page) == []
     page.keyboard.press("ControlOrMeta+a")
     page.keyboard.type("300k 600k")
     expect(told).to_contain_text("300,000, 600,000")
