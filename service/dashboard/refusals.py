@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 
 from service.dashboard.frame import page
-from service.web.below import path_above
+from service.web.problems import wants_page
 
 
 def install(app: FastAPI) -> None:
@@ -23,9 +23,7 @@ def readable(handler: Callable[[Request, Any], Any]) -> Callable[[Request, Any],
 
     def told(request: Request, error: Any) -> Response:
         answer: Response = handler(request, error)
-        path = request.url.path.removeprefix(path_above(request))
-        wants = "text/html" in request.headers.get("accept", "") and "hx-request" not in request.headers
-        if not wants or path.startswith("/api/"):
+        if not wants_page(request):
             return answer
         problem = json.loads(bytes(answer.body))
         shown = page("refused.html", request, answer.status_code, title=problem["title"], detail=problem["detail"])

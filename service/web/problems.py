@@ -2,15 +2,18 @@
 
 import logging
 from collections.abc import Sequence
+from html import escape
 from typing import Any, get_args
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+from starlette.types import Receive, Scope, Send
 
 from nas_core.errors import InvalidValue, did_you_mean
 from nas_core.storage import StorageUnavailable
@@ -29,6 +32,7 @@ from service.store.sweeps import UnknownSweep
 from service.store.tokens import NameTaken, UnknownToken
 from service.store.webhooks import UnknownWebhook
 from service.use_cases.errors import NotFound, NotNow, error_of, field_error, legible
+from service.web.below import path_above
 from service.web.described import MEDIA_TYPE
 
 log = logging.getLogger(__name__)
@@ -38,6 +42,51 @@ AWAY = "The database is unavailable. Try again in a few seconds."
 STILL_LOOKING = "urn:yoso:still-looking"
 """The type of the problem that a dataset has not been looked at yet: the same request can be answered later."""
 LOOK_AGAIN_SECONDS = 1
+
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title} · Yoso</title>
+</head>
+<body>
+<main>
+<h1>{title}</h1>
+<p>{detail}</p>
+</main>
+</body>
+</html>
+"""
+
+
+def wants_page(request: HTTPConnection) -> bool:
+    """Whether a person opens a page: the request is neither a script's nor the API's."""
+    path = request.url.path.removeprefix(path_above(request))
+    accepted = request.headers.get("accept", "")
+    return "text/html" in accepted and "hx-request" not in request.headers and not path.startswith("/api/")
+
+
+class ProblemResponse(JSONResponse):
+    """A problem document. People get it as a plain page where the dashboard has none: from the middleware."""
+
+    media_type = MEDIA_TYPE
+
+    def __init__(self, problem: Problem, status: int, headers: dict[str, str] | None = None) -> None:
+        super().__init__(problem, status, headers)
+        self.problem = problem
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the document, or the page."""
+        if not wants_page(HTTPConnection(scope)):
+            await super().__call__(scope, receive, send)
+            return
+        text = PAGE.format(title=escape(self.problem["title"]), detail=escape(self.problem["detail"]))
+        headers = {name: self.headers[name] for name in ("retry-after", "connection") if name in self.headers}
+        headers |= {"content-security-policy": "default-src 'none'", "cache-control": "no-store"}
+        await HTMLResponse(text, self.status_code, headers)(scope, receive, send)
 
 
 class ProblemError(Exception):
@@ -58,7 +107,7 @@ def answer(
 ) -> JSONResponse:
     """The response that carries a problem document."""
     problem = Problem(type=kind, title=title, status=status, detail=legible(detail), errors=list(errors))
-    return JSONResponse(problem, status, headers, MEDIA_TYPE)
+    return ProblemResponse(problem, status, headers)
 
 
 def install(app: FastAPI) -> None:

@@ -235,3 +235,24 @@ def test_limits_come_from_the_environment() -> None:
     given = {"YOSO_MAX_BODY": "4096", "YOSO_RATE": "2.5", "YOSO_RATE_BURST": "7", "YOSO_MAX_STREAMS": "3"}
     settings = Settings.from_environment({"YOSO_STORAGE": "/data"} | given)
     assert (settings.max_body, settings.rate, settings.rate_burst, settings.max_streams) == (4096, 2.5, 7, 3)
+
+
+def test_a_browser_is_refused_with_a_page_and_a_program_with_a_document(tmp_path: Path) -> None:
+    html = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    app = seeding.make_app(tmp_path, tokens=TOKENS, **SMALL)
+    with seeding.serving(app) as service:
+        asked = [
+            (421, httpx.get(f"{service}/searches", headers={"Host": "<b>elsewhere", "Accept": "text/html"})),
+            (413, httpx.post(f"{service}/login", headers=html, content=b"x" * (MAX_BODY + 1))),
+            *((429, httpx.get(f"{service}/login", headers=html)) for _ in range(SMALL["rate_burst"])),
+        ]
+        asked = [*asked[:2], asked[-1]]
+        for status, told in asked:
+            assert told.status_code == status and told.headers["content-type"] == "text/html; charset=utf-8"
+            assert told.headers["content-security-policy"] == "default-src 'none'" and "<b>" not in told.text
+        assert "<h1>Unknown host</h1>" in asked[0][1].text and "YOSO_ALLOWED_HOSTS" in asked[0][1].text
+        assert int(asked[-1][1].headers["retry-after"]) > 0
+        for path, headers in (("/searches", html | {"HX-Request": "true"}), (PATH, html), ("/searches", {})):
+            told = httpx.get(f"{service}{path}", headers=headers)
+            assert told.headers["content-type"] == "application/problem+json" and told.json()["status"] == 429
+    seeding.parts(app).searches.engine.dispose()
