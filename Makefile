@@ -143,7 +143,7 @@ test-images: .venv/installed ## Build the service's image, and let it migrate, s
 lock: .venv/installed ## Write deploy/*.lock.txt anew from pyproject.toml and constraints.txt (asks pypi.org)
 	$(BIN)/python -m venv build/lock
 	build/lock/bin/pip install --quiet uv==0.13.9
-	build/lock/bin/uv pip compile $(LOCK) --extra gcs --extra mlflow --extra otel --extra s3 --output-file deploy/service.lock.txt pyproject.toml
+	build/lock/bin/uv pip compile $(LOCK) --extra gcs --extra mlflow --extra otel --extra redis --extra s3 --output-file deploy/service.lock.txt pyproject.toml
 	build/lock/bin/uv pip compile $(LOCK) --extra gcs --extra s3 --extra worker --output-file deploy/worker.lock.txt pyproject.toml
 
 sbom: .venv/installed ## List what Yoso needs when it runs, as CycloneDX in build/sbom.cdx.json

@@ -5,11 +5,11 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from cachetools import TTLCache
 
+from service.counts import Counts, Storage
 from service.domain.grants import EVERY_PROJECT, Grant, Role
 from service.settings import Settings
 from service.store.logins import Logins, digest
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 REMEMBERED_SECONDS = 5.0
 """How long a token or a session is believed without asking the database: so long it lasts on another replica than the
 one that it was revoked, or signed out of, on."""
-MOST_GUESSES, GUESS_SECONDS = 10, 60.0
+MOST_GUESSES, GUESS_SECONDS = 10, 60
 """How many wrong tokens an address may send in how long."""
 MOST_NOTED = 60
 """How many of all addresses the audit log is told of in that time."""
@@ -70,7 +70,8 @@ class Callers:
         self.logins, self.tokens = logins, tokens
         self.cookie = f"yoso_{settings.port}"
         """The name of a session's cookie. Cookies of an address go to all its ports, so that it names this one."""
-        self.guesses = Guesses()
+        self.counts = Counts(settings.rate_storage)
+        self.guesses = Guesses(self.counts)
         self.names = frozenset({ANYBODY.name, *(grant.name for grant in settings.tokens.values())})
         """Those that no token of the database may have."""
         self._set = {digest(token): grant for token, grant in settings.tokens.items()}
@@ -141,22 +142,24 @@ class Callers:
 
 
 class Guesses:
-    """Wrong tokens by address: after `MOST_GUESSES` in `GUESS_SECONDS` the address has to wait."""
+    """Wrong tokens by address: after `MOST_GUESSES` in `GUESS_SECONDS` the address has to wait for the rest of them.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._failed = TTLCache[str, int](10_000, GUESS_SECONDS, timer=clock)
-        self._noted = TTLCache[int, None](MOST_NOTED, GUESS_SECONDS, timer=clock)
+    `counts` has them, and may be a Redis: not for the event loop.
+    """
+
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
+        self._noted = TTLCache[int, None](MOST_NOTED, GUESS_SECONDS, timer=time.time)
         self._numbers = itertools.count()
 
     def failed(self, address: str, why: str = "a wrong token") -> int:
         """Count a wrong token, or what else was refused, and log it; returns the count where it is to be in the audit
         log, else 0.
 
-        That has the first of an address and the one after which it has to wait, and `MOST_NOTED` in `GUESS_SECONDS`:
-        whoever has many addresses could fill the database.
+        That has the first of an address and the one after which it has to wait, and `MOST_NOTED` in `GUESS_SECONDS` of
+        one process: whoever has many addresses could fill the database.
         """
-        count = self._failed.get(address, 0) + 1
-        self._failed[address] = count
+        count = self._counts.use(lambda storage: storage.incr(f"guesses/{address}", GUESS_SECONDS))
         if count <= MOST_GUESSES:
             log.warning("sign-in failed from %s: %s (%d within %g s)", address, why, count, GUESS_SECONDS)
         if count == MOST_GUESSES:
@@ -168,4 +171,11 @@ class Guesses:
 
     def wait(self, address: str) -> int:
         """How many seconds the address has to wait before it may try again; 0 where it may."""
-        return math.ceil(GUESS_SECONDS) if self._failed.get(address, 0) >= MOST_GUESSES else 0
+        return self._counts.use(lambda storage: left(f"guesses/{address}", storage))
+
+
+def left(key: str, storage: Storage) -> int:
+    """For how many seconds as many guesses are counted under `key` as there may be; 0 where there are fewer."""
+    if storage.get(key) < MOST_GUESSES:
+        return 0
+    return max(1, math.ceil(storage.get_expiry(key) - time.time()))

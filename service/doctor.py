@@ -23,6 +23,7 @@ from nas_core.version import UNKNOWN, __version__
 from nas_core.wording import number_of
 from service import proxies
 from service.client import Bearer, default_url
+from service.counts import Counts
 from service.dispatch.executors.ray_jobs import RayJobs
 from service.dispatch.process import elsewhere, remote
 from service.domain.scheduling import RayUnavailable
@@ -80,6 +81,8 @@ def examine(environment: dict[str, str] | None = None) -> Iterator[Finding]:
     yield from database(settings)
     yield storage(settings)
     yield from data_roots(settings)
+    if settings.rate_storage is not None:
+        yield rate_storage(settings.rate_storage)
     yield ray(settings)
     yield running()
 
@@ -198,6 +201,18 @@ def data_roots(settings: Settings) -> Iterator[Finding]:
             )
         else:
             yield Finding("data root", State.GOOD, f"{root} can be read")
+
+
+def rate_storage(url: str) -> Finding:
+    """Whether the Redis at `url` can count requests for all replicas. The URL may have a password, and is not told."""
+    try:
+        problem = Counts(url).problem()
+    except InvalidValue as error:
+        return Finding("rate storage", State.BAD, error.reason, f"accepted: {error.accepted}")
+    if problem is not None:
+        told = f"YOSO_RATE_STORAGE is unavailable ({problem}): each replica limits clients on its own"
+        return Finding("rate storage", State.UNSURE, told, "check the URL, its password and the server")
+    return Finding("rate storage", State.GOOD, "YOSO_RATE_STORAGE answers: the replicas limit clients together")
 
 
 def ray(settings: Settings) -> Finding:

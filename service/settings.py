@@ -27,6 +27,7 @@ SECRETS = (
     "YOSO_MLFLOW_URI",
     "YOSO_OTLP_URL",
     "YOSO_OIDC_CLIENT_SECRET",
+    "YOSO_RATE_STORAGE",
 )
 """The settings that may be read from a file, which is named by the same variable with _FILE behind it."""
 HOST = re.compile(r"([\w.-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?", re.ASCII)
@@ -46,8 +47,9 @@ class Settings:
     projects, both empty for any; `tokens` maps a bearer token to what it opens; `mlflow_uri` is the MLflow server that
     searches are mirrored to, or None. What one process takes on: bodies of `max_body` bytes; from one token (or
     address, where it is not this machine's own) `rate` requests a second, `rate_burst` at once, and `max_streams` open
-    streams of events. A dataset is looked at for at most `inspection_seconds`; a search that waits in Ray for its
-    workers for more than `waiting_seconds` is queued again; `retention` says how long what searches leave behind is
+    streams of events. `rate_storage` is the URL of a Redis where all processes count these requests together, or None.
+    A dataset is looked at for at most `inspection_seconds`; a search that waits in Ray for its workers for more than
+    `waiting_seconds` is queued again; `retention` says how long what searches leave behind is
     kept. `node_groups` are what an autoscaler may let the cluster grow by; `webhook_networks` those inside that
     webhooks and notifications may be sent to, `notify_schemes` how the latter may; `sign_on` is the provider that
     people sign on with, or None. Raises `InvalidValue` where a setting cannot be used.
@@ -69,6 +71,7 @@ class Settings:
     max_body: int = 1024 * 1024
     rate: float = 50.0
     rate_burst: int = 200
+    rate_storage: str | None = field(default=None, repr=False)
     max_streams: int = 200
     inspection_seconds: float = 600.0
     waiting_seconds: float = WAITING_SECONDS
@@ -94,8 +97,8 @@ class Settings:
                 "not where workers can find it",
                 "a folder, or a URL such as s3://BUCKET/FOLDER",
             )
-        if not 0 < self.rate < float("inf"):
-            raise InvalidValue("YOSO_RATE", self.rate, "not a rate", "requests a second, above 0")
+        if not 1e-4 <= self.rate < float("inf"):
+            raise InvalidValue("YOSO_RATE", self.rate, "not a rate", "requests a second, 0.0001 or more")
         if not 1 <= self.inspection_seconds <= 86400:
             raise InvalidValue("YOSO_INSPECTION_SECONDS", self.inspection_seconds, "not usable", "1 to 86400 seconds")
         if not 1 <= self.waiting_seconds <= 30 * 86400:
@@ -111,6 +114,8 @@ class Settings:
             without_credentials(self.mlflow_uri)
         if self.otlp_url is not None:
             check_collector(self.otlp_url)
+        if self.rate_storage is not None:
+            check_redis(self.rate_storage)
         if self.sign_on is not None and not self.data_roots and not self.project_roots:
             told = "anyone who signs on could read any folder of this machine"
             raise InvalidValue("YOSO_DATA_ROOTS", None, told, "folders that datasets may lie in")
@@ -194,6 +199,7 @@ class Settings:
             max_body=number(given, "YOSO_MAX_BODY", int, cls.max_body),
             rate=number(given, "YOSO_RATE", float, cls.rate),
             rate_burst=number(given, "YOSO_RATE_BURST", int, cls.rate_burst),
+            rate_storage=given.get("YOSO_RATE_STORAGE"),
             max_streams=number(given, "YOSO_MAX_STREAMS", int, cls.max_streams),
             retention=Retention(
                 searches=kept(given, "YOSO_KEEP_DAYS"),
@@ -369,6 +375,18 @@ def check_collector(url: str) -> None:
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path in ("", "/") or "@" in parts.netloc:
         accepted = "such as http://HOST:4318/v1/traces; put credentials into OTEL_EXPORTER_OTLP_HEADERS"
         raise InvalidValue("YOSO_OTLP_URL", "…", "not the URL of an OTLP collector's traces", accepted)
+
+
+def check_redis(url: str) -> None:
+    """Raise `InvalidValue`, without the URL, where it is not that of a Redis server, or has options of its client."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("redis", "rediss") and parts.hostname and parts.port != 0
+    except ValueError:
+        good = False
+    if not good or not re.fullmatch(r"(/\d*)?", parts.path) or parts.query or parts.fragment:
+        accepted = "such as redis://HOST:6379, or rediss://USER:PASSWORD@HOST:6379/0 for TLS"
+        raise InvalidValue("YOSO_RATE_STORAGE", "…", "not the URL of a Redis server", accepted)
 
 
 def is_loopback(host: str) -> bool:

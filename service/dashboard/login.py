@@ -49,7 +49,7 @@ async def login(request: Request, service: ContextDep) -> Response:
     """Exchange a token, or a code, for a cookie that no script can read and no other site can use."""
     form = parse_qs((await request.body()).decode(errors="replace"))
     back, callers, address = local(form.get("next", [""])[0]), service.callers, address_of(request)
-    if seconds := callers.guesses.wait(address):
+    if seconds := await asyncio.to_thread(callers.guesses.wait, address):
         return too_many(request, service, back, seconds)
     caller, wrong = await signed_in(callers, form)
     code = sent(form, "code")

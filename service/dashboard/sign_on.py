@@ -83,7 +83,7 @@ async def callback(request: Request, service: ContextDep) -> Response:
     if sign_on is None:
         return RedirectResponse("/login", 303)
     address = address_of(request)
-    if seconds := service.callers.guesses.wait(address):
+    if seconds := await asyncio.to_thread(service.callers.guesses.wait, address):
         return too_many(request, service, "/searches", seconds)
     kept = what_was_kept(request, service, "state")
     claims: Mapping[str, Any] = {}

@@ -6,8 +6,6 @@ when it is there whole. Sizes of headers are uvicorn's to limit.
 
 import asyncio
 import logging
-import math
-import time
 from collections import Counter
 from collections.abc import Callable
 
@@ -17,8 +15,10 @@ from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from nas_core.wording import number_of
 from service.access import Access
 from service.callers import Caller
+from service.counts import at_most
 from service.settings import Settings, is_loopback
 from service.store.changes import BY
 from service.store.database import is_away
@@ -33,8 +33,6 @@ MOST_OF_NOBODY = 16 * 1024
 RETRY_SECONDS = 2
 """When a client whose stream was ended, or not begun, may come back."""
 RETRY_HINT = f"retry: {RETRY_SECONDS * 1000}\n\n".encode()
-FORGET_ABOVE = 10_000
-"""Clients known to the rate limit before those that have been quiet are forgotten."""
 
 
 class Streams:
@@ -44,8 +42,8 @@ class Streams:
         self.limit = limit
         self.ending = False
         """Whether no other stream may begin; those that are open end when `end` is called."""
-        self._open: dict[anyio.CancelScope, bytes | None] = {}
-        self._of: Counter[bytes | None] = Counter()
+        self._open: dict[anyio.CancelScope, str | None] = {}
+        self._of: Counter[str | None] = Counter()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -56,7 +54,7 @@ class Streams:
         for scope in list(self._open):
             scope.cancel()
 
-    def begin(self, scope: anyio.CancelScope, client: bytes | None) -> bool:
+    def begin(self, scope: anyio.CancelScope, client: str | None) -> bool:
         """Count the stream of `client` that runs in `scope`, unless it has too many."""
         if self.ending or self._of[client] >= self.limit:
             return False
@@ -73,35 +71,13 @@ class Streams:
                 del self._of[client]
 
 
-class Rate:
-    """A token bucket for every client: `rate` requests a second, and up to `burst` at once."""
-
-    def __init__(self, rate: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self.rate, self.burst, self.clock = rate, burst, clock
-        self._left: dict[bytes, tuple[float, float]] = {}
-
-    def wait(self, client: bytes) -> float:
-        """Count a request of `client`: 0 where it may go on, otherwise the seconds until it may."""
-        now = self.clock()
-        if len(self._left) > FORGET_ABOVE:
-            full = now - self.burst / self.rate
-            self._left = {key: state for key, state in self._left.items() if state[1] > full}
-        left, since = self._left.get(client, (self.burst, now))
-        left = min(self.burst, left + (now - since) * self.rate)
-        if left < 1:
-            self._left[client] = left, now
-            return (1 - left) / self.rate
-        self._left[client] = left - 1, now
-        return 0.0
-
-
 class Limits:
     """ASGI middleware that holds every request to the settings' limits."""
 
     def __init__(self, app: ASGIApp, settings: Settings, access: Access, streams: Streams) -> None:
         self.app, self.settings, self.access, self.streams = app, settings, access, streams
         self.callers = access.callers
-        self.rate = Rate(settings.rate, settings.rate_burst)
+        self.most = at_most(settings.rate, settings.rate_burst)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request, or refuse it."""
@@ -113,9 +89,9 @@ class Limits:
         token, own = bearer(request), request.cookies.get(self.callers.cookie, "")
         caller = self.callers.at_once(token, own)
         client = counted(caller, address)
-        if client is not None and (seconds := self.rate.wait(client)):
-            told = f"At most {self.settings.rate:g} requests a second, and {self.settings.rate_burst} at once."
-            await refuse(scope, receive, send, 429, "Too many requests", told, retry=math.ceil(seconds))
+        if client is not None and (seconds := await self.callers.counts.wait(self.most, client)):
+            told = f"At most {number_of(self.most.amount, 'request')} in {number_of(self.most.multiples, 'second')}."
+            await refuse(scope, receive, send, 429, "Too many requests", told, retry=seconds)
             return
         if caller is None and (token is not None or own):
             try:
@@ -127,7 +103,7 @@ class Limits:
                 return
             client = counted(caller, address)
         if caller is None and token is not None:
-            if seconds := self.callers.guesses.wait(address):
+            if seconds := await asyncio.to_thread(self.callers.guesses.wait, address):
                 told = "Too many wrong tokens came from this address."
                 await refuse(scope, receive, send, 429, "Too many wrong tokens", told, retry=seconds)
                 return
@@ -182,7 +158,7 @@ class Limits:
             told = f"Of a request without a valid token at most {most} bytes are read."
         await refuse(scope, receive, send, 413, "Body too large", told)
 
-    async def _stream(self, scope: Scope, receive: Receive, send: Send, client: bytes | None) -> None:
+    async def _stream(self, scope: Scope, receive: Receive, send: Send, client: str | None) -> None:
         """Let the application answer; a stream of events counts for its client, and ends when the service does."""
         started = refused = ended = False
         with anyio.CancelScope() as answering:
@@ -253,11 +229,11 @@ async def refuse(
     await answer(status, title, detail, headers=headers)(scope, receive, send)
 
 
-def counted(caller: Caller | None, address: str) -> bytes | None:
+def counted(caller: Caller | None, address: str) -> str | None:
     """Whom a request counts for: the token that it uses, else its address; None where nobody is limited.
 
     A wrong token counts for the address, or else whoever guesses tokens would never be slowed down.
     """
     if caller is not None and caller.own and is_loopback(address):
         return None
-    return (caller.key if caller is not None and caller.key is not None else address).encode()
+    return caller.key if caller is not None and caller.key is not None else address

@@ -163,11 +163,13 @@ def test_the_service_takes_the_settings_that_the_chart_gives(name: str, tmp_path
     (tmp_path / "password").write_text("p@ss")
     (tmp_path / "tokens").write_text("*:admin:ops=0123456789abcdef")
     (tmp_path / "client-secret").write_text("0123456789abcdef")
+    (tmp_path / "redis").write_text("redis://:p@ss@redis.data:6379")
     for of in ("api", "dispatcher"):
         container = one("Deployment", of, values(name))["spec"]["template"]["spec"]["containers"][0]
         environment = {variable["name"]: variable["value"] for variable in container["env"]}
         files = {"YOSO_DATABASE_PASSWORD_FILE": "password", "YOSO_TOKENS_FILE": "tokens"}
-        for variable, file in (files | {"YOSO_OIDC_CLIENT_SECRET_FILE": "client-secret"}).items():
+        files |= {"YOSO_OIDC_CLIENT_SECRET_FILE": "client-secret", "YOSO_RATE_STORAGE_FILE": "redis"}
+        for variable, file in files.items():
             if variable in environment:
                 environment[variable] = str(tmp_path / file)
         if "YOSO_RAYJOB_TEMPLATE" in environment:
@@ -176,6 +178,7 @@ def test_the_service_takes_the_settings_that_the_chart_gives(name: str, tmp_path
         settings = Settings.from_environment(environment)
         assert "p%40ss@" in settings.database_url
         assert (settings.sign_on is not None) == (of == "api" and name == "gpu")
+        assert (settings.rate_storage is not None) == (of == "api" and name == "gpu")
         assert settings.storage.startswith("s3://") or settings.storage == "/storage"
         assert (settings.ray_address is not None or settings.rayjob is not None) == (of == "dispatcher")
 

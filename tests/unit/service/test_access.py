@@ -224,7 +224,7 @@ def routes(app: FastAPI) -> list[str]:
 
 def outcome(world: World, http: httpx.Client, method: str, sent: Sent, token: str | None) -> str:
     """What comes of a request: yes, or how it is refused."""
-    seeding.parts(world.app).callers.guesses._failed.clear()
+    seeding.parts(world.app).callers.counts.memory.reset()
     path, more = sent
     if path == "/login":
         more = {"data": {"token": token or ""}}

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from service import cli
 from service.callers import GUESS_SECONDS, MOST_GUESSES, MOST_NOTED, Guesses
 from service.client import Client, ClientError
+from service.counts import Counts
 from service.domain.lifecycle import Status
 from service.store.database import reading, writing
 from service.store.models import Search
@@ -98,7 +99,6 @@ def test_a_refused_or_repeated_request_is_not_in_it(client: Connect) -> None:
 
 
 def test_signing_in_and_out_and_failing_to(app: FastAPI, url: str, client: Connect) -> None:
-    guesses = seeding.parts(app).callers.guesses
     link = client("ann").login_link()["url"].partition("#code=")[2]
     with httpx.Client(base_url=url, timeout=60) as browser:
         browser.post("/login", data={"token": NAMED["ann"]})
@@ -107,7 +107,7 @@ def test_signing_in_and_out_and_failing_to(app: FastAPI, url: str, client: Conne
         browser.cookies.clear()
         for shown in ({"token": "a-wrong-guess"}, {"token": NAMED["old"]}, {"code": link}):
             assert browser.post("/login", data=shown).status_code == 401
-            guesses._failed.clear()
+            seeding.parts(app).callers.counts.memory.reset()
         browser.get("/api/v1/searches", headers={"Authorization": f"Bearer {NAMED['old']}"})
     entries = list(reversed(client("root").audit()["items"]))
     told = [(one["by"], one["action"], one["about"], one["data"].get("how"), one["data"].get("why")) for one in entries]
@@ -127,9 +127,10 @@ def test_signing_in_and_out_and_failing_to(app: FastAPI, url: str, client: Conne
     assert not any(secret in kept for secret in (*TOKENS, "a-wrong-guess", link))
 
 
-def test_whoever_guesses_cannot_fill_it() -> None:
+def test_whoever_guesses_cannot_fill_it(monkeypatch: pytest.MonkeyPatch) -> None:
     moment = [0.0]
-    guesses = Guesses(lambda: moment[0])
+    monkeypatch.setattr("time.time", lambda: moment[0])
+    guesses = Guesses(Counts())
     assert [guesses.failed("a") for _ in range(30)] == [1, *[0] * (MOST_GUESSES - 2), MOST_GUESSES, *[0] * 20]
     noted = sum(bool(guesses.failed(f"10.0.{n // 256}.{n % 256}")) for n in range(1000))
     assert noted == MOST_NOTED - 2

@@ -56,18 +56,19 @@ def test_the_parts_are_those_that_the_documentation_names(services: dict[str, di
 def test_secrets_are_files_that_only_those_who_need_them_get(services: dict[str, dict[str, Any]]) -> None:
     everything = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     assert {name: set(one) for name, one in everything["secrets"].items()} == {
-        name: {"file"} for name in ("database-password", "ray-token", "tokens", "oidc-client-secret")
+        name: {"file"} for name in ("database-password", "ray-token", "tokens", "oidc-client-secret", "rate-storage")
     }
-    for name, service in load({"YOSO_OIDC_ISSUER": "https://id.example.org"}).items():
+    chosen = {"YOSO_OIDC_ISSUER": "https://id.example.org", "YOSO_RATE_STORAGE_FILE": "redis-url"}
+    for name, service in load(chosen).items():
         named = set()
         for key, value in service.get("environment", {}).items():
-            if re.search("PASSWORD|TOKEN|SECRET|KEY", key):
+            if re.search("PASSWORD|TOKEN|SECRET|KEY|RATE_STORAGE", key):
                 found = re.fullmatch(r"/run/secrets/([\w-]+)", str(value))
                 assert found or (key, value) == ("RAY_AUTH_MODE", "token"), f"{name} has {key} in its environment"
                 named.add(found[1] if found else "")
             assert not re.search("://[^/@]*:[^/@]*@", str(value)), f"{name} has a password in {key}"
         assert named == set(service.get("secrets", [])), name
-    for secret in ("tokens", "oidc-client-secret"):
+    for secret in ("tokens", "oidc-client-secret", "rate-storage"):
         assert {name for name, one in services.items() if secret in one.get("secrets", [])} == set(REPLICAS)
     for name in REPLICAS:  # nothing is said of a provider where none is named
         assert not any(value for key, value in services[name]["environment"].items() if "OIDC" in key)
@@ -153,7 +154,7 @@ def test_an_image_is_of_files_whose_hashes_are_known(name: str) -> None:
     for package, found in locked.items():
         assert tested.get(package, found) == found, f"make lock: {package} is tested in {tested[package]}"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = {"service": ("gcs", "mlflow", "otel", "s3"), "worker": ("gcs", "s3", "worker")}[name]
+    extras = {"service": ("gcs", "mlflow", "otel", "redis", "s3"), "worker": ("gcs", "s3", "worker")}[name]
     needed = [*project["dependencies"], *(one for extra in extras for one in project["optional-dependencies"][extra])]
     for one in map(Requirement, needed):
         assert one.specifier.contains(locked[canonicalize_name(one.name)]), f"make lock: {one}"

@@ -20,6 +20,7 @@ from nas_core.errors import InvalidValue
 from service import cli, own_token, private
 from service.callers import GUESS_SECONDS, MOST_GUESSES, Guesses
 from service.client import Client, ClientError
+from service.counts import Counts
 from service.domain.grants import Grant, Role
 from service.settings import Settings, parse_tokens
 from tests import seeding
@@ -160,13 +161,15 @@ def test_wrong_tokens_are_logged_by_address_and_slowed_down(url: str, caplog: py
     assert len(told) == MOST_GUESSES + 1 and all("127.0.0.1" in line and "guess" not in line for line in told)
 
 
-def test_who_waits_may_try_again() -> None:
+def test_who_waits_may_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
     moment = [0.0]
-    guesses = Guesses(lambda: moment[0])
+    monkeypatch.setattr("time.time", lambda: moment[0])
+    guesses = Guesses(Counts())
     for _ in range(MOST_GUESSES):
         assert guesses.wait("a") == 0
         guesses.failed("a")
-    assert guesses.wait("a") == GUESS_SECONDS and guesses.wait("b") == 0
+    moment[0] = 20
+    assert guesses.wait("a") == GUESS_SECONDS - 20 and guesses.wait("b") == 0
     moment[0] = GUESS_SECONDS + 1
     assert guesses.wait("a") == 0
 
