@@ -33,6 +33,7 @@ SECRETS = (
 HOST = re.compile(r"([\w.-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?", re.ASCII)
 """A host as the header Host names it: a name or an address, and perhaps a port."""
 Number = TypeVar("Number", int, float)
+WEB = ("http", "https")
 LOCAL_STORAGE = Path.home() / ".local" / "share" / "yoso"
 
 
@@ -339,15 +340,11 @@ def with_password(url: str, password: str) -> str:
 
 def checked_url(url: str) -> SplitResult:
     """The parts of the URL under which users find the service. Raises `InvalidValue` where it is none."""
-    parts = urlsplit(url)
-    try:
-        good = parts.scheme in ("http", "https") and HOST.fullmatch(parts.netloc) and parts.port != 0
-        plain = re.fullmatch(r"(/[\w.~-]+)*/?", parts.path, re.ASCII)
-    except ValueError:
-        good = plain = None
-    if not good or not plain or parts.query or parts.fragment:
-        accepted = "such as https://yoso.example.org or https://example.org/yoso"
-        raise InvalidValue("YOSO_PUBLIC_URL", url, "not the URL of a service", accepted)
+    what, accepted = "the URL of a service", "such as https://yoso.example.org or https://example.org/yoso"
+    parts = server("YOSO_PUBLIC_URL", url, WEB, what, accepted, shown=url)
+    plain = HOST.fullmatch(parts.netloc) and re.fullmatch(r"(/[\w.~-]+)*/?", parts.path, re.ASCII)
+    if not plain or parts.query or parts.fragment:
+        raise InvalidValue("YOSO_PUBLIC_URL", url, f"not {what}", accepted)
     return parts
 
 
@@ -357,13 +354,7 @@ def without_credentials(uri: str) -> tuple[str, dict[str, str]]:
     Raises `InvalidValue`, without the address, where it is not one of a server.
     """
     accepted = "http://HOST:5000 or https://HOST, or unset"
-    try:
-        parts = urlsplit(uri)
-        parts.port  # noqa: B018  (raises where it is none)
-    except ValueError as error:
-        raise InvalidValue("YOSO_MLFLOW_URI", "…", "not the URL of an MLflow server", accepted) from error
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InvalidValue("YOSO_MLFLOW_URI", "…", "not the URL of an MLflow server", accepted)
+    parts = server("YOSO_MLFLOW_URI", uri, WEB, "the URL of an MLflow server", accepted)
     given = {"MLFLOW_TRACKING_USERNAME": parts.username, "MLFLOW_TRACKING_PASSWORD": parts.password}
     clean = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
     return clean, {name: unquote(value) for name, value in given.items() if value}
@@ -371,22 +362,37 @@ def without_credentials(uri: str) -> tuple[str, dict[str, str]]:
 
 def check_collector(url: str) -> None:
     """Raise `InvalidValue`, without the URL, where it is not that of an OTLP collector's traces."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path in ("", "/") or "@" in parts.netloc:
-        accepted = "such as http://HOST:4318/v1/traces; put credentials into OTEL_EXPORTER_OTLP_HEADERS"
-        raise InvalidValue("YOSO_OTLP_URL", "…", "not the URL of an OTLP collector's traces", accepted)
+    what = "the URL of an OTLP collector's traces"
+    accepted = "such as http://HOST:4318/v1/traces; put credentials into OTEL_EXPORTER_OTLP_HEADERS"
+    parts = server("YOSO_OTLP_URL", url, WEB, what, accepted)
+    if parts.path in ("", "/") or "@" in parts.netloc:
+        raise InvalidValue("YOSO_OTLP_URL", "…", f"not {what}", accepted)
 
 
 def check_redis(url: str) -> None:
     """Raise `InvalidValue`, without the URL, where it is not that of a Redis server, or has options of its client."""
+    what, accepted = (
+        "the URL of a Redis server",
+        "such as redis://HOST:6379, or rediss://USER:PASSWORD@HOST:6379/0 for TLS",
+    )
+    parts = server("YOSO_RATE_STORAGE", url, ("redis", "rediss"), what, accepted)
+    if not re.fullmatch(r"(/\d*)?", parts.path) or parts.query or parts.fragment:
+        raise InvalidValue("YOSO_RATE_STORAGE", "…", f"not {what}", accepted)
+
+
+def server(name: str, url: str, schemes: tuple[str, ...], what: str, accepted: str, shown: str = "…") -> SplitResult:
+    """The parts of the URL in the setting `name`, where it has one of the schemes, a host and no impossible port.
+
+    Raises `InvalidValue` otherwise; the URL may have a password, and the error has what is `shown` in its place.
+    """
     try:
         parts = urlsplit(url)
-        good = parts.scheme in ("redis", "rediss") and parts.hostname and parts.port != 0
-    except ValueError:
-        good = False
-    if not good or not re.fullmatch(r"(/\d*)?", parts.path) or parts.query or parts.fragment:
-        accepted = "such as redis://HOST:6379, or rediss://USER:PASSWORD@HOST:6379/0 for TLS"
-        raise InvalidValue("YOSO_RATE_STORAGE", "…", "not the URL of a Redis server", accepted)
+        good = parts.scheme in schemes and parts.hostname and parts.port != 0
+    except ValueError as error:
+        raise InvalidValue(name, shown, f"not {what}", accepted) from error
+    if not good:
+        raise InvalidValue(name, shown, f"not {what}", accepted)
+    return parts
 
 
 def is_loopback(host: str) -> bool:

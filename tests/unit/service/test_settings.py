@@ -27,6 +27,8 @@ def test_the_defaults_are_a_service_for_this_machine_alone() -> None:
         ({"YOSO_MLFLOW_URI": "sqlite:///secret.db"}, "YOSO_MLFLOW_URI"),
         ({"YOSO_MLFLOW_URI": "http://user:secret@host:port"}, "YOSO_MLFLOW_URI"),
         ({"YOSO_MLFLOW_URI": "user:secret@host"}, "YOSO_MLFLOW_URI"),
+        ({"YOSO_OTLP_URL": "http://[secret/v1/traces"}, "YOSO_OTLP_URL"),
+        ({"YOSO_OTLP_URL": "http://host:secret/v1/traces"}, "YOSO_OTLP_URL"),
         ({"YOSO_RATE_STORAGE": "memcached://:secret@host"}, "YOSO_RATE_STORAGE"),
         ({"YOSO_RATE_STORAGE": "redis://:secret@:6379"}, "YOSO_RATE_STORAGE"),
         ({"YOSO_RATE_STORAGE": "redis://:secret@host:port"}, "YOSO_RATE_STORAGE"),
