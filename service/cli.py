@@ -646,14 +646,24 @@ def watch(name: Id, url: Url = None, as_json: Json = False) -> None:
 
 @app.command(rich_help_panel=SEARCHES)
 def logs(
-    search_id: SearchId,
+    name: Id,
     attempt: Annotated[int | None, typer.Option(min=1, help="The attempt (default: the newest).")] = None,
     following: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing until the attempt ends.")] = False,
     url: Url = None,
 ) -> None:
-    """Print the log of a search, at most its last 4 MiB; -f keeps printing until the attempt ends."""
+    """Print the log of a search, at most its last 4 MiB; -f keeps printing until the attempt ends.
+
+    For a sweep, print the logs of the newest attempts of its searches, each line behind the ID of its search; -f keeps
+    printing until all have ended.
+    """
     with refusals(), Client(url) as client:
-        search_id = client.find(search_id, "search")["id"]
+        found = client.find(name)
+        if isinstance(found, Sweep):
+            if attempt is not None:
+                raise InvalidValue("--attempt", attempt, f"{name} is a sweep", "the ID of one of its searches")
+            print_logs(client, found["id"], following)
+            return
+        search_id = found["id"]
         log = client.log(search_id, attempt)
         if log["begin"]:
             err.print(f"… {log['begin']:,} bytes before this are left out", highlight=False)
@@ -1187,6 +1197,48 @@ def describe_sweep(client: Client, sweep: Sweep) -> None:
     out.print(terminal.sweeps([sweep]))
     out.print(terminal.searches(client.each_search(sweep["id"])))
     out.print(f"`yoso pareto {sweep['id']}` compares the networks", highlight=False)
+
+
+def print_logs(client: Client, sweep_id: str, following: bool) -> None:
+    """Print the logs of the newest attempts of a sweep's searches, each line behind the ID of its search.
+
+    Unless `following`, those that have none yet are named; otherwise it goes on until all searches have ended.
+    """
+    read: dict[tuple[str, int], tuple[int | None, str]] = {}
+    """How far the log of an attempt was read, and the line that began there."""
+    over, notes, patience = set[tuple[str, int]](), dict[str, str](), KEPT_SECONDS
+    while True:
+        searches = list(client.each_search(sweep_id))
+        for search in searches:
+            attempt = search["id"], search["attempt"]
+            if search["attempt"] == 0:
+                yet = "" if search["status"] in ENDED else " yet"
+                notes[search["id"]] = f"no log{yet}, it is {search['status']}"
+                continue
+            if attempt in over:
+                continue
+            end, begun = read.get(attempt, (None, ""))
+            log = client.log(*attempt, end)
+            if end is None and log["begin"]:
+                err.print(f"{search['id']}: {log['begin']:,} bytes before this are left out", highlight=False)
+            *lines, begun = (begun + terminal.harmless(log["text"])).split("\n")
+            for line in [*lines, begun] if begun and not following else lines:
+                print(f"{search['id']} | {line}", flush=True)
+            read[attempt] = log["end"], begun
+            notes.pop(search["id"], None)
+            if log["note"] is not None:
+                notes[search["id"]] = log["note"]
+            elif not log["running"] and not log["text"]:
+                over.add(attempt)
+                if begun:
+                    print(f"{search['id']} | {begun}", flush=True)
+        ended = all(search["status"] in ENDED for search in searches)
+        patience -= POLL_SECONDS if ended else 0
+        if not following or (ended and (patience <= 0 or len(over) == len(read))):
+            break
+        time.sleep(POLL_SECONDS)
+    for search_id, note in notes.items():
+        err.print(f"[yellow]{search_id}: {escape(note)}[/]", highlight=False, soft_wrap=True)
 
 
 def tell_of_stall(search: Search) -> None:

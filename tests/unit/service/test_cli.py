@@ -319,6 +319,24 @@ def test_tags_a_search_renames_it_and_lists_by_tag(url: str) -> None:
         assert refused.exit_code == 2 and why in refused.output
 
 
+def test_prints_and_follows_the_logs_of_a_sweep(app: FastAPI, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "POLL_SECONDS", 0.01)
+    sweep_id = seeding.sweep(app, seeds=[0, 1, 2], finals=False)
+    first, second, third = (one.id for one in seeding.parts(app).sweeps.searches(sweep_id, 10))
+    for search_id, text in ((first, b"one\ntwo\nhalf"), (second, b"\x1b[2Jdanger\n")):
+        seeding.Run(app, search_id, only=True).succeed()
+        seeding.parts(app).runs.write(search_id, "logs/driver-0001.log", text)
+    told = yoso("logs", sweep_id, url=url)
+    assert told.exit_code == 0, told.output
+    assert told.stdout.splitlines() == [f"{first} | one", f"{first} | two", f"{first} | half", f"{second} | [2Jdanger"]
+    assert f"{third}: no log yet, it is queued" in told.stderr
+    assert "the ID of one of its searches" in yoso("logs", sweep_id, "--attempt", "1", url=url).output
+    seeding.parts(app).searches.cancel(third)
+    followed = yoso("logs", sweep_id, "-f", url=url)
+    assert f"{first} | two" in followed.stdout and f"{first} | half" in followed.stdout
+    assert f"{third}: no log, it is cancelled" in followed.stderr
+
+
 def test_cancels(url: str, seeds: dict[str, str]) -> None:
     assert "cancelled" in yoso("cancel", seeds["queued"], url=url).stdout
     assert json.loads(yoso("cancel", seeds["running"], "--json", url=url).stdout)["status"] == "cancelling"
