@@ -305,6 +305,22 @@ def test_searches_are_cancelled_and_tried_again_from_their_list(
     complaints.clear()
 
 
+def test_selected_searches_are_tagged_together_and_the_list_shows_it(app: FastAPI, page: Page) -> None:
+    ids = [seeding.queue(app, tags=["old"] * (number == 0)) for number in range(2)]
+    page.on("dialog", lambda dialog: dialog.accept(" phone "))
+    page.goto("/searches")
+    for search_id in ids:
+        page.locator(f"#tick-{search_id}").check()
+    page.get_by_role("button", name="Tag").click()
+    expect(page.get_by_role("link", name="phone")).to_have_count(2)
+    assert [seeding.parts(app).searches.get(one).tags for one in ids] == [["old", "phone"], ["phone"]]
+    page.get_by_role("link", name="phone").first.click()
+    expect(page.get_by_text("tag phone")).to_be_visible()
+    page.get_by_label("Order").select_option("oldest first")
+    expect(page).to_have_url(re.compile(r"tag=phone&sort=oldest$"))
+    expect(page.locator("a[id^=to-]").first).to_have_attribute("href", f"/searches/{ids[0]}")
+
+
 def test_selected_searches_are_cancelled_together_and_compared(app: FastAPI, page: Page) -> None:
     done = seeding.queue(app, name="done")
     seeding.Run(app, done).succeed()
