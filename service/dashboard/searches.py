@@ -48,8 +48,6 @@ TRIAL = ("trial", "budget", "origin", "label", "seed", "source", "name")
 """What is known of a network of finals from the beginning."""
 FOR_EVER = PICTURE_HEADERS | {"Cache-Control": "private, max-age=31536000, immutable"}
 """The headers of a picture that never changes: an event stays what it was."""
-UNDESCRIBED: dict[str, Any] = {"name": "", "tags": [], "description": ""}
-"""What a search that nobody has described is called: an empty field of a form is not sent."""
 TABS = (None, Status.QUEUED, Status.RUNNING, Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
 KINDS = get_args(Kind)
 ORDERS: dict[Order, str] = {"newest": "newest first", "oldest": "oldest first", "accuracy": "most accurate first"}
@@ -155,27 +153,26 @@ def search_page(
     request: Request, service: ContextDep, project: ViewerDep, search_id: Text, snapshot: Seq = 0
 ) -> Response:
     """One search; of the snapshots of its supernet that one is shown which is asked for, or the newest."""
-    try:
-        seen(service, project, search_id)
-    except UnknownSearch:
-        return missing(request, "search", search_id)
-    return _page(request, service, search_id, snapshot)
+    return _page(request, service, project, search_id, snapshot)
 
 
 @router.post("/searches/{search_id}/describe", dependencies=[CHECKED])
-def describe(request: Request, service: ContextDep, search: SeenDep, form: FormDep) -> Response:
+def describe(request: Request, service: ContextDep, project: ViewerDep, search: SeenDep, form: FormDep) -> Response:
     """Give a search the name, tags and description of a form; the page with what is wrong where that cannot be."""
-    asked = {field: FIELDS[field](form[field]) if field in form else empty for field, empty in UNDESCRIBED.items()}
+    empty = NewDescription().model_dump()  # an empty field of a form is not sent
+    asked = empty | {field: FIELDS[field](form[field]) for field in empty if field in form}
     try:
         searches.describe(service, search, NewDescription.model_validate(asked))
     except ValidationError as error:
-        return _page(request, service, search.id, code=422, problems=field_errors(error.errors(), NewDescription))
+        problems = field_errors(error.errors(), NewDescription)
+        return _page(request, service, project, search.id, code=422, problems=problems)
     return RedirectResponse(f"/searches/{search.id}", 303)
 
 
 def _page(
     request: Request,
     service: Context,
+    project: str | None,
     search_id: str,
     snapshot: int = 0,
     code: int = 200,
@@ -183,7 +180,10 @@ def _page(
 ) -> Response:
     # Asked before anything is read, so that what happens in between is hinted at.
     newest = service.searches.newest_seq(search_id)
-    search = service.searches.get(search_id)
+    try:
+        search = seen(service, project, search_id)
+    except UnknownSearch:
+        return missing(request, "search", search_id)
     found, pictured = service.searches.snapshots(search.id), False
     with suppress(StorageUnavailable):  # the page tells of all else
         pictured = search.attempt > 0 and service.runs.has_contact_sheet(search.id)

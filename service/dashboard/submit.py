@@ -48,7 +48,7 @@ from service.inspections import Found, StillLooking
 from service.store.idempotency import KeyReused
 from service.store.projects import OverQuota
 from service.use_cases import datasets, searches, sweeps
-from service.use_cases.errors import error_of, field_error
+from service.use_cases.errors import error_of, errors_of, field_error
 from service.use_cases.once import before
 from service.web.checks import CHECKED
 from service.web.context import Context, ContextDep
@@ -340,12 +340,8 @@ def send(request: Request, service: ContextDep, project: ViewerDep, form: FormDe
         problems = seen.problems if seen is not None else []
     except StillLooking as error:
         problems = [field_error("dataset", None, str(error), "the same form again in a moment")]
-    except InvalidRequest as error:
-        problems = [error_of(problem) for problem in error.problems]
-    except InvalidValue as problem:
-        problems = [error_of(problem)]
-    except OverQuota as error:
-        problems = [field_error("project", error.project, str(error), error.accepted)]
+    except (InvalidRequest, InvalidValue, OverQuota) as error:
+        problems = errors_of(error)
     except KeyReused:
         accepted = "the button again, if you want a second search"
         problems = [field_error("form", None, "this form has queued another search before", accepted)]

@@ -27,7 +27,7 @@ from service.store.models import Sweep
 from service.store.projects import OverQuota
 from service.store.sweeps import UnknownSweep
 from service.use_cases import sweeps
-from service.use_cases.errors import NotNow, error_of, field_error
+from service.use_cases.errors import NotNow, errors_of, field_error
 from service.web.checks import CHECKED
 from service.web.context import Context, ContextDep, steered
 from service.web.idempotency import key_for
@@ -123,14 +123,10 @@ def add(request: Request, service: ContextDep, project: ViewerDep, sweep: SeenDe
         added = sweeps.add(service, sweep, MoreNetworks.model_validate(asked), key)
     except ValidationError as error:
         problems = field_errors(error.errors(), MoreNetworks)
-    except InvalidRequest as error:
-        problems = [error_of(problem) for problem in error.problems]
-    except InvalidValue as problem:
-        problems = [error_of(problem)]
+    except (InvalidRequest, InvalidValue, OverQuota) as error:
+        problems = errors_of(error)
     except NotNow as error:
         problems = [field_error("sweep", sweep.id, str(error).rstrip("."), "a sweep whose searches have ended")]
-    except OverQuota as error:
-        problems = [field_error("project", error.project, str(error), error.accepted)]
     except KeyReused:
         problems = [field_error("sweep", sweep.id, "networks were added meanwhile", "the form again")]
     else:

@@ -7,6 +7,8 @@ from pydantic_core import from_json, to_json
 
 from nas_core.errors import InvalidValue
 from service import answers
+from service.domain.request import InvalidRequest
+from service.store.projects import OverQuota
 
 
 class NotFound(LookupError):
@@ -38,6 +40,17 @@ def field_error(
 def error_of(problem: InvalidValue) -> answers.FieldError:
     """A value that cannot be used."""
     return field_error(problem.field, problem.value, problem.reason, problem.accepted, problem.choices)
+
+
+def errors_of(refused: InvalidRequest | InvalidValue | OverQuota) -> list[answers.FieldError]:
+    """What is wrong with the fields of a request that was refused."""
+    match refused:
+        case InvalidRequest():
+            return [error_of(problem) for problem in refused.problems]
+        case InvalidValue():
+            return [error_of(refused)]
+        case OverQuota():
+            return [field_error("project", refused.project, str(refused), refused.accepted)]
 
 
 def legible(text: str) -> str:

@@ -31,7 +31,7 @@ from service.store.searches import NotEnded
 from service.store.sweeps import UnknownSweep
 from service.store.tokens import NameTaken, UnknownToken
 from service.store.webhooks import UnknownWebhook
-from service.use_cases.errors import NotFound, NotNow, error_of, field_error, legible
+from service.use_cases.errors import NotFound, NotNow, error_of, errors_of, field_error, legible
 from service.web.below import path_above
 from service.web.described import MEDIA_TYPE
 
@@ -173,8 +173,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(OverQuota)
     def over_quota(request: Request, error: OverQuota) -> JSONResponse:
-        field = field_error("project", error.project, str(error), error.accepted)
-        return answer(403, "Over quota", str(error), [field])
+        return answer(403, "Over quota", str(error), errors_of(error))
 
     @app.exception_handler(RequestValidationError)
     def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
