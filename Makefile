@@ -14,7 +14,7 @@ help: ## Show this
 
 setup: .venv/installed ## Make the virtual environment with everything that Yoso needs
 
-demo: .venv/installed ## Search on real scans of digits with a service of its own (three minutes)
+demo: .venv/installed ## Search on real scans of digits with a service of its own (seven minutes)
 	$(BIN)/python -m service.demo
 
 tour: .venv/installed ## Take a folder of photos to a network by the commands of docs/tour.md (twenty minutes; DATA=FOLDER)

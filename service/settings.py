@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
-from nas_core.errors import InvalidValue
+from nas_core.errors import InvalidValue, did_you_mean
 from service.domain.grants import NAME, Grant
 from service.domain.lifecycle import WAITING_SECONDS
 from service.domain.node_groups import NodeGroup
@@ -30,6 +30,29 @@ SECRETS = (
     "YOSO_RATE_STORAGE",
 )
 """The settings that may be read from a file, which is named by the same variable with _FILE behind it."""
+KNOWN = (
+    *SECRETS,
+    *(f"{name}_FILE" for name in SECRETS),
+    *("YOSO_STORAGE", "YOSO_RAY_ADDRESS", "YOSO_EXECUTOR", "YOSO_RAYJOB_TEMPLATE", "YOSO_NODE_GROUPS"),
+    *("YOSO_HOST", "YOSO_PORT", "YOSO_PUBLIC_URL", "YOSO_ALLOWED_HOSTS", "YOSO_DATA_ROOTS", "YOSO_LOG_FORMAT"),
+    *("YOSO_MAX_BODY", "YOSO_RATE", "YOSO_RATE_BURST", "YOSO_MAX_STREAMS"),
+    *("YOSO_INSPECTION_SECONDS", "YOSO_WAITING_SECONDS", "YOSO_STORAGE_SECONDS"),
+    *("YOSO_KEEP_DAYS", "YOSO_KEEP_CHECKPOINTS_DAYS", "YOSO_KEEP_EVENTS_DAYS", "YOSO_KEEP_LOGS_DAYS"),
+    *("YOSO_KEEP_AUDIT_DAYS", "YOSO_KEEP_DELIVERIES_DAYS", "YOSO_WEBHOOK_NETWORKS", "YOSO_NOTIFY_SCHEMES"),
+    *("YOSO_OIDC_ISSUER", "YOSO_OIDC_CLIENT_ID", "YOSO_OIDC_GRANTS"),
+    *("YOSO_OIDC_CLAIM", "YOSO_OIDC_SCOPES", "YOSO_OIDC_NAME"),
+)
+"""The settings of the service."""
+ELSEWHERE = (
+    *("YOSO_URL", "YOSO_TOKEN", "YOSO_PROFILE"),
+    *("YOSO_ATTEMPT", "YOSO_CHECKPOINT_SECONDS", "YOSO_RESIZE_SECONDS", "YOSO_RAY_FOLDER"),
+    *("YOSO_LISTEN", "YOSO_DATA_FOLDER", "YOSO_SECRETS_FOLDER", "YOSO_GPUS", "YOSO_WORKER_CPUS"),
+    "YOSO_GPU_WORKER_CPUS",
+)
+"""What the environment may hold for the clients, for workers and a Ray, and for docker-compose.yml."""
+SERVICE_LINK = re.compile(r"YOSO_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)", re.ASCII)
+"""Variables that Kubernetes sets for a Service called yoso
+(https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables)."""
 HOST = re.compile(r"([\w.-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?", re.ASCII)
 """A host as the header Host names it: a name or an address, and perhaps a port."""
 Number = TypeVar("Number", int, float)
@@ -160,6 +183,7 @@ class Settings:
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
         """The settings that the environment (default: the process's own) asks for."""
         given = {k: v for k, v in (os.environ if environment is None else environment).items() if v != ""}
+        refuse_misspelled(given)
         given = with_files(given)
         storage = given.get("YOSO_STORAGE", str(LOCAL_STORAGE))
         if "://" not in storage and not re.match(r"[a-z0-9]{2,}:", storage):
@@ -241,6 +265,14 @@ def rayjob(executor: str, path: str | None, address: str | None, groups: tuple[N
     except (OSError, UnicodeDecodeError) as error:
         told = f"cannot be read: {error}" if path else "needed by YOSO_EXECUTOR=rayjob"
         raise InvalidValue("YOSO_RAYJOB_TEMPLATE", path, told, "a file with a RayJob as YAML") from error
+
+
+def refuse_misspelled(given: Mapping[str, str]) -> None:
+    """Raise `InvalidValue` for a variable that looks like a setting and is none: it would change nothing."""
+    for name in given:
+        if name.startswith("YOSO_") and name not in (*KNOWN, *ELSEWHERE) and not SERVICE_LINK.fullmatch(name):
+            told = f"no such setting{did_you_mean(name, KNOWN)}"
+            raise InvalidValue(name, "…", told, "the settings that `yoso serve --help` lists")
 
 
 def number(given: Mapping[str, str], name: str, kind: Callable[[str], Number], default: Number) -> Number:

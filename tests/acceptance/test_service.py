@@ -218,12 +218,12 @@ def test_the_example_sweeps_and_its_best_network_knows_digits(service: Service, 
 
 
 def marked(folder: Path) -> list[str]:
-    """The processes that were started with YOSO_TEST_RUN set to `folder`."""
+    """The processes that were started with TEST_RUN_OF_YOSO set to `folder`."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                if f"YOSO_TEST_RUN={folder}\0".encode() in (entry / "environ").read_bytes():
+                if f"TEST_RUN_OF_YOSO={folder}\0".encode() in (entry / "environ").read_bytes():
                     found.append((entry / "cmdline").read_text().replace("\0", " "))
     return found
 
@@ -235,7 +235,7 @@ def test_a_search_in_the_foreground_needs_no_service_and_leaves_nothing(tmp_path
         command += ["--set", setting]
     dead = "http://127.0.0.1:9"  # on every company's laptop there is a proxy, which knows nothing of this machine
     behind = {f"{name}_proxy": dead for name in ("http", "https", "all", "grpc", "HTTP", "HTTPS", "ALL")}
-    environment = os.environ | behind | {"YOSO_TEST_RUN": str(tmp_path)}
+    environment = os.environ | behind | {"TEST_RUN_OF_YOSO": str(tmp_path)}
     log = (tmp_path / "killed.log").open("wb")
     killed = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
     give_up = time.monotonic() + PATIENCE

@@ -84,7 +84,7 @@ class Runs:
             {
                 "words": ["run", *SMALL, "--to", str(folder / name)],
                 "environment": {
-                    "YOSO_TEST_RUN": self.mark(name),
+                    "TEST_RUN_OF_YOSO": self.mark(name),
                     "MODE": mode,
                     "PYTHONPATH": path,
                 },
@@ -125,7 +125,7 @@ class Runs:
 
     def left(self, name: str) -> list[str]:
         """The processes that a run has left, by what they are."""
-        marked = f"YOSO_TEST_RUN={self.mark(name)}\0".encode()
+        marked = f"TEST_RUN_OF_YOSO={self.mark(name)}\0".encode()
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():

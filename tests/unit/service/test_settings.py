@@ -1,10 +1,13 @@
 """Settings are checked before anything starts, and secrets stay out of what is said about them."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from nas_core.errors import InvalidValue
 from service.domain.grants import Grant
-from service.settings import Settings, is_loopback, without_credentials
+from service.settings import ELSEWHERE, KNOWN, Settings, is_loopback, without_credentials
 from service.store.database import connect
 
 
@@ -39,12 +42,33 @@ def test_the_defaults_are_a_service_for_this_machine_alone() -> None:
         ({"YOSO_STORAGE": "s3:bucket"}, "YOSO_STORAGE"),
         ({"YOSO_TOKENS": "p=short-secret"}, "YOSO_TOKENS"),
         ({"YOSO_TOKENS": "a-secret-without-a-project"}, "YOSO_TOKENS"),
+        ({"YOSO_TOKEN_FILE": "secret"}, "YOSO_TOKEN_FILE"),
+        ({"YOSO_KEEP_DAY": "30 secret"}, "YOSO_KEEP_DAY"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_refused(environment: dict[str, str], field: str) -> None:
     with pytest.raises(InvalidValue) as refused:
         Settings.from_environment({"YOSO_STORAGE": "/data"} | environment)
     assert refused.value.field == field and "secret" not in str(refused.value)
+
+
+def test_a_misspelled_setting_is_refused_with_what_was_meant() -> None:
+    with pytest.raises(InvalidValue, match="no such setting; did you mean 'YOSO_KEEP_DAYS'"):
+        Settings.from_environment({"YOSO_STORAGE": "/data", "YOSO_KEEP_DAY": "30"})
+
+
+def test_what_others_set_is_none_of_the_services_settings() -> None:
+    links = {"YOSO_SERVICE_HOST": "10.0.0.1", "YOSO_API_SERVICE_PORT_HTTP": "80", "YOSO_PORT_8765_TCP_ADDR": "10.0.0.1"}
+    others = {"YOSO_URL": "http://127.0.0.1:8765", "YOSO_GPUS": "2", "YOSO_CHECKPOINT_SECONDS": "5"}
+    assert Settings.from_environment({"YOSO_STORAGE": "/data"} | links | others).port == 8765
+
+
+def test_every_setting_that_code_and_files_of_deployment_name_is_known() -> None:
+    roots = [Path("service"), Path("worker"), Path("nas_core"), Path("deploy/chart"), Path("docker-compose.yml")]
+    files = [file for root in roots for file in ([root] if root.is_file() else root.rglob("*.*"))]
+    texts = [file.read_text() for file in files if file.suffix in (".py", ".yml", ".yaml", ".tpl")]
+    named = {name for text in texts for name in re.findall(r"YOSO_[A-Z_]*[A-Z]\b", text)}
+    assert named - {"YOSO_OIDC", "YOSO_SERVICE_HOST"} <= {*KNOWN, *ELSEWHERE}
 
 
 def test_tokens_do_not_show() -> None:
