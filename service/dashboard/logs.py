@@ -6,12 +6,14 @@ from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import StreamingResponse
 
 from service.dashboard.frame import ViewerDep, missing, page
 from service.domain.request import Text
 from service.store.changes import UnknownSearch
 from service.store.models import Attempt, Search
 from service.use_cases import logs
+from service.use_cases.errors import NotFound
 from service.use_cases.searches import seen
 from service.web.context import Context, ContextDep
 
@@ -56,6 +58,26 @@ def log_page(
     if "hx-request" in request.headers:
         told.headers["HX-Replace-Url"] = request.url.path + (f"?{query}" if query else "")
     return told
+
+
+@router.get("/searches/{search_id}/logs/{number}/download")
+def download(
+    request: Request,
+    service: ContextDep,
+    project: ViewerDep,
+    search_id: Text,
+    number: Annotated[int, Path(ge=1, le=10**6)],
+) -> Response:
+    """The log of one attempt as a text file."""
+    try:
+        search = seen(service, project, search_id)
+        text = logs.whole(service, search, logs.attempt_of(service, search, number))
+    except UnknownSearch:
+        return missing(request, "search", search_id)
+    except NotFound:
+        return missing(request, "log", f"{search_id}/{number}")
+    named = {"Content-Disposition": f'attachment; filename="{search.id}-{number}.log"'}
+    return StreamingResponse(text, media_type="text/plain; charset=utf-8", headers=named)
 
 
 def shown(service: Context, search: Search, attempt: Attempt, words: str, level: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Sweeps: searches that are queued together, or not at all, and then looked at and steered together."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -102,30 +103,46 @@ class Sweeps:
             groups.setdefault(json.dumps(common, sort_keys=True), []).append(search)
         return list(groups.values())
 
+    def missed(self, sweep_id: str, groups: Sequence[Sequence[Search]], within: Session) -> list[set[int]]:
+        """For each group the budgets whose finals had begun when one of its searches succeeded."""
+        query = select(Search).where(Search.sweep_id == sweep_id, Search.kind == "finals")
+        finals = within.scalars(query).all()
+        found = []
+        for group in groups:
+            own, began = {one.id for one in group}, dict[int, float]()
+            for one in finals:
+                if own & {source["id"] for source in one.spec["finals"]["of"]}:
+                    for budget in one.spec["budgets"]:
+                        began[budget] = max(began.get(budget, 0.0), one.started_at or math.inf)
+            last = max((one.ended_at or 0.0 for one in group if one.status == Status.SUCCEEDED), default=0.0)
+            found.append({budget for budget, time in began.items() if time < last})
+        return found
+
     def add_finals(
         self,
         session: Session,
         sweep: Sweep,
-        groups: Sequence[Sequence[Search]],
-        budgets: Sequence[int],
-        more: Sequence[int],
+        groups: Sequence[tuple[Sequence[Search], Sequence[int]]],
+        compete: bool,
         baselines: Sequence[str],
     ) -> None:
-        """Queue finals of each group: for the budgets that are new to the sweep, and baselines for `budgets`.
+        """Queue finals of each group for the budgets beside it: of what its searches found, where these are to
+        `compete`, and of baselines.
 
-        The budgets in `more` are new. Raises `OverQuota`.
+        Raises `OverQuota`.
         """
         admit_to_queue(session, sweep.project, len(groups))
         time = changes.time_of(session)
         rows = []
-        for group in groups:
+        for group, budgets in groups:
             first = group[0]
             point = SearchRequest(**first.request), SearchSpec.from_dict(first.spec)
             found = [{"id": one.id, "spec": one.spec} for one in group if one.status == Status.SUCCEEDED]
-            rows.append(new_finals(point, budgets, found if more else [], baselines, time))
+            rows.append(new_finals(point, budgets, found if compete else [], baselines, time))
         _queue(session, sweep, rows, time)
-        _audit(session, Action.EXTENDED, sweep, time, {"budgets": list(budgets), "baselines": list(baselines)})
-        sweep.budgets = sorted({*sweep.budgets, *more})
+        wanted = sorted({budget for _, budgets in groups for budget in budgets})
+        _audit(session, Action.EXTENDED, sweep, time, {"budgets": wanted, "baselines": list(baselines)})
+        sweep.budgets = sorted({*sweep.budgets, *wanted})
 
     def get(self, sweep_id: str, within: Session | None = None) -> Sweep:
         """The sweep of that id; in a caller's transaction its row is locked. Raises `UnknownSweep`."""

@@ -1,5 +1,7 @@
 """What the drivers of a search's attempts have printed: as they run, from Ray, and afterwards what was kept."""
 
+from collections.abc import Iterator
+
 from service import answers
 from service.domain.retention import Part
 from service.domain.scheduling import RayUnavailable
@@ -44,6 +46,20 @@ def read(service: Service, search: Search, attempt: Attempt, after: int | None =
         content = content[: content.rfind(b"\n", 0, MOST_READ) + 1 or MOST_READ]
     text, end = content.decode(errors="replace"), begin + len(content)
     return answers.Log(attempt=attempt.number, running=running, begin=begin, end=end, text=text, note=note)
+
+
+def whole(service: Service, search: Search, attempt: Attempt) -> Iterator[str]:
+    """The log of an attempt as far as it is there, a part at a time. Raises `NotFound` where nothing of it is."""
+    part = read(service, search, attempt, 0)
+    if part["note"] and not part["text"]:
+        raise NotFound("No log", part["note"])
+    return _from(service, search, attempt, part)
+
+
+def _from(service: Service, search: Search, attempt: Attempt, part: answers.Log) -> Iterator[str]:
+    while part["text"]:
+        yield part["text"]
+        part = read(service, search, attempt, part["end"])
 
 
 def _running(service: Service, search: Search, after: int | None) -> tuple[bytes, int]:

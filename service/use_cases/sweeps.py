@@ -84,7 +84,8 @@ def specified(service: Service, groups: list[list[SearchRequest]]) -> list[list[
 def add(service: Service, sweep: Sweep, more: MoreNetworks, key: Key | None = None) -> Done[answers.Sweep]:
     """Retrain more networks of a sweep whose searches have ended: for more budgets, or to compare with.
 
-    No search is run again: a network for a budget that is new is the one that each search passed on its way. Raises
+    No search is run again: a network for a budget that is new is the one that each search passed on its way. The finals
+    for a budget that the sweep has are repeated where one of their searches has succeeded since they began. Raises
     `InvalidRequest`, `NotNow`, `OverQuota` and `KeyReused`.
     """
     budgets, notes = sorted_budgets(more)
@@ -94,23 +95,36 @@ def add(service: Service, sweep: Sweep, more: MoreNetworks, key: Key | None = No
         locked = service.sweeps.get(sweep.id, session)
         groups = service.sweeps.sources(sweep.id, session)
         fresh = [budget for budget in budgets if budget not in locked.budgets]
+        missed = service.sweeps.missed(sweep.id, groups, session)
+        again = [budget for budget in budgets if any(budget in own for own in missed)]
         told = list(notes)
-        if len(fresh) < len(budgets):
-            known = ", ".join(str(budget) for budget in budgets if budget not in fresh)
-            told.append(f"the sweep already has these budgets: {known}")
-        _held_to_rules(locked, groups, fresh, more)
-        wanted = fresh or budgets or locked.budgets
-        specs = (SearchSpec.from_dict(group[0].spec) for group in groups)
-        told += dict.fromkeys(note for spec in specs for note in left_out(spec, wanted, more.baselines))
-        service.sweeps.add_finals(session, locked, groups, wanted, fresh, more.baselines)
+        if known := [str(budget) for budget in budgets if budget not in (*fresh, *again)]:
+            told.append(f"the sweep already has these budgets: {', '.join(known)}")
+        if again:
+            named = ", ".join(map(str, again))
+            told.append(f"a search has succeeded since the finals for these budgets began; they are repeated: {named}")
+        _held_to_rules(locked, groups, fresh, again, more)
+        wanted = [budget for budget in budgets if budget in (*fresh, *again)]
+        if wanted:
+            of_groups = [[one for one in wanted if one in (*fresh, *own)] for own in missed]
+        else:
+            of_groups = [budgets or locked.budgets for _ in groups]
+        chosen = [(group, own) for group, own in zip(groups, of_groups, strict=True) if own]
+        specs = (SearchSpec.from_dict(group[0].spec) for group, _ in chosen)
+        told += dict.fromkeys(
+            note for spec in specs for note in left_out(spec, wanted or budgets or locked.budgets, more.baselines)
+        )
+        service.sweeps.add_finals(session, locked, chosen, bool(wanted), more.baselines)
         return view(service, locked, session, told)
 
     return once(service, key, do)
 
 
-def _held_to_rules(sweep: Sweep, groups: list[list[Search]], fresh: list[int], more: MoreNetworks) -> None:
+def _held_to_rules(
+    sweep: Sweep, groups: list[list[Search]], fresh: list[int], again: list[int], more: MoreNetworks
+) -> None:
     """Raise what is wrong with more networks for a sweep: `NotNow` or `InvalidRequest`."""
-    if not fresh and not named_baselines(more):
+    if not fresh and not again and not named_baselines(more):
         accepted = f"budgets besides {', '.join(map(str, sweep.budgets))}, or baselines"
         raise InvalidRequest([InvalidValue("budgets", more.budgets, "nothing new", accepted)])
     unfinished = sum(search.status not in TERMINAL for group in groups for search in group)

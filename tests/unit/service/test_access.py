@@ -18,6 +18,7 @@ from sqlalchemy import delete, update
 from service.domain.grants import EVERY_PROJECT, Grant, Role
 from service.domain.lifecycle import Status
 from service.domain.receivers import ENDS
+from service.folders.runs import driver_log
 from service.store import changes
 from service.store.database import writing
 from service.store.models import Search, Token, Webhook
@@ -209,6 +210,9 @@ def world(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[World]:
     made.names = {ELSEWHERE: "bob"} | {column: grant.name for column, grant in GRANTS.items()}
     made.done = seeding.queue(app, project="vision", name="a-secret-of-vision")
     seeding.Run(app, made.done).succeed()
+    log = Path(inside.runs.path(made.done, driver_log(1)))
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("trained\n")
     made.snapshot = inside.searches.snapshots(made.done)[0].seq
     made.sweep = made.swept("ann")
     yield made

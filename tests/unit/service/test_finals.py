@@ -277,6 +277,43 @@ def test_a_budget_is_added_without_searching_again(service: Service, ray: RayDou
         assert passed.multiply_adds <= built.multiply_adds <= 470_000
 
 
+def test_finals_are_repeated_when_a_search_has_succeeded_since_they_began(
+    service: Service, ray: RayDouble, http: httpx.Client
+) -> None:
+    made = sweep(http, baselines=["thin"], grid={"space.share": [True, False]})
+    late, *others = members(http, made, "search")
+    http.post(f"/api/v1/searches/{late}/cancel")
+    turns(service, ray)
+    for search_id in others:
+        found(service, search_id)
+    turns(service, ray)
+    before = members(http, made, "finals")
+    won = {"trial": 0, "name": "300000", "origin": "search", "seed": 1, "winner": True, "files": FILES}
+    network = seeding.result(300_000) | won | {"path": "architectures/300000-0"}
+    for finals in before:
+        began = {"kind": "started", "workers": 1, "device": "cpu", "resumed": False}
+        service.journal(finals, "0001-000001", began)
+        (service.folder(finals) / "result.json").write_text(json.dumps({"architectures": [network]}))
+    turns(service, ray)
+    assert [service.status(finals) for finals in before] == ["succeeded"] * 2
+    networks = f"/api/v1/sweeps/{made['id']}/networks"
+    refused = http.post(networks, json={"budgets": ["300k"]})
+    assert refused.status_code == 422 and "nothing new" in refused.text
+    http.post(f"/api/v1/searches/{late}/retry")
+    turns(service, ray)
+    found(service, late)
+    turns(service, ray)
+    more = http.post(networks, json={"budgets": ["300k"]})
+    repeated = "a search has succeeded since the finals for these budgets began; they are repeated: 300000"
+    assert more.status_code == 200 and more.json()["notes"] == [repeated]
+    (finals,) = set(members(http, made, "finals")) - {*before}
+    turns(service, ray)
+    listed = finalists_of(told(service, finals))
+    assert [(one.budget, one.source) for one in listed[:2]] == [(300_000, late), (300_000, others[0])]
+    refused = http.post(networks, json={"budgets": ["300k"]})
+    assert refused.status_code == 422 and "nothing new" in refused.text, "they have not begun"
+
+
 def test_baselines_are_added_to_compare_with(service: Service, ray: RayDouble, http: httpx.Client) -> None:
     made, _ = ended(service, ray, http)
     http.post(f"/api/v1/sweeps/{made['id']}/networks", json={"baselines": ["thin", "resnet"]})

@@ -355,9 +355,15 @@ def test_attempts_are_told_with_their_logs(app: FastAPI, browser: httpx.Client) 
     html = browser.get(f"/searches/{search_id}/logs/1?level=nonsense&q=went").text
     assert "2 of 8 lines" in text(html) and '<option value="info" selected>' in html
     assert "this process has no connection to Ray" in text(browser.get(f"/searches/{search_id}/logs/2").text)
+    whole = "a line of forty characters, or nearly so\n" * (reading.MOST_READ // 30)
+    log.write_text(whole)
+    assert f'href="/searches/{search_id}/logs/1/download"' in browser.get(f"/searches/{search_id}/logs/1").text
+    got = browser.get(f"/searches/{search_id}/logs/1/download")
+    assert got.text == whole and f'filename="{search_id}-1.log"' in got.headers["content-disposition"]
     log.unlink()
-    assert "There is no log" in text(browser.get(f"/searches/{search_id}/logs/1").text)
-    for missing in (f"{search_id}/logs/3", "nosuch/logs/1"):
+    html = browser.get(f"/searches/{search_id}/logs/1").text
+    assert "There is no log" in text(html) and "/download" not in html
+    for missing in (f"{search_id}/logs/3", "nosuch/logs/1", f"{search_id}/logs/1/download", "nosuch/logs/1/download"):
         assert browser.get(f"/searches/{missing}").status_code == 404
 
 
