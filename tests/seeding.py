@@ -95,7 +95,7 @@ def count_looks(app: FastAPI) -> list[str]:
 
 def form(client: httpx.Client, filled: Mapping[str, str]) -> str:
     """What the form says of itself, filled in so, when it has looked at the dataset."""
-    while "Inspecting the dataset" in (told := client.get("/fragments/submit", params=filled).text):
+    while "Inspecting the dataset" in (told := client.post("/fragments/submit", data=filled).text):
         time.sleep(0.05)
     return told
 

@@ -32,7 +32,7 @@ from service.store.models import Search
 from service.store.projects import why
 from service.use_cases.views import iso, limits, stalled_for
 from service.web.below import path_above
-from service.web.context import Context, at_once, authorised, context
+from service.web.context import Context, at_once, authorised, caller, context
 from service.web.events import last_seen
 from service.web.problems import ProblemError
 
@@ -63,17 +63,24 @@ class SignInNeededError(Exception):
     """A page was asked for without a valid token."""
 
 
-def viewer(request: Request) -> str | None:
-    """The project whose searches the visitor may see, None for all. Raises `SignInNeededError`."""
-    try:
-        return authorised(request)
-    except ProblemError as error:
-        if error.status != 401:
-            raise
-        raise SignInNeededError from error
+def of_a_page(ask: Callable[[Request], str | None]) -> Callable[[Request], str | None]:
+    """`ask`, which raises `SignInNeededError` where nobody is known to ask."""
+
+    def asked(request: Request) -> str | None:
+        try:
+            return ask(request)
+        except ProblemError as error:
+            if error.status != 401:
+                raise
+            raise SignInNeededError from error
+
+    return asked
 
 
-ViewerDep = Annotated[str | None, Depends(at_once(viewer))]
+ViewerDep = Annotated[str | None, Depends(at_once(of_a_page(authorised)))]
+"""The project whose searches the visitor may see, None for all."""
+ReadingViewerDep = Annotated[str | None, Depends(at_once(of_a_page(lambda request: caller(request).project)))]
+"""The same for a request that changes nothing, although its method is one that might."""
 
 
 async def hints(

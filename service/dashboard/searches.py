@@ -23,7 +23,7 @@ from service.dashboard.advice import ADVICE
 from service.dashboard.copies import as_command, as_curl, as_python
 from service.dashboard.frame import PICTURE_HEADERS, ViewerDep, hints, missing, page, part
 from service.dashboard.network import picture
-from service.dashboard.submit import FIELDS, FormDep, again
+from service.dashboard.submit import FIELDS, FormDep
 from service.dashboard.timeline import timeline
 from service.domain.lifecycle import TERMINAL, Status
 from service.domain.request import NewDescription, Text
@@ -292,7 +292,6 @@ def shown(service: Context, search: Search) -> dict[str, Any]:
         "networks": networks(service, search, events),
         "attempts": service.searches.attempts(search.id),
         "advice": ADVICE.get((search.error or {}).get("kind", "")),
-        "again": again(search.request) if search.kind == "search" else None,
         "events": [(event, sentence(event)) for event in events],
         "seconds_left": seconds_left(search),
         "stalled_for": stalled_for(search),

@@ -4,13 +4,13 @@ import json
 import math
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 from urllib.parse import parse_qs, urlencode
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import ValidationError
 from pydantic_core import from_json
@@ -39,10 +39,10 @@ from nas_core.spec import (
 from nas_core.wording import number_of
 from service import answers
 from service.answers import DatasetReport, FieldError
-from service.dashboard.frame import TEMPLATES, ViewerDep, page
+from service.dashboard.frame import TEMPLATES, ReadingViewerDep, ViewerDep, page
 from service.domain.estimates import Estimate, estimate, warnings
 from service.domain.references import left_out
-from service.domain.request import InvalidRequest, SearchRequest, check, space_of
+from service.domain.request import DataRequest, InvalidRequest, SearchRequest, SpaceRequest, Text, check, space_of
 from service.domain.sweep import SweepRequest, expand, sorted_budgets
 from service.inspections import Found, StillLooking
 from service.store.idempotency import KeyReused
@@ -67,7 +67,7 @@ router = APIRouter(include_in_schema=False)
 
 
 def _text(texts: Sequence[str]) -> str:
-    return texts[0]
+    return texts[0].replace("\r\n", "\n")  # as forms send the ends of lines
 
 
 def _texts(texts: Sequence[str]) -> list[str]:
@@ -184,6 +184,23 @@ FIELDS: dict[str, Callable[[Sequence[str]], Any]] = {
     "sweep.grid": _json,
 }
 """What the form asks for, by the API's names, and how the texts are read; `sweep` holds the fields of a sweep."""
+LONG = ("description",)
+"""The fields that may have several lines."""
+ALSO = "also"
+"""What of the form holds fields of a request that have no input, or not for such a value: `settings.flip=false`."""
+OBJECTS = {field.partition(".")[0] for field in FIELDS if "." in field}
+"""The fields of a request that hold others."""
+DEFAULTS = {
+    prefix + name: field.get_default(call_default_factory=True)
+    for prefix, model in (
+        ("", SearchRequest),
+        ("space.", SpaceRequest),
+        ("data.", DataRequest),
+        ("sweep.", SweepRequest),
+    )
+    for name, field in model.model_fields.items()
+}
+"""The fields of a request that mean the same where they are left out."""
 DATA = {
     "train": "Training folder",
     "test": "Test folder",
@@ -303,14 +320,32 @@ FormDep = Annotated[Form, Depends(_sent)]
 
 
 @router.get("/submit", dependencies=[CHECKED])
-def form_page(request: Request, service: ContextDep, project: ViewerDep, form: FormDep) -> Response:
-    """The form; the address may fill fields in."""
-    return page("submit.html", request, **shown(service, project, {**AT_FIRST, **form}, []))
+def form_page(
+    request: Request,
+    service: ContextDep,
+    project: ViewerDep,
+    form: FormDep,
+    search_id: Annotated[Text | None, Query(alias="from")] = None,
+    sweep_id: Annotated[Text | None, Query(alias="from_sweep")] = None,
+) -> Response:
+    """The form; the address may name a search or a sweep whose request fills it in, and fill fields in itself."""
+    made: Form = {}
+    if search_id is not None:
+        search = searches.seen(service, project, search_id)
+        if search.kind == "finals":
+            raise InvalidValue("from", search_id, "these are the finals of a sweep", f"from_sweep={search.sweep_id}")
+        made = again(search.request)
+    elif sweep_id is not None:
+        made = sweep_again(sweeps.view(service, sweeps.seen(service, project, sweep_id)))
+    return page("submit.html", request, **shown(service, project, {**AT_FIRST, **made, **form}, []))
 
 
-@router.get("/fragments/submit", dependencies=[CHECKED])
-def form_fragment(request: Request, service: ContextDep, project: ViewerDep, form: FormDep) -> Response:
-    """What a search as the form describes it would cost, and what is wrong with the form so far."""
+@router.post("/fragments/submit", dependencies=[CHECKED])
+def form_fragment(request: Request, service: ContextDep, project: ReadingViewerDep, form: FormDep) -> Response:
+    """What a search as the form describes it would cost, and what is wrong with the form so far.
+
+    It changes nothing; a form with thousands of seeds is too long for an address.
+    """
     seen = judged(service, project, form)
     # Nobody has to be told of what they have not come to yet.
     begun = [one for one in seen.problems if (field := in_the_form(one)) not in ("dataset", "budgets") or field in form]
@@ -453,7 +488,7 @@ TEMPLATES.filters["in_form"] = in_form
 
 def chosen(form: Form, choice: Mapping[str, Any]) -> str:
     """The address of the form as it is filled in, with a choice made."""
-    made = {field: texts for field, texts in form.items() if field in FIELDS}
+    made = {field: texts for field, texts in form.items() if field in FIELDS or field == ALSO}
     return "/submit?" + urlencode({**made, **filled(choice)}, doseq=True)
 
 
@@ -469,15 +504,24 @@ def _line(value: Any) -> str:
 def body(form: Form) -> dict[str, Any]:
     """The JSON that a client would send; what was left empty is not in it."""
     made: dict[str, Any] = {}
+    for text in form.get(ALSO, ()):
+        field, _, value = text.partition("=")
+        _put(made, field, _json([value]))
     for field, read in FIELDS.items():
         texts = [stripped for text in form.get(field, ()) if (stripped := text.strip())]
         if texts:
-            root, dot, rest = field.partition(".")
-            if dot:
-                made.setdefault(root, {})[rest] = read(texts)
-            else:
-                made[root] = read(texts)
+            _put(made, field, read(texts))
     return made
+
+
+def _put(made: dict[str, Any], field: str, value: Any) -> None:
+    """Put a value at its place; where that is in no object, under the field's whole name, which is then refused."""
+    root, dot, rest = field.partition(".")
+    nested = made.setdefault(root, {}) if dot else None
+    if isinstance(nested, dict):
+        nested[rest] = value
+    else:
+        made[field] = value
 
 
 def swept(asked: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -485,7 +529,8 @@ def swept(asked: Mapping[str, Any]) -> dict[str, Any] | None:
     if "sweep" not in asked and not isinstance(asked.get("seed"), list):
         return None
     search = {field: value for field, value in asked.items() if field != "sweep"}
-    own = dict(asked.get("sweep", {}))
+    own = asked.get("sweep", {})
+    own = {**own} if isinstance(own, dict) else {"sweep": own}
     if "seed" in search:
         seed = search.pop("seed")
         own["seeds"] = seed if isinstance(seed, list) else [seed]
@@ -540,6 +585,7 @@ def shown(
         | {
             "value": lambda field: (form.get(field) or [""])[0],
             "sweep": swept(body(form)) is not None,
+            "also": form.get(ALSO, ()),
             "ticked": form.get("space.operations", ()),
             "operations": [*OPERATION_SETS, *OPERATIONS],
             "sets": OPERATION_SETS,
@@ -557,30 +603,57 @@ def shown(
     )
 
 
-def again(request: Mapping[str, Any]) -> str:
-    """The address of the form filled in with a request that was made before."""
+def again(request: Mapping[str, Any]) -> Form:
+    """The form filled in with a request that was made before; what its inputs cannot hold is under `ALSO`."""
     if (size := (request.get("space") or {}).get("image_size")) is not None:
-        request = {**request, "data": {**(request.get("data") or {}), "image_size": size}}
-    pairs = []
-    for field in FIELDS:
-        root, dot, rest = field.partition(".")
-        value = request.get(root)
-        value = (value or {}).get(rest) if dot else value
-        if field == "sweep.grid":
-            pairs += [(field, json.dumps(value))] if value else []
-        elif isinstance(value, list) and field != "space.operations":
-            pairs.append((field, ", ".join(map(str, value)) or ("none" if field.endswith(".baselines") else "")))
-        elif isinstance(value, list):
-            pairs += [(field, one) for one in value]
-        elif isinstance(value, dict):
-            pairs.append((field, f"{value['min']}-{value['max']}"))
-        elif value is not None:
-            pairs.append((field, str(value).lower() if isinstance(value, bool) else str(value)))
-    return "/submit?" + urlencode(pairs)
+        space = {field: value for field, value in request["space"].items() if field != "image_size"}
+        request = {**request, "space": space, "data": {**(request.get("data") or {}), "image_size": size}}
+    form: dict[str, list[str]] = {}
+    for field, value in _by_field(request):
+        if field in FIELDS and _holds(field, texts := _as_texts(field, value), value):
+            form[field] = texts
+        elif value != DEFAULTS.get(field, ...):
+            form.setdefault(ALSO, []).append(f"{field}={json.dumps(value)}")
+    return form
 
 
-def sweep_again(sweep: answers.Sweep) -> str:
-    """The address of the form filled in with a sweep that was made before, and the budgets that it has by now."""
+def _by_field(request: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for root, value in request.items():
+        if root in OBJECTS:
+            yield from ((f"{root}.{rest}", one) for rest, one in (value or {}).items())
+        else:
+            yield root, value
+
+
+def _as_texts(field: str, value: Any) -> list[str]:
+    """What is filled in for a value of a field, as `FIELDS` reads it."""
+    if field == "space.operations":
+        return value if isinstance(value, list) else [str(value)]
+    if field == "sweep.grid":
+        return [json.dumps(value) if value else ""]
+    if isinstance(value, list):
+        return [", ".join(map(str, value)) or ("none" if field.endswith(".baselines") else "")]
+    if isinstance(value, dict):
+        return [f"{value['min']}-{value['max']}"]
+    return ["" if value is None else str(value).lower() if isinstance(value, bool) else str(value)]
+
+
+def _holds(field: str, texts: Sequence[str], value: Any) -> bool:
+    """Whether a field of the form that is filled in so is sent as `value`, or as a text that means the same."""
+    if field in CHOICES:
+        return texts[0] in (choice for choice, _ in CHOICES[field])
+    if not all(text and text == text.strip() for text in texts):
+        return False
+    if field not in LONG and any(len(text.splitlines()) > 1 for text in texts):
+        return False
+    read = FIELDS[field](texts)
+    if isinstance(read, list) and isinstance(value, list):
+        return [str(one) for one in read] == [str(one) for one in value]
+    return read == value or str(read) == str(value) or read == [value]
+
+
+def sweep_again(sweep: answers.Sweep) -> Form:
+    """The form filled in with a sweep that was made before, and the budgets that it has by now."""
     request = sweep["request"]
     own = {field: request[field] for field in ("finals", "baselines", "grid") if field in request}
     shared = {field: request[field] for field in SHARED if field in request}

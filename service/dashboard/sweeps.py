@@ -19,7 +19,7 @@ from nas_core.spec import BASELINES, DEFAULT_BASELINES
 from service import answers, formats
 from service.dashboard import plot
 from service.dashboard.frame import PICTURE_HEADERS, ViewerDep, hints, missing, page, part
-from service.dashboard.submit import FIELDS, Form, FormDep, sweep_again
+from service.dashboard.submit import FIELDS, Form, FormDep
 from service.domain.request import InvalidRequest, Text
 from service.domain.sweep import MoreNetworks
 from service.store.idempotency import KeyReused
@@ -217,7 +217,6 @@ def shown(
     marks = drawn(points, cost)
     return {
         "sweep": view,
-        "again": sweep_again(view),
         "cost": cost,
         "costs": [(kind, words.split()[0]) for kind, (words, _) in COSTS.items()],
         "cost_name": name,

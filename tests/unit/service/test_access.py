@@ -136,6 +136,7 @@ OTHERS: dict[str, Callable[[World, str], Sent]] = {
         {"json": {"search": {"dataset": "digits"}, "budgets": ["300k"], "project": "vision"}},
     ),
     "POST /submit": lambda w, by: ("/submit", {"data": {**SEARCH, "budgets": "300k", "key": w.name()}}),
+    "POST /fragments/submit": lambda w, by: ("/fragments/submit", {"data": {"dataset": "digits"}}),
     "POST /api/v1/datasets/inspect": lambda w, by: ("/api/v1/datasets/inspect", {"json": {"dataset": "digits"}}),
     "POST /api/v1/estimates": lambda w, by: (
         "/api/v1/estimates",

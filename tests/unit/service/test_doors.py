@@ -234,9 +234,9 @@ def test_a_projects_data_are_for_nobody_else_at_any_door(tmp_path: Path) -> None
         for folder in (other, other.parent, other / "cats"):
             for refused in asked(folder, "a-token-of-sixteen"):
                 assert refused.status_code == 422 and "outside the data roots" in refused.text, refused.request.url
-        form = http.get(
+        form = http.post(
             "/fragments/submit",
-            params={"dataset": str(other), "budgets": "3M"},
+            data={"dataset": str(other), "budgets": "3M"},
             headers={"Authorization": "Bearer a-token-of-sixteen"},
         )
         assert "outside the data roots" in form.text and "cats" not in form.text

@@ -79,7 +79,7 @@ def test_a_check_that_takes_too_long_is_refused_with_what_to_change(url: str, mo
     for path, body in (("/api/v1/searches", {"dataset": "digits", "budgets": ["300k"]}), ("/api/v1/sweeps", MANY)):
         told = httpx.post(url + path, json=body, timeout=60)
         assert told.status_code == 422 and "fewer points" in told.json()["detail"]
-    assert httpx.get(url + "/fragments/submit?dataset=digits", timeout=60).status_code == 422
+    assert httpx.post(url + "/fragments/submit", data={"dataset": "digits"}, timeout=60).status_code == 422
 
 
 def test_the_work_for_a_client_that_has_gone_ends(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,14 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from service.dashboard.submit import FIELDS, SHARED, again
+from nas_core.space.operations import OPERATIONS
+from nas_core.spec import BALANCES, BASELINES, PRECISIONS
+from nas_core.spec.augmentation import CROPS
+from service.dashboard.submit import FIELDS, SHARED, again, body
 from service.domain.request import DataRequest, SearchRequest, SpaceRequest
 from service.domain.sweep import SweepRequest
 from tests import seeding
@@ -135,7 +140,7 @@ def test_what_is_wrong_stands_beside_its_field_in_the_words_of_the_api(
     (problem,) = refused.json()["errors"]
     filled = {"dataset": "digits", "budgets": "300k"} | form
     sent = browser.post("/submit", data=filled)
-    shown = browser.get("/fragments/submit", params=filled)
+    shown = browser.post("/fragments/submit", data=filled)
     assert sent.status_code == 422 and shown.status_code == 200
     for html in (sent.text, shown.text):
         said = beside(html, field)
@@ -160,7 +165,7 @@ def test_the_form_queues_a_sweep_as_the_api_would_and_its_page_fills_the_form_in
     app: FastAPI, browser: httpx.Client
 ) -> None:
     filled = SWEPT | {"key": key(browser.get("/submit").text)}
-    told = browser.get("/fragments/submit", params=filled).text
+    told = browser.post("/fragments/submit", data=filled).text
     assert "8 searches, and finals that retrain what they find" in text(told) and "Time of a search" in text(told)
     first, second = browser.post("/submit", data=filled), browser.post("/submit", data=filled)
     assert first.status_code == second.status_code == 303, text(first.text)
@@ -194,12 +199,16 @@ AS_THE_FORM: dict[str, Any] = {"workers": 1, "cpus_per_worker": 1}
 """What the form has filled in from the beginning."""
 
 
-def filled_in(html: str) -> dict[str, str]:
-    """What a browser would send of a form without ticks, as it is filled in."""
+def filled_in(html: str) -> dict[str, Any]:
+    """What a browser would send of a form, as it is filled in."""
     form = html[html.index('<form class="submit"') :]
     inputs = re.findall(r'<input (?:id="[^"]*"|type="hidden") name="([^"]+)" value="([^"]*)"', form)
     chosen = re.findall(r'<select[^>]* name="([^"]+)"[^>]*>[^§]*?<option value="([^"]*)" selected>', form)
-    return {name: unescape(value) for name, value in [*inputs, *chosen]}
+    written = re.findall(r'<textarea[^>]* name="([^"]+)"[^>]*>([^<]*)<', form)
+    sent: dict[str, Any] = {name: unescape(value) for name, value in [*inputs, *chosen, *written]}
+    for name, value in re.findall(r'<input type="checkbox" name="([^"]+)" value="([^"]*)" checked>', form):
+        sent.setdefault(name, []).append(unescape(value))
+    return sent
 
 
 @pytest.mark.parametrize(
@@ -225,28 +234,29 @@ def test_what_is_wrong_with_a_sweep_stands_beside_its_field(
     app: FastAPI, browser: httpx.Client, form: dict[str, str], field: str, said: str
 ) -> None:
     seeding.report(app)
-    sent, shown = browser.post("/submit", data=SWEPT | form), browser.get("/fragments/submit", params=SWEPT | form)
+    sent, shown = browser.post("/submit", data=SWEPT | form), browser.post("/fragments/submit", data=SWEPT | form)
     assert sent.status_code == 422 and shown.status_code == 200
     assert said in beside(sent.text, field) and (said in beside(shown.text, field) or not all(form.values()))
     assert "Nothing was queued" in sent.text and sweeps(app) == []
 
 
 def test_while_one_types_the_feasible_budgets_and_the_supernets_cost_are_told(browser: httpx.Client) -> None:
-    empty = browser.get("/fragments/submit", params={"dataset": "", "budgets": ""}).text
+    empty = browser.post("/fragments/submit", data={"dataset": "", "budgets": ""}).text
     assert "Choose a dataset to see feasible budgets" in text(empty)
     assert all(beside(empty, field) == "" for field in FIELDS), "nobody is blamed for what they have not come to"
-    words = text(browser.get("/fragments/submit", params={"dataset": "digits"}).text)
+    words = text(browser.post("/fragments/submit", data={"dataset": "digits"}).text)
     assert "66,880 to 2,114,880 multiply-adds are feasible" in words
     assert "2,114,880 multiply-adds, 84,954 parameters, 33,792 activations at its peak" in words
     wider = {"dataset": "digits", "budgets": "1", "space.channels": "32"}
-    words = text(browser.get("/fragments/submit", params=wider).text)
+    words = text(browser.post("/fragments/submit", data=wider).text)
     assert "66,880" not in words and "multiply-adds are feasible" in words, "told also while a budget is not"
-    assert "300,000, 600,000" in text(browser.get("/fragments/submit", params=ASKED).text)
+    as_no_address_can_be = ASKED | {"description": " " * 100_000}
+    assert "300,000, 600,000" in text(browser.post("/fragments/submit", data=as_no_address_can_be).text)
 
 
 def test_the_form_names_baselines_that_cannot_be_as_small_as_a_budget(browser: httpx.Client) -> None:
     asked = ASKED | {"budgets": "100k, 600k", "finals.baselines": "resnet, mobilenetv2"}
-    words = text(browser.get("/fragments/submit", params=asked).text)
+    words = text(browser.post("/fragments/submit", data=asked).text)
     assert re.search(r"mobilenetv2 takes at least [\d,]+ multiply-adds.* it is left out for 100,000\b", words)
     assert "resnet takes at least" not in words
 
@@ -300,8 +310,8 @@ def test_with_a_projects_token_the_form_is_of_that_project_and_knows_what_lies_b
     guarded_app: FastAPI, tmp_path: Path
 ) -> None:
     with seeding.serving(guarded_app) as url, httpx.Client(base_url=url, timeout=60) as client:
-        for path in ("/submit", "/fragments/submit"):
-            assert client.get(path).headers["location"].startswith("/login?next=%2F")
+        assert client.get("/submit").headers["location"].startswith("/login?next=%2F")
+        assert client.post("/fragments/submit").headers["location"].startswith("/login?next=%2F")
         assert client.post("/submit", data=ASKED).headers["location"].startswith("/login")
         client.post("/login", data={"token": TOKEN})
         html = client.get("/submit").text
@@ -313,16 +323,66 @@ def test_with_a_projects_token_the_form_is_of_that_project_and_knows_what_lies_b
     assert search.project == "vision"
 
 
-def test_a_request_can_be_filled_in_again(browser: httpx.Client) -> None:
-    request = {
-        "dataset": "digits", "budgets": ["300k", 600000], "space": {"share": True, "operations": ["separable3"]},
-        "settings": {"lr": 0.05}, "limits": {"latency_ms": 2.5}, "priority": 3,
-        "workers": {"min": 1, "max": 8}, "name": '"quoted" & <b>',
+def test_a_duplicate_asks_for_all_that_was_asked_for(app: FastAPI, browser: httpx.Client) -> None:
+    request: dict[str, Any] = {
+        "dataset": "digits", "budgets": ["300k", "600000"], "workers": {"min": 1, "max": 8}, "priority": 3, "seed": 7,
+        "space": {"share": True, "operations": ["mobile", "identity"]}, "limits": {"latency_ms": 2.5},
+        "settings": {"lr": 0.05, "flip": False, "policy": "rand_augment", "balance": "none"},
+        "tags": ["phone"], "name": '"quoted" & <b>', "description": "first\nsecond <i>",
     }  # fmt: skip
-    html = browser.get(again(request)).text
-    for value in ("digits", "300k, 600000", "1-8", "0.05", "2.5", "3", "&#34;quoted&#34; &amp; &lt;b&gt;"):
-        assert f'value="{value}"' in html
-    assert '<option value="true" selected>' in html and 'value="separable3" checked' in html
+    made = seeding.queue(app, **request)
+    html = browser.get(f"/searches/{made}").text
+    assert f'<a class="button quiet" href="/submit?from={made}">Duplicate</a>' in html
+    html = browser.get(f"/submit?from={made}").text
+    also = ['settings.balance="none"', "settings.flip=false", 'settings.policy="rand_augment"']
+    assert sorted(filled_in(html)["also"]) == also
+    sent = browser.post("/submit", data=filled_in(html))
+    assert sent.status_code == 303, text(sent.text)
+    assert searches(app)[0].request == request | {"cpus_per_worker": 1}
+    refused = browser.post("/submit", data=filled_in(html) | {"priority": "99", "also": also[2]})
+    assert refused.status_code == 422 and filled_in(refused.text)["also"] == also[2:], "what was unticked is left out"
+    for wrong, told in (("settings.policy=1", "settings.policy"), ("sweep=3", "sweep"), ("space=3", "space")):
+        assert told in text(browser.post("/submit", data=ASKED | {"also": wrong}).text), wrong
+
+
+def test_a_form_is_filled_in_with_what_its_visitor_may_see(guarded_app: FastAPI) -> None:
+    elsewhere = seeding.queue(guarded_app, project="audio")
+    elsewhere_too = seeding.sweep(guarded_app, project="audio", seeds=[0])
+    with seeding.serving(guarded_app) as url, httpx.Client(base_url=url, timeout=60) as client:
+        client.post("/login", data={"token": TOKEN})
+        for address in (f"from={elsewhere}", f"from_sweep={elsewhere_too}", "from=x", f"from_sweep={elsewhere}"):
+            assert client.get(f"/submit?{address}").status_code == 404, address
+
+
+SETTINGS = {
+    "settings.flip": st.booleans(), "settings.crop": st.sampled_from(CROPS), "settings.momentum": st.floats(0, 0.9),
+    "settings.balance": st.sampled_from(BALANCES), "settings.lr": st.floats(1e-9, 1),
+    "engine.precision": st.sampled_from(PRECISIONS), "engine.compile": st.booleans(), "export.normalise": st.booleans(),
+    "finals.baselines": st.lists(st.sampled_from(BASELINES), unique=True), "finals.candidates": st.integers(1, 16),
+}  # fmt: skip
+WORDS = st.text(st.sampled_from("ab 1,;-\n\r\"'\u2028.é"), max_size=6)
+OWN = {
+    "name": WORDS, "description": WORDS, "preempts": st.booleans(), "confirmed": st.booleans(),
+    "tags": st.lists(st.sampled_from(["phone", "team:mobile"]), unique=True), "priority": st.integers(-10, 10),
+    "seed": st.integers(), "gpus_per_worker": st.sampled_from([0, 1, "auto"]),
+    "max_run": st.sampled_from(["12h", None]),
+    "workers": st.integers(1, 9) | st.fixed_dictionaries({"min": st.integers(1), "max": st.integers(1)}),
+    "budgets": st.none() | st.lists(st.sampled_from(["300k", "600000"]), min_size=1),
+    "data.ignore": st.lists(WORDS), "data.train": st.none() | WORDS, "data.channels": st.sampled_from([None, 1, 3]),
+    "space.stem": st.lists(st.integers(1, 2)), "space.share": st.none() | st.booleans(),
+    "space.operations": st.lists(st.sampled_from([*OPERATIONS]), min_size=1),
+    "space.preset": st.none() | st.just("digits"),
+}  # fmt: skip
+
+
+@given(st.fixed_dictionaries({"dataset": WORDS}, optional=OWN | SETTINGS))
+def test_whatever_a_request_holds_the_form_holds_it_too(fields: dict[str, Any]) -> None:
+    request: dict[str, Any] = {}
+    for field, value in fields.items():
+        root, dot, rest = field.partition(".")
+        request.setdefault(root, {}).update({rest: value}) if dot else request.update({root: value})
+    asked, held = (SearchRequest.model_validate(one).model_dump() for one in (request, body(again(request))))
+    assert held == asked
 
 
 def test_the_form_asks_for_fields_that_the_api_knows() -> None:
