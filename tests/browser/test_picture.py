@@ -3,12 +3,15 @@
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser
+from fastapi import FastAPI
+from playwright.sync_api import Browser, Page
 
 from nas_core import Architecture, SearchSpace
+from nas_core.search.baselines import random_architecture
 from nas_core.space import Block, Edge
 from nas_core.space.operations import OPERATIONS, Convolution, Layer
 from nas_core.space.picture import draw
+from tests import seeding
 from tests.unit.nas_core.networks import registered
 
 OWN: dict[str, tuple[Layer, ...]] = {"w" * 40: (Convolution(3),), "w" * 11: (), "x_ray": ()}
@@ -39,3 +42,39 @@ def test_whatever_an_operation_is_called_its_name_fits_its_box(browser: Browser,
             page.set_content(draw(architecture))
             assert page.evaluate(MEASURE) == []
             page.close()
+
+
+READ = """() => {
+    const texts = [...document.querySelectorAll("svg.architecture text")];
+    const sizes = texts.map((text) => parseFloat(getComputedStyle(text).fontSize) * text.getScreenCTM().a);
+    const boxes = texts.map((text) => text.getBoundingClientRect());
+    const overlap = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+    return {
+        texts: texts.length,
+        smallest: Math.min(...sizes),
+        overlapping: texts.map((text, n) => boxes.slice(0, n).some((box) => overlap(box, boxes[n])) && text.textContent)
+            .filter(Boolean),
+        shrunk: [...document.querySelectorAll("#snapshots img")].map((image) => image.width / image.naturalWidth),
+        sideways: document.documentElement.scrollWidth - innerWidth,
+    };
+}"""
+
+
+def test_a_network_of_24_blocks_can_be_read_on_its_page(app: FastAPI, page: Page) -> None:
+    shape: dict[str, Any] = {"channels_in": 3, "image_size": 224, "channels": 28, "stem": (2, 2)}
+    space = SearchSpace("imagenet", classes=1000, blocks=(6, 6, 6, 6), **shape)
+    found = random_architecture(space, 300_000_000, seed=0)
+    counted = {"multiply_adds": found.multiply_adds, "live_edges": found.live_edges, "parameters": found.parameters}
+    search_id = seeding.queue(app)
+    run = seeding.Run(app, search_id).start()
+    run.write(300_000, "architecture.json", found.to_json().encode())
+    run.tell({"kind": "snapshot", "architecture": found.to_dict()} | counted)
+    run.tell(seeding.cost(300_000) | counted | {"kind": "architecture", "budget": 300_000})
+    page.goto(f"/searches/{search_id}#architecture")
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.locator("svg.architecture").wait_for()
+        page.locator("#snapshots img").evaluate("image => image.decode()")
+        told = page.evaluate(READ)
+        assert told["texts"] > 24 * 4 and told["smallest"] >= 10 and told["overlapping"] == [], told
+        assert told["shrunk"] == [1] and told["sideways"] <= 0, told
