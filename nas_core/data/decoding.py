@@ -232,7 +232,7 @@ def _unidentified(file: Path) -> str:
     suffix = file.suffix.lower()
     if suffix in UNDECODED_SUFFIXES:
         return f"a format that Pillow cannot decode: {suffix}"
-    told = suffix if re.fullmatch(r"\.(?=.*[a-z])[a-z0-9]{1,8}", suffix) else "no suffix that tells"
+    told = suffix if re.fullmatch(r"\.(?=.*[a-z])[a-z0-9]{1,8}", suffix) else "no known suffix"
     return f"not an image: {told}"
 
 

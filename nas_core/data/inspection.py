@@ -193,7 +193,7 @@ def _known(info: DatasetInfo, options: DataOptions, image_size: int | None) -> I
     problems = []
     for name in ("train", "test", "validation", "ignore"):
         if value := getattr(options, name):
-            reason = f"{info.name} is divided as its authors did"
+            reason = f"{info.name} is split as by its authors"
             problems.append(InvalidValue(f"data.{name}", value, reason, "no such option, or an image folder"))
     if options.background != NO_OPTIONS.background:
         reason = f"the images of {info.name} have no transparent pixels"
@@ -408,12 +408,12 @@ def _said(what: str, some: Sequence[ImageFile], examined: Mapping[ImageFile, Exa
 def _notes(examined: Mapping[ImageFile, Examined], decoded: Decoding, listed: int, looked_at: int) -> Iterator[str]:
     """What is done to the images."""
     if looked_at < listed:
-        yield f"decoded to look at them: {looked_at:,} of {listed:,} images"
+        yield f"decoded for this report: {looked_at:,} of {listed:,} images"
     square, side = (decoded.size, decoded.size), f"{decoded.size}×{decoded.size}"
     kinds = (("integers", "whole numbers of more than 8 bits"), ("floats", "floating-point numbers"))
     done: list[tuple[str, Callable[[Examined], bool]]] = [
         (
-            f"scaled to cover {side} pixels and cropped about the centre",
+            f"scaled to cover {side} pixels and cropped at the centre",
             lambda one: one.size != square,
         ),
         ("made grey", lambda one: decoded.channels == 1 and not one.grey),
@@ -450,7 +450,7 @@ def _warnings(
         most, least = max(train, key=train.__getitem__), min(train, key=train.__getitem__)
         share = train[most] / sum(train.values())
         yield (
-            f"classes differ strongly in size: {train[most]:,} images of {most!r}, {train[least]:,} of {least!r}; "
+            f"class sizes differ strongly: {train[most]:,} images of {most!r}, {train[least]:,} of {least!r}; "
             f"always answering {most!r} would be right for {share:.1%}"
         )
     if damaged:

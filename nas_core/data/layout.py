@@ -284,7 +284,7 @@ def _enter(
             return
         if identity in seen:
             folder.parent.links[folder.name] = seen[identity]
-            left.add("folder that was reached already, through another path", folder.path)
+            left.add("folder already read through another path", folder.path)
             return
         seen[identity] = folder.path
         folder.parent.folders[folder.name] = folder
@@ -446,7 +446,7 @@ class _Reading:
     def reason_not_used(self, folder: _Folder) -> str:
         """Why images that lie in `folder` are in no part."""
         if not self.used:
-            return "in a layout that is not clear"
+            return "in an unclear layout"
         if id(folder) in self.used:
             return "outside the class folders"
         while folder.parent is not None and id(folder.parent) not in self.used:
@@ -549,7 +549,7 @@ class _Reading:
         elif train and others:
             self._refuse(
                 "data.train",
-                f"{train[0].shown} reads as the training images, but beside it are {_named(others)}",
+                f"{train[0].shown} looks like the training images, but next to it are {_named(others)}",
                 "",
                 ("to use that folder", {"train": train}),
                 ("to leave the others out", {"ignore": others}),
@@ -560,27 +560,27 @@ class _Reading:
         elif held_out and others:
             self._refuse(
                 "data.train",
-                f"{_named(held_out)} reads as images for {_PURPOSE[part]}, beside {_named(others)}",
+                f"{_named(held_out)} looks like images for {_PURPOSE[part]}, next to {_named(others)}",
                 "",
                 ("if the others are the training classes", {"train": [base], part: held_out}),
                 ("if all of them are classes", {"train": [base]}),
                 ("to leave it out", {"ignore": held_out}),
             )
         elif held_out:
-            reason = f"no training images: {_named(held_out)} reads as images for {_PURPOSE[part]}"
+            reason = f"no training images: {_named(held_out)} looks like images for {_PURPOSE[part]}"
             self._refuse("data.train", reason, "a folder for training", ("", {"train": held_out}))
         return train or [base]
 
     def _refuse_choice(self, part: Part, candidates: list[_Folder]) -> None:
         ways: list[_Way] = [("", {part: [one]}) for one in candidates[:EXAMPLES]]
-        self._refuse(f"data.{part}", f"{_named(candidates)} all read as images for {_PURPOSE[part]}", "", *ways)
+        self._refuse(f"data.{part}", f"{_named(candidates)} all look like images for {_PURPOSE[part]}", "", *ways)
 
     def _check_links(self, base: _Folder, given: dict[Part, list[_Folder]]) -> None:
         for name, target in base.links.items():
             kind = role(name)
             if kind in PARTS and kind not in given:
                 link = _Folder(base.of(name), base)
-                reason = f"{link.shown} leads to {readable(target)}, which is read already"
+                reason = f"{link.shown} leads to {readable(target)}, which is already read"
                 self._refuse(f"data.{kind}", reason, "a folder of its own", ("", {"ignore": [link]}), value=name)
 
     def _classes(self, part: Part, folder: _Folder, trained: Collection[str]) -> list[Member]:
@@ -601,7 +601,7 @@ class _Reading:
             self.warnings.append(f"class folders without images: {_named(empty)}")
         if inner.links:
             links = [_Folder(inner.of(name)) for name in sorted(inner.links)]
-            self.warnings.append(f"links to folders that are read already: {_named(links)}")
+            self.warnings.append(f"links to folders that are already read: {_named(links)}")
         if not named:
             self._check_names(part, inner, classes)
         deeper = [one for one in classes if one.holding() and id(one) not in others]
@@ -629,12 +629,12 @@ class _Reading:
             return members
         examples = [below for found in inside.values() for kind, below in found if kind]
         base = classes[0].parent or classes[0]
-        ways: list[_Way] = [("if these are no parts", {"train": [base]})]
+        ways: list[_Way] = [("if these are not parts", {"train": [base]})]
         whole = [one for one in classes if _holds_parts(one)]
         train = [below for one in whole for below in one.holding() if role(below.name) == "train"]
         if train:
             ways.insert(0, ("to use that folder", {"train": train[:1]}))
-        reason = f"{_named(examples)} read as parts of a dataset, inside what reads as classes"
+        reason = f"{_named(examples)} look like parts of a dataset, inside what look like classes"
         self._refuse("data.train", reason, "", *ways)
         return []
 
@@ -648,12 +648,12 @@ class _Reading:
                 parts = {kind: [c] for c in reversed(classes) if (kind := role(c.name)) in PARTS and c.holding()}
                 if part == "train" and "train" in parts:
                     ways.insert(
-                        0, ("to use what reads as parts", {kind: parts[kind] for kind in PARTS if kind in parts})
+                        0, ("to use what look like parts", {kind: parts[kind] for kind in PARTS if kind in parts})
                     )
-                self._refuse(f"data.{part}", f"{one.shown} is no name of a class", "", *ways)
+                self._refuse(f"data.{part}", f"{one.shown} is not a class name", "", *ways)
                 return
             if len(classes) > 1 and one.name.casefold() in _HOLDERS:
-                reason = f"{one.shown} is hardly a class beside {_named([c for c in classes if c is not one])}"
+                reason = f"{one.shown} is unlikely to be a class next to {_named([c for c in classes if c is not one])}"
                 self._refuse(f"data.{part}", reason, "", ("to leave it out", {"ignore": [one]}), as_it_is)
                 return
             for below in one.all_below():
@@ -664,13 +664,13 @@ class _Reading:
                     self._refuse(f"data.{part}", reason, "", ("to leave it out", {"ignore": [one]}), as_it_is)
                     return
                 if role(below.name):
-                    reason = f"{below.shown} reads as a part of a dataset, inside the class {readable(one.name)!r}"
+                    reason = f"{below.shown} looks like a part of a dataset, inside the class {readable(one.name)!r}"
                     left_out: _Way = ("to leave it out", {"ignore": [below]})
-                    self._refuse(f"data.{part}", reason, "", ("if it is of the class", {part: [inner]}), left_out)
+                    self._refuse(f"data.{part}", reason, "", ("if it belongs to the class", {part: [inner]}), left_out)
                     return
         as_they_are: _Way = ("if these are classes", {part: [inner]})
         if named := _names_of_parts(classes):
-            reason = f"{_named(named)} seem to name a part and a class at once"
+            reason = f"{_named(named)} could name a part or a class"
             self._refuse(f"data.{part}", reason, "a folder for each part, with class folders in it", as_they_are)
         elif alike := _alike(classes):
             reason = f"{_named(alike)} hold folders of the same names, as the parts, sources or copies of a dataset do"
@@ -688,9 +688,7 @@ class _Reading:
         for name, spellings in spelled.items():
             if len(spellings) > 1:
                 told = " and ".join(ascii(one) for one in sorted(spellings))
-                self.warnings.append(
-                    f"class {name!r} is spelled in ways that look alike, which are read as one: {told}"
-                )
+                self.warnings.append(f"class {name!r} is spelled in ways that look alike and are read as one: {told}")
 
     def _check_classes(self, members: Sequence[Member]) -> None:
         """Refuse what cannot be a classification, and classes that are held out but not trained."""

@@ -54,4 +54,4 @@ class Preprocessing:
 def resizing(given: Decoding) -> str:
     """How an image becomes a square, in words (`nas_core.data.decoding.decode`)."""
     until = "it covers the square" if given.resize is None else f"its shorter side has {given.resize} pixels"
-    return f"scaled until {until} (bilinear, antialiased), then cropped about the centre"
+    return f"scaled until {until} (bilinear, antialiased), then cropped at the centre"

@@ -25,7 +25,7 @@ class AugmentationSettings(Phase):
 
     `crop` says how they are cropped (`CROPS`), in every phase, and `flip` that every other one is mirrored. With the
     resized crop, images to be judged are scaled until the shorter side has 256/224 of the network's pixels, and
-    cropped about the centre. `augment` says where the strong ones apply (`AUGMENT`): `colour_jitter`, the share by
+    cropped at the centre. `augment` says where the strong ones apply (`AUGMENT`): `colour_jitter`, the share by
     which brightness, contrast and saturation change at most; the `policy` (`POLICIES`), for RandAugment with
     `rand_augment_operations` of `rand_augment_magnitude`; `random_erasing`, a probability; `mixup` and `cutmix`, the α
     of their Beta distributions (arXiv 1710.09412 and 1905.04899), 0 for none. Of `mixup` and `cutmix` one is drawn for

@@ -83,10 +83,10 @@ class Follower(ABC):
             if self.failures == 1:
                 expected = isinstance(error, SQLAlchemyError | OSError) or self.expected(error)
                 told = str(error).splitlines()[0] if str(error) else type(error).__name__
-                log.warning("nothing reaches %s; it will be tried again: %s", self.server, told, exc_info=not expected)
+                log.warning("%s cannot be reached; trying again: %s", self.server, told, exc_info=not expected)
             return min(LONGEST_BACKOFF, 2.0**self.failures)
         if self.failures and self.held:
-            log.info("what happens reaches %s again", self.server)
+            log.info("%s can be reached again", self.server)
             self.failures = 0
         return 0.0 if more else POLL_SECONDS
 

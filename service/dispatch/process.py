@@ -116,7 +116,7 @@ def elsewhere(settings: Settings) -> Executor:
     host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
     if not host:
         accepted = "a pod with a service account's token; Kubernetes sets KUBERNETES_SERVICE_HOST in it"
-        raise InvalidValue("YOSO_EXECUTOR", "rayjob", "this process runs in no pod", accepted)
+        raise InvalidValue("YOSO_EXECUTOR", "rayjob", "this process does not run in a pod", accepted)
     host = f"[{host}]" if ":" in host else host
     return KubeRay(settings.rayjob, f"https://{host}:{port}", ray_token=ray_token)
 

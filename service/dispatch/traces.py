@@ -103,7 +103,7 @@ class Tracer(Follower):
     def _send(self, spans: "list[ReadableSpan]") -> None:
         for start in range(0, len(spans), BATCH):
             if self.exporter.export(spans[start : start + BATCH]).name != "SUCCESS":
-                raise ConnectionError("it did not take a trace")
+                raise ConnectionError("it did not accept a trace")
 
     def _events(self, search_id: str) -> Iterator[Event]:
         last = 0

@@ -114,7 +114,7 @@ class Sender:
         attempts = await (self._notify(batch) if is_notified(batch.url) else self._post_all(client, batch))
         for attempt in attempts:
             if attempt.reason is not None:
-                log.info("webhook %s did not take %s: %s", batch.webhook_id, attempt.message_id, attempt.reason)
+                log.info("webhook %s did not accept %s: %s", batch.webhook_id, attempt.message_id, attempt.reason)
         try:
             off = await asyncio.to_thread(self.store.note, batch, attempts)
         except Exception as error:  # the lease runs out, and the messages are sent again
@@ -173,7 +173,7 @@ class Sender:
             reason = _cause(error)[:LONGEST_REASON]
         else:
             if 300 <= status < 400:
-                reason = f"answered {status}: redirects are not followed"
+                reason = f"answered {status}: Yoso does not follow redirects"
             elif not 200 <= status < 300:
                 reason = f"answered {status}"
         return Attempt(message_id, round(time.monotonic() - began, 3), status, reason)

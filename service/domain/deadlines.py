@@ -66,13 +66,13 @@ def seconds(field: str, value: Any) -> float | None:
     if isinstance(value, str):
         span = SPAN.fullmatch(value.strip())
         if span is None:
-            raise InvalidValue(field, value, "not a span of time", ACCEPTED)
+            raise InvalidValue(field, value, "not a duration", ACCEPTED)
         number = float(span[1]) * UNITS[span[2]]
     elif isinstance(value, int | float) and not isinstance(value, bool):
         number = value
     else:
-        raise InvalidValue(field, value, "not a span of time", ACCEPTED)
+        raise InvalidValue(field, value, "not a duration", ACCEPTED)
     if not LEAST <= number <= MOST:  # which NaN is not, either
-        reason = "too long" if number > MOST else "too short" if number < LEAST else "not a span of time"
+        reason = "too long" if number > MOST else "too short" if number < LEAST else "not a duration"
         raise InvalidValue(field, value, reason, ACCEPTED)
     return float(number)

@@ -86,7 +86,7 @@ class Grant:
         """Raises `NotAllowed`, or `InvalidValue` for the end, where `other` opens anything that this does not."""
         self.check_manages()
         if self.project not in (EVERY_PROJECT, other.project):
-            raise NotAllowed(f"{self.whose} makes tokens of the project {self.project} alone.")
+            raise NotAllowed(f"{self.whose} makes tokens for the project {self.project} only.")
         if other.expires_at > self.expires_at:
             asked, own = until(other.expires_at), until(self.expires_at)
             raise InvalidValue("expires", asked, "later than your own token's end", f"until {own} at most")

@@ -66,7 +66,9 @@ class Template:
             json.dumps(given, allow_nan=False)
         except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
             told = " ".join(str(error).split())[:200]
-            raise InvalidValue(FIELD, "…", f"not YAML that is JSON too: {told}", "a RayJob as YAML") from error
+            raise InvalidValue(
+                FIELD, "…", f"not YAML that can be written as JSON: {told}", "a RayJob as YAML"
+            ) from error
         manifest = _mapping(given, "")
         for key, value in (("apiVersion", "ray.io/v1"), ("kind", "RayJob")):
             if manifest.get(key) != value:

@@ -99,7 +99,12 @@ def check_notified(url: str, schemes: Sequence[str]) -> str:
         told = f"{ACCEPTED}, or a notification's: {', '.join(f'{one}://' for one in schemes)}"
         raise InvalidValue("url", "…", "not the URL of a receiver", told)
     if len(url) > LONGEST_URL or not url.isprintable():
-        raise InvalidValue("url", "…", f"longer than {LONGEST_URL} characters, or not to be printed", "a shorter one")
+        raise InvalidValue(
+            "url",
+            "…",
+            f"longer than {LONGEST_URL} characters, or with characters that cannot be printed",
+            "a shorter one",
+        )
     for pair in re.split("[?&;]", url)[1:]:
         name = unquote(pair.partition("=")[0])
         if name.lower() not in PARAMETERS:
@@ -113,7 +118,7 @@ def parse_schemes(text: str) -> tuple[str, ...]:
     found = tuple(dict.fromkeys(text.replace(",", " ").lower().split()))
     for one in found:
         if not re.fullmatch("[a-z0-9]{1,20}", one) or one in ("http", "https"):
-            raise InvalidValue("YOSO_NOTIFY_SCHEMES", text, f"{one!r} is no scheme of Apprise", " ".join(SCHEMES))
+            raise InvalidValue("YOSO_NOTIFY_SCHEMES", text, f"{one!r} is not a scheme of Apprise", " ".join(SCHEMES))
     return found
 
 

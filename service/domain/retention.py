@@ -47,7 +47,7 @@ class Kept:
         for part in re.split(r"[,\s]+", text.strip()):
             project, equals, days = part.rpartition("=")
             if (equals and not NAME.fullmatch(project)) or project in found:
-                told = f"{part!r} is not for a project, or for one that was named before"
+                told = f"{part!r} names no project, or one that is named twice"
                 raise InvalidValue(name, text, told, ACCEPTED)
             found[project] = _days(name, text, days)
         return cls(found.pop("", None), found)

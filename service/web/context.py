@@ -55,7 +55,7 @@ def authorised(request: Request) -> str | None:
     """
     asking = caller(request)
     if asking.role == Role.READ and request.method not in SAFE:
-        raise ProblemError(403, "Read only", f"{asking.grant.whose} may read, and change nothing.")
+        raise ProblemError(403, "Read only", f"{asking.grant.whose} may read, but not change anything.")
     return asking.project
 
 
@@ -64,7 +64,7 @@ def steered(request: Request, submitted_by: str | None) -> None:
     asking = caller(request)
     if asking.role == Role.SUBMIT and request.method not in SAFE and submitted_by != asking.name:
         own = "they have submitted" if asking.grant.person else "was submitted with it"
-        told = f"{asking.grant.whose} may steer what {own}; this was submitted by {submitted_by}."
+        told = f"{asking.grant.whose} may only change what {own}; this was submitted by {submitted_by}."
         raise ProblemError(403, "Not allowed", told)
 
 

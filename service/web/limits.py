@@ -104,7 +104,7 @@ class Limits:
             client = counted(caller, address)
         if caller is None and token is not None:
             if seconds := await asyncio.to_thread(self.callers.guesses.wait, address):
-                told = "Too many wrong tokens came from this address."
+                told = "This address has sent too many wrong tokens."
                 await refuse(scope, receive, send, 429, "Too many wrong tokens", told, retry=seconds)
                 return
             await asyncio.to_thread(self.access.refused, token, "bearer", address)
@@ -126,7 +126,7 @@ class Limits:
                 async with asyncio.timeout(BODY_SECONDS):
                     body = await self._body(receive, most)
             except TimeoutError:
-                told = f"The body was not there after {BODY_SECONDS:g} seconds."
+                told = f"The body did not arrive within {BODY_SECONDS:g} seconds."
                 await refuse(scope, receive, send, 408, "Body too slow", told)
                 return
             except Disconnected:

@@ -152,7 +152,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(NameTaken)
     def name_taken(request: Request, error: NameTaken) -> JSONResponse:
-        told = f"There is a token named {error.args[0]!r}. Take another name, or revoke that one first."
+        told = f"There is a token named {error.args[0]!r}. Choose another name, or revoke that one first."
         return answer(409, "Name taken", told)
 
     @app.exception_handler(UnknownToken)

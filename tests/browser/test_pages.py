@@ -588,7 +588,7 @@ def test_an_ambiguous_folder_is_looked_at_its_parts_are_chosen_and_it_is_searche
     page.goto("/submit")
     page.get_by_label("Dataset", exact=True).fill(str(folder))
     told = page.get_by_label("The dataset and its budgets")
-    expect(told).to_contain_text("train/ reads as the training images, but beside it are extra/")
+    expect(told).to_contain_text("train/ looks like the training images, but next to it are extra/")
     page.get_by_label("Budgets", exact=True).fill("4M")
     assert browsing.barriers(page) == []
     choice = told.get_by_role("link", name="Ignore: /extra")

@@ -364,7 +364,7 @@ def test_of_many_images_some_are_decoded_always_the_same(tmp_path: Path, monkeyp
     monkeypatch.setattr("nas_core.data.examination.MOST_EXAMINED", 30)
     first, second = look(root), look(root)
     assert first == second and first.examined == len(first.pixels) == 30
-    assert first.images == 80 and "decoded to look at them: 30 of 80 images" in first.notes
+    assert first.images == 80 and "decoded for this report: 30 of 80 images" in first.notes
     monkeypatch.setattr("nas_core.data.examination.MOST_EXAMINED", 10**6)
     monkeypatch.setattr("nas_core.data.examination.MOST_PIXELS", 0)
     assert 0 < look(dataset(tmp_path, count=300, size=(4, 4))).examined < 600
@@ -461,7 +461,7 @@ def test_reasons_do_not_multiply_with_the_names_of_files(tmp_path: Path) -> None
         (root / f".cache{number}" / "1.png").write_bytes(b"raw")
     found = look(root)
     assert found.problems == () and len(found.left_out) <= 31 and sum(one.count for one in found.left_out) == 120
-    assert reasons(found)["not an image: no suffix that tells"] == 60
+    assert reasons(found)["not an image: no known suffix"] == 60
 
 
 def test_sizes_beyond_the_most_frequent_are_counted_together(tmp_path: Path) -> None:

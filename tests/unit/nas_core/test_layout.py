@@ -108,26 +108,26 @@ def test_what_holds_folders_of_its_own_is_a_class(tmp_path: Path, folders: list[
         (["fold1/{a,b}", "fold2/{a,b}", "fold3/{a,b}"], "data.test", "fold1/, fold2/ and fold3/", {"test": "fold2"}),
         (["fold1/{a,b}", "fold2/{a,b}", "test/{a,b}"], "data.test", "fold1/ and fold2/", {"test": "test"}),
         ([".", "data/{a,b}"], "dataset", "images of one class only, 'data'", {"train": "data"}),
-        (["{car,bus,train}"], "data.train", "beside it are bus/ and car/", {"train": "."}),
-        (["train/{car,bus,train}"], "data.train", "train/train/ is no name of a class", {"train": "train"}),
+        (["{car,bus,train}"], "data.train", "next to it are bus/ and car/", {"train": "."}),
+        (["train/{car,bus,train}"], "data.train", "train/train/ is not a class name", {"train": "train"}),
         (["train/{a,b}", "training/{a,b}"], "data.train", "train/ and training/", {"train": "training"}),
         (["train/{a,b}", "test/{a,b}", "testing/{a,b}"], "data.test", "test/ and testing/", {"test": "test"}),
-        (["train/{a,b}", "{a,b}"], "data.train", "beside it are a/ and b/", {"train": "train"}),
-        (["train/{a,b}", "{a,b}"], "data.train", "beside it are a/ and b/", {"ignore": ["/a", "/b"]}),
-        (["test/{a,b}", "{a,b}"], "data.train", "test/ reads as images for the test", {"train": ".", "test": "test"}),
-        (["{test,control}"], "data.train", "test/ reads as images for the test", {"train": "."}),
+        (["train/{a,b}", "{a,b}"], "data.train", "next to it are a/ and b/", {"train": "train"}),
+        (["train/{a,b}", "{a,b}"], "data.train", "next to it are a/ and b/", {"ignore": ["/a", "/b"]}),
+        (["test/{a,b}", "{a,b}"], "data.train", "test/ looks like images for the test", {"train": ".", "test": "test"}),
+        (["{test,control}"], "data.train", "test/ looks like images for the test", {"train": "."}),
         (["test/{a,b}"], "data.train", "no training images", {"train": "test"}),
         (["test/{a,b}", "val/{a,b}"], "data.train", "no training images", {"train": "val"}),
         (["train/{a,b}", "chest/train/{a,b}"], "data.train", "chest/", {"ignore": ["chest"]}),
         (["{yes,no}", "brain/{yes,no}"], "data.train", " repeats ", {"ignore": ["brain"]}),
-        (["{yes,no,images}"], "data.train", "images/ is hardly a class", {"train": "."}),
+        (["{yes,no,images}"], "data.train", "images/ is unlikely to be a class", {"train": "."}),
         (["train/{a,b}", "test"], "data.test", "2 images in test/, in no class folders", {"ignore": ["test"]}),
         (["train/{a,b}", "val"], "data.validation", "2 images in val/, in no class folders", {"ignore": ["val"]}),
         (["fruit/train/{a,b}", "nuts/train/{c,d}"], "data.train", "inside", {"train": "fruit/train"}),
-        (["cats/{train,test}", "dogs"], "data.train", "inside what reads as classes", {"train": "."}),
-        (["cats/more/test", "dogs"], "data.train", "reads as a part of a dataset", {"train": "."}),
-        (["train/Training/{a,b}", "train/Testing/{a,b}"], "data.train", "no name", {"train": "train/Training"}),
-        (["train/train/{a,b}", "train/test/{a,b}"], "data.train", "no name",
+        (["cats/{train,test}", "dogs"], "data.train", "inside what look like classes", {"train": "."}),
+        (["cats/more/test", "dogs"], "data.train", "looks like a part of a dataset", {"train": "."}),
+        (["train/Training/{a,b}", "train/Testing/{a,b}"], "data.train", "not a class", {"train": "train/Training"}),
+        (["train/train/{a,b}", "train/test/{a,b}"], "data.train", "not a class name",
          {"train": "train/train", "test": "train/test"}),
         (["split1/{a,b}", "split2/{a,b}"], "data.train", "split1/ and split2/ hold folders of the same names",
          {"train": "split1", "test": "split2"}),
@@ -137,7 +137,7 @@ def test_what_holds_folders_of_its_own_is_a_class(tmp_path: Path, folders: list[
         (["x/data/{a,b}", "y/data/{a,b}"], "data.train", "hold folders of the same names", {"train": "x/data"}),
         (["cats/{in,out}", "dogs/{in,out}"], "data.train", "hold folders of the same names", {"train": "."}),
         (["train/{a,b}", "test/1/{a,b}", "test/2/{a,b}"], "data.test", "hold folders of the same", {"test": "test/2"}),
-        (["{train_cats,train_dogs,test_cats,test_dogs}"], "data.train", "name a part and a class", {"train": "."}),
+        (["{train_cats,train_dogs,test_cats,test_dogs}"], "data.train", "name a part or a class", {"train": "."}),
         (["{trainA,trainB,valA,valB}"], "data.train", "trainA/, trainB/, valA/ and valB/", {"train": "."}),
         (["train/{a,b}", "test/{a,c}"], "data.test", "class 'c' is held out", {"ignore": ["c"]}),
         (["train/{a,b}", "valid/{a,c}"], "data.validation", "class 'c' is held out", {"ignore": ["valid"]}),
@@ -238,10 +238,10 @@ def test_links_are_followed_once_and_loops_are_found(tmp_path: Path) -> None:
     listing = list_images(root)
     assert listing.problems == () and parts(listing) == {"train": {"cats": 3, "dogs": 2}}
     assert {one.reason: one.count for one in listing.left_out} == {
-        "folder that was reached already, through another path": 3,
+        "folder already read through another path": 3,
         "link that leads nowhere": 2,
     }
-    assert "links to folders that are read already: felines/" in listing.warnings
+    assert "links to folders that are already read: felines/" in listing.warnings
 
 
 def test_a_test_that_is_a_link_to_the_training_images_is_refused(tmp_path: Path) -> None:

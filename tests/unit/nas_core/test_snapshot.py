@@ -144,7 +144,7 @@ EDITS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "unclear": (
         lambda root: [draw(root / "cats" / "train" / "1.png", 600), draw(root / "dogs" / "test" / "1.png", 601)],
-        r"can no longer be read as when the search began: data.train: .*cats/train/ and dogs/test/ read as parts",
+        r"can no longer be read as when the search began: data.train: .*cats/train/ and dogs/test/ look like parts",
     ),
     "gone": (
         lambda root: [one.rename(root.parent / one.name) for one in list(root.iterdir())],

@@ -244,19 +244,19 @@ def test_a_span_of_time_is_a_number_of_seconds_or_a_text(value: Any, means: floa
         ("0h", "too short"),
         (-5, "too short"),
         (0.5, "too short"),
-        (math.nan, "not a span of time"),
+        (math.nan, "not a duration"),
         (math.inf, "too long"),
         (-math.inf, "too short"),
         (10**400, "too long"),
         ("366d", "too long"),
         ("999999999w", "too long"),
-        ("-2h", "not a span of time"),
-        ("soon", "not a span of time"),
-        ("", "not a span of time"),
-        ("2 hours", "not a span of time"),
-        ("1e3", "not a span of time"),
-        (True, "not a span of time"),
-        ([60], "not a span of time"),
+        ("-2h", "not a duration"),
+        ("soon", "not a duration"),
+        ("", "not a duration"),
+        ("2 hours", "not a duration"),
+        ("1e3", "not a duration"),
+        (True, "not a duration"),
+        ([60], "not a duration"),
     ],
 )
 def test_what_is_no_span_of_time_is_refused_by_name(value: Any, reason: str) -> None:
@@ -272,7 +272,7 @@ def test_every_door_takes_deadlines_shows_them_and_refuses_what_is_none(http: ht
     assert wrong.status_code == 422
     assert [one["field"] for one in wrong.json()["errors"]] == ["max_wait", "max_run"]
     told_of = http.post("/submit", data=asked | {"max_run": "-1"}, headers={"Origin": url})
-    assert told_of.status_code == 422 and "not a span of time" in told_of.text
+    assert told_of.status_code == 422 and "not a duration" in told_of.text
     swept = {"search": {"dataset": "digits", "max_run": "1e9d"}, "budgets": ["300k"]}
     refused = http.post("/api/v1/sweeps", json=swept)
     assert refused.status_code == 422 and refused.json()["errors"][0]["field"] == "max_run"

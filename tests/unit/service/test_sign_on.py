@@ -216,7 +216,7 @@ def test_who_has_several_projects_chooses_one(app: FastAPI, browser: httpx.Clien
     assert (me["name"], me["project"], me["role"]) == ("bob@example.org", "audio", "read")
     assert "of-audio" in browser.get("/searches").text
     refused = browser.post("/api/v1/searches", json={"dataset": "digits", "budgets": ["300k"]})
-    assert refused.status_code == 403 and "bob@example.org may read, and change nothing" in refused.json()["detail"]
+    assert refused.status_code == 403 and "bob@example.org may read, but not" in refused.json()["detail"]
     assert browser.post("/login/oidc/project", data={"project": "vision"}).headers["location"] == "/login", "once"
 
 

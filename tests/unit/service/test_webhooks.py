@@ -499,7 +499,10 @@ def test_redirects_are_not_followed(app: FastAPI, receiver: Receiver) -> None:
     with sender(app):
         for made, status in zip(hooks, (302, 307), strict=True):
             [attempt] = tried(app, made).attempts
-            assert (attempt["status"], attempt["reason"]) == (status, f"answered {status}: redirects are not followed")
+            assert (attempt["status"], attempt["reason"]) == (
+                status,
+                f"answered {status}: Yoso does not follow redirects",
+            )
     assert {one.path for one in receiver.got} == {"/302", "/307"}
 
 
