@@ -436,6 +436,8 @@ class Sweep(Answer):
     id: str
     project: str
     name: str
+    tags: list[str]
+    """The tags that all its searches have."""
     submitted_by: str | None
     strategy: str
     budgets: list[int]

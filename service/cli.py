@@ -518,10 +518,14 @@ def varied(text: str) -> tuple[str, list[Any]]:
 
 
 @app.command(rich_help_panel=SWEEPS)
-def sweeps(url: Url = None, as_json: Json = False) -> None:
+def sweeps(
+    tag: Annotated[str | None, typer.Option(help="Only sweeps with this tag.")] = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
     """List sweeps, newest first, with their searches by state."""
     with refusals(), Client(url) as client:
-        page = client.sweeps()
+        page = client.sweeps(tag=tag)
         if as_json:
             print(json.dumps(page))
         elif not page["items"]:
@@ -736,7 +740,7 @@ def retry(
 
 @app.command(rich_help_panel=SEARCHES)
 def edit(
-    search_id: SearchId,
+    found_by: Id,
     name: Annotated[str | None, typer.Option(help="Its new name.")] = None,
     tag: Annotated[list[str] | None, typer.Option(help="A tag to add; may be repeated.")] = None,
     untag: Annotated[list[str] | None, typer.Option(help="A tag to remove; may be repeated.")] = None,
@@ -744,9 +748,9 @@ def edit(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Change the name, the tags or the description of a search."""
+    """Change the name, the tags or the description of a search, or the tags of all searches of a sweep."""
     with refusals(), Client(url) as client:
-        found = client.find(search_id, "search")
+        found = client.find(found_by)
         fields: dict[str, str | list[str]] = {"name": name} if name is not None else {}
         if tag or untag:
             if unknown := sorted({*(untag or ())} - {*found["tags"]}):
@@ -755,10 +759,17 @@ def edit(
         if description is not None:
             fields["description"] = description
         if not fields:
-            raise InvalidValue("edit", search_id, "nothing to change", "--name, --tag, --untag or --description")
-        search = client.describe(found["id"], **fields)
-        tags = f", tagged {', '.join(search['tags'])}" if search["tags"] else ""
-        tell(search, as_json, f"search {search['id']}: {escape(search['name'] or 'no name')}{tags}")
+            raise InvalidValue("edit", found_by, "nothing to change", "--name, --tag, --untag or --description")
+        edited: Search | Sweep
+        if not isinstance(found, Sweep):
+            kind, edited = "search", client.describe(found.id, **fields)
+        elif [*fields] == ["tags"]:
+            kind, edited = "sweep", client.tag_sweep(found.id, fields["tags"])
+        else:
+            option = "--name" if name is not None else "--description"
+            raise InvalidValue(option, name or description, f"{found.id} is a sweep", "--tag and --untag, or a search")
+        tags = f", tagged {', '.join(edited['tags'])}" if edited["tags"] else ""
+        tell(edited, as_json, f"{kind} {edited['id']}: {escape(edited['name'] or 'no name')}{tags}")
 
 
 @app.command(rich_help_panel=SEARCHES)

@@ -283,9 +283,14 @@ class Calls:
         return ask("GET", f"/api/v1/sweeps/{_part(sweep_id)}")
 
     @Call
-    def sweeps(self, limit: int = 50, after: str | None = None) -> Request[SweepPage]:
-        """A page of sweeps, newest first: `items`, and `next` to be given as `after`."""
-        return ask("GET", "/api/v1/sweeps", limit=limit, after=after)
+    def tag_sweep(self, sweep_id: str, tags: Sequence[str]) -> Request[Sweep]:
+        """Give all searches of a sweep `tags`, in place of those that they have in common."""
+        return ask("PATCH", f"/api/v1/sweeps/{_part(sweep_id)}", {"tags": [*tags]})
+
+    @Call
+    def sweeps(self, limit: int = 50, after: str | None = None, tag: str | None = None) -> Request[SweepPage]:
+        """A page of sweeps, newest first: `items`, and `next` to be given as `after`; with a `tag` those with it."""
+        return ask("GET", "/api/v1/sweeps", limit=limit, after=after, tag=tag)
 
     @Call
     def sweep_searches(self, sweep_id: str, limit: int = 100, after: str | None = None) -> Request[SearchPage]:

@@ -359,7 +359,8 @@ def sweeps(items: Iterable[Mapping[str, Any]]) -> Table:
     for one in items:
         left = "" if one["seconds_left"] is None or one["done"] else f"about {duration(one['seconds_left'])}"
         paused = "paused, " if one["paused"] else ""
-        table.add_row(one["id"], escape(one["name"]), escape(one["project"]), states_of(one), paused + left)
+        name = escape(one["name"]) + "".join(f" [dim]{tag}[/]" for tag in one.get("tags", ()))
+        table.add_row(one["id"], name, escape(one["project"]), states_of(one), paused + left)
     return table
 
 

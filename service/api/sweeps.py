@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from service import answers
 from service.domain.deadlines import NewDeadlines
 from service.domain.request import Text
-from service.domain.sweep import MoreNetworks, SweepRequest
+from service.domain.sweep import MoreNetworks, NewTags, SweepRequest
 from service.store.models import Sweep
 from service.use_cases import sweeps
 from service.web.checks import CHECKED
@@ -60,15 +60,22 @@ def browse(
     limit: Annotated[int, Query(ge=1, le=100)] = 50,
     after: Text | None = None,
     only: Annotated[Text | None, Query(alias="project")] = None,
+    tag: Annotated[Text | None, Query(description="Only sweeps of which all searches have this tag.")] = None,
 ) -> answers.SweepPage:
     """Sweeps, newest first, a page at a time."""
-    return sweeps.browse(service, project or only, limit, after)
+    return sweeps.browse(service, project or only, limit, after, tag)
 
 
 @router.get("/{sweep_id}", responses=UNKNOWN)
 def look(sweep: SeenDep, service: ContextDep) -> answers.Sweep:
     """One sweep."""
     return sweeps.view(service, sweep)
+
+
+@router.patch("/{sweep_id}", response_model=answers.Sweep, responses=UNKNOWN)
+def tag(sweep: SeenDep, changed: NewTags, service: ContextDep, key: KeyDep) -> Response:
+    """Change the tags of a sweep: of all its searches."""
+    return done(sweeps.tag(service, sweep, changed.tags, key))
 
 
 @router.get("/{sweep_id}/searches", responses=UNKNOWN)

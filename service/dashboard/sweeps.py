@@ -21,7 +21,7 @@ from service.dashboard import plot
 from service.dashboard.frame import PICTURE_HEADERS, ViewerDep, hints, missing, page, part
 from service.dashboard.submit import FIELDS, Form, FormDep
 from service.domain.request import InvalidRequest, Text
-from service.domain.sweep import MoreNetworks
+from service.domain.sweep import MoreNetworks, NewTags
 from service.store.idempotency import KeyReused
 from service.store.models import Sweep
 from service.store.projects import OverQuota
@@ -81,18 +81,23 @@ SeenDep = Annotated[Sweep, Depends(_seen)]
 
 
 @router.get("/sweeps")
-def list_page(request: Request, service: ContextDep, project: ViewerDep, after: Text | None = None) -> Response:
+def list_page(
+    request: Request, service: ContextDep, project: ViewerDep, after: Text | None = None, tag: Text | None = None
+) -> Response:
     """The list of sweeps."""
     newest = service.searches.newest_seq(project=project)
-    query = urlencode({"after": after}) if after else ""
-    return page("sweeps.html", request, **listed(service, project, after), query=query, newest=newest)
+    query = query_of(after=after, tag=tag)
+    return page("sweeps.html", request, **listed(service, project, after, tag), query=query, newest=newest)
 
 
 @router.get("/fragments/sweeps")
-def list_fragment(request: Request, service: ContextDep, project: ViewerDep, after: Text | None = None) -> Response:
+def list_fragment(
+    request: Request, service: ContextDep, project: ViewerDep, after: Text | None = None, tag: Text | None = None
+) -> Response:
     """The list's rows."""
     mark = service.searches.mark()
-    return part("sweeps_parts.html", request, project, after, mark, values=partial(listed, service, project, after))
+    values = partial(listed, service, project, after, tag)
+    return part("sweeps_parts.html", request, project, after, tag, mark, values=values)
 
 
 @router.get("/sweeps/{sweep_id}")
@@ -134,6 +139,21 @@ def add(request: Request, service: ContextDep, project: ViewerDep, sweep: SeenDe
             return RedirectResponse(f"/sweeps/{sweep.id}", 303)
         return _page(request, service, sweep, notes=added.value["notes"])
     return _page(request, service, sweep, code=422, problems=problems, form=form)
+
+
+@router.post("/sweeps/{sweep_id}/tags", dependencies=[CHECKED])
+def tag(request: Request, service: ContextDep, sweep: SeenDep, form: FormDep) -> Response:
+    """Give a sweep the tags of a form; the page with what is wrong where that cannot be."""
+    try:
+        asked = NewTags(tags=FIELDS["tags"](form.get("tags", ())))
+        sweeps.tag(service, sweep, asked.tags)
+    except ValidationError as error:
+        problems = field_errors(error.errors(), NewTags)
+    except InvalidValue as error:
+        problems = errors_of(error)
+    else:
+        return RedirectResponse(f"/sweeps/{sweep.id}", 303)
+    return _page(request, service, sweep, code=422, unchanged=problems)
 
 
 def _page(
@@ -190,13 +210,19 @@ def mark_of(service: Context, sweep_id: str, marks: Callable[[], tuple[int, int]
     return *marks(), service.sweeps.get(sweep_id).paused
 
 
-def listed(service: Context, project: str | None, after: str | None) -> dict[str, Any]:
-    """What the list shows: one page of sweeps."""
-    found = sweeps.browse(service, project, PAGE_SIZE, after)
+def query_of(**given: str | None) -> str:
+    """The query of an address that says what is given."""
+    return urlencode({name: value for name, value in given.items() if value})
+
+
+def listed(service: Context, project: str | None, after: str | None, tag: str | None) -> dict[str, Any]:
+    """What the list shows: one page of sweeps, with a `tag` of those that have it."""
+    found = sweeps.browse(service, project, PAGE_SIZE, after, tag or None)
     return {
         "sweeps": found["items"],
-        "older": urlencode({"after": found["next"]}) if found["next"] else None,
+        "older": query_of(after=found["next"], tag=tag) if found["next"] else None,
         "paged": after is not None,
+        "tag": tag,
     }
 
 
@@ -208,8 +234,10 @@ def shown(
     problems: Sequence[answers.FieldError] = (),
     notes: Sequence[str] = (),
     form: Form = NOTHING,
+    unchanged: Sequence[answers.FieldError] = (),
 ) -> dict[str, Any]:
-    """What one sweep's page shows; `problems` and `notes` tell what came of the networks that a `form` asked for."""
+    """What one sweep's page shows; `problems` and `notes` tell what came of the networks that a `form` asked for, and
+    `unchanged` why it has the tags that it had."""
     view = sweeps.view(service, sweep)
     points = sweeps.front_of(service, sweep, cost)["points"]
     searches = sweeps.searches(service, sweep, PAGE_SIZE, after)
@@ -236,6 +264,7 @@ def shown(
         "default_baselines": DEFAULT_BASELINES,
         "filled": {field: ", ".join(form.get(field, ())) for field in MORE},
         "problems": problems,
+        "unchanged": unchanged,
         "notes": notes,
     }
 

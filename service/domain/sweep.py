@@ -16,7 +16,7 @@ from nas_core.errors import InvalidValue
 from nas_core.space import Family
 from nas_core.spec import DEFAULT_BASELINES, parse_count
 from service.domain.patience import carry_on
-from service.domain.request import LEGIBLE, Fields, InvalidRequest, SearchRequest, Text
+from service.domain.request import LEGIBLE, TAGS, Fields, InvalidRequest, SearchRequest, Tags, Text
 
 MOST_POINTS = 10_000
 MOST_WAYS = 64
@@ -123,6 +123,17 @@ class MoreNetworks(BaseModel):
         default_factory=_default_baselines,
         description="Networks that were not searched, for the budgets given here, or for those of the sweep; with "
         f"budgets that are new by default {', '.join(DEFAULT_BASELINES)}; [] for none.",
+    )
+
+
+class NewTags(BaseModel):
+    """The tags of a sweep from now on."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"tags": ["phone"]}]})
+
+    tags: Tags = Field(
+        description="In place of the tags that all its searches have. Each of them gets the new ones and keeps tags "
+        f"of its own. {TAGS}"
     )
 
 

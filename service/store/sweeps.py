@@ -4,16 +4,18 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Engine, RowMapping, func, insert, select, tuple_, update
+from sqlalchemy import Engine, RowMapping, Text, cast, exists, func, insert, select, tuple_, update
 from sqlalchemy.orm import Session
 
+from nas_core.errors import InvalidValue
 from nas_core.spec import NO_FINALS, SearchSpec
 from service.domain import scheduling
 from service.domain.lifecycle import TERMINAL, WITH_RAY, Status
-from service.domain.request import SearchRequest
+from service.domain.request import MOST_TAGS, SearchRequest
 from service.domain.sweep import SweepRequest
 from service.store import audit, changes, outbox
 from service.store.audit import Action
@@ -133,12 +135,13 @@ class Sweeps:
         """
         admit_to_queue(session, sweep.project, len(groups))
         time = changes.time_of(session)
+        tags = self.tags([sweep.id], session)[sweep.id]
         rows = []
         for group, budgets in groups:
             first = group[0]
             point = SearchRequest(**first.request), SearchSpec.from_dict(first.spec)
             found = [{"id": one.id, "spec": one.spec} for one in group if one.status == Status.SUCCEEDED]
-            rows.append(new_finals(point, budgets, found if compete else [], baselines, time))
+            rows.append(new_finals(point, budgets, found if compete else [], baselines, time) | {"tags": tags})
         _queue(session, sweep, rows, time)
         wanted = sorted({budget for _, budgets in groups for budget in budgets})
         _audit(session, Action.EXTENDED, sweep, time, {"budgets": wanted, "baselines": list(baselines)})
@@ -155,15 +158,65 @@ class Sweeps:
             raise UnknownSweep(sweep_id)
         return sweep
 
-    def page(self, limit: int, after: tuple[float, str] | None, project: str | None) -> Sequence[Sweep]:
-        """At most `limit` sweeps, newest first, from behind the one with the (time, id) `after`."""
+    def page(
+        self, limit: int, after: tuple[float, str] | None, project: str | None, tag: str | None = None
+    ) -> Sequence[Sweep]:
+        """At most `limit` sweeps, newest first, from behind the one with the (time, id) `after`; with a `tag` those
+        of which all searches have it."""
         query = select(Sweep).order_by(Sweep.created_at.desc(), Sweep.id.desc()).limit(limit)
         if after is not None:
             query = query.where(tuple_(Sweep.created_at, Sweep.id) < tuple_(*after))
         if project is not None:
             query = query.where(Sweep.project == project)
+        if tag is not None:
+            searches = exists().where(Search.sweep_id == Sweep.id, Search.kind == "search")
+            has = cast(Search.tags, Text).contains(json.dumps(tag), autoescape=True)
+            query = query.where(searches, ~searches.where(~has))
         with reading(self.engine) as session:
             return session.scalars(query).all()
+
+    def tags(self, sweep_ids: Sequence[str], within: Session | None = None) -> dict[str, list[str]]:
+        """The tags that all searches of each sweep have; those of its finals do not count."""
+        of_searches = (
+            select(Search.sweep_id, cast(Search.tags, Text))
+            .where(Search.sweep_id.in_(list(sweep_ids)), Search.kind == "search")
+            .distinct()
+        )
+        found: dict[str, list[list[str]]] = {sweep_id: [] for sweep_id in sweep_ids}
+        with reading(self.engine) if within is None else nullcontext(within) as session:
+            for sweep_id, tags in session.execute(of_searches):
+                found[str(sweep_id)].append(json.loads(tags))
+        return {
+            sweep_id: [tag for tag in (each[0] if each else []) if all(tag in tags for tags in each)]
+            for sweep_id, each in found.items()
+        }
+
+    def tag(self, session: Session, sweep_id: str, tags: Sequence[str]) -> None:
+        """Give all searches of a sweep `tags` in place of those that they have in common.
+
+        Raises `InvalidValue` where one, with tags of its own, would have too many.
+        """
+        sweep = self.get(sweep_id, session)
+        common = self.tags([sweep_id], session)[sweep_id]
+        rows = select(Search.id, Search.tags).where(Search.sweep_id == sweep_id).order_by(Search.id)
+        changed = []
+        for search_id, before in session.execute(rows.with_for_update()):
+            after = list(dict.fromkeys([*tags, *(tag for tag in before if tag not in common)]))
+            if len(after) > MOST_TAGS:
+                reason = f"search {search_id}, which has tags of its own, would have {len(after)}"
+                raise InvalidValue("tags", list(tags), reason, f"at most {MOST_TAGS} for each search")
+            if after != before:
+                changed.append({"id": search_id, "tags": after})
+        if changed:
+            time = changes.time_of(session)
+            session.execute(update(Search), changed)
+            events = [
+                {"search_id": one["id"], "time": time, "kind": "described",
+                 "data": changes.signed({"tags": one["tags"]})}
+                for one in changed
+            ]  # fmt: skip
+            session.execute(insert(Event), events)
+            _audit(session, Action.DESCRIBED, sweep, time, {"fields": ["tags"]})
 
     def progress(self, sweep_ids: Sequence[str], within: Session | None = None) -> dict[str, Progress]:
         """How far each sweep is."""

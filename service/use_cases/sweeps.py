@@ -154,13 +154,18 @@ def _held_to_rules(
         raise InvalidRequest(problems)
 
 
-def browse(service: Service, project: str | None, limit: int, after: str | None) -> answers.SweepPage:
-    """At most `limit` sweeps, newest first, from behind a place that an earlier page told. Raises `InvalidValue`."""
-    found = service.sweeps.page(limit + 1, place(after) if after else None, project)
+def browse(
+    service: Service, project: str | None, limit: int, after: str | None, tag: str | None = None
+) -> answers.SweepPage:
+    """At most `limit` sweeps, newest first, from behind a place that an earlier page told; with a `tag` those that
+    have it. Raises `InvalidValue`.
+    """
+    found = service.sweeps.page(limit + 1, place(after) if after else None, project, tag)
     shown = found[:limit]
-    progress = service.sweeps.progress([sweep.id for sweep in shown])
+    ids = [sweep.id for sweep in shown]
+    progress, tags = service.sweeps.progress(ids), service.sweeps.tags(ids)
     return answers.SweepPage(
-        items=[_view(sweep, progress[sweep.id]) for sweep in shown],
+        items=[_view(sweep, progress[sweep.id], tags[sweep.id]) for sweep in shown],
         next=position(shown[-1].created_at, shown[-1].id) if len(found) > limit else None,
     )
 
@@ -191,6 +196,19 @@ def pause(service: Service, sweep: Sweep, paused: bool, key: Key | None = None) 
 
     def do(session: Session) -> answers.Sweep:
         service.sweeps.pause(session, sweep.id, paused)
+        return view(service, sweep, session)
+
+    return once(service, key, do)
+
+
+def tag(service: Service, sweep: Sweep, tags: Sequence[str], key: Key | None = None) -> Done[answers.Sweep]:
+    """Give all searches of a sweep other tags in place of those that they have in common, whatever their state.
+
+    Raises `InvalidValue` and `KeyReused`.
+    """
+
+    def do(session: Session) -> answers.Sweep:
+        service.sweeps.tag(session, sweep.id, tags)
         return view(service, sweep, session)
 
     return once(service, key, do)
@@ -230,10 +248,11 @@ def view(service: Service, sweep: Sweep, within: Session | None = None, notes: S
     sweep = service.sweeps.get(sweep.id, within)
     if within is not None:
         within.flush()
-    return _view(sweep, service.sweeps.progress([sweep.id], within)[sweep.id], notes)
+    progress, tags = service.sweeps.progress([sweep.id], within), service.sweeps.tags([sweep.id], within)
+    return _view(sweep, progress[sweep.id], tags[sweep.id], notes)
 
 
-def _view(sweep: Sweep, progress: Progress, notes: Sequence[str] = ()) -> answers.Sweep:
+def _view(sweep: Sweep, progress: Progress, tags: list[str], notes: Sequence[str] = ()) -> answers.Sweep:
     counts, finals = (
         {status.value: found[status] for status in Status if status in found}
         for found in (progress.counts, progress.finals)
@@ -242,6 +261,7 @@ def _view(sweep: Sweep, progress: Progress, notes: Sequence[str] = ()) -> answer
         id=sweep.id,
         project=sweep.project,
         name=sweep.name,
+        tags=tags,
         submitted_by=sweep.submitted_by,
         strategy=sweep.request.get("strategy", "path"),
         budgets=sweep.budgets,

@@ -210,6 +210,35 @@ def test_the_list_is_filtered_by_a_tag_and_grouped_by_sweep(app: FastAPI, browse
     assert headings == ["Without a sweep 1 on this page", f"Sweep {sweep} {len(listed(html)) - 1} on this page"]
 
 
+def test_a_sweep_has_the_tags_that_all_its_searches_have(app: FastAPI, browser: httpx.Client) -> None:
+    sweep = seeding.sweep(app, seeds=[0, 1], finals=True, search={"dataset": "digits", "tags": ["a_b", "old"]})
+    other = seeding.sweep(app, seeds=[0], search={"dataset": "digits", "tags": ["axb"]})
+    first, second, finals = (one.id for one in seeding.parts(app).sweeps.searches(sweep, 10))
+    browser.patch(f"/api/v1/searches/{first}", json={"tags": ["own", "a_b", "old"]})
+    page = browser.get(f"/sweeps/{sweep}").text
+    assert 'href="/sweeps?tag=a_b"' in page and "own" not in page and 'value="a_b, old"' in page
+    saved = browser.post(f"/sweeps/{sweep}/tags", data={"tags": "a_b, own"})
+    assert saved.status_code == 303 and saved.headers["location"] == f"/sweeps/{sweep}"
+    assert browser.get(f"/api/v1/sweeps/{sweep}").json()["tags"] == ["a_b", "own"]
+    tags = {one.id: one.tags for one in seeding.parts(app).sweeps.searches(sweep, 10)}
+    assert tags == {one: ["a_b", "own"] for one in (first, second, finals)}
+    browser.patch(f"/api/v1/searches/{first}", json={"tags": ["own", *(f"t{number}" for number in range(19))]})
+    for tagged, found in (("a_b", []), ("own", [sweep]), ("ow", []), ("axb", [other])):
+        listed = browser.get(f"/api/v1/sweeps?tag={tagged}").json()["items"]
+        assert [one["id"] for one in listed] == found, tagged
+        shown = browser.get(f"/sweeps?tag={tagged}").text
+        assert [one for one in (sweep, other) if f'id="to-{one}"' in shown] == found, tagged
+    for told, why in (("-x", "tags.0: <code>-x</code>"), ("own, more", f"search {first}, which has tags of its own")):
+        refused = browser.post(f"/sweeps/{sweep}/tags", data={"tags": told})
+        assert refused.status_code == 422 and why in refused.text, told
+    assert browser.patch(f"/api/v1/sweeps/{sweep}", json={"tags": []}).json()["tags"] == []
+    assert len(seeding.parts(app).searches.get(first).tags) == 19, "its own stay"
+    kinds = [event.kind for event in seeding.parts(app).searches.events(second)]
+    assert kinds == ["status", "described", "described"], "pages that show it hear of it"
+    audited = browser.get("/api/v1/audit", params={"about": f"sweep/{sweep}", "action": "described"}).json()
+    assert [one["data"] for one in audited["items"]] == [{"fields": ["tags"]}] * 2
+
+
 def test_a_search_gets_another_name_tags_and_a_description(app: FastAPI, browser: httpx.Client) -> None:
     search_id = seeding.queue(app, name="first", tags=["old"], description="<b>why</b>")
     page = browser.get(f"/searches/{search_id}").text
