@@ -21,7 +21,9 @@ UNFINISHED: Responses = {409: problem("Its searches have not ended, or found no 
 router = APIRouter(
     prefix="/api/v1/sweeps", tags=["sweeps"], responses=PROBLEMS, generate_unique_id_function=operation_id
 )
-CREATED = created("sweeps", "sweep_id", ("look", "searches", "pareto", "cancel", "pause", "resume", "retry", "add"))
+CREATED = created(
+    "sweeps", "sweep_id", ("look", "tag", "searches", "pareto", "cancel", "pause", "resume", "retry", "add")
+)
 
 
 def _seen(request: Request, sweep_id: Text, service: ContextDep, project: ProjectDep) -> Sweep:
