@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import RedirectResponse
+from starlette.routing import Match
 
 from service.dashboard.frame import page
 from service.web.problems import wants_page
@@ -18,6 +20,15 @@ def install(app: FastAPI) -> None:
             app.add_exception_handler(kind, readable(handler))
 
 
+def above(request: Request) -> str:
+    """The page that has the form which is sent to an address: the nearest above it."""
+    path: str = request.scope["path"]
+    while path := path.rpartition("/")[0]:
+        if any(route.matches(dict(request.scope) | {"path": path})[0] == Match.FULL for route in request.app.routes):
+            return path
+    return "/"
+
+
 def readable(handler: Callable[[Request, Any], Any]) -> Callable[[Request, Any], Response]:
     """A handler that answers what `handler` does, and people with a page that says the same."""
 
@@ -25,8 +36,10 @@ def readable(handler: Callable[[Request, Any], Any]) -> Callable[[Request, Any],
         answer: Response = handler(request, error)
         if not wants_page(request):
             return answer
+        if answer.status_code == 405 and request.method == "GET":
+            return RedirectResponse(above(request), 303)
         problem = json.loads(bytes(answer.body))
-        shown = page("refused.html", request, answer.status_code, title=problem["title"], detail=problem["detail"])
+        shown = page("refused.html", request, answer.status_code, **problem)
         if "retry-after" in answer.headers:
             shown.headers["retry-after"] = answer.headers["retry-after"]
         return shown

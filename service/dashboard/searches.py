@@ -263,8 +263,8 @@ async def live_search(
 def listed(service: Context, project: str | None, filters: Filters, after: str | None) -> dict[str, Any]:
     """One page of those searches that are asked for."""
     wanted = replace(filters.wanted, project=project or filters.project)
-    rows, further = service.searches.page(PAGE_SIZE, place(after) if after else None, wanted)
-    further_on = position(*further) if further else None
+    rows, further = service.searches.page(PAGE_SIZE, place(after, wanted.order) if after else None, wanted)
+    further_on = position(*further, wanted.order) if further else None
     together: dict[str | None, list[tuple[Search, float | None]]] = {}
     for search in rows:
         together.setdefault(search.sweep_id if filters.by_sweep else None, []).append((search, seconds_left(search)))

@@ -88,11 +88,11 @@ def _specified(service: Service, request: SearchRequest) -> tuple[SearchSpec, Es
 
 def browse(service: Service, limit: int, after: str | None, wanted: Wanted) -> answers.SearchPage:
     """At most `limit` searches, from behind a place that an earlier page told. Raises `InvalidValue`."""
-    shown, further = service.searches.page(limit, place(after) if after else None, wanted)
+    shown, further = service.searches.page(limit, place(after, wanted.order) if after else None, wanted)
     networks, capacity = service.searches.architectures(search.id for search in shown), service.capacity()
     return answers.SearchPage(
         items=[view_search(search, networks[search.id], capacity) for search in shown],
-        next=position(*further) if further else None,
+        next=position(*further, wanted.order) if further else None,
     )
 
 

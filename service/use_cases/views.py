@@ -208,15 +208,19 @@ def seconds_left(search: Search) -> float | None:
     return round((time.time() - search.started_at) * (1 - search.progress) / search.progress, 1)
 
 
-def position(number: float, name: str) -> str:
-    """A place in a list that is sorted by a number and a name, as an opaque text."""
-    return base64.urlsafe_b64encode(f"{number!r} {name}".encode()).decode()
+def position(number: float, name: str, order: str = "newest") -> str:
+    """A place in a list that is sorted by a number and a name, in one of several orders, as an opaque text."""
+    return base64.urlsafe_b64encode(f"{number!r} {name} {order}".encode()).decode()
 
 
-def place(text: str) -> tuple[float, str]:
-    """The place that `position` described. Raises `InvalidValue`."""
+def place(text: str, order: str = "newest") -> tuple[float, str]:
+    """The place that `position` described. Raises `InvalidValue`, also where that is one in another order."""
     with contextlib.suppress(ValueError):
-        time, search_id = base64.urlsafe_b64decode(text.encode()).decode().split(" ")
-        if search_id.isalnum():
-            return float(time), search_id
+        number, name, *rest = base64.urlsafe_b64decode(text.encode()).decode().split(" ")
+        given = rest[0] if rest else "newest"  # as earlier versions told it
+        if name.isalnum() and given == order:
+            return float(number), name
+        if given != order:
+            reason = f"a place in a list that is sorted otherwise ({given})"
+            raise InvalidValue("after", text, reason, f"what an earlier page sorted so ({order}) gave as `next`")
     raise InvalidValue("after", text, "not a place in the list", "what an earlier page gave as `next`")

@@ -210,6 +210,38 @@ def test_the_list_is_filtered_by_a_tag_and_grouped_by_sweep(app: FastAPI, browse
     assert headings == ["Without a sweep 1 on this page", f"Sweep {sweep} {len(listed(html)) - 1} on this page"]
 
 
+def test_an_address_that_forms_are_sent_to_leads_to_the_page_with_the_form(app: FastAPI, browser: httpx.Client) -> None:
+    search, sweep = seeding.queue(app), seeding.sweep(app, seeds=[0])
+    person = {"Accept": "text/html"}
+    for path, page in (
+        (f"/searches/{search}/describe", f"/searches/{search}"), (f"/sweeps/{sweep}/networks", f"/sweeps/{sweep}"),
+        ("/tokens/ci/revoke", "/tokens"), ("/webhooks/x/test", "/webhooks/x"), ("/fragments/submit", "/"),
+    ):  # fmt: skip
+        told = browser.get(path, headers=person)
+        assert (told.status_code, told.headers.get("location")) == (303, page), path
+        assert browser.get(path).status_code == 405, "programs are told"
+    assert browser.get(f"/api/v1/searches/{search}/cancel", headers=person).status_code == 405
+    assert browser.put("/searches", headers=person).status_code == 405
+
+
+def test_a_page_says_which_query_parameter_it_cannot_use_and_its_value(app: FastAPI, browser: httpx.Client) -> None:
+    accuracies = dict.fromkeys(seeding.BUDGETS, 0.9)
+    for _ in range(2):
+        seeding.Run(app, seeding.queue(app)).start().reach(accuracies)
+    person = {"Accept": "text/html"}
+    told = browser.get(f"/sweeps/{seeding.sweep(app, seeds=[0])}?cost=<euro>", headers=person)
+    assert told.status_code == 422 and "cost: <code>&lt;euro&gt;</code>" in told.text
+    places = {
+        sort: browser.get("/api/v1/searches", params={"sort": sort, "limit": 1}).json()["next"]
+        for sort in ("newest", "oldest", "accuracy")
+    }
+    for sort, after in [(sort, place) for sort in places for place in places.values()]:
+        for path in ("/api/v1/searches", "/searches"):
+            told = browser.get(path, params={"sort": sort, "after": after}, headers=person)
+            assert told.status_code == (200 if after == places[sort] else 422), (sort, after)
+            assert told.status_code == 200 or f"after: <code>{after}</code>" in told.text or path.startswith("/api")
+
+
 def test_a_sweep_has_the_tags_that_all_its_searches_have(app: FastAPI, browser: httpx.Client) -> None:
     sweep = seeding.sweep(app, seeds=[0, 1], finals=True, search={"dataset": "digits", "tags": ["a_b", "old"]})
     other = seeding.sweep(app, seeds=[0], search={"dataset": "digits", "tags": ["axb"]})
