@@ -2,7 +2,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .PHONY: help setup demo tour test tests lint docs format clean bench-quality bench-ablation bench-budget bench-ranking bench-recipes bench-controls bench-path bench-service bench-year soak \
-	compose-by-hand bench-finalists bench-supernet bench-gpu bench-input bench-parallel bench-precision bench-peers bench-fastnas bench-warm bench-never-worse bench-sweep bench-start soak-cluster screenshots lighthouse break-in images test-images lock sbom licences audit
+	compose-by-hand bench-finalists bench-supernet bench-gpu bench-input bench-parallel bench-precision bench-peers bench-fastnas bench-warm bench-never-worse bench-sweep bench-start soak-cluster test-converters screenshots lighthouse break-in images test-images lock sbom licences audit
 .DEFAULT_GOAL := help
 LOCK := --quiet --upgrade --generate-hashes --no-annotate --no-header --constraint constraints.txt \
 	--python-version 3.11 --python-platform x86_64-manylinux_2_28
@@ -119,6 +119,15 @@ break-in: .venv/installed ## What do attempts to break into a service get? (a mi
 
 soak-cluster: .venv/installed ## Do searches and a sweep outlive the nodes of a cluster, and a thousand searches share it? (seven minutes)
 	$(BIN)/python -m pytest -m proof $(ARGS)
+
+# Each in an environment of its own: LiteRT's converter needs an older torch than Yoso, Core ML's none but Yoso's.
+test-converters: .venv/installed ## Write networks as LiteRT and Core ML with the real converters (ten minutes; installs 7 GB)
+	$(BIN)/python -m venv build/litert
+	build/litert/bin/pip install --quiet litert-torch==0.10.0
+	$(BIN)/python -m venv --without-pip build/coreml
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > "$$(build/coreml/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/yoso.pth"
+	$(BIN)/python -m pip --python build/coreml/bin/python install --quiet coremltools==9.0
+	LITERT_PYTHON=build/litert/bin/python COREML_PYTHON=build/coreml/bin/python $(BIN)/python -m pytest -m proof tests/unit/service/test_conversion.py $(ARGS)
 
 screenshots: .venv/installed ## Make the pictures of every page in docs/screenshots
 	./tools/browser

@@ -1004,6 +1004,38 @@ def fetch(
             print(json.dumps(brought if "seeds" in found else brought[found["id"]]))
 
 
+@app.command(rich_help_panel=SEARCHES)
+def convert(
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER", help="The folder of a network, such as yoso-ID/300000 from `yoso fetch`."),
+    ],
+    form: Annotated[str, typer.Option("--format", help="What to write: litert (.tflite) or coreml (.mlpackage).")],
+    test: Annotated[
+        Path | None,
+        typer.Option(metavar="IMAGES", help="Measure the accuracy of LiteRT on images, in one folder per class."),
+    ] = None,
+    int8: Annotated[
+        Path | None,
+        typer.Option(metavar="IMAGES", help="Also write LiteRT in int8, calibrated on 256 images of a folder."),
+    ] = None,
+    python: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="The Python interpreter that has the converter (default: Yoso's)."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Convert a downloaded network to LiteRT or Core ML, without a service. Takes a minute or two.
+
+    The files and a section of the model card are written to the folder of the network.
+    """
+    from service.conversion import convert as write
+
+    with refusals():
+        report = write(folder, form, test, int8, python)
+        tell(report, as_json, escape("\n".join(terminal.conversion(report["files"]))))
+
+
 def delivered(client: Client, sweep: Sweep) -> Sequence[Search]:
     """The searches whose networks a sweep delivers: its finals, or without them all; those that succeeded.
 

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import rich.console
@@ -305,6 +305,20 @@ def results(architectures: Iterable[Mapping[str, Any]], folders: Mapping[int, st
     files = [Text(f"{exact(budget):>9}  {folder}") for budget, folder in (folders or {}).items()]
     best = [Text(told) for one in architectures if one.get("winner") and (told := headline(one)) is not None]
     return Group(table, *best, *warnings, *([Text(FILES), *files] if files else []))
+
+
+def conversion(files: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """What converted files are like, a line each."""
+    for one in files.values():
+        told = f"{one['name']}: {one['bytes']:,} bytes"
+        if "latency_ms" not in one:
+            yield f"{told}, not tested: only Apple's systems run it"
+            continue
+        if "accuracy" in one:
+            told += f", accuracy {one['accuracy']:.2%} (in PyTorch {one['accuracy_in_pytorch']:.2%})"
+        images = number_of(one["images"], f"{one['images_from']} image")
+        told += f", the same class as in PyTorch for {one['same_class']:,} of {images}"
+        yield f"{told}, logits off by at most {one['difference']:.2g}, {one['latency_ms']:.3g} ms an image"
 
 
 def state_of(search: Mapping[str, Any]) -> str:

@@ -45,7 +45,7 @@ def yoso(*words: str, url: str | None = None) -> Result:
 
 COMMANDS = (
     "serve dispatch migrate submit list show watch logs edit cancel retry cluster project sweep sweeps pareto pause "
-    "resume open fetch run doctor backup restore"
+    "resume open fetch convert run doctor backup restore"
 )
 
 
