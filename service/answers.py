@@ -449,8 +449,10 @@ class Sweep(Answer):
     finals: dict[str, int]
     """Finals, which retrain the networks of the searches, by state."""
     done: bool
+    stalled: int
+    """Running searches and finals without an update for longer than expected."""
     seconds_left: float | None
-    """Estimated for as many running searches as now; None while none is running."""
+    """Estimated for as many running searches as now, without stalled ones; None while no other is running."""
     created_at: str
     request: dict[str, Any]
     notes: list[str]

@@ -1223,7 +1223,7 @@ def follow_sweep(client: Client, sweep_id: str, as_json: bool) -> None:
 
     def show_change(sweep: Sweep) -> None:
         nonlocal last
-        now = {name: sweep[name] for name in ("paused", "counts", "finals", "done")}
+        now = {name: sweep.get(name) for name in ("paused", "counts", "finals", "stalled", "done")}
         if now != last:
             last = now
             print(json.dumps(sweep), flush=True) if as_json else out.print(terminal.sweep_line(sweep), highlight=False)

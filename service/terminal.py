@@ -374,7 +374,8 @@ def sweeps(items: Iterable[Mapping[str, Any]]) -> Table:
         left = "" if one["seconds_left"] is None or one["done"] else f"about {duration(one['seconds_left'])}"
         paused = "paused, " if one["paused"] else ""
         name = escape(one["name"]) + "".join(f" [dim]{tag}[/]" for tag in one.get("tags", ()))
-        table.add_row(one["id"], name, escape(one["project"]), states_of(one), paused + left)
+        stalled = f"[yellow]{one['stalled']} stalled[/] " if one.get("stalled") else ""
+        table.add_row(one["id"], name, escape(one["project"]), states_of(one), paused + stalled + left)
     return table
 
 
@@ -390,7 +391,8 @@ def states_of(sweep: Mapping[str, Any]) -> str:
 def sweep_line(sweep: Mapping[str, Any]) -> str:
     """How far a sweep is, in a line."""
     left = "" if sweep["seconds_left"] is None or sweep["done"] else f"; about {duration(sweep['seconds_left'])} left"
-    return ("paused: " if sweep["paused"] else "") + states_of(sweep) + left
+    stalled = f"; [yellow]{sweep['stalled']} stalled[/]" if sweep.get("stalled") else ""
+    return ("paused: " if sweep["paused"] else "") + states_of(sweep) + stalled + left
 
 
 MARKS = {(True, True): "●", (True, False): "·", (False, False): "○"}

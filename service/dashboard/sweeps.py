@@ -197,7 +197,7 @@ async def live_sweep(
 ) -> AsyncIterator[ServerSentEvent]:
     """A hint whenever anything has happened to a search of its project, until the sweep has ended."""
 
-    def over(mark: tuple[int, int, bool]) -> bool:
+    def over(mark: tuple[int, int, bool, int]) -> bool:
         return sweeps.view(service, sweep).done
 
     mark = partial(mark_of, service, sweep.id, service.searches.marks(sweep.project))
@@ -205,9 +205,9 @@ async def live_sweep(
         yield hint
 
 
-def mark_of(service: Context, sweep_id: str, marks: Callable[[], tuple[int, int]]) -> tuple[int, int, bool]:
-    """What changes with the `marks` of searches, and when the sweep is paused or goes on."""
-    return *marks(), service.sweeps.get(sweep_id).paused
+def mark_of(service: Context, sweep_id: str, marks: Callable[[], tuple[int, int]]) -> tuple[int, int, bool, int]:
+    """What changes with the `marks` of searches, when the sweep is paused or goes on, and when a search stalls."""
+    return *marks(), service.sweeps.get(sweep_id).paused, service.sweeps.stalled([sweep_id])[sweep_id]
 
 
 def query_of(**given: str | None) -> str:

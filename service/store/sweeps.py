@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from time import time as clock
 from typing import Any
 
 from sqlalchemy import Engine, RowMapping, Text, cast, exists, func, insert, select, tuple_, update
@@ -16,6 +17,7 @@ from nas_core.spec import NO_FINALS, SearchSpec
 from service.domain import scheduling
 from service.domain.lifecycle import TERMINAL, WITH_RAY, Status
 from service.domain.request import MOST_TAGS, SearchRequest
+from service.domain.stalled import stalled_for
 from service.domain.sweep import SweepRequest
 from service.store import audit, changes, outbox
 from service.store.audit import Action
@@ -41,11 +43,12 @@ class UnknownSweep(LookupError):
 class Progress:
     """How many searches and finals of a sweep are in each state, and about how many seconds are left.
 
-    The latter is None while none has run.
+    The latter is None while none runs that has not stalled; `stalled` is how many have.
     """
 
     counts: dict[str, int]
     finals: dict[str, int]
+    stalled: int
     seconds_left: float | None
 
 
@@ -232,11 +235,25 @@ class Sweeps:
         )
         for sweep_id, kind, status, count in within.execute(per_state):
             kinds[kind][str(sweep_id)][status] = count
-        each = typical_seconds(within)
+        each, stalled = typical_seconds(within), self.stalled(sweep_ids, within)
         return {
-            sweep_id: Progress(counts, finals, _seconds_left(counts + finals, each))
+            sweep_id: Progress(
+                counts, finals, stalled[sweep_id], _seconds_left(counts + finals, stalled[sweep_id], each)
+            )
             for sweep_id, counts, finals in ((one, kinds["search"][one], kinds["finals"][one]) for one in sweep_ids)
         }
+
+    def stalled(self, sweep_ids: Sequence[str], within: Session | None = None) -> Counter[str]:
+        """How many searches and finals of each sweep have stalled."""
+        running = select(Search.sweep_id, Search.started_at, Search.heard_at, Search.progress).where(
+            Search.sweep_id.in_(list(sweep_ids)), Search.status == Status.RUNNING
+        )
+        with reading(self.engine) if within is None else nullcontext(within) as session:
+            return Counter(
+                str(sweep_id)
+                for sweep_id, started_at, heard_at, progress in session.execute(running)
+                if stalled_for(Status.RUNNING, started_at, heard_at, progress, clock()) is not None
+            )
 
     def searches(self, sweep_id: str, limit: int, after: tuple[float, str] | None = None) -> Sequence[Search]:
         """At most `limit` searches of a sweep in the order of its points, from behind the (rank, id) `after`."""
@@ -389,10 +406,10 @@ def _awake(session: Session, points: Points) -> "Iterator[tuple[SearchRequest, S
         yield point
 
 
-def _seconds_left(counts: Mapping[str, int], each: float) -> float | None:
-    """What is left if as many go on running at once as do now; None where none runs."""
+def _seconds_left(counts: Mapping[str, int], stalled: int, each: float) -> float | None:
+    """What is left if as many go on running as do now, without those that have stalled; None where none runs."""
     left = sum(count for status, count in counts.items() if status not in TERMINAL)
-    running = sum(count for status, count in counts.items() if status in WITH_RAY)
+    running = sum(count for status, count in counts.items() if status in WITH_RAY) - stalled
     if left == 0:
         return 0.0
-    return left * each / running if running else None
+    return left * each / running if running > 0 else None

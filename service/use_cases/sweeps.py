@@ -271,6 +271,7 @@ def _view(sweep: Sweep, progress: Progress, tags: list[str], notes: Sequence[str
         counts=counts,
         finals=finals,
         done=all(status in TERMINAL for status in (*counts, *finals)),
+        stalled=progress.stalled,
         seconds_left=progress.seconds_left,
         created_at=iso(sweep.created_at),
         request=sweep.request,

@@ -168,6 +168,7 @@ USERS: dict[str, Callable[[Engine], object]] = {
     "sweeps of a project": lambda engine: Sweeps(engine).page(50, None, "p3"),
     "sweeps with a tag": lambda engine: Sweeps(engine).page(50, None, None, "x"),
     "tags of sweeps": lambda engine: Sweeps(engine).tags(["w7", "w8"]),
+    "stalled searches of sweeps": lambda engine: Sweeps(engine).stalled(["w7", "w8"]),
     "searches of a sweep": lambda engine: Sweeps(engine).searches("w7", 100, (5.0, "s5")),
     "networks of a sweep": lambda engine: Sweeps(engine).networks("w7", "multiply_adds"),
     "how far a sweep is": lambda engine: Sweeps(engine).progress(["w7"]),

@@ -17,11 +17,13 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from rich.text import Text
 from sqlalchemy import update
 from typer.testing import CliRunner
 
 from nas_core.files import FILES
 from nas_core.space import Architecture
+from service import terminal
 from service.cli import app as commands
 from service.client import Client, ClientError
 from service.dashboard import logs
@@ -110,7 +112,8 @@ def test_a_search_without_updates_is_shown_as_stalled_and_without_an_estimate(
     sweep_id = seeding.sweep(app, budgets=["300k"], seeds=[0])
     search_id = seeding.parts(app).sweeps.searches(sweep_id, 1)[0].id
     run = seeding.Run(app, search_id).start().pretrain().search(18)
-    engine, pages = seeding.parts(app).searches.engine, ("/searches", f"/searches/{search_id}", f"/sweeps/{sweep_id}")
+    engine = seeding.parts(app).searches.engine
+    pages = ("/searches", f"/searches/{search_id}", f"/sweeps/{sweep_id}", "/sweeps")
     mark = seeding.parts(app).searches.mark_of(search_id)
 
     def hear(seconds_ago: float) -> dict[str, Any]:
@@ -128,7 +131,11 @@ def test_a_search_without_updates_is_shown_as_stalled_and_without_an_estimate(
     for page in pages:
         html = browser.get(page).text
         assert 'class="chip stalled"' in html, page
-        assert page.startswith("/sweeps") or not re.search(r"about [^<]* left", html), page
+        assert not re.search(r"about [^<]* left", html), page
+        assert "/sweeps" not in page or "1 stalled" in text(html), page
+    known = browser.get(f"/api/v1/sweeps/{sweep_id}").json()
+    assert (known["stalled"], known["seconds_left"]) == (1, None)
+    assert "1 running; 1 stalled" in Text.from_markup(terminal.sweep_line(known)).plain
     html = browser.get(pages[1]).text
     assert "the workers report every epoch, and the last update is 40 min" in text(html)
     assert "What to do:" in text(html) and f'href="/searches/{search_id}/logs/1"' in html
