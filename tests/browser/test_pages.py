@@ -368,8 +368,13 @@ def test_curves_are_zoomed_by_a_drag_and_back_while_the_page_is_live(app: FastAP
     page.keyboard.press("End")
     expect(page).to_have_url(re.compile("smooth=0.99&from=4&to=8$"))
     expect(page.locator(".curve.raw").first).to_be_visible()
-    runs[0].search(3)  # which a refresh shows, and the range and the focus stay
+    page.set_viewport_size({"width": 390, "height": 900})
+    states = page.get_by_role("region", name="States of the searches")
+    states.evaluate("region => { region.scrollLeft = 60 }")
+    assert states.evaluate("region => region.scrollLeft") == 60
+    runs[0].search(3)  # which a refresh shows, and the range, the focus and what was scrolled stay
     expect(page.get_by_role("row", name="first")).to_contain_text("search")
+    assert states.evaluate("region => region.scrollLeft") == 60
     expect(chart).to_have_attribute("data-first", "4")
     expect(page.get_by_label("Smoothing")).to_be_focused()
     page.get_by_role("button", name="All epochs").click()

@@ -60,6 +60,17 @@
   all.addEventListener("click", () => { smooth.focus(); zoom("", ""); });
   form.addEventListener("input", told);
 
+  // A refresh puts new tables and pictures in the place of those that were scrolled.
+  const name = (region) => region.getAttribute("aria-label");
+  const regions = () => [...document.querySelectorAll("#compared [role=region]")];
+  let places = new Map();
+  document.body.addEventListener("htmx:beforeSwap", () => {
+    places = new Map(regions().map((region) => [name(region), [region.scrollLeft, region.scrollTop]]));
+  });
+  document.body.addEventListener("htmx:afterSwap", () => {
+    for (const region of regions()) [region.scrollLeft, region.scrollTop] = places.get(name(region)) ?? [0, 0];
+  });
+
   // A refresh does not take away the chart that is dragged over; what the service refuses is told.
   document.body.addEventListener("htmx:beforeSwap", ({ detail }) => {
     if (drag && detail.target.id === "compared") detail.shouldSwap = false;
