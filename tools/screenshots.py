@@ -197,7 +197,7 @@ def morning(app: FastAPI) -> dict[str, str]:
     first, second, third = (one.id for one in inside.sweeps.searches(sweep, 3))
     finished(app, first, 0, only=True)
     finished(app, second, 1, only=True)
-    Lived(app, third, only=True).start().pretrain().search(18)
+    under_way = Lived(app, third, only=True).start().pretrain().search(18)
     clock.now = NOW - 170
     finals = seeding.seed_finals(app)
     clock.now = NOW - 40
@@ -209,6 +209,7 @@ def morning(app: FastAPI) -> dict[str, str]:
         run.snapshot(cost)
     run.find(seeding.BUDGETS[1])
     clock.now = NOW - 12
+    under_way.tell(seeding.epoch("search", 19, 30, 0.31))
     large = {"budgets": ["100k", "200k", "400k", "800k"], "workers": 8, "cpus_per_worker": 4, "project": "vision"}
     seeding.queue(app, name="door camera, all sizes", **large)
     seeding.queue(app, name="keypad", workers=8, gpus_per_worker=1)

@@ -2,11 +2,11 @@
 
 import json
 import math
+import time as clock
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from time import time as clock
 from typing import Any
 
 from sqlalchemy import Engine, RowMapping, Text, cast, exists, func, insert, select, tuple_, update
@@ -252,7 +252,7 @@ class Sweeps:
             return Counter(
                 str(sweep_id)
                 for sweep_id, started_at, heard_at, progress in session.execute(running)
-                if stalled_for(Status.RUNNING, started_at, heard_at, progress, clock()) is not None
+                if stalled_for(Status.RUNNING, started_at, heard_at, progress, clock.time()) is not None
             )
 
     def searches(self, sweep_id: str, limit: int, after: tuple[float, str] | None = None) -> Sequence[Search]:
