@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Engine, RowMapping, Text, cast, exists, func, insert, select, tuple_, update
+from sqlalchemy import Engine, RowMapping, Text, case, cast, func, insert, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from nas_core.errors import InvalidValue
@@ -172,10 +172,13 @@ class Sweeps:
         if project is not None:
             query = query.where(Sweep.project == project)
         if tag is not None:
-            # Not by the kind as it is, for which SQLite would leave the index of a sweep's searches.
-            searches = exists().where(Search.sweep_id == Sweep.id, Search.kind.concat("") == "search")
             has = cast(Search.tags, Text).contains(json.dumps(tag), autoescape=True)
-            query = query.where(searches, ~searches.where(~has))
+            # An aggregate: PostgreSQL looks it up for each sweep by its index, and would join EXISTS with all searches.
+            # And not by the kind as it is, for which SQLite would leave that index.
+            of_all = select(func.min(case((has, 1), else_=0))).where(
+                Search.sweep_id == Sweep.id, Search.kind.concat("") == "search"
+            )
+            query = query.where(of_all.scalar_subquery() == 1)
         with reading(self.engine) as session:
             return session.scalars(query).all()
 
