@@ -265,9 +265,8 @@ def _(victim: Victim) -> tuple[str, bool]:
     ]
     with victim.http(VISION) as http:
         codes = [http.post(PATH, json=ASKED | {"space": {"preset": "digits"} | space}).status_code for space in spaces]
-        codes.append(
-            http.get("/fragments/submit?dataset=digits&space.levels=8&space.blocks=64,64,64,64,64,64").status_code
-        )
+        form = {"dataset": "digits", "space.levels": "8", "space.blocks": "64,64,64,64,64,64"}
+        codes.append(http.post("/fragments/submit", data=form).status_code)
         alive = http.get("/healthz").status_code
     return f"{', '.join(map(str, codes))}; the service answers {alive}", codes != [422, 422, 422, 200] or alive != 200
 

@@ -75,7 +75,7 @@ def _view(
 ) -> plot.View:
     start = first or 1
     if last is not None and last <= start:
-        raise InvalidValue("to", last, f"{last} is not after epoch {start}", f"an epoch from {start + 1} on")
+        raise InvalidValue("to", last, f"not after epoch {start}", f"an epoch from {start + 1} on")
     return plot.View(smooth, first, last)
 
 

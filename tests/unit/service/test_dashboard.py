@@ -662,13 +662,13 @@ def test_curves_are_smoothed_and_zoomed_by_the_address(app: FastAPI, browser: ht
     whole = browser.get(path.replace("from=10&to=15", "from=&to=")).text
     assert len(re.findall(r'nr-\d" d="M56.0 ', whole)) == 10, "an empty field is no epoch"
     for asked, told in (
-        ("smooth=1", "smooth: Input should be less than 1"),
-        ("smooth=nan", "smooth: Input should be"),
-        ("from=0", "from: Input should be greater than or equal to 1"),
-        ("to=x", "to: Input should be a valid integer"),
-        ("to=99999999999999999999", "to: Input should be less than or equal to 1000000"),
-        ("from=10&to=10", "to: 10 is not after epoch 10; accepted: an epoch from 11 on"),
-        ("to=1", "to: 1 is not after epoch 1; accepted: an epoch from 2 on"),
+        ("smooth=1", "smooth: 1 : Input should be less than 1"),
+        ("smooth=nan", "smooth: nan : Input should be"),
+        ("from=0", "from: 0 : Input should be greater than or equal to 1"),
+        ("to=x", "to: x : Input should be a valid integer"),
+        ("to=99999999999999999999", "to: 99999999999999999999 : Input should be less than or equal to 1000000"),
+        ("from=10&to=10", "to: 10 : not after epoch 10"),
+        ("to=1", "to: 1 : not after epoch 1"),
     ):
         refused = browser.get(f"/compare?{asked}", headers={"Accept": "text/html"})
         assert refused.status_code == 422 and told in text(refused.text), asked
