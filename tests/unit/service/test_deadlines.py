@@ -290,8 +290,8 @@ def test_every_door_takes_deadlines_shows_them_and_refuses_what_is_none(http: ht
         assert "starts within 2 h, runs for at most 12 h" in shown
         page = http.get(f"/searches/{search_id}").text.replace("\xa0", " ")
         assert "starts within 2 h, runs for at most 12 h" in page and "must start by" in page
-        again = http.get(f"/submit?from={search_id}").text
-        assert "--max-wait=2h" in page and re.search(r'name="max_run"[^>]*value="12h"', again), "to ask for it again"
+        form = http.get(f"/submit?from={search_id}").text
+        assert "--max-wait=2h" in page and re.search(r'name="max_run"[^>]*value="12h"', form), "to ask for it again"
         client.cancel(search_id)
         bad = run.invoke(cli.app, ["retry", search_id, "--max-run", "0", "--url", url])
         assert bad.exit_code == 2 and "max_run" in bad.output
