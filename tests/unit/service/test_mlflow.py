@@ -387,8 +387,8 @@ def test_an_mlflow_that_is_away_is_told_of_once_and_gets_everything_when_it_is_b
     mirror.news.let_go()
     told = [record.message for record in caplog.records if record.name == "service.dispatch.follower"]
     away, back = (
-        f"nothing reaches MLflow at http://127.0.0.1:{port};",
-        f"reaches MLflow at http://127.0.0.1:{port} again",
+        f"MLflow at http://127.0.0.1:{port} cannot be reached;",
+        f"MLflow at http://127.0.0.1:{port} can be reached again",
     )
     assert [away in told[0], back in told[1], away in told[2], back in told[3]] == [True] * 4 and len(told) == 4
     assert "secret" not in caplog.text and "reporter" not in caplog.text

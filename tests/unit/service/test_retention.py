@@ -180,8 +180,8 @@ def test_the_audit_log_is_kept_for_a_year_unless_told_otherwise(service: Service
         ("YOSO_KEEP_EVENTS_DAYS", "soon", "'soon' is not a time"),
         ("YOSO_KEEP_LOGS_DAYS", "3,vision=-1", "'-1' is not a time"),
         ("YOSO_KEEP_LOGS_DAYS", "nan", "'nan' is not a time"),
-        ("YOSO_KEEP_CHECKPOINTS_DAYS", "3,vision=1,vision=2", "'vision=2' is not for a project"),
-        ("YOSO_KEEP_CHECKPOINTS_DAYS", "../x=3", "'../x=3' is not for a project"),
+        ("YOSO_KEEP_CHECKPOINTS_DAYS", "3,vision=1,vision=2", "'vision=2' names no project"),
+        ("YOSO_KEEP_CHECKPOINTS_DAYS", "../x=3", "'../x=3' names no project"),
         ("YOSO_KEEP_AUDIT_DAYS", "365,vision=30", "is for all projects"),
     ],
 )
