@@ -105,15 +105,11 @@ def add(service: Service, sweep: Sweep, more: MoreNetworks, key: Key | None = No
             told.append(f"a search has succeeded since the finals for these budgets began; they are repeated: {named}")
         _held_to_rules(locked, groups, fresh, again, more)
         wanted = [budget for budget in budgets if budget in (*fresh, *again)]
-        if wanted:
-            of_groups = [[one for one in wanted if one in (*fresh, *own)] for own in missed]
-        else:
-            of_groups = [budgets or locked.budgets for _ in groups]
+        asked = wanted or budgets or locked.budgets
+        of_groups = [[one for one in asked if one in (*fresh, *own)] if wanted else asked for own in missed]
         chosen = [(group, own) for group, own in zip(groups, of_groups, strict=True) if own]
         specs = (SearchSpec.from_dict(group[0].spec) for group, _ in chosen)
-        told += dict.fromkeys(
-            note for spec in specs for note in left_out(spec, wanted or budgets or locked.budgets, more.baselines)
-        )
+        told += dict.fromkeys(note for spec in specs for note in left_out(spec, asked, more.baselines))
         service.sweeps.add_finals(session, locked, chosen, bool(wanted), more.baselines)
         return view(service, locked, session, told)
 

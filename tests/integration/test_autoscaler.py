@@ -15,14 +15,13 @@ import httpx
 import pytest
 from ray.util import get_node_ip_address
 
-from service.dispatch import dispatcher
 from service.dispatch.dispatcher import Dispatcher
 from service.dispatch.executors.ray_jobs import Endpoint, RayJobs
 from service.dispatch.local_ray import AGENTS, answers, free_ports, session_members
 from service.domain.lifecycle import TERMINAL
 from service.domain.node_groups import NodeGroup
 from tests import seeding
-from tests.integration.test_cluster import SEARCH, until
+from tests.integration.test_cluster import SEARCH, soon, until
 from tests.ray_starts import alone
 
 pytestmark = [pytest.mark.slow, pytest.mark.proof]
@@ -67,7 +66,7 @@ class Growing:
         command += [f"--ray-client-server-port={client}", "--min-worker-port=0", "--max-worker-port=0"]
         command += [f"--{name}={port}" for name, port in zip(AGENTS, agents, strict=True)]
         self.endpoint = Endpoint(f"http://127.0.0.1:{dashboard}")
-        self.child = subprocess.Popen([*command, "--disable-usage-stats"], start_new_session=True)
+        self.child = subprocess.Popen(command, start_new_session=True)
 
     def nodes(self) -> int:
         """How many nodes are alive besides the head."""
@@ -96,19 +95,7 @@ class Growing:
 
 @pytest.fixture
 def ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Growing]:
-    root = str(Path(__file__).parents[2])
-    for name, value in {
-        "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])]),
-        "RAY_FAKE_CLUSTER": "1",
-        "RAY_AUTH_MODE": "disabled",
-        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-        "RAY_health_check_period_ms": "500",
-        "RAY_health_check_failure_threshold": "4",
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5",
-        "YOSO_CHECKPOINT_SECONDS": "0.5",
-    }.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(dispatcher, "CAPACITY_SECONDS", 1.0)
+    soon(monkeypatch, RAY_FAKE_CLUSTER="1", RAY_AUTH_MODE="disabled", AUTOSCALER_UPDATE_INTERVAL_S="1")
     made = Growing(tmp_path)
     try:
         with alone():

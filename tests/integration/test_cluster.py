@@ -43,9 +43,8 @@ def worker_node(cluster: Cluster) -> Any:
     return node(cluster, num_cpus=1, resources={"accelerator_type:TEST": 1})
 
 
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """A head that runs no workers, and a node without the type that the search wants."""
+def soon(monkeypatch: pytest.MonkeyPatch, **more: str) -> None:
+    """Let Ray, workers and dispatchers notice within seconds what comes and goes; `more` is for the environment too."""
     root = str(Path(__file__).parents[2])
     for name, value in {
         "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])]),
@@ -54,9 +53,16 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
         "RAY_health_check_failure_threshold": "4",
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5",
         "YOSO_CHECKPOINT_SECONDS": "0.5",
+        **more,
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(dispatcher, "CAPACITY_SECONDS", 1.0)
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A head that runs no workers, and a node without the type that the search wants."""
+    soon(monkeypatch)
     made = Cluster()
     with alone():
         node(made, num_cpus=0, include_dashboard=True, dashboard_port=free_ports(1)[0])
