@@ -435,7 +435,7 @@ def test_doctor_says_whether_kubernetes_lets_it(
     groups = json.dumps([group.model_dump() for group in GROUPS])
     chosen = Settings.from_environment(environment | {"YOSO_STORAGE": str(tmp_path), "YOSO_NODE_GROUPS": groups})
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    assert doctor.ray(chosen).state is doctor.State.UNSURE and "no pod" in doctor.ray(chosen).told
+    assert doctor.ray(chosen).state is doctor.State.UNSURE and "not run in a pod" in doctor.ray(chosen).told
     monkeypatch.setattr("service.dispatch.process.KubeRay", functools.partial(KubeRay, folder=double.folder))
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", url.rpartition(":")[2])

@@ -475,11 +475,11 @@ def test_one_process_mirrors_and_another_goes_on_where_it_ends(on_postgres: Fast
         )
     admin.dispose()
 
-    def taken_over() -> bool:
-        first.turn()
-        return first.held
+    def takes_over(mirror: Mirror) -> bool:
+        mirror.turn()
+        return mirror.held
 
-    until(taken_over)  # the connection takes a moment to be gone
+    until(lambda: takes_over(first))  # a connection takes a moment to be gone
     parts(on_postgres).searches.cancel(search_id)
     assert second.attempt() == 2 and not second.held, "its lock is lost with its connection"
     second.turn()
@@ -487,8 +487,7 @@ def test_one_process_mirrors_and_another_goes_on_where_it_ends(on_postgres: Fast
     first.turn()
     assert first.held and server.run(search_id).info.status == "KILLED"
     first.news.let_go()
-    second.turn()
-    assert second.held
+    until(lambda: takes_over(second))
     second.news.let_go()
 
 
