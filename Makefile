@@ -2,7 +2,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
 .PHONY: help setup demo tour test tests lint docs format clean bench-quality bench-ablation bench-budget bench-ranking bench-recipes bench-controls bench-path bench-service bench-year soak \
-	compose-by-hand bench-finalists bench-supernet bench-gpu bench-input bench-parallel bench-precision bench-peers bench-fastnas bench-warm bench-never-worse bench-sweep bench-start soak-cluster test-converters screenshots lighthouse break-in images test-images lock sbom licences audit
+	compose-by-hand bench-finalists bench-supernet bench-gpu bench-input bench-parallel bench-precision bench-peers bench-fastnas bench-warm bench-never-worse bench-sweep bench-start soak-cluster test-converters screenshots lighthouse break-in images test-images search-images lock sbom licences audit
 .DEFAULT_GOAL := help
 LOCK := --quiet --upgrade --generate-hashes --no-annotate --no-header --constraint constraints.txt \
 	--python-version 3.11 --python-platform x86_64-manylinux_2_28
@@ -147,6 +147,10 @@ images: .venv/installed ## Build both images with docker, podman or buildah (ARG
 test-images: .venv/installed ## Build the service's image, and let it migrate, serve and answer
 	$(BIN)/python -m tools.images build service
 	$(BIN)/python -m tools.images test
+
+search-images: .venv/installed ## Build both images, and let a search on the digits run through them (half an hour)
+	$(BIN)/python -m tools.images build
+	$(BIN)/python -m tools.images search
 
 # What the images install, with the hashes of their files, as the index tells them.
 lock: .venv/installed ## Write deploy/*.lock.txt anew from pyproject.toml and constraints.txt (asks pypi.org)

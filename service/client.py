@@ -580,7 +580,7 @@ class Client(Calls):
     def fetch(
         self, search_id: str, to: str | Path | None = None, formats: Sequence[str] | None = None
     ) -> dict[int, str]:
-        """Bring a search's networks to a folder for each budget below `to` (default: yoso-ID); returns the folders.
+        """Download a search's networks to a folder for each budget below `to` (default: yoso-ID); returns the folders.
 
         Each folder appears whole. `formats` are kinds of file (`nas_core.files.FILES`), all if not given. Raises
         `InvalidValue`, before anything is brought, where there are no networks or one lacks a format.
@@ -593,7 +593,7 @@ class Client(Calls):
         return folders
 
     def tensorboard(self, search_id: str, to: str | Path) -> str:
-        """Bring a search's event files for TensorBoard to a folder of its own below `to`; returns that.
+        """Download a search's event files for TensorBoard to a folder of its own below `to`; returns that.
 
         What is there already stays: asked again, it brings what is new.
         """

@@ -1,18 +1,21 @@
-"""Both images, by docker, podman or buildah, whichever works here; and whether the service's does what it is for.
+"""Both images, by docker, podman or buildah, whichever works here; and whether they do what they are for.
 
     python -m tools.images build [service|worker]
     python -m tools.images test
+    python -m tools.images search
 
 `BASE` in the environment names another base image than that of the Dockerfiles, such as a mirror's. The test lets the
 service's image migrate a database and serve on it, as its user, with what docker-compose.yml and the chart take away
 from it: no capability, and no file but in `/tmp` and the storage that can be written. buildah, which runs it without a
 container engine, leaves the root file system as it is; then it is only told whether the user could write there.
+The search is a small one on the digits, which the service's image dispatches to a Ray that the worker's image runs.
 """
 
 import json
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,11 +28,14 @@ from pathlib import Path
 
 import httpx
 
+from service.client import Client
 from service.dispatch.local_ray import free_ports
+from tools.compose_by_hand import SEARCH
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ("service", "worker")
 PATIENCE = 120.0
+SEARCH_SECONDS = 900.0
 UID = 10001
 ALONE = {"docker": ["docker", "info"], "podman": ["podman", "info"], "buildah": ["buildah", "--version"]}
 """What tells whether a builder works: docker's command may be there without its daemon."""
@@ -75,8 +81,9 @@ def build(names: tuple[str, ...] = IMAGES) -> None:
 
 @dataclass(frozen=True)
 class Image:
-    """The service's image, how it is run, and the folder that its containers have as `/storage`."""
+    """An image, how it is run, and the folder that its containers have as `/storage`."""
 
+    name: str
     engine: str
     storage: Path
     container: str = ""
@@ -89,9 +96,11 @@ class Image:
         if self.engine == "buildah":
             own = ["--user", f"{UID}:{UID}", "--cap-drop", "all", *variables, *volume]
             return ["buildah", "run", "--isolation", "chroot", *own, self.container, "--", *command]
-        hard = ["--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
-        whole = [self.engine, "run", "--rm", "--init", "--network", "host", *hard, *variables, *volume]
-        return [*whole, "yoso-service", *command]
+        hard = ["--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
+        if self.name == "service":
+            hard += ["--read-only", "--tmpfs", "/tmp"]
+        whole = [self.engine, "run", "--rm", "--init", "--network", "host", "--shm-size", "2g", *hard]
+        return [*whole, *variables, *volume, f"yoso-{self.name}", *command]
 
     def run(self, environment: dict[str, str], *command: str) -> str:
         """What a command prints in the image. Raises `Failed`."""
@@ -100,31 +109,51 @@ class Image:
             raise Failed(f"{' '.join(command[:3])} ended with {told.returncode}: {told.stderr.strip()[-2000:]}")
         return told.stdout
 
+    @contextmanager
+    def running(self, environment: dict[str, str], *command: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A command in the image, which is stopped at the end. A `Failed` within gets the end of what it printed."""
+        log = self.storage.parent / f"{self.name}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                self.command(environment, *command), stdout=output, stderr=output, start_new_session=True
+            )
+        try:
+            yield process
+        except Failed as error:
+            raise Failed(f"{error}; {self.name}: {log.read_text(errors='replace').strip()[-2000:]}") from error
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+
 
 @contextmanager
-def image() -> Iterator[Image]:
-    """The service's image with a storage that its user may write."""
-    engine = builder()
-    with tempfile.TemporaryDirectory(prefix="yoso-image-") as folder:
-        storage, container = Path(folder) / "storage", ""
+def folder() -> Iterator[Path]:
+    """A storage that the user of the images may write."""
+    with tempfile.TemporaryDirectory(prefix="yoso-image-") as made:
+        storage = Path(made) / "storage"
         storage.mkdir()
-        Path(folder).chmod(0o755)
+        Path(made).chmod(0o755)
         storage.chmod(0o777)
-        if engine == "buildah":
-            made = subprocess.run(
-                ["buildah", "from", "--pull-never", "yoso-service"], capture_output=True, text=True, check=True
-            )
-            container = made.stdout.strip()
-        try:
-            yield Image(engine, storage, container)
-        finally:
-            if container:
-                subprocess.run(["buildah", "rm", container], capture_output=True)
+        yield storage
+
+
+@contextmanager
+def image(name: str, storage: Path) -> Iterator[Image]:
+    """One of the images, with a storage."""
+    engine, container = builder(), ""
+    if engine == "buildah":
+        command = ["buildah", "from", "--pull-never", f"yoso-{name}"]
+        container = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    try:
+        yield Image(name, engine, storage, container)
+    finally:
+        if container:
+            subprocess.run(["buildah", "rm", container], capture_output=True)
 
 
 def test() -> None:
     """Let the service's image migrate, serve and answer. Raises `Failed`."""
-    with image() as built:
+    with folder() as storage, image("service", storage) as built:
         own = json.loads(built.run({}, "python", "-c", LOOK))
         wrong = [place for place in own["writable"] if built.engine != "buildah" or place != "/home/yoso"]
         if own["uid"] != UID or own["capabilities"] or wrong:
@@ -137,15 +166,8 @@ def test() -> None:
         environment = {"YOSO_STORAGE": "/storage", "YOSO_PORT": str(port)}
         environment["YOSO_TOKENS"] = f"vision:admin:test={secrets.token_hex(16)}"
         built.run(environment, "yoso", "migrate")
-        command = built.command(environment, "yoso", "serve", "--no-dispatch")
-        log = built.storage.parent / "log"
-        with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
-            try:
-                answers = _answers(f"http://127.0.0.1:{port}", process)
-            except Failed as error:
-                raise Failed(f"{error}: {log.read_text(errors='replace').strip()[-2000:]}") from error
-            finally:
-                process.terminate()
+        with built.running(environment, "yoso", "serve", "--no-dispatch") as process:
+            answers = _answers(f"http://127.0.0.1:{port}", process)
         print(f"yoso-service {version()} by {built.engine}: user {UID}, no capability; {', '.join(answers)}")
 
 
@@ -166,6 +188,46 @@ def _answers(url: str, process: subprocess.Popen[bytes]) -> list[str]:
     return [f"/healthz {health.status_code}", f"searches without a token {page.status_code}"]
 
 
+def search() -> None:
+    """Let a small search run through both images. Raises `Failed`."""
+    api, gcs, dashboard, agent, proxy = free_ports(5)
+    token = secrets.token_hex(16)
+    ray = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
+    head = [
+        "ray", "start", "--head", "--block", "--num-cpus=2", "--num-gpus=0", "--node-ip-address=127.0.0.1",
+        f"--port={gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
+        f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={proxy}",
+        "--min-worker-port=0", "--max-worker-port=0",
+    ]  # fmt: skip
+    own = {"YOSO_STORAGE": "/storage", "YOSO_PORT": str(api), "YOSO_TOKENS": f"digits={token}"}
+    own |= ray | {"YOSO_RAY_ADDRESS": f"http://127.0.0.1:{dashboard}"}
+    url = f"http://127.0.0.1:{api}"
+    with (
+        folder() as storage,
+        image("service", storage) as service,
+        image("worker", storage) as worker,
+        Client(url, token) as client,
+        worker.running(ray, *head),
+        service.running(own, "yoso", "serve") as serving,
+    ):
+        _answers(url, serving)
+        search_id = client.submit(**SEARCH)["id"]
+        give_up = time.monotonic() + SEARCH_SECONDS
+        while (found := client.get(search_id))["status"] not in ("succeeded", "failed", "cancelled"):
+            if time.monotonic() > give_up:
+                raise Failed(f"the search is still {found['status']} after {SEARCH_SECONDS:.0f} s: {found['reason']}")
+            time.sleep(2)
+        if found["status"] != "succeeded":
+            raise Failed(f"the search {found['status']}: {found['error']}")
+        for one in found["architectures"]:
+            weights = len(client.download(one["files"]["weights"]))
+            cost, accuracy = f"{one['multiply_adds']:,} multiply-adds", f"accuracy {one['accuracy']:.1%}"
+            print(f"{one['budget']:,}: {cost}, {accuracy}, {weights:,} bytes of weights")
+        if [one["budget"] for one in found["architectures"]] != SEARCH["budgets"]:
+            raise Failed("a network is missing")
+        print(f"a search on the digits by yoso-service and yoso-worker {version()}, in attempt {found['attempt']}")
+
+
 def main() -> None:
     """Do what the command line says."""
     try:
@@ -176,8 +238,10 @@ def main() -> None:
                 build((name,))
             case ["test"]:
                 test()
+            case ["search"]:
+                search()
             case _:
-                raise Failed("python -m tools.images build [service|worker], or test")
+                raise Failed("python -m tools.images build [service|worker], test, or search")
     except Failed as error:
         sys.exit(str(error))
 
