@@ -1,7 +1,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: help setup demo tour test tests lint docs format clean bench-quality bench-ablation bench-budget bench-ranking bench-recipes bench-controls bench-path bench-service bench-year soak \
+.PHONY: help setup demo tour test tests proofs lint docs format clean bench-quality bench-ablation bench-budget bench-ranking bench-recipes bench-controls bench-path bench-service bench-year soak \
 	compose-by-hand bench-finalists bench-supernet bench-gpu bench-input bench-parallel bench-precision bench-peers bench-fastnas bench-warm bench-never-worse bench-sweep bench-start soak-cluster test-converters screenshots lighthouse break-in images test-images search-images lock sbom licences audit
 .DEFAULT_GOAL := help
 LOCK := --quiet --upgrade --generate-hashes --no-annotate --no-header --constraint constraints.txt \
@@ -22,7 +22,7 @@ tour: .venv/installed ## Take a folder of photos to a network by the commands of
 	$(BIN)/python -m tools.tour $(DATA) $(ARGS)
 
 # Types are checked beside the tests, behind them for a core: a Ray that the tests start has half a minute to begin.
-test: .venv/installed ## Run every check
+test: .venv/installed ## Run every check but the proofs
 	@$(MAKE) --no-print-directory --jobs 2 NICE="nice -n 19" lint tests
 
 # A Ray ends unless its agents have started within fifteen seconds: its tests have the processors almost to themselves.
@@ -31,9 +31,15 @@ tests: .venv/installed
 ifdef ARGS
 	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal $(ARGS)
 else
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests/acceptance tests/integration; on_ray=$$?; \
+	$(BIN)/python -m pytest tests/acceptance; on_ray=$$?; \
 	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal tests/browser tests/unit && exit $$on_ray
 endif
+
+proofs: export HYPOTHESIS_PROFILE := $(or $(HYPOTHESIS_PROFILE),thorough)
+proofs: .venv/installed ## Run every test, also those of minutes, and all with more cases (an hour)
+	./tools/browser
+	$(BIN)/python -m pytest -m "" --numprocesses 2 --dist worksteal tests/acceptance tests/integration; on_ray=$$?; \
+	$(BIN)/python -m pytest -m "" --numprocesses 4 --dist worksteal tests/browser tests/unit && exit $$on_ray
 
 lint: .venv/installed ## Check style, types and who may import whom
 	$(BIN)/ruff check --quiet
@@ -118,7 +124,7 @@ break-in: .venv/installed ## What do attempts to break into a service get? (a mi
 	$(BIN)/python -m benchmarks.break_in
 
 soak-cluster: .venv/installed ## Do searches and a sweep outlive the nodes of a cluster, and a thousand searches share it? (seven minutes)
-	$(BIN)/python -m pytest -m proof $(ARGS)
+	$(BIN)/python -m pytest -m proof tests/integration/test_cluster.py tests/integration/test_autoscaler.py tests/unit/service/test_shares.py $(ARGS)
 
 # Each in an environment of its own: LiteRT's converter needs an older torch than Yoso, Core ML's none but Yoso's.
 test-converters: .venv/installed ## Write networks as LiteRT and Core ML with the real converters (ten minutes; installs 7 GB)

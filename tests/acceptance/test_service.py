@@ -228,6 +228,7 @@ def marked(folder: Path) -> list[str]:
     return found
 
 
+@pytest.mark.proof
 @pytest.mark.timeout(900)
 def test_a_search_in_the_foreground_needs_no_service_and_leaves_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "service.cli", "run", "digits", "--budget", "300k", "--to", str(tmp_path / "run")]

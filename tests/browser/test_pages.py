@@ -675,7 +675,7 @@ def test_every_point_of_the_picture_can_be_pointed_at_where_it_is_drawn(app: Fas
     assert found == [True] * 8
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 390), ("dark", 1280)])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 390), pytest.param("dark", 1280, marks=pytest.mark.proof)])
 def test_every_page_can_be_read_by_everybody(app: FastAPI, page: Page, scheme: Any, width: int) -> None:
     finals = seeding.seed_finals(app, ended=True)
     sweep_id, ids = seeding.seed_sweep(app), seeding.seed(app)

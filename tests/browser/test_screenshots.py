@@ -11,6 +11,7 @@ from tests import seeding
 from tools import screenshots
 
 
+@pytest.mark.proof
 def test_pages_and_parts_of_them_are_pictured_wide_and_narrow(
     browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

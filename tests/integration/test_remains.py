@@ -14,7 +14,7 @@ from service.dispatch.local_ray import LocalRay
 from service.domain.scheduling import RayUnavailable
 from tests.ray_starts import alone
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.proof, pytest.mark.timeout(900)]
 PATIENCE = 300.0
 
 DRIVER = """

@@ -37,7 +37,7 @@ from service import keeper
 from tests.ray_starts import agent_ports, alone
 from worker.training import MANIFEST
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.proof]
 PATIENCE = 300
 Start = Callable[..., "subprocess.Popen[bytes]"]
 
@@ -269,7 +269,6 @@ def test_interrupted_it_stops_in_order_and_leaves_neither_a_result_nor_an_error(
     assert not (folder / "result.json").exists() and not (folder / "error.json").exists()
 
 
-@pytest.mark.proof
 @pytest.mark.timeout(900)
 def test_a_training_that_diverges_is_told_by_all_workers_and_not_tried_again(
     tmp_path: Path, start: Start, address: str
@@ -283,7 +282,6 @@ def test_a_training_that_diverges_is_told_by_all_workers_and_not_tried_again(
     assert len(some(folder, "started")) == 1
 
 
-@pytest.mark.proof
 @pytest.mark.timeout(900)
 def test_a_node_without_the_data_ends_the_search_for_all_workers(tmp_path: Path, start: Start) -> None:
     """Each node has a home of its own, and the dataset lies in one of them; the other worker waits in a collective.
@@ -328,7 +326,6 @@ def by_hand(tmp_path: Path, folder: Path) -> "subprocess.Popen[str]":
     )  # fmt: skip
 
 
-@pytest.mark.proof
 @pytest.mark.timeout(900)
 def test_a_folder_that_is_edited_between_attempts_ends_the_search_at_once_with_what_changed(
     tmp_path: Path, start: Start, address: str
@@ -407,7 +404,6 @@ def second_worker(first: int) -> int:
     return other
 
 
-@pytest.mark.proof
 @pytest.mark.timeout(900)
 def test_a_second_worker_that_is_killed_is_started_anew_and_one_that_fails_ends_the_search(
     tmp_path: Path, start: Start
@@ -445,7 +441,6 @@ def write_finals(folder: Path) -> SearchSpec:
     return spec
 
 
-@pytest.mark.proof
 @pytest.mark.timeout(900)
 def test_finals_that_are_killed_go_on_and_the_best_on_validation_data_wins(tmp_path: Path, start: Any) -> None:
     folder = tmp_path / "finals"

@@ -17,6 +17,7 @@ from nas_core import Architecture, Network, SearchSpace
 from nas_core.errors import InvalidValue
 from nas_core.space import Block, Edge, Reduction, cost, live, memory, schema
 from nas_core.space.picture import draw
+from tests.thoroughness import some
 from tests.unit.nas_core.networks import architectures, peak_of_execution
 
 
@@ -25,7 +26,7 @@ def test_json_brings_an_architecture_back(architecture: Architecture) -> None:
     assert Architecture.from_json(architecture.to_json()) == architecture
 
 
-@settings(max_examples=40)
+@settings(max_examples=some(40))
 @given(architectures())
 def test_costs_are_those_of_the_network_itself(architecture: Architecture) -> None:
     space = architecture.space
@@ -44,7 +45,7 @@ def test_costs_are_those_of_the_network_itself(architecture: Architecture) -> No
         assert sum(parameter.numel() for parameter in network.get_submodule(place).parameters()) == costs.parameters
 
 
-@settings(max_examples=40)
+@settings(max_examples=some(40))
 @given(architectures())
 def test_the_peak_of_activations_is_that_of_the_networks_execution(architecture: Architecture) -> None:
     with torch.device("meta"):
@@ -145,7 +146,7 @@ def test_an_architecture_with_a_part_missing_is_refused() -> None:
         Architecture.from_json("{")
 
 
-@settings(max_examples=30)
+@settings(max_examples=some(30))
 @given(architectures())
 def test_a_picture_shows_every_live_operation(architecture: Architecture) -> None:
     words = " ".join(ElementTree.fromstring(draw(architecture)).itertext())
@@ -172,7 +173,7 @@ def test_a_picture_tells_convolutions_pools_and_the_rest_apart() -> None:
 VALIDATOR = Draft202012Validator(schema())
 
 
-@settings(max_examples=60)
+@settings(max_examples=some(60))
 @given(architectures())
 def test_every_architecture_keeps_to_the_schema(architecture: Architecture) -> None:
     VALIDATOR.validate(json.loads(architecture.to_json()))

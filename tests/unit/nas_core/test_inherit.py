@@ -15,6 +15,7 @@ from nas_core.seeds import generator
 from nas_core.space import Block, Edge, Reduction, live
 from nas_core.supernet.inherit import inherited
 from nas_core.supernet.network import Network
+from tests.thoroughness import some
 from tests.unit.nas_core.networks import architectures, tiny_data, tiny_spec
 
 
@@ -64,7 +65,7 @@ def same(answer: Tensor, wanted: Tensor) -> None:
     torch.testing.assert_close(answer, wanted, atol=1e-5 * float(wanted.detach().abs().max().clamp(min=1)), rtol=1e-5)
 
 
-@settings(max_examples=15)
+@settings(max_examples=some(15))
 @given(architectures(searchable=True), st.data())
 def test_where_each_operation_is_read_once_the_network_answers_as_the_supernet_does(
     architecture: Architecture, data: st.DataObject
@@ -88,7 +89,7 @@ def test_where_each_operation_is_read_once_the_network_answers_as_the_supernet_d
             same(network(one, inherited(one, supernet, generator("test")))(images), wanted)
 
 
-@settings(max_examples=15)
+@settings(max_examples=some(15))
 @given(architectures(searchable=True), st.lists(st.floats(0.3, 2), min_size=30, max_size=30))
 def test_factors_that_are_products_are_folded_away_whoever_reads_what(
     architecture: Architecture, factors: list[float]
@@ -106,7 +107,7 @@ def test_factors_that_are_products_are_folded_away_whoever_reads_what(
         same(network(architecture, state)(images), supernet(images))
 
 
-@settings(max_examples=15)
+@settings(max_examples=some(15))
 @given(architectures(searchable=True), st.data())
 def test_any_widths_can_be_had_and_what_is_kept_reads_what_it_read(
     architecture: Architecture, data: st.DataObject

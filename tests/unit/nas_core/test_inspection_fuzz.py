@@ -22,10 +22,11 @@ from nas_core.data.layout import Listing, list_images, readable
 from nas_core.data.snapshot import PARTS, compare, take
 from nas_core.errors import DataChanged, InvalidValue
 from nas_core.spec import NO_OPTIONS, DataOptions
+from tests.thoroughness import THOROUGH
 from tests.trees import KINDS, Edit, Tree, apply, contents, edits, options, sound, trees, written
 
-EXAMPLES = 25 if settings.get_current_profile_name() == "repeatable" else settings().max_examples
-pytestmark = pytest.mark.timeout(120 if EXAMPLES == 25 else 3600)  # nothing hangs
+EXAMPLES = settings().max_examples if THOROUGH else 10
+pytestmark = pytest.mark.timeout(3600 if THOROUGH else 120)  # nothing hangs
 FUZZ = settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
 
 

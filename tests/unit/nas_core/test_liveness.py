@@ -12,6 +12,7 @@ from nas_core import SearchSpace
 from nas_core.search.liveness import Liveness, branches_above
 from nas_core.search.press import Press, strongest_path
 from nas_core.space import branches, live
+from tests.thoroughness import some
 
 SPACES = [
     SearchSpace.preset("digits", channels=4, blocks=(2, 1)),
@@ -65,7 +66,7 @@ def test_shares_and_strongest_paths_are_those_of_every_edge_by_itself(drawn: Any
         assert shares[group].item() == pytest.approx(expected, rel=1e-6)
 
 
-@settings(max_examples=200)
+@settings(max_examples=some(200))
 @given(scalings(), st.floats(0, 1.1))
 def test_the_press_is_that_of_every_level_by_itself(drawn: Any, share: float) -> None:
     space, scaling, reductions, weights = drawn
@@ -80,7 +81,7 @@ def test_the_press_is_that_of_every_level_by_itself(drawn: Any, share: float) ->
     assert branches_above(reductions.double(), ours.level).tolist() == expected
 
 
-@settings(max_examples=200)
+@settings(max_examples=some(200))
 @given(scalings(), st.floats(0, 0.6))
 def test_the_strongest_path_that_fits_stays_so_that_the_cost_can_fall(drawn: Any, share: float) -> None:
     """Against every path by itself, each with the lightest live branches: whatever fits is not shut out."""

@@ -29,6 +29,7 @@ from nas_core.space.operations import (
 from nas_core.supernet.layers import SqueezeExcitation, batch_norm, operation
 from nas_core.supernet.supernet import Level, follow
 from nas_core.train.steps import bn_scales, weight_optimizer
+from tests.thoroughness import some
 from tests.unit.nas_core.networks import architectures, layers, registered
 
 # In narrower stages the gates' few ReLU may all be dead from the start.
@@ -88,7 +89,7 @@ def test_what_is_no_operation_is_not_registered(name: Any, given_layers: Any, fi
     assert before == OPERATIONS
 
 
-@settings(max_examples=50)
+@settings(max_examples=some(50))
 @given(st.lists(layers(), min_size=1, max_size=2), st.integers(1, 9), st.integers(1, 6))
 def test_any_operation_costs_what_its_module_does(given_layers: list[tuple[Layer, ...]], width: int, size: int) -> None:
     with registered({f"any{index}": given for index, given in enumerate(given_layers)}):
@@ -197,7 +198,7 @@ def network_of(supernet: Supernet, architecture: Architecture) -> Network:
     return network
 
 
-@settings(max_examples=40)
+@settings(max_examples=some(40))
 @given(architectures(searchable=True), st.booleans())
 def test_a_supernet_computes_what_the_network_does(architecture: Architecture, training: bool) -> None:
     space = architecture.space

@@ -338,18 +338,20 @@ def assert_alike(shared: dict[str, Any], one_by_one: dict[str, Any]) -> None:
             assert torch.equal(shared["weights"][trial][name], value)
 
 
-@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("workers", [2, pytest.param(3, marks=pytest.mark.proof)])
 def test_workers_that_train_networks_of_their_own_find_what_one_finds(
     tmp_path: Path, one_by_one: dict[str, Any], workers: int
 ) -> None:
     assert_alike(together(tmp_path, workers, raced), one_by_one)
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("cut", [1, 7])
 def test_networks_apart_go_on_from_a_state_of_any_step(tmp_path: Path, one_by_one: dict[str, Any], cut: int) -> None:
     assert_alike(together(tmp_path, 2, partial(raced, cut)), one_by_one)
 
 
+@pytest.mark.proof
 def test_a_network_that_diverges_on_its_worker_is_left_out_by_all(tmp_path: Path) -> None:
     alone, shared = raced(None, 1), together(tmp_path, 2, partial(raced, None, 1))
     assert shared["trials"][1] == alone["trials"][1] and alone["trials"][1]["outcome"] == "dropped"

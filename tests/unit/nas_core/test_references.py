@@ -25,6 +25,7 @@ from nas_core.space.picture import draw
 from nas_core.space.references import TITLES
 from nas_core.spec import OPSETS, ExportOptions, Limits, Settings
 from nas_core.train.retrain import Trainee, untaken
+from tests.thoroughness import some
 from tests.unit.nas_core.networks import peak_of_execution, tiny_data, tiny_spec
 
 SMALL = {family: fit_reference(family, SearchSpace.preset("digits"), 4_000_000) for family in FAMILIES}
@@ -101,7 +102,7 @@ shapes = st.builds(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=some(25), deadline=None)
 @given(st.sampled_from(sorted(FAMILIES)), shapes, st.floats(4.5, 9.5), st.sampled_from([1, 8]))
 def test_a_family_uses_any_budget_up_or_says_what_it_costs_at_least(
     family: str, space: SearchSpace, exponent: float, divisor: int
@@ -119,7 +120,7 @@ def test_a_family_uses_any_budget_up_or_says_what_it_costs_at_least(
     assert found.parts()[-1].size <= 8 or found.halvings == found.drawn.places
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=some(8), deadline=None)
 @given(st.sampled_from(sorted(FAMILIES)), shapes, st.floats(0.05, 0.9), st.sampled_from(["parameters", "activations"]))
 def test_limits_are_kept_and_used_up_too(family: str, space: SearchSpace, share: float, name: str) -> None:
     what = {"parameters": "parameters", "activations": "peak_activations"}[name]
@@ -135,7 +136,7 @@ def test_limits_are_kept_and_used_up_too(family: str, space: SearchSpace, share:
     assert max(getattr(found, what) / limit, found.multiply_adds / 10**8) > (0.97 if name == "parameters" else 0.7)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=some(12), deadline=None)
 @given(st.sampled_from(sorted(FAMILIES)), st.integers(4, 70), st.integers(2, 5), st.integers(0, 100), st.data())
 def test_costs_are_those_of_the_network_itself(
     family: str, size: int, classes: int, which: int, data: st.DataObject
@@ -266,6 +267,7 @@ def test_the_auxiliary_head_reads_what_the_last_stage_with_a_stride_begins_with(
     assert read[0] is written[0]
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("family", ["mobilenetv3", "shufflenetv2"])
 def test_every_form_finds_the_same_logits(family: str) -> None:
     network = ReferenceNetwork(SMALL[family]).eval()

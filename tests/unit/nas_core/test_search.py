@@ -24,6 +24,7 @@ from nas_core.spec import Limits, SearchSpec
 from nas_core.supernet.network import Network
 from nas_core.supernet.supernet import follow
 from nas_core.train.steps import weight_optimizer
+from tests.thoroughness import some
 from tests.unit.nas_core.networks import architectures, tiny_data, tiny_spec
 
 
@@ -42,7 +43,7 @@ def with_strengths(architecture: Architecture) -> Supernet:
     return supernet
 
 
-@settings(max_examples=40)
+@settings(max_examples=some(40))
 @given(architectures(searchable=True), st.booleans())
 def test_removing_what_is_dead_changes_nothing_that_is_computed(architecture: Architecture, training: bool) -> None:
     supernet = with_strengths(architecture).train(training)

@@ -22,6 +22,7 @@ from nas_core.data.snapshot import FEWEST_OUTSIDE_TEST, PARTS, SAME, Snapshot, d
 from nas_core.errors import DataChanged, InvalidValue, ReadFailed
 from nas_core.space import SearchSpace
 from nas_core.spec import SearchSpec, Settings
+from tests.thoroughness import some
 
 images = st.lists(st.tuples(st.integers(0, 80), st.integers(0, 3)), min_size=1, max_size=120)
 """Images as what they look like and their class: some look the same."""
@@ -274,7 +275,7 @@ def _digits() -> SearchSpec:
     return SearchSpec("digits", (space.feasible_budgets()[1],), space, Settings.preset("digits"))
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=some(8), deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["add", "remove", "replace", "touch", "rename", "class"]), st.integers(0, 59)),

@@ -61,6 +61,7 @@ def same(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> bool:
     return len(ours) == len(theirs) and all(map(torch.equal, ours, theirs))
 
 
+@pytest.mark.proof
 def test_any_number_of_processes_reads_the_same_from_any_step_on(opened: list[Data]) -> None:
     alone, one, two = opened
     state = torch.get_rng_state()
@@ -76,6 +77,7 @@ def test_any_number_of_processes_reads_the_same_from_any_step_on(opened: list[Da
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.proof
 def test_the_processes_stay_and_are_few(opened: list[Data]) -> None:
     data = opened[1]
     steps(data, range(2), name="a")
@@ -158,6 +160,7 @@ def test_a_process_that_dies_while_it_hands_a_batch_over_is_told_of(
     data.close()
 
 
+@pytest.mark.proof
 def test_processes_import_nothing_of_a_program_which_needs_no_guard_and_ends(tmp_path: Path) -> None:
     Image.new("RGB", (20, 30), "red").save(tmp_path / "red.png")
     script = tmp_path / "script.py"

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests import seeding
+from tests.thoroughness import some
 
 SPACE = {"preset": "digits", "share": False, "channels": 32, "blocks": [2, 2], "levels": 3, "image_size": 8}
 SEARCH: dict[str, Any] = {
@@ -80,7 +81,7 @@ def replaced(value: Any, place: tuple[str | int, ...], new: Any) -> Any:
     return copy
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=some(200), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     asked=st.sampled_from([(*one, place) for one in GOOD for place in places(one[2])]),
     new=JSON,

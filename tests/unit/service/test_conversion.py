@@ -88,6 +88,7 @@ def convert(program, inputs, outputs, **options):
 
 
 @pytest.mark.slow
+@pytest.mark.proof
 def test_a_file_is_written_beside_the_others_and_the_card_tells_of_it(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -212,6 +212,7 @@ def test_a_second_run_into_the_same_folder_is_told_who_is_busy(runs: Callable[[d
     until(lambda: keeper.busy(several.folder / "one") is None)
 
 
+@pytest.mark.proof
 def test_a_ray_that_does_not_start_is_tried_once_more_and_then_told_of(runs: Callable[[dict[str, str]], Runs]) -> None:
     several = runs({"twice": "no ray at first", "never": "no ray"})
     assert several.ended("twice") == 0 and several.ended("never") == 1

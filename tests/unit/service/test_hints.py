@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from service.domain.lifecycle import Status
 from service.store import changes
 from service.store.database import writing
-from service.store.searches import LATE, MarkOfProject, Searches
+from service.store.searches import MarkOfProject, Searches
 from tests import seeding
 
 
@@ -78,8 +78,10 @@ def test_an_event_that_comes_to_light_after_a_later_one_is_hinted_at(app: FastAP
 
 
 def test_a_project_hears_of_its_own_searches_and_neither_when_nor_how_much_happens_to_others(
-    app: FastAPI, tmp_path: Path
+    app: FastAPI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    late = 30
+    monkeypatch.setattr("service.store.searches.LATE", late)
     tokens = {"a-token-of-sixteen": "vision", "another-token-of-16": "audio"}
     guarded = seeding.make_app(tmp_path, seeding.parts(app).settings.database_url, tokens=tokens)
     searches = seeding.parts(guarded).searches
@@ -88,7 +90,7 @@ def test_a_project_hears_of_its_own_searches_and_neither_when_nor_how_much_happe
     mark = MarkOfProject(searches.engine, "vision", seconds=0)
     assert mark() == (newest, 0) and newest < searches.newest_seq()
     with writing(searches.engine) as session:
-        for _ in range(LATE + 10):  # more than are looked at again
+        for _ in range(late + 10):  # more than are looked at again
             changes.note(session, other, "warning", {"message": "of another's"})
     assert mark() == mark() == (newest, 0)
     sweep = seeding.sweep(app, project="vision", seeds=[0])
@@ -99,7 +101,7 @@ def test_a_project_hears_of_its_own_searches_and_neither_when_nor_how_much_happe
     assert mark()[1] > later[1], "what has gone is a change as well"
     gone = mark()
     with writing(searches.engine) as session:
-        for _ in range(10 * LATE + 1):
+        for _ in range(10 * late + 1):
             changes.note(session, other, "warning", {"message": "of another's"})
     assert mark() == (later[0] - 1, gone[1] + 1), "where nobody has asked for long, it is looked up anew"
     newest = later[0] - 1  # the event of the sweep's search

@@ -65,6 +65,7 @@ from service.store.projects import Projects
 from service.store.searches import NotEnded, Searches
 from service.store.sweeps import Sweeps
 from tests.ray_double import BrokenConnection, Faults, RayDouble
+from tests.thoroughness import THOROUGH, some
 
 pytestmark = pytest.mark.slow
 
@@ -102,9 +103,13 @@ ANYWHERE = (STATEMENT, COMMIT, RAY, FOLDER, CLOCK)
 CUTS = {"die": (COMMIT, RAY, FOLDER), "stay": ANYWHERE, "lose": (STATEMENT, COMMIT, COMMITTED)}
 """Where a turn can be cut. Who dies before a commit leaves nothing of its transaction, wherever in it that was, and
 where it only reads nothing anyway. What is lost is the connection to the database, or the answer to a commit."""
-EVERY = {"die": (5, 11), "stay": (13, 19), "lose": (11, 13)}
+EVERY = (
+    {"die": (5, 11), "stay": (13, 19), "lose": (11, 13)}
+    if THOROUGH
+    else {"die": (23, 43), "stay": (53, 79), "lose": (43, 53)}
+)
 """One in how many points is tried in repeatable examples, on SQLite and on PostgreSQL, where they take twice as long;
-with HYPOTHESIS_PROFILE=explore every one is."""
+in exploration every one is."""
 IDLE_SECONDS = LIMITS["idle_in_transaction_session_timeout"]
 HOUR = 3600.0
 
@@ -833,7 +838,7 @@ def test_nothing_is_lost_and_nothing_ends_twice(the_world: World) -> None:
     run_state_machine_as_test(
         lambda: Machine(the_world),  # type: ignore[arg-type] # it takes any callable that makes a machine
         settings=settings(
-            max_examples=settings().max_examples // 20,
+            max_examples=some(settings().max_examples // 5),
             stateful_step_count=30,
             suppress_health_check=list(HealthCheck),
             phases=set(Phase) - {Phase.explain},  # it takes every line's trace, for minutes

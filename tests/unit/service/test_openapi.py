@@ -16,7 +16,9 @@ from hypothesis import settings
 from nas_core.files import FILES
 from service.api.architectures import MEDIA_TYPES
 from tests import seeding
+from tests.thoroughness import THOROUGH
 
+MOST_EXAMPLES = "100" if settings.get_current_profile_name() == "explore" else "4" if THOROUGH else "1"
 CONFIG = """
 [checks]
 # Rules between fields, such as that a budget must be feasible, are more than a description can say.
@@ -50,7 +52,7 @@ def test_every_answer_is_as_described(http: httpx.Client, url: str, tmp_path: Pa
     described = http.get("/openapi.json").json()["paths"]  # first, since schemathesis waits ten seconds at most for it
     (tmp_path / "schemathesis.toml").write_text(CONFIG)
     command = [sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()"]
-    command += ["run", f"{url}/openapi.json", "--max-examples", "4" if settings().derandomize else "100", "--no-color"]
+    command += ["run", f"{url}/openapi.json", "--max-examples", MOST_EXAMPLES, "--no-color"]
     command += ["--generation-deterministic", "--request-timeout", "30", "--suppress-health-check", "all"]
     found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"COLUMNS": "120"})
     assert found.returncode == 0, found.stdout + found.stderr

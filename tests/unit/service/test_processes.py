@@ -158,6 +158,7 @@ def test_a_service_that_is_told_to_stop_hands_its_leases_back(yoso: Yoso) -> Non
     assert yoso.ray.stopped == [], "what runs goes on"
 
 
+@pytest.mark.proof
 def test_a_dispatcher_that_is_told_to_stop_hands_its_leases_back_and_another_goes_on(yoso: Yoso) -> None:
     _, client = yoso.replica("--no-dispatch")
     with client:
@@ -211,6 +212,7 @@ def test_a_turn_that_hangs_does_not_keep_a_process(words: tuple[str, ...], yoso:
 
 
 @pytest.mark.slow
+@pytest.mark.proof
 def test_a_second_process_on_sqlite_is_refused_and_told_what_to_use(yoso: Yoso, tmp_path: Path) -> None:
     database = tmp_path / "storage" / "yoso.db"
     yoso.environment["YOSO_DATABASE_URL"] = f"sqlite:///{database}"

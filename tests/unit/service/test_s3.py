@@ -322,6 +322,7 @@ def test_a_file_whose_answer_breaks_off_is_read_again(line: Line, url: str) -> N
         runs.read("s", "logs/x")
 
 
+@pytest.mark.proof
 def test_a_running_search_asks_seldom(service: Service, line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted with all that asks: the journal of a search that tells something every second, or nothing for a while,
     its checkpoints and its fence, and the dispatcher; however long the journal is, which nobody lists.

@@ -23,6 +23,7 @@ from service.domain.scheduling import (
     rank,
     usage,
 )
+from tests.thoroughness import some
 
 SHORT = 10.0
 
@@ -189,7 +190,7 @@ def fits(nodes: list[Node], asks: list[Ask]) -> bool:
     return place(0, tuple((int(node.cpus), int(node.gpus)) for node in nodes))
 
 
-@settings(max_examples=400)
+@settings(max_examples=some(400))
 @given(QUEUES, NODES, HELD, st.none() | st.integers(0, 4))
 def test_never_is_more_granted_than_is_free_nor_less_than_will_do(
     queues: dict[str, list[Ask]], nodes: list[Node], held: dict[str | None, tuple[int, int]], quota: int | None
@@ -255,7 +256,7 @@ def test_two_halves_of_two_nodes_are_no_room_for_a_worker() -> None:
     assert [one.id for one in verdict.admitted] == ["large", "b0"], "and what is besides goes to others"
 
 
-@settings(max_examples=400)
+@settings(max_examples=some(400))
 @given(ELASTIC, NODES, st.lists(ELASTIC, min_size=1, max_size=4), st.integers(2, 4))
 def test_nobody_is_starved_by_those_that_come_again_and_again(
     wanted: Ask, nodes: list[Node], others: list[Ask], seconds: int

@@ -197,6 +197,7 @@ def test_an_unknown_sweep_is_not_found(http: httpx.Client) -> None:
         assert told.status_code == 404 and told.json()["title"] == "No such sweep"
 
 
+@pytest.mark.proof
 def test_ten_thousand_points_are_queued_in_one_call(http: httpx.Client) -> None:
     made = http.post("/api/v1/sweeps", json=GOOD | {"seeds": list(range(10_000))}, timeout=120).json()
     assert made["counts"] == {"queued": 10_000}

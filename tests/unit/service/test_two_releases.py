@@ -45,6 +45,7 @@ def yoso(tmp_path: Path, postgres: str) -> Iterator[Yoso]:
 
 
 @pytest.mark.slow
+@pytest.mark.proof
 def test_replicas_and_dispatchers_of_two_releases_share_their_work(yoso: Yoso, last: Path) -> None:
     assert yoso.start("migrate", code=last).wait(60) == 0
     with ExitStack() as stack:

@@ -82,6 +82,7 @@ def check_onnx(folder: Path, data: Data, told: dict[str, dict[str, Any]]) -> Non
     assert f"| `network.int8.onnx` | {told['onnx_int8']['bytes']:,} | {told['onnx_int8']['accuracy']:.2%} | " in card
 
 
+@pytest.mark.proof
 def test_a_process_that_dies_while_it_exports_is_no_fault_of_the_network(tmp_path: Path) -> None:
     """It ends the attempt; the process has loaded what it needs beside whoever waits for it."""
     torch.manual_seed(0)

@@ -54,7 +54,13 @@ def worker(rank: int, folder: str) -> None:
     ("kind", "spec", "told", "ranks"),
     [
         ("data", PETS, "no such folder", [1]),
-        ("limits", replace(SPEC, limits=Limits(latency_ms=1e-6)), "limits.latency_ms: ", [0, 1]),
+        pytest.param(
+            "limits",
+            replace(SPEC, limits=Limits(latency_ms=1e-6)),
+            "limits.latency_ms: ",
+            [0, 1],
+            marks=pytest.mark.proof,
+        ),
     ],
 )
 def test_what_would_happen_again_is_told_by_all_workers_that_meet_it_and_ends_all(

@@ -38,6 +38,7 @@ SPACE = SearchSpace.preset("digits", channels=4, blocks=(1, 1), levels=2)
 SPEC = SearchSpec("digits", SPACE.feasible_budgets()[1:], SPACE, Settings.preset("digits", retrain_epochs=8))
 
 
+@pytest.mark.proof
 def test_a_trial_that_goes_on_tells_all_epochs_that_are_behind_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,6 +201,7 @@ def test_a_rung_judges_by_what_was_asked_for(
     assert told[0].items() >= scores[0].items()
 
 
+@pytest.mark.proof
 def test_reference_networks_are_finalists_with_all_files_and_cards_tell_of_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
