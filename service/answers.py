@@ -438,6 +438,7 @@ class Sweep(Answer):
     name: str
     tags: list[str]
     """The tags that all its searches have."""
+    description: str
     submitted_by: str | None
     strategy: str
     budgets: list[int]

@@ -472,7 +472,7 @@ def sweep(
 
 def of_sweep(body: Mapping[str, Any]) -> dict[str, Any]:
     """The request of a sweep whose searches are as `body` says: what it says of the sweep itself, and the rest."""
-    own = {name: body[name] for name in ("budgets", "project", "priority", "name") if name in body}
+    own = {name: body[name] for name in ("budgets", "project", "priority", "name", "description") if name in body}
     search = {name: value for name, value in body.items() if name not in own}
     competing = dict(search.pop("finals", {}))
     if "baselines" in competing:
@@ -748,7 +748,8 @@ def edit(
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Change the name, the tags or the description of a search, or the tags of all searches of a sweep."""
+    """Change the name, the tags or the description of a search or a sweep. The tags of a sweep are those of all its
+    searches."""
     with refusals(), Client(url) as client:
         found = client.find(found_by)
         fields: dict[str, str | list[str]] = {"name": name} if name is not None else {}
@@ -761,13 +762,10 @@ def edit(
         if not fields:
             raise InvalidValue("edit", found_by, "nothing to change", "--name, --tag, --untag or --description")
         edited: Search | Sweep
-        if not isinstance(found, Sweep):
-            kind, edited = "search", client.describe(found.id, **fields)
-        elif [*fields] == ["tags"]:
-            kind, edited = "sweep", client.tag_sweep(found.id, fields["tags"])
+        if isinstance(found, Sweep):
+            kind, edited = "sweep", client.describe_sweep(found.id, **fields)
         else:
-            option = "--name" if name is not None else "--description"
-            raise InvalidValue(option, name or description, f"{found.id} is a sweep", "--tag and --untag, or a search")
+            kind, edited = "search", client.describe(found.id, **fields)
         tags = f", tagged {', '.join(edited['tags'])}" if edited["tags"] else ""
         tell(edited, as_json, f"{kind} {edited['id']}: {escape(edited['name'] or 'no name')}{tags}")
 
@@ -1235,9 +1233,18 @@ def follow_sweep(client: Client, sweep_id: str, as_json: bool) -> None:
     raise typer.Exit(FAILED if "failed" in states else CANCELLED if "cancelled" in states else 0)
 
 
+def print_notes(one: Search | Sweep) -> None:
+    """Print the tags and the description of a search or a sweep."""
+    if one.get("tags"):
+        out.print(f"tags: {', '.join(one['tags'])}", highlight=False)
+    if one.get("description"):
+        out.print(escape(one["description"]), highlight=False, soft_wrap=True)
+
+
 def describe_sweep(client: Client, sweep: Sweep) -> None:
     """Print a sweep's state and its searches."""
     out.print(terminal.sweeps([sweep]))
+    print_notes(sweep)
     out.print(terminal.searches(client.each_search(sweep["id"])))
     out.print(f"`yoso pareto {sweep['id']}` compares the networks", highlight=False)
 
@@ -1295,10 +1302,7 @@ def describe(search: Search) -> None:
     """Print a search's state, networks and error."""
     name = escape(search["name"])
     out.print(f"search [bold]{search['id']}[/] {name}: {terminal.state_of(search)}", highlight=False)
-    if search.get("tags"):
-        out.print(f"tags: {', '.join(search['tags'])}", highlight=False)
-    if search.get("description"):
-        out.print(escape(search["description"]), highlight=False, soft_wrap=True)
+    print_notes(search)
     tell_of_stall(search)
     if search["limits"]:
         out.print(", ".join(at_most(search["limits"])), highlight=False)

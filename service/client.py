@@ -244,11 +244,7 @@ class Calls:
     @Call
     def describe(self, /, search_id: str, **fields: str | Sequence[str]) -> Request[Search]:
         """Give a search another `name`, `tags` or `description`; what is not given stays as it is."""
-        return ask(
-            "PATCH",
-            f"/api/v1/searches/{_part(search_id)}",
-            {name: one if isinstance(one, str) else [*one] for name, one in fields.items()},
-        )
+        return ask("PATCH", f"/api/v1/searches/{_part(search_id)}", _described(fields))
 
     @Call
     def cancel(self, search_id: str) -> Request[Search]:
@@ -283,9 +279,9 @@ class Calls:
         return ask("GET", f"/api/v1/sweeps/{_part(sweep_id)}")
 
     @Call
-    def tag_sweep(self, sweep_id: str, tags: Sequence[str]) -> Request[Sweep]:
-        """Give all searches of a sweep `tags`, in place of those that they have in common."""
-        return ask("PATCH", f"/api/v1/sweeps/{_part(sweep_id)}", {"tags": [*tags]})
+    def describe_sweep(self, /, sweep_id: str, **fields: str | Sequence[str]) -> Request[Sweep]:
+        """Give a sweep another `name` or `description`, or all its searches `tags` in place of those in common."""
+        return ask("PATCH", f"/api/v1/sweeps/{_part(sweep_id)}", _described(fields))
 
     @Call
     def sweeps(self, limit: int = 50, after: str | None = None, tag: str | None = None) -> Request[SweepPage]:
@@ -934,6 +930,10 @@ def _checked(url: str | None) -> str:
     if not usable or parts.query or parts.fragment:
         raise InvalidValue("url", url, "not the URL of a service", "such as http://127.0.0.1:8765")
     return url
+
+
+def _described(fields: Mapping[str, str | Sequence[str]]) -> dict[str, str | list[str]]:
+    return {name: one if isinstance(one, str) else [*one] for name, one in fields.items()}
 
 
 def _part(name: str) -> str:

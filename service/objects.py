@@ -226,9 +226,9 @@ class Sweep(Bound, answers.Sweep):
         """Cancel its queued and running searches."""
         self._become(self._client.steer_sweep(self.id, "cancel"))
 
-    def tag(self, tags: Sequence[str]) -> None:
-        """Give all its searches `tags`, in place of those that they have in common."""
-        self._become(self._client.tag_sweep(self.id, tags))
+    def describe(self, **fields: str | Sequence[str]) -> None:
+        """Give it another `name` or `description`, or all its searches `tags` in place of those in common."""
+        self._become(self._client.describe_sweep(self.id, **fields))
 
     def each_search(self) -> Iterator[Search]:
         """Its searches, in the order of its points."""

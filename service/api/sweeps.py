@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from service import answers
 from service.domain.deadlines import NewDeadlines
 from service.domain.request import Text
-from service.domain.sweep import MoreNetworks, NewTags, SweepRequest
+from service.domain.sweep import MoreNetworks, NewSweepDescription, SweepRequest
 from service.store.models import Sweep
 from service.use_cases import sweeps
 from service.web.checks import CHECKED
@@ -22,7 +22,7 @@ router = APIRouter(
     prefix="/api/v1/sweeps", tags=["sweeps"], responses=PROBLEMS, generate_unique_id_function=operation_id
 )
 CREATED = created(
-    "sweeps", "sweep_id", ("look", "tag", "searches", "pareto", "cancel", "pause", "resume", "retry", "add")
+    "sweeps", "sweep_id", ("look", "describe", "searches", "pareto", "cancel", "pause", "resume", "retry", "add")
 )
 
 
@@ -75,9 +75,9 @@ def look(sweep: SeenDep, service: ContextDep) -> answers.Sweep:
 
 
 @router.patch("/{sweep_id}", response_model=answers.Sweep, responses=UNKNOWN)
-def tag(sweep: SeenDep, changed: NewTags, service: ContextDep, key: KeyDep) -> Response:
-    """Change the tags of a sweep: of all its searches."""
-    return done(sweeps.tag(service, sweep, changed.tags, key))
+def describe(sweep: SeenDep, described: NewSweepDescription, service: ContextDep, key: KeyDep) -> Response:
+    """Change the name or the description of a sweep, or the tags of all its searches."""
+    return done(sweeps.describe(service, sweep, described, key))
 
 
 @router.get("/{sweep_id}/searches", responses=UNKNOWN)

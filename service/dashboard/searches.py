@@ -23,7 +23,7 @@ from service.dashboard.advice import ADVICE
 from service.dashboard.copies import as_command, as_curl, as_python
 from service.dashboard.frame import PICTURE_HEADERS, ViewerDep, hints, missing, page, part
 from service.dashboard.network import picture
-from service.dashboard.submit import FIELDS, FormDep
+from service.dashboard.submit import FormDep, description_of
 from service.dashboard.timeline import timeline
 from service.domain.lifecycle import TERMINAL, Status
 from service.domain.request import NewDescription, Text
@@ -159,10 +159,8 @@ def search_page(
 @router.post("/searches/{search_id}/describe", dependencies=[CHECKED])
 def describe(request: Request, service: ContextDep, project: ViewerDep, search: SeenDep, form: FormDep) -> Response:
     """Give a search the name, tags and description of a form; the page with what is wrong where that cannot be."""
-    empty = NewDescription().model_dump()  # an empty field of a form is not sent
-    asked = empty | {field: FIELDS[field](form[field]) for field in empty if field in form}
     try:
-        searches.describe(service, search, NewDescription.model_validate(asked))
+        searches.describe(service, search, NewDescription.model_validate(description_of(form)))
     except ValidationError as error:
         problems = field_errors(error.errors(), NewDescription)
         return _page(request, service, project, search.id, code=422, problems=problems)

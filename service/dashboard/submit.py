@@ -42,7 +42,16 @@ from service.answers import DatasetReport, FieldError
 from service.dashboard.frame import TEMPLATES, ReadingViewerDep, ViewerDep, page
 from service.domain.estimates import Estimate, estimate, warnings
 from service.domain.references import left_out
-from service.domain.request import DataRequest, InvalidRequest, SearchRequest, SpaceRequest, Text, check, space_of
+from service.domain.request import (
+    DataRequest,
+    InvalidRequest,
+    NewDescription,
+    SearchRequest,
+    SpaceRequest,
+    Text,
+    check,
+    space_of,
+)
 from service.domain.sweep import SweepRequest, expand, sorted_budgets
 from service.inspections import Found, StillLooking
 from service.store.idempotency import KeyReused
@@ -538,7 +547,13 @@ def swept(asked: Mapping[str, Any]) -> dict[str, Any] | None:
     return own | {"search": search}
 
 
-SHARED = ("budgets", "project", "priority", "name")
+def description_of(form: Form) -> dict[str, Any]:
+    """The name, tags and description that a form asks for."""
+    empty = NewDescription().model_dump()  # an empty field of a form is not sent
+    return empty | {field: FIELDS[field](form[field]) for field in empty if field in form}
+
+
+SHARED = ("budgets", "project", "priority", "name", "description")
 """The fields that a sweep has as a search has them."""
 
 

@@ -19,9 +19,9 @@ from nas_core.spec import BASELINES, DEFAULT_BASELINES
 from service import answers, formats
 from service.dashboard import plot
 from service.dashboard.frame import PICTURE_HEADERS, ViewerDep, hints, missing, page, part
-from service.dashboard.submit import FIELDS, Form, FormDep
+from service.dashboard.submit import FIELDS, Form, FormDep, description_of
 from service.domain.request import InvalidRequest, Text
-from service.domain.sweep import MoreNetworks, NewTags
+from service.domain.sweep import MoreNetworks, NewSweepDescription
 from service.store.idempotency import KeyReused
 from service.store.models import Sweep
 from service.store.projects import OverQuota
@@ -141,14 +141,13 @@ def add(request: Request, service: ContextDep, project: ViewerDep, sweep: SeenDe
     return _page(request, service, sweep, code=422, problems=problems, form=form)
 
 
-@router.post("/sweeps/{sweep_id}/tags", dependencies=[CHECKED])
-def tag(request: Request, service: ContextDep, sweep: SeenDep, form: FormDep) -> Response:
-    """Give a sweep the tags of a form; the page with what is wrong where that cannot be."""
+@router.post("/sweeps/{sweep_id}/describe", dependencies=[CHECKED])
+def describe(request: Request, service: ContextDep, sweep: SeenDep, form: FormDep) -> Response:
+    """Give a sweep the name, tags and description of a form; the page with what is wrong where that cannot be."""
     try:
-        asked = NewTags(tags=FIELDS["tags"](form.get("tags", ())))
-        sweeps.tag(service, sweep, asked.tags)
+        sweeps.describe(service, sweep, NewSweepDescription.model_validate(description_of(form)))
     except ValidationError as error:
-        problems = field_errors(error.errors(), NewTags)
+        problems = field_errors(error.errors(), NewSweepDescription)
     except InvalidValue as error:
         problems = errors_of(error)
     else:

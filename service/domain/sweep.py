@@ -16,7 +16,17 @@ from nas_core.errors import InvalidValue
 from nas_core.space import Family
 from nas_core.spec import DEFAULT_BASELINES, parse_count
 from service.domain.patience import carry_on
-from service.domain.request import LEGIBLE, TAGS, Fields, InvalidRequest, SearchRequest, Tags, Text
+from service.domain.request import (
+    LEGIBLE,
+    TAGS,
+    Description,
+    Fields,
+    InvalidRequest,
+    Name,
+    NewDescription,
+    SearchRequest,
+    Tags,
+)
 
 MOST_POINTS = 10_000
 MOST_WAYS = 64
@@ -101,7 +111,8 @@ class SweepRequest(BaseModel):
     )
     project: str = Field("default", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     priority: int = Field(0, ge=-10, le=10)
-    name: Text = Field("", max_length=200)
+    name: Name = ""
+    description: Description = ""
 
     @property
     def with_finals(self) -> bool:
@@ -126,14 +137,13 @@ class MoreNetworks(BaseModel):
     )
 
 
-class NewTags(BaseModel):
-    """The tags of a sweep from now on."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"tags": ["phone"]}]})
+class NewSweepDescription(NewDescription):
+    """What a sweep is called from now on; fields that are left out stay as they are."""
 
     tags: Tags = Field(
+        default_factory=list,
         description="In place of the tags that all its searches have. Each of them gets the new ones and keeps tags "
-        f"of its own. {TAGS}"
+        f"of its own. {TAGS}",
     )
 
 

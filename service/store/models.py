@@ -161,6 +161,7 @@ class Sweep(Base):
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     project: Mapped[str] = mapped_column(String(64))
     name: Mapped[str] = mapped_column(String(200))
+    description: Mapped[str] = mapped_column(Text, default="", server_default="")
     submitted_by: Mapped[str | None] = mapped_column(String(140))
     request: Mapped[dict[str, Any]] = mapped_column(JSON)
     """As the user gave it."""

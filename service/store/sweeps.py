@@ -73,6 +73,7 @@ class Sweeps:
             id=changes.new_id(),
             project=request.project,
             name=request.name,
+            description=request.description,
             submitted_by=changes.BY.get(),
             request=request.model_dump(mode="json", by_alias=True, exclude_unset=True),
             budgets=list(budgets),
@@ -198,12 +199,24 @@ class Sweeps:
             for sweep_id, each in found.items()
         }
 
-    def tag(self, session: Session, sweep_id: str, tags: Sequence[str]) -> None:
-        """Give all searches of a sweep `tags` in place of those that they have in common.
+    def describe(self, session: Session, sweep_id: str, described: Mapping[str, Any]) -> None:
+        """Give a sweep another `name` or `description`, and all its searches `tags` in place of those in common.
 
-        Raises `InvalidValue` where one, with tags of its own, would have too many.
+        Raises `InvalidValue` where a search, with tags of its own, would have too many.
         """
         sweep = self.get(sweep_id, session)
+        changed = []
+        for field, value in described.items():
+            if field == "tags":
+                other = self._tag(session, sweep_id, value)
+            elif other := value != getattr(sweep, field):
+                setattr(sweep, field, value)
+            changed += [field] if other else []
+        if changed:
+            _audit(session, Action.DESCRIBED, sweep, data={"fields": sorted(changed)})
+
+    def _tag(self, session: Session, sweep_id: str, tags: Sequence[str]) -> bool:
+        """Whether any search has other tags now."""
         common = self.tags([sweep_id], session)[sweep_id]
         rows = select(Search.id, Search.tags).where(Search.sweep_id == sweep_id).order_by(Search.id)
         changed = []
@@ -223,7 +236,7 @@ class Sweeps:
                 for one in changed
             ]  # fmt: skip
             session.execute(insert(Event), events)
-            _audit(session, Action.DESCRIBED, sweep, time, {"fields": ["tags"]})
+        return bool(changed)
 
     def progress(self, sweep_ids: Sequence[str], within: Session | None = None) -> dict[str, Progress]:
         """How far each sweep is."""

@@ -16,7 +16,14 @@ from service.domain.pareto import front
 from service.domain.patience import carry_on
 from service.domain.references import left_out
 from service.domain.request import InvalidRequest, SearchRequest, check
-from service.domain.sweep import MoreNetworks, SweepRequest, expand, named_baselines, sorted_budgets
+from service.domain.sweep import (
+    MoreNetworks,
+    NewSweepDescription,
+    SweepRequest,
+    expand,
+    named_baselines,
+    sorted_budgets,
+)
 from service.store.idempotency import Key
 from service.store.models import Search, Sweep
 from service.store.sweeps import Progress, UnknownSweep
@@ -197,14 +204,13 @@ def pause(service: Service, sweep: Sweep, paused: bool, key: Key | None = None) 
     return once(service, key, do)
 
 
-def tag(service: Service, sweep: Sweep, tags: Sequence[str], key: Key | None = None) -> Done[answers.Sweep]:
-    """Give all searches of a sweep other tags in place of those that they have in common, whatever their state.
-
-    Raises `InvalidValue` and `KeyReused`.
-    """
+def describe(
+    service: Service, sweep: Sweep, described: NewSweepDescription, key: Key | None = None
+) -> Done[answers.Sweep]:
+    """Give a sweep another name, tags or description, whatever its state. Raises `InvalidValue` and `KeyReused`."""
 
     def do(session: Session) -> answers.Sweep:
-        service.sweeps.tag(session, sweep.id, tags)
+        service.sweeps.describe(session, sweep.id, described.model_dump(exclude_unset=True))
         return view(service, sweep, session)
 
     return once(service, key, do)
@@ -258,6 +264,7 @@ def _view(sweep: Sweep, progress: Progress, tags: list[str], notes: Sequence[str
         project=sweep.project,
         name=sweep.name,
         tags=tags,
+        description=sweep.description,
         submitted_by=sweep.submitted_by,
         strategy=sweep.request.get("strategy", "path"),
         budgets=sweep.budgets,

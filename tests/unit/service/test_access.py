@@ -124,7 +124,7 @@ STEERED: dict[str, Callable[[World, str], Sent]] = {
         for how in ("cancel", "pause", "resume", "retry", "networks")
     },
     "PATCH /api/v1/sweeps/{sweep_id}": lambda w, by: (f"/api/v1/sweeps/{w.swept(by)}", {"json": {"tags": ["phone"]}}),
-    "POST /sweeps/{sweep_id}/tags": lambda w, by: (f"/sweeps/{w.swept(by)}/tags", {"data": {"tags": "phone"}}),
+    "POST /sweeps/{sweep_id}/describe": lambda w, by: (f"/sweeps/{w.swept(by)}/describe", {"data": {"tags": "phone"}}),
     "POST /sweeps/{sweep_id}/networks": lambda w, by: (
         f"/sweeps/{w.swept(by)}/networks",
         {"data": {"baselines": "random"}},

@@ -319,14 +319,16 @@ def test_tags_a_search_renames_it_and_lists_by_tag(url: str) -> None:
         assert refused.exit_code == 2 and why in refused.output
 
 
-def test_tags_a_sweep_and_lists_sweeps_by_tag(url: str) -> None:
+def test_tags_and_describes_a_sweep_and_lists_sweeps_by_tag(url: str) -> None:
     yoso("sweep", "digits", "--budget", "300k", "--seeds", "0,1", "--tag", "old", "--name", "night", url=url)
     told = yoso("edit", "night", "--tag", "phone", "--untag", "old", url=url)
     assert told.exit_code == 0 and "sweep" in told.output and "night, tagged phone" in told.output, told.output
     assert "phone" in yoso("sweeps", "--tag", "phone", url=url).output
     assert "no sweeps" in yoso("sweeps", "--tag", "old", url=url).output
-    refused = yoso("edit", "night", "--name", "day", url=url)
-    assert refused.exit_code == 2 and "is a sweep" in refused.output
+    told = yoso("edit", "night", "--name", "day", "--description", "For the fair.", url=url)
+    assert told.exit_code == 0 and "day, tagged phone" in told.output, told.output
+    shown = yoso("show", "day", url=url).output
+    assert "tags: phone\nFor the fair.\n" in shown, shown
 
 
 def test_prints_and_follows_the_logs_of_a_sweep(app: FastAPI, url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -249,9 +249,13 @@ def test_a_sweep_has_the_tags_that_all_its_searches_have(app: FastAPI, browser: 
     browser.patch(f"/api/v1/searches/{first}", json={"tags": ["own", "a_b", "old"]})
     page = browser.get(f"/sweeps/{sweep}").text
     assert 'href="/sweeps?tag=a_b"' in page and "own" not in page and 'value="a_b, old"' in page
-    saved = browser.post(f"/sweeps/{sweep}/tags", data={"tags": "a_b, own"})
+    filled = {"tags": "a_b, own", "name": "night", "description": "For <the> fair."}
+    saved = browser.post(f"/sweeps/{sweep}/describe", data=filled)
     assert saved.status_code == 303 and saved.headers["location"] == f"/sweeps/{sweep}"
-    assert browser.get(f"/api/v1/sweeps/{sweep}").json()["tags"] == ["a_b", "own"]
+    found = browser.get(f"/api/v1/sweeps/{sweep}").json()
+    assert (found["tags"], found["name"], found["description"]) == (["a_b", "own"], "night", "For <the> fair.")
+    page = browser.get(f"/sweeps/{sweep}").text
+    assert "<p>For &lt;the&gt; fair.</p>" in page and "<h1>night</h1>" in page
     tags = {one.id: one.tags for one in seeding.parts(app).sweeps.searches(sweep, 10)}
     assert tags == {one: ["a_b", "own"] for one in (first, second, finals)}
     browser.patch(f"/api/v1/searches/{first}", json={"tags": ["own", *(f"t{number}" for number in range(19))]})
@@ -261,14 +265,14 @@ def test_a_sweep_has_the_tags_that_all_its_searches_have(app: FastAPI, browser: 
         shown = browser.get(f"/sweeps?tag={tagged}").text
         assert [one for one in (sweep, other) if f'id="to-{one}"' in shown] == found, tagged
     for told, why in (("-x", "tags.0: <code>-x</code>"), ("own, more", f"search {first}, which has tags of its own")):
-        refused = browser.post(f"/sweeps/{sweep}/tags", data={"tags": told})
+        refused = browser.post(f"/sweeps/{sweep}/describe", data=filled | {"tags": told})
         assert refused.status_code == 422 and why in refused.text, told
     assert browser.patch(f"/api/v1/sweeps/{sweep}", json={"tags": []}).json()["tags"] == []
     assert len(seeding.parts(app).searches.get(first).tags) == 19, "its own stay"
     kinds = [event.kind for event in seeding.parts(app).searches.events(second)]
     assert kinds == ["status", "described", "described"], "pages that show it hear of it"
     audited = browser.get("/api/v1/audit", params={"about": f"sweep/{sweep}", "action": "described"}).json()
-    assert [one["data"] for one in audited["items"]] == [{"fields": ["tags"]}] * 2
+    assert [one["data"]["fields"] for one in audited["items"]] == [["tags"], ["description", "name", "tags"]]
 
 
 def test_a_search_gets_another_name_tags_and_a_description(app: FastAPI, browser: httpx.Client) -> None:
