@@ -304,7 +304,7 @@ class ByHand:
                 f"network for {one['budget']:,}",
                 f"{one['multiply_adds']:,} multiply-adds, accuracy {one['accuracy']:.1%}, weights {size:,} bytes",
             )
-        if len(search["architectures"]) != len(SEARCH["budgets"]):
+        if {one["budget"] for one in search["architectures"]} != set(SEARCH["budgets"]):
             raise Misconfigured("a network is missing")
 
     def stop(self) -> bool:

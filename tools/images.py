@@ -211,8 +211,12 @@ def search() -> None:
         service.running(own, "yoso", "serve") as serving,
     ):
         _answers(url, serving)
-        search_id = client.submit(**SEARCH)["id"]
         give_up = time.monotonic() + SEARCH_SECONDS
+        while not client.ready():
+            if time.monotonic() > give_up:
+                raise Failed(f"the service is not ready after {SEARCH_SECONDS:.0f} s")
+            time.sleep(2)
+        search_id = client.submit(**SEARCH)["id"]
         while (found := client.get(search_id))["status"] not in ("succeeded", "failed", "cancelled"):
             if time.monotonic() > give_up:
                 raise Failed(f"the search is still {found['status']} after {SEARCH_SECONDS:.0f} s: {found['reason']}")
@@ -222,8 +226,8 @@ def search() -> None:
         for one in found["architectures"]:
             weights = len(client.download(one["files"]["weights"]))
             cost, accuracy = f"{one['multiply_adds']:,} multiply-adds", f"accuracy {one['accuracy']:.1%}"
-            print(f"{one['budget']:,}: {cost}, {accuracy}, {weights:,} bytes of weights")
-        if [one["budget"] for one in found["architectures"]] != SEARCH["budgets"]:
+            print(f"{one['budget']:,}, {one['origin']}: {cost}, {accuracy}, {weights:,} bytes of weights")
+        if {one["budget"] for one in found["architectures"]} != set(SEARCH["budgets"]):
             raise Failed("a network is missing")
         print(f"a search on the digits by yoso-service and yoso-worker {version()}, in attempt {found['attempt']}")
 

@@ -448,6 +448,15 @@ def _least_and_most(request: SearchRequest) -> tuple[int, int]:
     return (workers.min, workers.max) if isinstance(workers, WorkerRange) else (workers, workers)
 
 
+def without_gpus(request: SearchRequest, capacity: Capacity | None) -> list[str]:
+    """A note where a search that uses GPUs if there are any is queued before the cluster's `capacity` is known."""
+    if capacity is not None or request.gpus_per_worker != "auto":
+        return []
+    return [
+        "no node of the cluster has been seen yet: the workers will use no GPU (gpus_per_worker 1 makes them use one)"
+    ]
+
+
 def _too_much(request: SearchRequest, gpus_per_worker: int, capacity: Capacity) -> list[InvalidValue]:
     """What is wrong with workers of which the cluster could not even run the fewest that will do if it were empty."""
     types = capacity.accelerator_types

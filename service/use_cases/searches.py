@@ -11,7 +11,7 @@ from nas_core.spec import SearchSpec
 from service import answers
 from service.domain.estimates import Estimate, estimate, warnings
 from service.domain.references import left_out
-from service.domain.request import NewDescription, SearchRequest, check
+from service.domain.request import NewDescription, SearchRequest, check, without_gpus
 from service.store.changes import UnknownSearch
 from service.store.idempotency import Key
 from service.store.models import Search
@@ -40,8 +40,8 @@ def submit(service: Service, request: SearchRequest, project: str | None, key: K
     if (done := before(service, key)) is not None:
         return done
     request = service.confined(request, project)
-    spec, expected = _specified(service, request)
-    notes = left_out(spec, spec.budgets, spec.finals.baselines) + warnings(expected)
+    spec, _, notes = _specified(service, request)
+    notes = left_out(spec, spec.budgets, spec.finals.baselines) + notes
 
     def create(session: Session) -> answers.Search:
         return view_search(service.searches.create(request, spec, session), [], notes=notes)
@@ -56,7 +56,7 @@ def expect(service: Service, request: SearchRequest, project: str | None) -> ans
     """
     # What has to be confirmed is told here, and not refused.
     sure = service.confined(request, project).model_copy(update={"confirmed": True})
-    spec, expected = _specified(service, sure)
+    spec, expected, notes = _specified(service, sure)
     schedule = spec.settings
     return answers.Estimate(
         seconds=expected.seconds,
@@ -74,16 +74,17 @@ def expect(service: Service, request: SearchRequest, project: str | None) -> ans
         ),
         multiply_adds=answers.Compute(**asdict(forecast(spec))),
         supernet_multiply_adds=spec.space.complete().multiply_adds,
-        notes=warnings(expected),
+        notes=notes,
     )
 
 
-def _specified(service: Service, request: SearchRequest) -> tuple[SearchSpec, Estimate]:
-    """What a request means, held to all rules, and how long that is expected to take."""
-    settings, before_it = service.settings, service.history.searches()
+def _specified(service: Service, request: SearchRequest) -> tuple[SearchSpec, Estimate, list[str]]:
+    """What a request means, held to all rules, how long that is expected to take, and what its user should know."""
+    settings, before_it, capacity = service.settings, service.history.searches(), service.capacity()
     roots = settings.roots_of(request.project)
-    spec = check(request, roots, settings.any_folder, service.capacity(), service.look(), before=before_it)
-    return spec, estimate(spec, before_it)
+    spec = check(request, roots, settings.any_folder, capacity, service.look(), before=before_it)
+    expected = estimate(spec, before_it)
+    return spec, expected, [*warnings(expected), *without_gpus(request, capacity)]
 
 
 def browse(service: Service, limit: int, after: str | None, wanted: Wanted) -> answers.SearchPage:

@@ -68,7 +68,7 @@ class Service:
     def capacity(self) -> Capacity | None:
         """What the cluster has, or None while that is not known: a head without CPUs comes up before the workers."""
         state = self.cluster.read()
-        return state.capacity if state is not None and state.capacity.cpus > 0 else None
+        return state.capacity if state is not None and state.nodes and state.capacity.cpus > 0 else None
 
     def look(self, patience: float = LOOK_SECONDS, age: float = 0.0) -> Look:
         """What looks at datasets for `check`, which waits for `patience` seconds and then raises `StillLooking`.

@@ -15,7 +15,7 @@ from service.domain.lifecycle import TERMINAL, Status
 from service.domain.pareto import front
 from service.domain.patience import carry_on
 from service.domain.references import left_out
-from service.domain.request import InvalidRequest, SearchRequest, check
+from service.domain.request import InvalidRequest, SearchRequest, check, without_gpus
 from service.domain.sweep import (
     MoreNetworks,
     NewSweepDescription,
@@ -57,6 +57,8 @@ def submit(service: Service, request: SweepRequest, project: str | None, key: Ke
     notes += dict.fromkeys(
         note for spec, some in zip(specs, against, strict=True) for note in left_out(spec, budgets, some)
     )
+    capacity = service.capacity()
+    notes += dict.fromkeys(note for points in groups for note in without_gpus(points[0][0], capacity))
 
     def create(session: Session) -> answers.Sweep:
         return view(service, service.sweeps.create(session, request, budgets, groups), session, notes)

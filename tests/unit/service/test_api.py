@@ -29,7 +29,8 @@ def http(url: str) -> Iterator[httpx.Client]:
         yield client
 
 
-def test_a_search_is_queued_and_found_again(http: httpx.Client) -> None:
+def test_a_search_is_queued_and_found_again(app: FastAPI, http: httpx.Client) -> None:
+    seeding.report(app)
     asked = GOOD | {"space": {"preset": "digits", "share": True}, "seed": 5, "workers": 1, "project": "p", "name": "n"}
     made = http.post("/api/v1/searches", json=asked)
     assert made.status_code == 201
@@ -128,6 +129,25 @@ def test_a_type_of_accelerator_that_no_node_has_is_refused_with_those_that_there
     assert http.post("/api/v1/searches", json=GOOD | {"accelerator_type": "H100"}).status_code == 201
     many = http.post("/api/v1/searches", json=GOOD | {"accelerator_type": "H100", "workers": 9}).json()["errors"]
     assert "at most 8 such workers" in many[0]["accepted"] and "with H100" in many[0]["accepted"]
+
+
+def test_gpus_are_not_asked_for_unless_the_cluster_is_known_to_have_them(app: FastAPI, http: httpx.Client) -> None:
+    swept = {"search": {"dataset": "digits"}, "budgets": ["300k"]}
+
+    def asked(path: str, body: dict[str, Any]) -> tuple[int, bool]:
+        made = http.post(path, json=body).json()
+        newest = seeding.parts(app).searches.page(1, None)[0][0]
+        return newest.gpus, "no node of the cluster has been seen yet" in "".join(made["notes"])
+
+    reports: list[tuple[dict[str, Any], int, bool]] = [
+        ({"error": "Ray does not answer"}, 0, True), ({"cpus": 8}, 0, False), ({"cpus": 8, "gpus": 1}, 1, False),
+        ({"error": "Ray does not answer"}, 1, False),
+    ]  # fmt: skip
+    assert asked("/api/v1/searches", GOOD) == (0, True), "nothing has been reported"
+    for report, gpus, told in reports:
+        seeding.report(app, **report)
+        assert asked("/api/v1/searches", GOOD) == asked("/api/v1/sweeps", swept) == (gpus, told), report
+    assert http.post("/api/v1/searches", json=GOOD | {"gpus_per_worker": 1}).json()["notes"] == []
 
 
 def test_a_search_says_how_many_workers_it_wants_at_least_and_at_most(app: FastAPI, http: httpx.Client) -> None:

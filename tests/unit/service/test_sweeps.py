@@ -48,7 +48,8 @@ def searches(http: httpx.Client, sweep_id: str) -> list[dict[str, Any]]:
             return found
 
 
-def test_by_path_a_search_a_seed_serves_all_budgets(http: httpx.Client) -> None:
+def test_by_path_a_search_a_seed_serves_all_budgets(app: FastAPI, http: httpx.Client) -> None:
+    seeding.report(app)
     made = sweep(http, name="over night", budgets=["600k", 300_000, "3e5"])
     assert (made["searches"], made["counts"], made["strategy"]) == (3, {"queued": 3}, "path")
     assert made["budgets"] == [300_000, 600_000]
