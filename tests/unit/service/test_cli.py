@@ -472,6 +472,7 @@ def test_baselines_are_named_together_or_one_by_one(url: str) -> None:
 
 
 def test_queues_a_sweep_and_shows_and_steers_it(app: FastAPI, url: str) -> None:
+    seeding.report(app)
     told = yoso(
         "sweep", "digits", "--budgets", "300k:600k:2", "--seeds", "0,1", "--no-finals", "--name", "night", url=url
     )

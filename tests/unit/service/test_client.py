@@ -108,7 +108,8 @@ def test_submits_reads_lists_and_cancels(connect: Any, url: str) -> None:
         assert [one["id"] for one in client.list(status="cancelled")["items"]] == [search["id"]]
 
 
-def test_finals_are_asked_for_by_name(connect: Any, url: str) -> None:
+def test_finals_are_asked_for_by_name(connect: Any, app: FastAPI, url: str) -> None:
+    seeding.report(app)
     own = {"candidates": 2, "baselines": ["resnet"]}
     with connect(url) as client:
         search = client.submit("digits", ["600k"], finals=own)

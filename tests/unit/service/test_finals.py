@@ -334,7 +334,10 @@ def test_baselines_that_are_added_say_which_are_too_dear(service: Service, ray: 
     assert note.startswith("mobilenetv2 takes at least") and note.endswith("it is left out for 100,000")
 
 
-def test_a_sweep_says_which_reference_networks_cannot_be_as_small_as_its_budgets(http: httpx.Client) -> None:
+def test_a_sweep_says_which_reference_networks_cannot_be_as_small_as_its_budgets(
+    app: FastAPI, http: httpx.Client
+) -> None:
+    seeding.report(app)
     made = sweep(http, budgets=[100_000, 600_000], baselines=["resnet", "mobilenetv2"])
     smallest = (one.narrowest() for one in candidates("mobilenetv2", SPACE))
     least = min(smallest, key=lambda one: one.multiply_adds)
