@@ -29,17 +29,15 @@ test: .venv/installed ## Run every check but the proofs
 tests: .venv/installed
 	./tools/browser
 ifdef ARGS
-	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest $(ALSO) --numprocesses 4 --dist worksteal $(ARGS)
 else
-	$(BIN)/python -m pytest tests/acceptance; on_ray=$$?; \
-	$(BIN)/python -m pytest --numprocesses 4 --dist worksteal tests/browser tests/unit && exit $$on_ray
+	$(BIN)/python -m pytest $(ALSO) --numprocesses 2 --dist worksteal tests/acceptance tests/integration; on_ray=$$?; \
+	$(BIN)/python -m pytest $(ALSO) --numprocesses 4 --dist worksteal tests/browser tests/unit && exit $$on_ray
 endif
 
 proofs: export HYPOTHESIS_PROFILE := $(or $(HYPOTHESIS_PROFILE),thorough)
-proofs: .venv/installed ## Run every test, also those of minutes, and all with more cases (an hour)
-	./tools/browser
-	$(BIN)/python -m pytest -m "" --numprocesses 2 --dist worksteal tests/acceptance tests/integration; on_ray=$$?; \
-	$(BIN)/python -m pytest -m "" --numprocesses 4 --dist worksteal tests/browser tests/unit && exit $$on_ray
+proofs: ALSO = -m ""
+proofs: tests ## Run every test, also those of minutes, and all with more cases (an hour)
 
 lint: .venv/installed ## Check style, types and who may import whom
 	$(BIN)/ruff check --quiet

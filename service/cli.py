@@ -1233,7 +1233,7 @@ def follow_sweep(client: Client, sweep_id: str, as_json: bool) -> None:
     raise typer.Exit(FAILED if "failed" in states else CANCELLED if "cancelled" in states else 0)
 
 
-def print_notes(one: Search | Sweep) -> None:
+def print_tags_and_description(one: Search | Sweep) -> None:
     """Print the tags and the description of a search or a sweep."""
     if one.get("tags"):
         out.print(f"tags: {', '.join(one['tags'])}", highlight=False)
@@ -1244,7 +1244,7 @@ def print_notes(one: Search | Sweep) -> None:
 def describe_sweep(client: Client, sweep: Sweep) -> None:
     """Print a sweep's state and its searches."""
     out.print(terminal.sweeps([sweep]))
-    print_notes(sweep)
+    print_tags_and_description(sweep)
     out.print(terminal.searches(client.each_search(sweep["id"])))
     out.print(f"`yoso pareto {sweep['id']}` compares the networks", highlight=False)
 
@@ -1302,7 +1302,7 @@ def describe(search: Search) -> None:
     """Print a search's state, networks and error."""
     name = escape(search["name"])
     out.print(f"search [bold]{search['id']}[/] {name}: {terminal.state_of(search)}", highlight=False)
-    print_notes(search)
+    print_tags_and_description(search)
     tell_of_stall(search)
     if search["limits"]:
         out.print(", ".join(at_most(search["limits"])), highlight=False)

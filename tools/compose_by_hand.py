@@ -26,6 +26,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from service.answers import ENDED
 from service.client import Client, ClientError, Unreachable
 from service.dispatch.local_ray import free_ports
 from tests.postgres import postgres_server_in
@@ -289,8 +290,7 @@ class ByHand:
         self.kill(holder)
         taken = self.until("the other takes over", lambda: (h := self.lease_owner(search_id)) != holder and h, 60)
         self.say("lease taken over", f"by {taken}")
-        ended = ("succeeded", "failed", "cancelled")
-        search = self.until("the search ends", lambda: (s := client.get(search_id))["status"] in ended and s)
+        search = self.until("the search ends", lambda: (s := client.get(search_id))["status"] in ENDED and s)
         self.say("the search ended", f"{search['status']}, attempt {search['attempt']}")
         if search["status"] != "succeeded" or search["attempt"] != 1:
             raise Misconfigured(f"the search: {search['status']}, attempt {search['attempt']}, {search['error']}")

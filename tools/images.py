@@ -28,6 +28,7 @@ from pathlib import Path
 
 import httpx
 
+from service.answers import ENDED
 from service.client import Client
 from service.dispatch.local_ray import free_ports
 from tools.compose_by_hand import SEARCH
@@ -217,7 +218,7 @@ def search() -> None:
                 raise Failed(f"the service is not ready after {SEARCH_SECONDS:.0f} s")
             time.sleep(2)
         search_id = client.submit(**SEARCH)["id"]
-        while (found := client.get(search_id))["status"] not in ("succeeded", "failed", "cancelled"):
+        while (found := client.get(search_id))["status"] not in ENDED:
             if time.monotonic() > give_up:
                 raise Failed(f"the search is still {found['status']} after {SEARCH_SECONDS:.0f} s: {found['reason']}")
             time.sleep(2)

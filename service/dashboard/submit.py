@@ -547,14 +547,14 @@ def swept(asked: Mapping[str, Any]) -> dict[str, Any] | None:
     return own | {"search": search}
 
 
+SHARED = ("budgets", "project", "priority", "name", "description")
+"""The fields that a sweep has as a search has them."""
+
+
 def description_of(form: Form) -> dict[str, Any]:
     """The name, tags and description that a form asks for."""
     empty = NewDescription().model_dump()  # an empty field of a form is not sent
     return empty | {field: FIELDS[field](form[field]) for field in empty if field in form}
-
-
-SHARED = ("budgets", "project", "priority", "name", "description")
-"""The fields that a sweep has as a search has them."""
 
 
 def costs(space: SearchSpace, settings: Settings | None = None, budgets: Sequence[int] = ()) -> Range:

@@ -205,18 +205,16 @@ class Sweeps:
         Raises `InvalidValue` where a search, with tags of its own, would have too many.
         """
         sweep = self.get(sweep_id, session)
-        changed = []
-        for field, value in described.items():
-            if field == "tags":
-                other = self._tag(session, sweep_id, value)
-            elif other := value != getattr(sweep, field):
-                setattr(sweep, field, value)
-            changed += [field] if other else []
+        changed = {field for field, value in described.items() if field != "tags" and value != getattr(sweep, field)}
+        for field in changed:
+            setattr(sweep, field, described[field])
+        if "tags" in described and self._tag(session, sweep_id, described["tags"]):
+            changed.add("tags")
         if changed:
             _audit(session, Action.DESCRIBED, sweep, data={"fields": sorted(changed)})
 
     def _tag(self, session: Session, sweep_id: str, tags: Sequence[str]) -> bool:
-        """Whether any search has other tags now."""
+        """Give all searches `tags` in place of those in common; returns whether that changed any."""
         common = self.tags([sweep_id], session)[sweep_id]
         rows = select(Search.id, Search.tags).where(Search.sweep_id == sweep_id).order_by(Search.id)
         changed = []

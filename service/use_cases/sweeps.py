@@ -16,6 +16,7 @@ from service.domain.pareto import front
 from service.domain.patience import carry_on
 from service.domain.references import left_out
 from service.domain.request import InvalidRequest, SearchRequest, check, without_gpus
+from service.domain.scheduling import Capacity
 from service.domain.sweep import (
     MoreNetworks,
     NewSweepDescription,
@@ -51,13 +52,13 @@ def submit(service: Service, request: SweepRequest, project: str | None, key: Ke
         return done
     request = service.confined(request, project)
     budgets, notes = sorted_budgets(request)
-    groups = specified(service, expand(request, budgets))
+    capacity = service.capacity()
+    groups = specified(service, expand(request, budgets), capacity)
     specs = [points[0][1] for points in groups]
     against = [request.baselines if request.with_finals else spec.finals.baselines for spec in specs]
     notes += dict.fromkeys(
         note for spec, some in zip(specs, against, strict=True) for note in left_out(spec, budgets, some)
     )
-    capacity = service.capacity()
     notes += dict.fromkeys(note for points in groups for note in without_gpus(points[0][0], capacity))
 
     def create(session: Session) -> answers.Sweep:
@@ -66,12 +67,15 @@ def submit(service: Service, request: SweepRequest, project: str | None, key: Ke
     return once(service, key, create, 201, "/api/v1/sweeps/{}")
 
 
-def specified(service: Service, groups: list[list[SearchRequest]]) -> list[list[tuple[SearchRequest, SearchSpec]]]:
-    """Each point of each group with what it means; points that differ in the seed alone are held to the rules once.
+def specified(
+    service: Service, groups: list[list[SearchRequest]], capacity: Capacity | None
+) -> list[list[tuple[SearchRequest, SearchSpec]]]:
+    """Each point of each group with what it means on a cluster of that `capacity`.
 
-    A dataset is looked at once for all points that read it alike. Raises `InvalidRequest` and `StillLooking`.
+    Points that differ in the seed alone are held to the rules once. A dataset is looked at once for all points that
+    read it alike. Raises `InvalidRequest` and `StillLooking`.
     """
-    settings, capacity, earlier = service.settings, service.capacity(), service.history.searches()
+    settings, earlier = service.settings, service.history.searches()
     look = cache(service.look())
     known: dict[str, SearchSpec] = {}
 

@@ -142,11 +142,11 @@ def test_one_client_whose_checks_are_dear_does_not_keep_the_others_waiting(
     app = seeding.make_app(tmp_path, tokens=tokens, data_roots=(str(tmp_path),))
     over, begun, real = threading.Event(), threading.Semaphore(0), sweeps.specified
 
-    def dear(service: Any, groups: Any) -> Any:
+    def dear(service: Any, groups: Any, capacity: Any) -> Any:
         if groups[0][0].project == "vision":
             begun.release()
             over.wait(60)
-        return real(service, groups)
+        return real(service, groups, capacity)
 
     monkeypatch.setattr(sweeps, "specified", dear)
     with seeding.serving(app) as url:
