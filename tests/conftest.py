@@ -8,6 +8,7 @@ from itertools import islice
 
 import pytest
 from fastapi import APIRouter, FastAPI
+from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from hypothesis import settings
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect
 from starlette.routing import BaseRoute
@@ -48,10 +49,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def patience() -> Iterator[None]:
     """A busy machine can stop a test between two statements for more than ten seconds, which is not the test's doing:
-    PostgreSQL ends such a transaction later. What it does when it ends one is tested with limits of those tests' own.
+    PostgreSQL ends such a transaction later, and HTTP clients wait for more than their five seconds. What happens at
+    these limits is tested with limits of those tests' own.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(LIMITS, "idle_in_transaction_session_timeout", 120)
+        for limit in ("connect", "read", "write", "pool"):
+            patch.setattr(DEFAULT_TIMEOUT_CONFIG, limit, 60)
         yield
 
 
