@@ -2,6 +2,8 @@
 
 import functools
 import json
+import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -32,7 +34,7 @@ from service.domain.scheduling import Capacity, Node
 from service.domain.sweep import SweepRequest, expand, sorted_budgets
 from service.folders.runs import CONTACT_SHEET
 from service.settings import Settings
-from service.store.database import writing
+from service.store.database import connect, migrate, writing
 from service.store.models import Search
 from service.store.work import Work
 from service.web.context import Context
@@ -43,11 +45,28 @@ EVENT_FILE = "events.out.tfevents.0001-000001"
 LARGE = Capacity.of([Node("large", 10_000, 10_000)])
 
 
+@functools.cache
+def _empty_tables() -> tempfile.TemporaryDirectory[str]:
+    folder = tempfile.TemporaryDirectory(prefix="yoso-tests-")
+    engine = connect(f"sqlite:///{folder.name}/yoso.db")
+    migrate(engine)
+    engine.dispose()
+    return folder
+
+
+def sqlite_url(folder: Path) -> str:
+    """A database in a file in `folder`; a new one has empty tables, which are copied sooner than made."""
+    path = folder / "yoso.db"
+    if not path.exists():
+        shutil.copy(Path(_empty_tables().name) / path.name, path)
+    return f"sqlite:///{path}"
+
+
 def make_app(folder: Path, database_url: str | None = None, **settings: Any) -> FastAPI:
     """A service in `folder`, on SQLite unless told otherwise, that accepts and shows, and launches nothing."""
     if "tokens" in settings:
         settings["tokens"] = {token: Grant.parse(grant) for token, grant in settings["tokens"].items()}
-    return create_app(Settings(str(folder), database_url or f"sqlite:///{folder}/yoso.db", **settings), dispatch=False)
+    return create_app(Settings(str(folder), database_url or sqlite_url(folder), **settings), dispatch=False)
 
 
 def parts(app: FastAPI) -> Context:

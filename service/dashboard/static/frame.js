@@ -29,7 +29,7 @@
 
   let before = "";
   addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, dialog")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, dialog[open]")) return;
     const pressed = KEYS[`${before} ${event.key}`] ?? KEYS[event.key];
     before = event.key;
     if (!pressed) return;

@@ -52,8 +52,7 @@ def postgres(memory: Path) -> Iterator[str]:
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A database with empty tables."""
     if request.param == "sqlite":
-        shutil.copy(request.getfixturevalue("sqlite_tables"), tmp_path / "yoso.db")
-        return f"sqlite:///{tmp_path}/yoso.db"
+        return seeding.sqlite_url(tmp_path)
     url: str = request.getfixturevalue("postgres_url")
     return url
 
@@ -76,25 +75,13 @@ def postgres_url(postgres: str, postgres_tables: str) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def sqlite_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database file to be copied, since to copy tables takes a fraction of the time that migrations take."""
-    path = tmp_path_factory.mktemp("tables") / "yoso.db"
-    make_tables(f"sqlite:///{path}")
-    return path
-
-
-@pytest.fixture(scope="session")
 def postgres_tables(postgres: str) -> Iterator[str]:
     """The name of a database to be copied."""
     with postgres_database(postgres) as url:
-        make_tables(url)
+        engine = connect(url)
+        migrate(engine)
+        engine.dispose()
         yield str(make_url(url).database)
-
-
-def make_tables(url: str) -> None:
-    engine = connect(url)
-    migrate(engine)
-    engine.dispose()
 
 
 @pytest.fixture

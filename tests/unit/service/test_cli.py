@@ -29,7 +29,7 @@ from tests.seeding import parts
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
     """One database only: what is under test here speaks HTTP and knows none."""
-    return f"sqlite:///{tmp_path}/yoso.db"
+    return seeding.sqlite_url(tmp_path)
 
 
 @pytest.fixture(autouse=True)

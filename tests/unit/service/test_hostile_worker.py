@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,9 +20,8 @@ from tests.unit.service.test_dispatcher import Service, begin
 
 
 @pytest.fixture
-def lite(tmp_path: Path, sqlite_tables: Path) -> Iterator[FastAPI]:
-    shutil.copy(sqlite_tables, tmp_path / "yoso.db")
-    made = seeding.make_app(tmp_path, f"sqlite:///{tmp_path}/yoso.db")
+def lite(tmp_path: Path) -> Iterator[FastAPI]:
+    made = seeding.make_app(tmp_path)
     yield made
     seeding.parts(made).searches.engine.dispose()
 

@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from html import unescape
@@ -41,11 +40,9 @@ def looked_here(inspections: Inspections, look: Look) -> Found | InvalidValue | 
 
 
 @pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory, sqlite_tables: Path) -> Iterator[FastAPI]:
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FastAPI]:
     """One service and one database for all: what is under test here does not depend on what else is there."""
-    folder = tmp_path_factory.mktemp("service")
-    shutil.copy(sqlite_tables, folder / "yoso.db")
-    made = seeding.make_app(folder)
+    made = seeding.make_app(tmp_path_factory.mktemp("service"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Inspections, "_looked", looked_here)
         yield made

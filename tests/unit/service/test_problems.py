@@ -18,7 +18,7 @@ ASKED = {"dataset": "digits", "budgets": ["300k"], "name": "n" * 200}
 
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/yoso.db"
+    return seeding.sqlite_url(tmp_path)
 
 
 @contextmanager

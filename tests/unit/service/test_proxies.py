@@ -20,6 +20,7 @@ from service.client import AsyncClient, Client, Unreachable
 from service.dispatch.executors.ray_jobs import Endpoint, RayJobs
 from service.dispatch.local_ray import answers, ray_environment
 from service.domain.scheduling import RayUnavailable
+from tests import seeding
 from tests.ray_double import ray_double
 
 NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "GRPC_PROXY")
@@ -29,7 +30,7 @@ DEAD = "http://user:hidden@127.0.0.1:9"
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
     """One database only: what is under test here speaks HTTP and knows none."""
-    return f"sqlite:///{tmp_path}/yoso.db"
+    return seeding.sqlite_url(tmp_path)
 
 
 def behind(monkeypatch: pytest.MonkeyPatch, proxy: str, spared: str = "") -> None:

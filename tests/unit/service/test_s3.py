@@ -65,9 +65,8 @@ def url(line: Line) -> str:
 
 
 @pytest.fixture
-def database_url(request: pytest.FixtureRequest, sqlite_tables: Path, tmp_path: Path) -> str:
-    (tmp_path / "yoso.db").write_bytes(sqlite_tables.read_bytes())
-    return f"sqlite:///{tmp_path}/yoso.db"
+def database_url(tmp_path: Path) -> str:
+    return seeding.sqlite_url(tmp_path)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import rich.console
 
 from service import cli, terminal
 from service.client import Client
+from tests import seeding
 
 SEVERAL = """
 import json, os, sys
@@ -33,7 +34,7 @@ NAMES = ("Käse 🧀", "\x1b[31mred\x1b[2J\x9b1m\x07", "[red]no markup[/red] :sm
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
     """One database only: what is under test here speaks HTTP and knows none."""
-    return f"sqlite:///{tmp_path}/yoso.db"
+    return seeding.sqlite_url(tmp_path)
 
 
 @pytest.fixture
