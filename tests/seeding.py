@@ -58,6 +58,7 @@ def sqlite_url(folder: Path) -> str:
     """A database in a file in `folder`; a new one has empty tables, which are copied sooner than made."""
     path = folder / "yoso.db"
     if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(Path(_empty_tables().name) / path.name, path)
     return f"sqlite:///{path}"
 

@@ -40,13 +40,7 @@ class SearchSpace(Skeleton):
 
     def complete(self) -> "Architecture":
         """The network with every edge alive."""
-        block = Block(tuple(Edge(source, target, 1.0) for source, target in self.edges()))
-        return Architecture(
-            space=self,
-            widths=self.widths,
-            blocks=(block,) * sum(self.blocks),
-            reductions=(Reduction(1.0, 1.0),) * (len(self.blocks) - 1),
-        )
+        return _complete(self)
 
     def single_paths(self) -> list["Architecture"]:
         """The smallest networks that are no bare chain of shortcuts.
@@ -101,8 +95,20 @@ class SearchSpace(Skeleton):
 
 
 @lru_cache(maxsize=256)
+def _complete(space: SearchSpace) -> "Architecture":
+    """Kept with its cost, which a request is held to at several doors."""
+    block = Block(tuple(Edge(source, target, 1.0) for source, target in space.edges()))
+    return Architecture(
+        space=space,
+        widths=space.widths,
+        blocks=(block,) * sum(space.blocks),
+        reductions=(Reduction(1.0, 1.0),) * (len(space.blocks) - 1),
+    )
+
+
+@lru_cache(maxsize=256)
 def _feasible_budgets(space: SearchSpace) -> tuple[int, int]:
-    """Kept, since a request is held to it at several doors and a large space takes a tenth of a second."""
+    """Kept too: a large space takes a tenth of a second."""
     return space.cheapest().multiply_adds, space.complete().multiply_adds
 
 

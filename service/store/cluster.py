@@ -1,14 +1,19 @@
 """What the dispatchers saw of the cluster, for whoever has no connection to Ray."""
 
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from typing import Any
 
+from cachetools import TTLCache, cachedmethod
 from sqlalchemy import Engine, select
 
 from service.domain.scheduling import Capacity, Node
-from service.store.database import insert, reading, writing
+from service.store.database import FRESH_SECONDS, insert, reading, writing
 from service.store.models import ClusterRow, now
+
+_NEWEST = select(ClusterRow.nodes, ClusterRow.error, now() - ClusterRow.seen_at)
 
 
 @dataclass(frozen=True)
@@ -30,15 +35,18 @@ class ClusterStore:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
+        self._read: TTLCache[Any, ClusterState | None] = TTLCache(1, FRESH_SECONDS)
+        self._reading = threading.Lock()
 
+    @cachedmethod(attrgetter("_read"), lock=attrgetter("_reading"))
     def read(self) -> ClusterState | None:
-        """The newest report; None where no dispatcher has ever made one."""
+        """The newest report, or what it was `FRESH_SECONDS` ago; None where no dispatcher has ever made one."""
         with reading(self.engine) as session:
-            found = session.execute(select(ClusterRow, now())).one_or_none()
+            found = session.execute(_NEWEST).one_or_none()
         if found is None:
             return None
-        row, time = found
-        return ClusterState(tuple(map(_node, row.nodes)), row.error, time - row.seen_at)
+        nodes, error, age = found
+        return ClusterState(tuple(map(_node, nodes)), error, age)
 
     def report(self, reporter: str, nodes: Sequence[Node] | None, error: str | None) -> None:
         """Note what was seen; without `nodes` those of the last report stay."""
@@ -48,6 +56,8 @@ class ClusterStore:
         with writing(self.engine) as session:
             first = insert(session, ClusterRow).values({"id": 1, "nodes": []} | seen)
             session.execute(first.on_conflict_do_update(index_elements=["id"], set_=seen))
+        with self._reading:
+            self._read.clear()
 
 
 def _node(told: dict[str, Any]) -> Node:

@@ -26,6 +26,8 @@ from nas_core.errors import InvalidValue
 log = logging.getLogger(__name__)
 BUSY_SECONDS = 30
 CONNECT_SECONDS = 5
+FRESH_SECONDS = 1.0
+"""How old what nearly every request asks for, and others change, may be."""
 LIMITS: dict[str, float] = {"statement_timeout": 30, "lock_timeout": 5, "idle_in_transaction_session_timeout": 10}
 """Seconds after which PostgreSQL gives up a statement, a wait for a lock, and a transaction whose client is silent: so
 nobody who sleeps, or has lost power, keeps what others wait for."""

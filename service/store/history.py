@@ -1,8 +1,10 @@
 """How long searches took that have succeeded on this cluster: what estimates of new ones follow from."""
 
+import threading
+from operator import attrgetter
 from typing import Any
 
-from cachetools import LRUCache
+from cachetools import LRUCache, TTLCache, cachedmethod
 from sqlalchemy import Engine, func, select
 
 from nas_core.errors import InvalidValue
@@ -10,11 +12,17 @@ from nas_core.search.forecast import forecast
 from nas_core.spec import SearchSpec
 from service.domain.estimates import Ran
 from service.domain.lifecycle import Status
-from service.store.database import reading
+from service.store.database import FRESH_SECONDS, reading
 from service.store.models import Attempt, Search
 
 REMEMBERED = 200
 """How many of the newest searches that have succeeded are looked at."""
+_NEWEST = (
+    select(Search.id)
+    .where(Search.kind == "search", Search.status == Status.SUCCEEDED)
+    .order_by(Search.created_at.desc(), Search.id.desc())
+    .limit(REMEMBERED)
+)
 
 
 class History:
@@ -24,17 +32,17 @@ class History:
         self.engine = engine
         self._known: LRUCache[str, Ran | None] = LRUCache(2 * REMEMBERED)
         """What has ended stays as it is, so each is read once."""
+        self._newest: TTLCache[Any, list[Ran]] = TTLCache(1, FRESH_SECONDS)
+        self._reading = threading.Lock()
 
+    @cachedmethod(attrgetter("_newest"), lock=attrgetter("_reading"))
     def searches(self) -> list[Ran]:
-        """What they were and took. What a specification of another release means is not known, and left out."""
-        newest = (
-            select(Search.id)
-            .where(Search.kind == "search", Search.status == Status.SUCCEEDED)
-            .order_by(Search.created_at.desc(), Search.id.desc())
-            .limit(REMEMBERED)
-        )
+        """What they were and took, now or `FRESH_SECONDS` ago.
+
+        What a specification of another release means is not known, and left out.
+        """
         with reading(self.engine) as session:
-            ids = list(session.scalars(newest))
+            ids = list(session.scalars(_NEWEST))
             unknown = [one for one in ids if one not in self._known]
             if unknown:
                 took = (

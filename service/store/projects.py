@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine, bindparam, func, select
 from sqlalchemy.orm import Session
 
 from service.domain.lifecycle import LONGEST_BACKOFF, TERMINAL, WITH_RAY, Status
@@ -15,11 +15,14 @@ from service.store import audit, changes
 from service.store.audit import Action
 from service.store.claims import ask_of, judge, look
 from service.store.database import insert, reading
-from service.store.models import Project, Search
+from service.store.models import Project, Search, now
 
 LARGEST = 3
 """Searches that are named to whoever must delete some."""
 FULL = "all resources of the cluster are in use or reserved"
+_QUOTA = select(Project.max_queued, Project.stored, Project.max_stored, now().label("time")).where(
+    Project.name == bindparam("project")
+)
 
 
 def why(search: Search, capacity: Capacity | None) -> str | None:
@@ -38,24 +41,28 @@ class OverQuota(RuntimeError):
         self.project, self.accepted = project, accepted
 
 
-def admit_to_queue(session: Session, name: str, count: int = 1) -> None:
-    """Make sure that the project is known and may queue `count` more searches, if any. Raises `OverQuota`."""
-    quota = select(Project.max_queued, Project.stored, Project.max_stored).where(Project.name == name)
-    known = session.execute(quota).one_or_none()
+def admit_to_queue(session: Session, name: str, count: int = 1) -> float:
+    """Make sure that the project is known and may queue `count` more searches, if any; the database's time.
+
+    Raises `OverQuota`.
+    """
+    known = session.execute(_QUOTA, {"project": name}).one_or_none()
     if known is None:
         values = {"name": name, "weight": 1.0, "used": 0.0, "used_at": 0.0}
         session.execute(insert(session, Project).values(values).on_conflict_do_nothing())
-        known = session.execute(quota).one()  # somebody else may just have made it, with a quota
+        # Somebody else may just have made it, with a quota.
+        known = session.execute(_QUOTA, {"project": name}).one()
     if count and known.max_stored is not None and known.stored >= known.max_stored:
         _refuse_to_store(session, name, known.stored, known.max_stored)
     if known.max_queued is None:
-        return
+        return float(known.time)
     # One at a time, so that two submissions cannot take the last place both.
-    limit = session.execute(quota.with_for_update()).one().max_queued
+    limit = session.execute(_QUOTA.with_for_update(), {"project": name}).one().max_queued
     queued = changes.queued(session, name)
     if limit is not None and queued + count > limit:
         accepted = "a new search once some of them have started, or a larger max_queued of the project"
         raise OverQuota(name, f"has {queued} queued searches and may have {limit}", accepted)
+    return float(known.time)
 
 
 def _refuse_to_store(session: Session, name: str, stored: int, limit: int) -> NoReturn:

@@ -140,8 +140,7 @@ class Searches:
     def create(self, request: SearchRequest, spec: SearchSpec, within: Session | None = None) -> Search:
         """Queue a search. Raises `OverQuota`."""
         with self._writing(within) as session:
-            admit_to_queue(session, request.project)
-            time = changes.time_of(session)
+            time = admit_to_queue(session, request.project)
             search = Search(**new_search(request, spec, time))
             session.add(search)
             session.flush()

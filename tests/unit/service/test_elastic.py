@@ -91,7 +91,7 @@ def test_a_cluster_that_an_older_dispatcher_reported_has_no_types(app: FastAPI) 
     assert seen is not None and seen.nodes == (Node("n", 4, 1, ("A100",)),)
     with writing(store.engine) as session:
         session.get_one(ClusterRow, 1).nodes = [{"name": "n", "cpus": 4, "gpus": 1}]
-    seen = store.read()
+    seen = ClusterStore(store.engine).read()
     assert seen is not None and seen.nodes == (Node("n", 4, 1),)
 
 

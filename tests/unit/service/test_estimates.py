@@ -1,6 +1,7 @@
 """How long a search will take, what is made of a time that is asked for, and what takes so long that it is refused."""
 
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -18,7 +19,7 @@ from nas_core.spec import SearchSpec
 from service.domain.estimates import GUESS_FACTOR, Ran, estimate, refuse_too_long, within
 from service.domain.lifecycle import Status
 from service.domain.request import SearchRequest, check
-from service.store.database import writing
+from service.store.database import FRESH_SECONDS, writing
 from tests import seeding
 
 MINUTE, DAY = 60.0, 86400.0
@@ -131,6 +132,7 @@ def test_the_service_learns_from_what_has_run(app: FastAPI, http: httpx.Client) 
     took = seeding.parts(app).searches.attempts(first)[0]
     with writing(seeding.parts(app).searches.engine) as session:
         session.get_one(type(took), (first, 1)).started_at = (took.ended_at or 0) - 40 * DAY
+    time.sleep(FRESH_SECONDS)
     told = http.post("/api/v1/estimates", json=asked).json()
     assert told["searches"] == 1 and told["seconds"] == pytest.approx(40 * DAY, rel=0.01)
     assert told["low"] < told["seconds"] < told["high"] and told["cpu_hours"] == pytest.approx(960, rel=0.01)

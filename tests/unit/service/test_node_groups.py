@@ -1,6 +1,7 @@
 """Clusters that an autoscaler grows: searches are launched ahead of the nodes that they will run on."""
 
 import json
+import time
 from contextlib import closing
 from typing import Any
 
@@ -16,6 +17,7 @@ from service.dispatch.dispatcher import GROUP_LABEL, Dispatcher
 from service.domain.node_groups import NodeGroup, grown, parse
 from service.domain.scheduling import Ask, Capacity, Node, Room
 from service.settings import Settings
+from service.store.database import FRESH_SECONDS
 from tests import seeding
 from tests.ray_double import RayDouble
 
@@ -100,5 +102,6 @@ def test_a_search_is_launched_ahead_of_its_node(app: FastAPI, url: str) -> None:
         ray.labels, ray.cpus = {GROUP_LABEL: "cpu"}, 1
         dispatcher._measured = float("-inf")
         dispatcher.turn()
+        time.sleep(FRESH_SECONDS)
         told = json.loads(CliRunner().invoke(cli.app, ["cluster", "--json", "--url", url]).stdout)
         assert [node["possible"] for node in told["nodes"]] == [False, True], "one of the two has come"
