@@ -6,17 +6,23 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import (
+    JSON,
     ColumnElement,
     Engine,
+    Insert,
     Select,
     Text,
+    bindparam,
     cast,
     delete,
     exists,
     func,
+    insert,
+    literal_column,
     or_,
     select,
     tuple_,
@@ -32,7 +38,7 @@ from service.domain.stalled import stalled_for
 from service.store import audit, changes
 from service.store.audit import Action
 from service.store.database import reading, writing
-from service.store.models import ArchitectureRow, Attempt, Deletion, Event, Search, Sweep
+from service.store.models import ArchitectureRow, Attempt, AuditEntry, Deletion, Event, Search, Sweep
 from service.store.projects import admit_to_queue
 
 LATE = 1000
@@ -141,11 +147,18 @@ class Searches:
         """Queue a search. Raises `OverQuota`."""
         with self._writing(within) as session:
             time = admit_to_queue(session, request.project)
-            search = Search(**new_search(request, spec, time))
+            row = _DEFAULTS | new_search(request, spec, time)
+            search = Search(**row)
+            told, submitted = {"status": Status.QUEUED}, {"dataset": request.dataset}
+            if session.get_bind().dialect.name == "postgresql":
+                given = {f"of_{name}": value for name, value in row.items()}
+                given |= {"of_event": changes.signed(told), "of_entry": submitted}
+                session.connection().execute(_queue(tuple(row)), given)
+                return search
             session.add(search)
             session.flush()
-            changes.note(session, search.id, "status", {"status": Status.QUEUED}, time)
-            _audit(session, Action.SUBMITTED, search, time, {"dataset": search.dataset})
+            changes.note(session, search.id, "status", told, time)
+            _audit(session, Action.SUBMITTED, search, time, submitted)
             return search
 
     def get(self, search_id: str) -> Search:
@@ -428,6 +441,38 @@ def _in_order(query: "Select[*tuple[Any, ...]]", after: Place | None, wanted: Wa
         if value is not None:
             query = query.where(column == value)
     return query.order_by(*_ordered(wanted, by, Search.id.expression))
+
+
+_DEFAULTS = {
+    name: column.default.arg
+    for name, column in Search.__table__.c.items()
+    if column.default is not None and column.default.is_scalar
+}
+
+
+@cache
+def _queue(columns: tuple[str, ...]) -> Insert:
+    """The statement that queues a search with these columns, and notes it as an event and in the audit log.
+
+    For PostgreSQL: one exchange with the server in place of three.
+    """
+    # SQLAlchemy takes parameters that are named like columns for further columns.
+    given = {name: bindparam(f"of_{name}", type_=Search.__table__.c[name].type) for name in columns}
+    event = insert(Event).values(
+        search_id=given["id"],
+        time=given["created_at"],
+        kind=literal_column("'status'"),
+        data=bindparam("of_event", type_=JSON),
+    )
+    entry = insert(AuditEntry).values(
+        time=given["created_at"],
+        by=given["submitted_by"],
+        action=literal_column(f"'{Action.SUBMITTED}'"),
+        project=given["project"],
+        about=literal_column("'search/'", Text) + given["id"],
+        data=bindparam("of_entry", type_=JSON),
+    )
+    return insert(Search).values(given).add_cte(event.cte("event"), entry.cte("entry"))
 
 
 def new_search(request: SearchRequest, spec: SearchSpec, time: float) -> dict[str, Any]:
