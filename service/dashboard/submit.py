@@ -61,7 +61,7 @@ from service.use_cases.errors import error_of, errors_of, field_error
 from service.use_cases.once import before
 from service.web.checks import CHECKED
 from service.web.context import Context, ContextDep
-from service.web.idempotency import key_for
+from service.web.idempotency import key_of_form
 from service.web.problems import field_errors
 
 REMEMBERED_SECONDS = 30.0
@@ -368,8 +368,7 @@ def send(request: Request, service: ContextDep, project: ViewerDep, form: FormDe
     seen: Judged | None = None
     try:
         asked = body(form)
-        content = json.dumps(asked, sort_keys=True).encode()
-        key = key_for(project, form.get("key", [secrets.token_hex()])[0], "POST /submit", content)
+        key = key_of_form(project, form, "POST /submit", asked)
         queued = before(service, key)  # what was accepted before is not judged once more
         if queued is None:
             seen = judged(service, project, form)

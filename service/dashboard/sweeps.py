@@ -1,7 +1,5 @@
 """The sweeps: their list, and each one's page with its networks by cost and accuracy."""
 
-import json
-import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,7 +28,7 @@ from service.use_cases import sweeps
 from service.use_cases.errors import NotNow, errors_of, field_error
 from service.web.checks import CHECKED
 from service.web.context import Context, ContextDep, steered
-from service.web.idempotency import key_for
+from service.web.idempotency import key_of_form
 from service.web.problems import field_errors
 
 PAGE_SIZE = 50
@@ -122,9 +120,8 @@ def add(request: Request, service: ContextDep, project: ViewerDep, sweep: SeenDe
     """Retrain more networks of a sweep and go to its page; the page with what is wrong where that cannot be done."""
     try:
         asked = {field: FIELDS[like](form[field]) for field, like in MORE.items() if field in form}
-        content = json.dumps(asked).encode()
         # The key is that of the page as it was, so what was asked for twice, or after somebody else, is queued once.
-        key = key_for(project, form.get("key", [secrets.token_hex()])[0], f"POST {request.url.path}", content)
+        key = key_of_form(project, form, f"POST {request.url.path}", asked)
         added = sweeps.add(service, sweep, MoreNetworks.model_validate(asked), key)
     except ValidationError as error:
         problems = field_errors(error.errors(), MoreNetworks)

@@ -6,7 +6,8 @@ https://datatracker.ietf.org/doc/html/draft-ietf-httpapi-idempotency-key-header-
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+import secrets
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request, Response
@@ -42,6 +43,13 @@ def key_for(project: str | None, text: str, named: str, body: bytes) -> Key:
     if not text or len(text) > LONGEST or not text.isprintable():
         raise InvalidValue("Idempotency-Key", text[:LONGEST], "not a key", f"1 to {LONGEST} printable characters")
     return Key(project or "", text, named, hashlib.sha256(named.encode() + b"\0" + body).hexdigest())
+
+
+def key_of_form(project: str | None, form: Mapping[str, Sequence[str]], named: str, asked: Any) -> Key:
+    """The key of a form whose field `key` has one that was made with its page, and what it asks for, as JSON has it."""
+    return key_for(
+        project, form.get("key", [secrets.token_hex()])[0], named, json.dumps(asked, sort_keys=True).encode()
+    )
 
 
 KeyDep = Annotated[Key | None, Depends(key_of)]
