@@ -519,13 +519,16 @@ def varied(text: str) -> tuple[str, list[Any]]:
 
 @app.command(rich_help_panel=SWEEPS)
 def sweeps(
+    words: Annotated[
+        str | None, typer.Option("--find", help="Only sweeps whose name, ID or dataset contains this.")
+    ] = None,
     tag: Annotated[str | None, typer.Option(help="Only sweeps with this tag.")] = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
     """List sweeps, newest first, with their searches by state."""
     with refusals(), Client(url) as client:
-        page = client.sweeps(tag=tag)
+        page = client.sweeps(tag=tag, q=words)
         if as_json:
             print(json.dumps(page))
         elif not page["items"]:

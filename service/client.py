@@ -284,9 +284,12 @@ class Calls:
         return ask("PATCH", f"/api/v1/sweeps/{_part(sweep_id)}", _described(fields))
 
     @Call
-    def sweeps(self, limit: int = 50, after: str | None = None, tag: str | None = None) -> Request[SweepPage]:
-        """A page of sweeps, newest first: `items`, and `next` to be given as `after`; with a `tag` those with it."""
-        return ask("GET", "/api/v1/sweeps", limit=limit, after=after, tag=tag)
+    def sweeps(
+        self, limit: int = 50, after: str | None = None, tag: str | None = None, q: str | None = None
+    ) -> Request[SweepPage]:
+        """A page of sweeps, newest first: `items`, and `next` to be given as `after`; with a `tag` those with it, and
+        those with `q` in the name, ID or dataset."""
+        return ask("GET", "/api/v1/sweeps", limit=limit, after=after, tag=tag, q=q)
 
     @Call
     def sweep_searches(self, sweep_id: str, limit: int = 100, after: str | None = None) -> Request[SearchPage]:

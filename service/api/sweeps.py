@@ -63,9 +63,12 @@ def browse(
     after: Text | None = None,
     only: Annotated[Text | None, Query(alias="project")] = None,
     tag: Annotated[Text | None, Query(description="Only sweeps of which all searches have this tag.")] = None,
+    words: Annotated[
+        Text, Query(alias="q", max_length=200, description="Part of the name, the ID or the dataset.")
+    ] = "",
 ) -> answers.SweepPage:
     """Sweeps, newest first, a page at a time."""
-    return sweeps.browse(service, project or only, limit, after, tag)
+    return sweeps.browse(service, project or only, limit, after, tag, words.strip())
 
 
 @router.get("/{sweep_id}", responses=UNKNOWN)

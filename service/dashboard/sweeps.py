@@ -6,7 +6,7 @@ from functools import partial
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import RedirectResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import ValidationError
@@ -78,24 +78,41 @@ def _seen(request: Request, sweep_id: Text, service: ContextDep, project: Viewer
 SeenDep = Annotated[Sweep, Depends(_seen)]
 
 
+WordsDep = Annotated[Text, Query(alias="q", max_length=200)]
+
+
 @router.get("/sweeps")
 def list_page(
-    request: Request, service: ContextDep, project: ViewerDep, after: Text | None = None, tag: Text | None = None
+    request: Request,
+    service: ContextDep,
+    project: ViewerDep,
+    after: Text | None = None,
+    tag: Text | None = None,
+    words: WordsDep = "",
 ) -> Response:
     """The list of sweeps."""
     newest = service.searches.newest_seq(project=project)
-    query = query_of(after=after, tag=tag)
-    return page("sweeps.html", request, **listed(service, project, after, tag), query=query, newest=newest)
+    shown = listed(service, project, after, tag, words)
+    query = query_of(after=after, tag=tag, q=shown["words"])
+    told = page("sweeps.html", request, **shown, query=query, newest=newest)
+    if "hx-request" in request.headers:
+        told.headers["HX-Replace-Url"] = "/sweeps" + (f"?{query}" if query else "")
+    return told
 
 
 @router.get("/fragments/sweeps")
 def list_fragment(
-    request: Request, service: ContextDep, project: ViewerDep, after: Text | None = None, tag: Text | None = None
+    request: Request,
+    service: ContextDep,
+    project: ViewerDep,
+    after: Text | None = None,
+    tag: Text | None = None,
+    words: WordsDep = "",
 ) -> Response:
     """The list's rows."""
     mark = service.searches.mark()
-    values = partial(listed, service, project, after, tag)
-    return part("sweeps_parts.html", request, project, after, tag, mark, values=values)
+    values = partial(listed, service, project, after, tag, words)
+    return part("sweeps_parts.html", request, project, after, tag, words, mark, values=values)
 
 
 @router.get("/sweeps/{sweep_id}")
@@ -211,14 +228,17 @@ def query_of(**given: str | None) -> str:
     return urlencode({name: value for name, value in given.items() if value})
 
 
-def listed(service: Context, project: str | None, after: str | None, tag: str | None) -> dict[str, Any]:
-    """What the list shows: one page of sweeps, with a `tag` of those that have it."""
-    found = sweeps.browse(service, project, PAGE_SIZE, after, tag or None)
+def listed(service: Context, project: str | None, after: str | None, tag: str | None, words: str) -> dict[str, Any]:
+    """What the list shows: one page of sweeps, of those that have a `tag` and `words` in the name, id or dataset."""
+    words = words.strip()
+    found = sweeps.browse(service, project, PAGE_SIZE, after, tag or None, words)
     return {
         "sweeps": found["items"],
-        "older": query_of(after=found["next"], tag=tag) if found["next"] else None,
+        "older": query_of(after=found["next"], tag=tag, q=words) if found["next"] else None,
+        "first": query_of(tag=tag, q=words),
         "paged": after is not None,
         "tag": tag,
+        "words": words,
     }
 
 

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Engine, RowMapping, Text, case, cast, func, insert, select, tuple_, update
+from sqlalchemy import Engine, RowMapping, Text, case, cast, func, insert, or_, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from nas_core.errors import InvalidValue
@@ -163,15 +163,23 @@ class Sweeps:
         return sweep
 
     def page(
-        self, limit: int, after: tuple[float, str] | None, project: str | None, tag: str | None = None
+        self,
+        limit: int,
+        after: tuple[float, str] | None,
+        project: str | None,
+        tag: str | None = None,
+        words: str = "",
     ) -> Sequence[Sweep]:
         """At most `limit` sweeps, newest first, from behind the one with the (time, id) `after`; with a `tag` those
-        of which all searches have it."""
+        of which all searches have it, and those with `words` in the name, id or dataset."""
         query = select(Sweep).order_by(Sweep.created_at.desc(), Sweep.id.desc()).limit(limit)
         if after is not None:
             query = query.where(tuple_(Sweep.created_at, Sweep.id) < tuple_(*after))
         if project is not None:
             query = query.where(Sweep.project == project)
+        if words:
+            named = (Sweep.name, Sweep.id, Sweep.request["search"]["dataset"].as_string())
+            query = query.where(or_(*(column.icontains(words, autoescape=True) for column in named)))
         if tag is not None:
             has = cast(Search.tags, Text).contains(json.dumps(tag), autoescape=True)
             # An aggregate: PostgreSQL looks it up for each sweep by its index, and would join EXISTS with all searches.

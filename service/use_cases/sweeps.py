@@ -164,12 +164,12 @@ def _held_to_rules(
 
 
 def browse(
-    service: Service, project: str | None, limit: int, after: str | None, tag: str | None = None
+    service: Service, project: str | None, limit: int, after: str | None, tag: str | None = None, words: str = ""
 ) -> answers.SweepPage:
     """At most `limit` sweeps, newest first, from behind a place that an earlier page told; with a `tag` those that
-    have it. Raises `InvalidValue`.
+    have it, and those with `words` in the name, id or dataset. Raises `InvalidValue`.
     """
-    found = service.sweeps.page(limit + 1, place(after) if after else None, project, tag)
+    found = service.sweeps.page(limit + 1, place(after) if after else None, project, tag, words)
     shown = found[:limit]
     ids = [sweep.id for sweep in shown]
     progress, tags = service.sweeps.progress(ids), service.sweeps.tags(ids)

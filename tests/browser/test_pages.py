@@ -326,6 +326,19 @@ def test_selected_searches_are_tagged_together_and_the_list_shows_it(app: FastAP
     expect(page.locator("a[id^=to-]").first).to_have_attribute("href", f"/searches/{ids[0]}")
 
 
+def test_sweeps_are_found_by_name(app: FastAPI, page: Page) -> None:
+    first, second = (seeding.sweep(app, name=name) for name in ("night", "day"))
+    page.goto("/sweeps")
+    page.get_by_label("Name, id or dataset").fill("nig")
+    expect(page.locator(f"#to-{second}")).to_have_count(0)
+    expect(page).to_have_url(re.compile(r"/sweeps\?q=nig$"))
+    seeding.sweep(app, name="tonight")
+    expect(page.locator("a[id^=to-]")).to_have_text(["tonight", "night"])
+    page.get_by_label("Name, id or dataset").fill("nobody")
+    expect(page.get_by_text("No sweep has “nobody”")).to_be_visible()
+    expect(page.locator(f"#to-{first}")).to_have_count(0)
+
+
 def test_selected_searches_are_cancelled_together_and_compared(app: FastAPI, page: Page) -> None:
     done = seeding.queue(app, name="done")
     seeding.Run(app, done).succeed()

@@ -264,6 +264,16 @@ def test_a_sweep_has_the_tags_that_all_its_searches_have(app: FastAPI, browser: 
         assert [one["id"] for one in listed] == found, tagged
         shown = browser.get(f"/sweeps?tag={tagged}").text
         assert [one for one in (sweep, other) if f'id="to-{one}"' in shown] == found, tagged
+    for path, found in (
+        ("q=NIGH", [sweep]),
+        (f"q={other[:8]}", [other]),
+        ("q=digits&tag=axb", [other]),
+        ("q=n_ght", []),
+    ):
+        assert [one["id"] for one in browser.get(f"/api/v1/sweeps?{path}").json()["items"]] == found, path
+        shown = browser.get(f"/sweeps?{path}").text
+        assert [one for one in (sweep, other) if f'id="to-{one}"' in shown] == found, path
+    assert "has “n_ght” in its name" in shown and 'value="n_ght"' in shown
     for told, why in (("-x", "tags.0: <code>-x</code>"), ("own, more", f"search {first}, which has tags of its own")):
         refused = browser.post(f"/sweeps/{sweep}/describe", data=filled | {"tags": told})
         assert refused.status_code == 422 and why in refused.text, told

@@ -167,6 +167,7 @@ USERS: dict[str, Callable[[Engine], object]] = {
     "sweeps": lambda engine: Sweeps(engine).page(50, (500.0, "s"), None),
     "sweeps of a project": lambda engine: Sweeps(engine).page(50, None, "p3"),
     "sweeps with a tag": lambda engine: Sweeps(engine).page(50, None, None, "x"),
+    "sweeps by name": lambda engine: Sweeps(engine).page(50, None, None, None, "night"),
     "tags of sweeps": lambda engine: Sweeps(engine).tags(["w7", "w8"]),
     "stalled searches of sweeps": lambda engine: Sweeps(engine).stalled(["w7", "w8"]),
     "searches of a sweep": lambda engine: Sweeps(engine).searches("w7", 100, (5.0, "s5")),
