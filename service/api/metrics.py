@@ -28,7 +28,7 @@ class Metrics:
 
     def __init__(self, context: Context, version: str) -> None:
         self.context, self.version = context, version
-        self.statistics = Statistics(context.searches.engine)
+        self.statistics = Statistics(context.searches.engine, context.cluster)
         self.registry = CollectorRegistry()
         self.registry.register(self)
         ProcessCollector(registry=self.registry)

@@ -88,8 +88,8 @@ class Snapshot:
 class Statistics:
     """The tallies of this process over the database behind `engine`."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine, self.cluster = engine, ClusterStore(engine)
+    def __init__(self, engine: Engine, cluster: ClusterStore) -> None:
+        self.engine, self.cluster = engine, cluster
         self._attempts: Counter[str] = Counter()
         self._launches: dict[str, Histogram] = defaultdict(lambda: Histogram(LAUNCH_BOUNDS))
         self._runs: dict[str, Histogram] = defaultdict(lambda: Histogram(RUN_BOUNDS))

@@ -93,7 +93,8 @@ def test_every_attempt_is_counted_once_and_every_replica_tells_the_same(app: Fas
             "queued": 1, "failed": 1,
         }  # fmt: skip
         assert found["yoso_run_seconds_count[outcome=succeeded]"] == 2
-    one, other = (Statistics(seeding.parts(app).searches.engine).read() for _ in range(2))
+    engine = seeding.parts(app).searches.engine
+    one, other = (Statistics(engine, seeding.parts(app).cluster).read() for _ in range(2))
     assert (one.attempts, one.launches, one.runs) == (other.attempts, other.launches, other.runs)
     assert one.attempts == {"default": 4}
 
@@ -110,7 +111,7 @@ def test_the_first_scrape_reads_a_few_rows_of_many_attempts(app: FastAPI) -> Non
         session.execute(insert(Attempt), rows)
     given: list[int] = []
     event.listen(engine, "after_cursor_execute", lambda connection, cursor, *_: given.append(cursor.rowcount))
-    read = Statistics(engine).read()
+    read = Statistics(engine, seeding.parts(app).cluster).read()
     assert read.attempts == {"default": 1000} and read.runs["queued"].counts[0] == 1000
     assert len(given) > 5 and sum(given) < 50
 
@@ -119,7 +120,7 @@ def test_attempts_that_may_still_be_committed_are_left_for_later(app: FastAPI, m
     monkeypatch.setattr(statistics, "SETTLED_SECONDS", 1000.0)
     seeding.Run(app, seeding.queue(app)).start()
     engine = seeding.parts(app).searches.engine
-    read = Statistics(engine)
+    read = Statistics(engine, seeding.parts(app).cluster)
     assert read.read().attempts == {}
     with writing(engine) as session:
         session.execute(update(Attempt).values(started_at=Attempt.started_at - 500))

@@ -17,6 +17,7 @@ from service.domain.retention import Kept, Part
 from service.domain.scheduling import Capacity
 from service.store import changes
 from service.store.audit import Action, Asked, Audit
+from service.store.cluster import ClusterStore
 from service.store.database import connect, migrate
 from service.store.deadlines import end_overdue
 from service.store.history import History
@@ -128,7 +129,7 @@ def scans(engine: Engine, statement: str, parameters: Any) -> list[str]:
 
 def read_again(engine: Engine) -> None:
     """Read the statistics as a process does that has read them a moment ago; the first time it reads all attempts."""
-    read = Statistics(engine)
+    read = Statistics(engine, ClusterStore(engine))
     with Session(engine) as session:
         read._until = changes.time_of(session) - 15.0
     read.read()
