@@ -48,10 +48,15 @@ LARGE = Capacity.of([Node("large", 10_000, 10_000)])
 @functools.cache
 def _empty_tables() -> tempfile.TemporaryDirectory[str]:
     folder = tempfile.TemporaryDirectory(prefix="yoso-tests-")
-    engine = connect(f"sqlite:///{folder.name}/yoso.db")
+    make_tables(f"sqlite:///{folder.name}/yoso.db")
+    return folder
+
+
+def make_tables(url: str) -> None:
+    """Bring the database at `url` up to date."""
+    engine = connect(url)
     migrate(engine)
     engine.dispose()
-    return folder
 
 
 def sqlite_url(folder: Path) -> str:

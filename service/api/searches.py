@@ -23,7 +23,7 @@ from service.store.searches import Order, Wanted
 from service.use_cases import searches
 from service.use_cases.views import iso, view_attempt
 from service.web.checks import CHECKED
-from service.web.context import ContextDep, ProjectDep, steered
+from service.web.context import ContextDep, ProjectDep, Words, steered
 from service.web.described import NOT_ENDED, PROBLEMS, QUOTA, UNKNOWN, Responses, created, operation_id
 from service.web.events import Seq, last_seen
 from service.web.idempotency import KeyDep, created_at, done
@@ -89,9 +89,7 @@ def browse(
     status: Status | None = None,
     only: Annotated[Text | None, Query(alias="project")] = None,
     kind: searches.Kind | None = None,
-    words: Annotated[
-        Text, Query(alias="q", max_length=200, description="Part of the name, the ID or the dataset.")
-    ] = "",
+    words: Words = "",
     tag: Text | None = None,
     sort: Annotated[Order, Query(description="`accuracy`: those that have one, the highest first.")] = "newest",
 ) -> answers.SearchPage:

@@ -13,7 +13,7 @@ from service.domain.sweep import MoreNetworks, NewSweepDescription, SweepRequest
 from service.store.models import Sweep
 from service.use_cases import sweeps
 from service.web.checks import CHECKED
-from service.web.context import ContextDep, ProjectDep, steered
+from service.web.context import ContextDep, ProjectDep, Words, steered
 from service.web.described import PROBLEMS, QUOTA, UNKNOWN, Responses, created, operation_id, problem
 from service.web.idempotency import KeyDep, created_at, done
 
@@ -63,9 +63,7 @@ def browse(
     after: Text | None = None,
     only: Annotated[Text | None, Query(alias="project")] = None,
     tag: Annotated[Text | None, Query(description="Only sweeps of which all searches have this tag.")] = None,
-    words: Annotated[
-        Text, Query(alias="q", max_length=200, description="Part of the name, the ID or the dataset.")
-    ] = "",
+    words: Words = "",
 ) -> answers.SweepPage:
     """Sweeps, newest first, a page at a time."""
     return sweeps.browse(service, project or only, limit, after, tag, words.strip())

@@ -146,6 +146,13 @@ def part(template: str, request: Request, *key: Hashable, values: Callable[[], d
     return HTMLResponse(request.app.state.shared((template, path, *key), make), 200, HEADERS)
 
 
+def swapped(told: HTMLResponse, request: Request, path: str, query: str) -> HTMLResponse:
+    """A page of which a form may show a part: then the browser's address becomes `path` with the form's `query`."""
+    if "hx-request" in request.headers:
+        told.headers["HX-Replace-Url"] = path + (f"?{query}" if query else "")
+    return told
+
+
 def below(path: str, page: str) -> str:
     """A page with `path` in front of every address of the service that an attribute holds.
 

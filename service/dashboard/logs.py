@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from service.dashboard.frame import ViewerDep, missing, page
+from service.dashboard.frame import ViewerDep, missing, page, swapped
 from service.domain.request import Text
 from service.store.changes import UnknownSearch
 from service.store.models import Attempt, Search
@@ -55,9 +55,7 @@ def log_page(
         "log.html", request, search=search, number=number, attempts=[one.number for one in attempts], query=query,
         **shown(service, search, attempt, words, level),
     )  # fmt: skip
-    if "hx-request" in request.headers:
-        told.headers["HX-Replace-Url"] = request.url.path + (f"?{query}" if query else "")
-    return told
+    return swapped(told, request, request.url.path, query)
 
 
 @router.get("/searches/{search_id}/logs/{number}/download")

@@ -21,7 +21,7 @@ from service import formats
 from service.answers import FieldError
 from service.dashboard.advice import ADVICE
 from service.dashboard.copies import as_command, as_curl, as_python
-from service.dashboard.frame import PICTURE_HEADERS, ViewerDep, hints, missing, page, part
+from service.dashboard.frame import PICTURE_HEADERS, ViewerDep, hints, missing, page, part, swapped
 from service.dashboard.network import picture
 from service.dashboard.submit import FormDep, description_of
 from service.dashboard.timeline import timeline
@@ -37,7 +37,7 @@ from service.use_cases.networks import finalists
 from service.use_cases.searches import Kind, seen
 from service.use_cases.views import place, position, seconds_left, stalled_for
 from service.web.checks import CHECKED
-from service.web.context import Context, ContextDep, steered
+from service.web.context import Context, ContextDep, Words, steered
 from service.web.events import Seq
 from service.web.problems import field_errors
 
@@ -95,7 +95,7 @@ class Filters:
 
 async def _filters(
     status: Text | None = None,
-    words: Annotated[Text, Query(alias="q", max_length=200)] = "",
+    words: Words = "",
     of: Annotated[Text | None, Query(alias="project")] = None,
     kind: Text | None = None,
     tag: Text | None = None,
@@ -132,10 +132,7 @@ def list_page(
         query=filters.query(after=after),
         newest=newest,
     )  # fmt: skip
-    if "hx-request" in request.headers:
-        query = filters.query()
-        told.headers["HX-Replace-Url"] = "/searches" + (f"?{query}" if query else "")
-    return told
+    return swapped(told, request, "/searches", filters.query())
 
 
 @router.get("/fragments/searches")

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.responses import RedirectResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import ValidationError
@@ -16,7 +16,7 @@ from nas_core.space import FAMILIES
 from nas_core.spec import BASELINES, DEFAULT_BASELINES
 from service import answers, formats
 from service.dashboard import plot
-from service.dashboard.frame import PICTURE_HEADERS, ViewerDep, hints, missing, page, part
+from service.dashboard.frame import PICTURE_HEADERS, ViewerDep, hints, missing, page, part, swapped
 from service.dashboard.submit import FIELDS, Form, FormDep, description_of
 from service.domain.request import InvalidRequest, Text
 from service.domain.sweep import MoreNetworks, NewSweepDescription
@@ -27,7 +27,7 @@ from service.store.sweeps import UnknownSweep
 from service.use_cases import sweeps
 from service.use_cases.errors import NotNow, errors_of, field_error
 from service.web.checks import CHECKED
-from service.web.context import Context, ContextDep, steered
+from service.web.context import Context, ContextDep, Words, steered
 from service.web.idempotency import key_of_form
 from service.web.problems import field_errors
 
@@ -78,41 +78,45 @@ def _seen(request: Request, sweep_id: Text, service: ContextDep, project: Viewer
 SeenDep = Annotated[Sweep, Depends(_seen)]
 
 
-WordsDep = Annotated[Text, Query(alias="q", max_length=200)]
+@dataclass(frozen=True)
+class Filters:
+    """Which sweeps the list shows: those with a `tag`, and those with `words` in the name, id or dataset."""
+
+    tag: str | None
+    words: str
+
+    def query(self, after: str | None = None) -> str:
+        """The query of an address that says so."""
+        pairs = {"after": after, "tag": self.tag, "q": self.words}
+        return urlencode({name: value for name, value in pairs.items() if value})
+
+
+async def _filters(tag: Text | None = None, words: Words = "") -> Filters:
+    return Filters(tag or None, words.strip())
+
+
+FiltersDep = Annotated[Filters, Depends(_filters)]
 
 
 @router.get("/sweeps")
 def list_page(
-    request: Request,
-    service: ContextDep,
-    project: ViewerDep,
-    after: Text | None = None,
-    tag: Text | None = None,
-    words: WordsDep = "",
+    request: Request, service: ContextDep, project: ViewerDep, filters: FiltersDep, after: Text | None = None
 ) -> Response:
     """The list of sweeps."""
     newest = service.searches.newest_seq(project=project)
-    shown = listed(service, project, after, tag, words)
-    query = query_of(after=after, tag=tag, q=shown["words"])
-    told = page("sweeps.html", request, **shown, query=query, newest=newest)
-    if "hx-request" in request.headers:
-        told.headers["HX-Replace-Url"] = "/sweeps" + (f"?{query}" if query else "")
-    return told
+    shown = listed(service, project, filters, after)
+    told = page("sweeps.html", request, **shown, query=filters.query(after), newest=newest)
+    return swapped(told, request, "/sweeps", filters.query())
 
 
 @router.get("/fragments/sweeps")
 def list_fragment(
-    request: Request,
-    service: ContextDep,
-    project: ViewerDep,
-    after: Text | None = None,
-    tag: Text | None = None,
-    words: WordsDep = "",
+    request: Request, service: ContextDep, project: ViewerDep, filters: FiltersDep, after: Text | None = None
 ) -> Response:
     """The list's rows."""
     mark = service.searches.mark()
-    values = partial(listed, service, project, after, tag, words)
-    return part("sweeps_parts.html", request, project, after, tag, words, mark, values=values)
+    values = partial(listed, service, project, filters, after)
+    return part("sweeps_parts.html", request, project, filters, after, mark, values=values)
 
 
 @router.get("/sweeps/{sweep_id}")
@@ -223,22 +227,16 @@ def mark_of(service: Context, sweep_id: str, marks: Callable[[], tuple[int, int]
     return *marks(), service.sweeps.get(sweep_id).paused, service.sweeps.stalled([sweep_id])[sweep_id]
 
 
-def query_of(**given: str | None) -> str:
-    """The query of an address that says what is given."""
-    return urlencode({name: value for name, value in given.items() if value})
-
-
-def listed(service: Context, project: str | None, after: str | None, tag: str | None, words: str) -> dict[str, Any]:
-    """What the list shows: one page of sweeps, of those that have a `tag` and `words` in the name, id or dataset."""
-    words = words.strip()
-    found = sweeps.browse(service, project, PAGE_SIZE, after, tag or None, words)
+def listed(service: Context, project: str | None, filters: Filters, after: str | None) -> dict[str, Any]:
+    """What the list shows: one page of sweeps."""
+    found = sweeps.browse(service, project, PAGE_SIZE, after, filters.tag, filters.words)
     return {
         "sweeps": found["items"],
-        "older": query_of(after=found["next"], tag=tag, q=words) if found["next"] else None,
-        "first": query_of(tag=tag, q=words),
+        "older": filters.query(found["next"]) if found["next"] else None,
+        "first": filters.query(),
         "paged": after is not None,
-        "tag": tag,
-        "words": words,
+        "tag": filters.tag,
+        "words": filters.words,
     }
 
 

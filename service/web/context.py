@@ -5,10 +5,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Annotated, TypeVar
 
-from fastapi import Depends, Request
+from fastapi import Depends, Query, Request
 
 from service.callers import Caller
 from service.domain.grants import Role
+from service.domain.request import Text
 from service.use_cases.service import Service
 from service.web.doors import SAFE
 from service.web.limits import Streams
@@ -77,6 +78,8 @@ def at_once(ask: Callable[[Request], T]) -> Callable[[Request], Awaitable[T]]:
     return asked
 
 
+Words = Annotated[Text, Query(alias="q", max_length=200, description="Part of the name, the ID or the dataset.")]
+"""What a list is narrowed to."""
 ContextDep = Annotated[Context, Depends(at_once(context))]
 CallerDep = Annotated[Caller, Depends(at_once(caller))]
 ProjectDep = Annotated[str | None, Depends(at_once(authorised))]

@@ -9,7 +9,6 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import create_engine, make_url, text
 
-from service.store.database import connect, migrate
 from tests import seeding
 from tests.postgres import postgres_database, postgres_server_in
 from tests.ray_double import RayDouble, ray_double
@@ -78,9 +77,7 @@ def postgres_url(postgres: str, postgres_tables: str) -> Iterator[str]:
 def postgres_tables(postgres: str) -> Iterator[str]:
     """The name of a database to be copied."""
     with postgres_database(postgres) as url:
-        engine = connect(url)
-        migrate(engine)
-        engine.dispose()
+        seeding.make_tables(url)
         yield str(make_url(url).database)
 
 
